@@ -1,0 +1,1 @@
+"""The evaluation suite: image generation, metrics, records and the embedded FLUX-Shapes model."""

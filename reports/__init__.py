@@ -1,0 +1,1 @@
+"""Documents from records: tables and figures; never imports torch."""
