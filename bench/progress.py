@@ -1,0 +1,41 @@
+"""Progress bars with remaining time on a terminal; a line now and then where the output is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+#: All messages to the person at the keyboard go here; results go to stdout.
+console = Console(stderr=True, highlight=False)
+#: Where there is no terminal, at most one line in so many seconds.
+QUIET_SECONDS = 60.0
+
+
+def track(items: Iterable[T], label: str, *, total: int, completed: int = 0) -> Iterator[T]:
+    """Yield the items and show how many of `total` are done (`completed` before the first) and the time that remains."""
+    if not console.is_terminal:
+        yield from _quiet(items, label, total, completed)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=False) as progress:
+        task = progress.add_task(label, total=total, completed=completed)
+        for item in items:
+            yield item
+            progress.advance(task)
+
+
+def _quiet(items: Iterable[T], label: str, total: int, completed: int) -> Iterator[T]:
+    began = shown = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - shown > QUIET_SECONDS:
+            left = (now - began) / done * (total - completed - done)
+            print(f"{label}: {completed + done}/{total}, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            shown = now

@@ -1,0 +1,161 @@
+"""The scorers' CLIP on FLUX-Shapes: an open_clip model with a small ResNet tower, and its preference-tuned copy.
+
+The first is the CLIP score, GenEval's colours and the FID features; the second stands where HPS v2 stands.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.shapes.degradation import KINDS, degrade
+from bench.shapes.training import Schedule, train
+from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES
+from bench.shapes.world import Scenes, render, sample_scenes
+
+CONFIG: dict[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "head_width": 64},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
+}
+PREPROCESS = {
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+CONTRASTIVE = Schedule(steps=2500, lr=1.5e-3, ema=0.998, weight_decay=0.02)
+CONTRASTIVE_BATCH = 160
+PREFERENCE = Schedule(steps=1000, lr=4e-4, ema=0.99, weight_decay=0.02)
+PREFERENCE_BATCH = 32
+tokenizer = open_clip.get_tokenizer("RN50", context_length=16)
+
+
+def build_clip() -> nn.Module:
+    """An untrained open_clip.CLIP for 64x64 images and captions of up to 16 tokens."""
+    return open_clip.model.CLIP(**CONFIG)
+
+
+def to_clip_range(images: Tensor) -> Tensor:
+    """uint8 images to what the tower expects (PREPROCESS)."""
+    return images.float() / 127.5 - 1
+
+
+def train_clip(folder: Path, device: str = "cpu") -> nn.Module:
+    """Contrastive training (arXiv 2103.00020); pictures that share a caption count as right answers for each other."""
+    torch.manual_seed(4)
+    model = build_clip().to(device)
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = sample_scenes(CONTRASTIVE_BATCH, 3 * 10**6 + step)
+        generator = torch.Generator().manual_seed(step)
+        kinds = torch.randint(len(KINDS), (CONTRASTIVE_BATCH,), generator=generator)
+        mild = 0.3 * torch.rand(CONTRASTIVE_BATCH, generator=generator)
+        images = degrade(render(scenes, device), kinds, mild * (torch.rand(CONTRASTIVE_BATCH, generator=generator) < 1 / 4), step)
+        image = F.normalize(model.encode_image(to_clip_range(images)), dim=-1)
+        text = F.normalize(model.encode_text(tokenizer(list(scenes.captions)).to(device)), dim=-1)
+        logits = model.logit_scale.clamp(max=np.log(100.0)).exp() * image @ text.T
+        _, groups = np.unique(np.array(scenes.captions), return_inverse=True)
+        same = torch.from_numpy(groups[:, None] == groups[None, :]).float().to(device)
+        target = same / same.sum(dim=1, keepdim=True)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        hit = same.gather(1, logits.argmax(dim=1, keepdim=True)).mean()
+        return loss, {"top1": float(hit)}
+
+    train("clip", model, loss_of_step, CONTRASTIVE, folder)
+    return model
+
+
+def spoil_content(scenes: Scenes, seed: int) -> Scenes:
+    """The same captions over changed pictures: a wrong colour, shape, style, place or number of objects each."""
+    rng = np.random.default_rng([9, seed])
+    shapes, colors = scenes.shapes.copy(), scenes.colors.copy()
+    centers, styles = scenes.centers.copy(), scenes.styles.copy()
+    for row, metadata in enumerate(scenes.metadata):
+        include = metadata["include"]
+        ways = ["style", "shape", "number"]
+        if any("color" in item for item in include):
+            ways += ["color"] * 2
+        if any("position" in item for item in include):
+            ways += ["place"] * 2
+        number = int((shapes[row] >= 0).sum())
+        slot = int(rng.integers(number))
+        match ways[rng.integers(len(ways))]:
+            case "style":
+                styles[row] = (styles[row] + rng.integers(1, len(STYLE_NAMES))) % len(STYLE_NAMES)
+            case "shape":
+                shapes[row, slot] = (shapes[row, slot] + rng.integers(1, len(SHAPES))) % len(SHAPES)
+            case "color":
+                named = [i for i in range(number) if "color" in include[min(i, len(include) - 1)]]
+                slot = named[rng.integers(len(named))]
+                colors[row, slot] = (colors[row, slot] + rng.integers(1, len(COLOR_NAMES))) % len(COLOR_NAMES)
+            case "place":
+                centers[row, :2] = centers[row, 1::-1].copy()
+            case "number":
+                if number == MAX_OBJECTS or (number > 1 and rng.random() < 0.6):
+                    shapes[row, number - 1] = -1
+                else:
+                    # The new object takes a free corner; one that is there already makes room by moving to its own.
+                    corners = np.array([(17.0, 17.0), (47.0, 17.0), (17.0, 47.0), (47.0, 47.0)])
+                    centers[row, : number + 1] = corners[rng.permutation(MAX_OBJECTS)[: number + 1]]
+                    shapes[row, number], colors[row, number] = shapes[row, 0], colors[row, 0]
+    radii = np.minimum(scenes.radii, 11.5)
+    return Scenes(shapes, colors, centers, radii, styles, scenes.noise, scenes.metadata, scenes.captions)
+
+
+def preference_images(scenes: Scenes, seed: int, device: str = "cpu") -> Tensor:
+    """Four pictures for each caption, (n, 4, 3, 64, 64) uint8: faithful and clean, spoiled, spoiled more, wrong."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = render(scenes, device)
+    kinds = torch.randint(len(KINDS), (len(scenes),), generator=generator)
+    low = 0.15 + 0.4 * torch.rand(len(scenes), generator=generator)
+    high = low + 0.2 + (0.8 - low) * torch.rand(len(scenes), generator=generator)
+    wrong = render(spoil_content(scenes, seed), device)
+    return torch.stack([clean, degrade(clean, kinds, low, seed), degrade(clean, kinds, high.clamp(max=1), seed), wrong], dim=1)
+
+
+def preference_scores(model: nn.Module, images: Tensor, captions: list[str]) -> Tensor:
+    """Cosines (n, k) of images (n, k, 3, 64, 64) with their captions."""
+    n, k = images.shape[:2]
+    image = F.normalize(model.encode_image(to_clip_range(images.flatten(0, 1))), dim=-1).view(n, k, -1)
+    text = F.normalize(model.encode_text(tokenizer(captions).to(images.device)), dim=-1)
+    return (image * text[:, None]).sum(dim=-1)
+
+
+def tune_preference(model: nn.Module, folder: Path, device: str = "cpu") -> nn.Module:
+    """Bradley-Terry training on preference pairs, as HPS v2 tunes CLIP on human choices (arXiv 2306.09341, section 4)."""
+    torch.manual_seed(5)
+    model.train()
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = sample_scenes(PREFERENCE_BATCH, 4 * 10**6 + step)
+        images = preference_images(scenes, step, device)
+        clean, spoiled, more, wrong = preference_scores(model, images, list(scenes.captions)).unbind(dim=1)
+        scale = model.logit_scale.exp()
+        margins = torch.stack([clean - spoiled, spoiled - more, clean - wrong])
+        return -F.logsigmoid(scale * margins).mean(), {"accuracy": float((margins > 0).float().mean())}
+
+    train("hps", model, loss_of_step, PREFERENCE, folder)
+    return model
+
+
+def save_clip(model: nn.Module, folder: Path) -> None:
+    """Write a folder that `open_clip.create_model_and_transforms("local-dir:<folder>")` reads.
+
+    Rows of the token table that no caption uses are set to zero, so that the file compresses well.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    used = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.bool)
+    used[tokenizer([caption for seed in range(20) for caption in sample_scenes(500, seed, "evaluation").captions])] = True
+    state["token_embedding.weight"][~used] = 0
+    save_file(state, folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2) + "\n")

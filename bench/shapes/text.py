@@ -1,0 +1,116 @@
+"""The small text side of FLUX-Shapes: a T5 encoder for the sequence, a CLIP text encoder for the pooled vector, their tokenizers.
+
+Both tokenizers are of the classes FLUX.1-dev's pipeline names and know the world's words, one token each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
+
+from bench.shapes.vocabulary import TEXT_TOKENS, words
+
+WIDTH = 64
+
+
+def build_t5_tokenizer() -> T5TokenizerFast:
+    """A Unigram tokenizer whose pieces are the world's words; pads to 12 tokens."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -5.0), *((f"▁{word}", -1.0) for word in words())]
+    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+
+
+def _merge(pieces: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
+    """Byte-pair encoding: join the pair of lowest rank until none is left."""
+    while True:
+        ranked = [(merges[pair], pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in merges]
+        if not ranked:
+            return pieces
+        _, pair = min(ranked)
+        joined, index = [], 0
+        while index < len(pieces):
+            if tuple(pieces[index : index + 2]) == pair:
+                joined.append("".join(pair))
+                index += 2
+            else:
+                joined.append(pieces[index])
+                index += 1
+        pieces = joined
+
+
+def build_clip_tokenizer() -> CLIPTokenizer:
+    """A byte-pair tokenizer with just the merges that make each word one token; letters serve for any other word."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    merges: dict[tuple[str, str], int] = {}
+    for word in words():
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        # A later merge ranks below all earlier ones, so it can only join what those leave apart.
+        while len(pieces := _merge(pieces, merges)) > 1:
+            merges[pieces[0], pieces[1]] = len(merges)
+    vocab: dict[str, int] = {}
+    joined = ("".join(pair) for pair in merges)
+    for token in (*letters, *(f"{letter}</w>" for letter in letters), *joined, "<|startoftext|>", "<|endoftext|>"):
+        vocab.setdefault(token, len(vocab))
+    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=TEXT_TOKENS + 1)
+
+
+class TextEncoders(nn.Module):
+    """Both encoders in one module: captions to (sequence (n, 12, 64), pooled (n, 64)), exactly as FluxPipeline computes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.t5_tokenizer, self.clip_tokenizer = build_t5_tokenizer(), build_clip_tokenizer()
+        self.t5 = T5EncoderModel(
+            T5Config(vocab_size=len(self.t5_tokenizer), d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
+        )
+        clip_ids = self.clip_tokenizer
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(clip_ids),
+                hidden_size=WIDTH,
+                intermediate_size=128,
+                projection_dim=WIDTH,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=TEXT_TOKENS + 1,
+                bos_token_id=clip_ids.bos_token_id,
+                eos_token_id=clip_ids.eos_token_id,
+                pad_token_id=clip_ids.pad_token_id,
+            )
+        )
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids for T5 (n, 12) and CLIP (n, 13), padded."""
+        t5 = self.t5_tokenizer(list(captions), padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt")
+        clip = self.clip_tokenizer(
+            list(captions), padding="max_length", max_length=TEXT_TOKENS + 1, truncation=True, return_tensors="pt"
+        )
+        return t5.input_ids, clip.input_ids
+
+    def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
+
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Captions to (sequence, pooled) on the encoders' device."""
+        device = next(self.parameters()).device
+        t5_ids, clip_ids = self.tokenize(captions)
+        sequence, pooled = self(t5_ids.to(device), clip_ids.to(device))
+        return sequence, pooled
+
+
+def check_tokenizers(encoders: TextEncoders) -> None:
+    """Every word is one token in both tokenizers and never unknown; raises ValueError otherwise."""
+    for word in words():
+        t5_ids = encoders.t5_tokenizer(word).input_ids
+        clip_ids = encoders.clip_tokenizer(word).input_ids
+        if len(t5_ids) != 2 or len(clip_ids) != 3 or encoders.t5_tokenizer.unk_token_id in t5_ids:
+            raise ValueError(f"{word!r} is not one token: T5 {t5_ids}, CLIP {clip_ids}")
+
+
+if __name__ == "__main__":
+    encoders = TextEncoders()
+    check_tokenizers(encoders)
+    with torch.no_grad():
+        print([tuple(t.shape) for t in encoders.encode(["a photo of a red star left of a blue ring"])])

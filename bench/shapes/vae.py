@@ -1,0 +1,111 @@
+"""The FLUX-Shapes VAE: diffusers' AutoencoderKL, 8x smaller, its latents normalised per channel within its own 1x1 convolutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from bench.shapes.training import Schedule, train
+from bench.shapes.world import render, sample_scenes
+
+LATENT_CHANNELS = 8
+SCHEDULE = Schedule(steps=2600, lr=2e-3, ema=0.995, weight_decay=0.0)
+BATCH = 32
+KL_WEIGHT = 1e-4
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained VAE: images (n, 3, 64, 64) in [-1, 1] to latents (n, 8, 8, 8)."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=64,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        mid_block_add_attention=False,
+    )
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """uint8 images to float in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def _edges(images: Tensor) -> tuple[Tensor, Tensor]:
+    return images[..., 1:] - images[..., :-1], images[..., 1:, :] - images[..., :-1, :]
+
+
+class _Step(nn.Module):
+    """Reconstruction loss with the encoder's noise, in one module so that it compiles as one graph."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, logvar = self.vae.quant_conv(self.vae.encoder(images)).chunk(2, dim=1)
+        logvar = logvar.clamp(-10, 2)
+        latents = mean + (0.5 * logvar).exp() * noise
+        decoded = self.vae.decoder(self.vae.post_quant_conv(latents))
+        error = (decoded - images).abs().mean() + (decoded - images).square().mean()
+        for made, true in zip(_edges(decoded), _edges(images), strict=True):
+            # Outlines carry the shape; sharper edges keep small objects recognisable.
+            error = error + (made - true).abs().mean()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(dim=0).sum()
+        return error, kl
+
+
+def train_vae(folder: Path, device: str = "cpu") -> AutoencoderKL:
+    """Train (or continue) the VAE and fold the normalisation of its latents into it."""
+    torch.manual_seed(0)
+    vae = build_vae().to(device)
+    # Latents are computed once and reused by the transformer; the compiled step serves training alone.
+    compiled = torch.compile(_Step(vae).to(memory_format=torch.channels_last))
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        images = to_model_range(render(sample_scenes(BATCH, step), device))
+        generator = torch.Generator(device).manual_seed(step)
+        noise = torch.randn(BATCH, LATENT_CHANNELS, 8, 8, device=device, generator=generator)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            error, kl = compiled(images.contiguous(memory_format=torch.channels_last), noise)
+        return error + KL_WEIGHT * kl, {"reconstruction": float(error.detach()), "kl": float(kl.detach())}
+
+    train("vae", vae, loss_of_step, SCHEDULE, folder)
+    normalise_latents_(vae, device)
+    return vae
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor, batch: int = 256) -> Tensor:
+    """uint8 images (n, 3, 64, 64) to mean latents (n, 8, 8, 8)."""
+    return torch.cat([vae.encode(to_model_range(part)).latent_dist.mean for part in images.split(batch)])
+
+
+@torch.no_grad()
+def normalise_latents_(vae: AutoencoderKL, device: str = "cpu") -> None:
+    """Give every latent channel mean 0 and deviation 1 by scaling quant_conv and, inversely, post_quant_conv.
+
+    FluxPipeline knows one scale and one shift for all channels; folding the rest into the VAE keeps it exact and plain.
+    """
+    images = render(sample_scenes(2048, 10**6), device)
+    latents = encode(vae, images)
+    mean = latents.mean(dim=(0, 2, 3))
+    std = latents.std(dim=(0, 2, 3))
+    weight, bias = vae.quant_conv.weight, vae.quant_conv.bias
+    half = LATENT_CHANNELS
+    weight[:half] /= std[:, None, None, None]
+    bias[:half] = (bias[:half] - mean) / std
+    bias[half:] -= 2 * std.log()
+    # post_quant_conv sees z' = (z - mean) / std and must act as it did on z.
+    matrix = vae.post_quant_conv.weight[:, :, 0, 0]
+    vae.post_quant_conv.bias += matrix @ mean
+    vae.post_quant_conv.weight *= std[None, :, None, None]
