@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from matplotlib.patheffects import withStroke
+
 from fastflux.errors import FastFluxError
 from reports.rows import DENSE, FASTFLUX, L1
 from reports.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
@@ -76,7 +78,7 @@ def _point(row: Row, key: str) -> tuple[float, float] | None:
 def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None:
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.margins(0.12, 0.16)
+    axes.margins(0.24, 0.16)  # room for the series' names left of their fastest points
     for series in _SERIES:
         _draw_series(axes, [row for row in rows if row.family == series.family], key, series)
     for row in rows:
@@ -102,9 +104,9 @@ def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series) -> 
     for index, (point, variant) in enumerate(points):
         row = by_variant[variant]
         _draw_bars(axes, row, key, series.colour)
-        ratio = row.label.rpartition("-")[2]
-        # The series is named at its fastest point, where the lines are furthest from the dense model's.
-        _label(axes, f"{series.name} {ratio}" if index == 0 else ratio, point, series.colour, above=series.above)
+        _label(axes, row.label.rpartition("-")[2], point, series.colour, above=series.above)
+        if index == 0:  # the fastest point, where the lines are furthest from the dense model's
+            _annotate(axes, series.name, point, (-10, 0), series.colour, ha="right", va="center", fontweight="bold")
 
 
 def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
@@ -119,7 +121,15 @@ def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
 
 
 def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, *, above: bool) -> None:
+    # Curves rise to the right: above left and below right of a point are clear of them.
+    if above:
+        _annotate(axes, text, point, (-4, 6), colour, ha="right", va="bottom")
+    else:
+        _annotate(axes, text, point, (5, -6), colour, ha="left", va="top")
+
+
+def _annotate(axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: str) -> None:
     axes.annotate(
-        text, point, xytext=(5, 7 if above else -7), textcoords="offset points", color=colour, fontsize=8.5,
-        ha="left", va="bottom" if above else "top",
+        text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=8.5,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")], **layout,
     )  # fmt: skip

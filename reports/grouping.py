@@ -64,8 +64,16 @@ def pair_by_latency(
             taken |= {baseline, candidate}
             pairs.append(LatencyPair(baseline, candidate, difference))
     pairs.sort(key=lambda pair: (-(baselines[pair.baseline] or 0.0), pair.baseline))
+    had_choice = {variant for _, baseline, candidate in near for variant in (baseline, candidate)}
+    within = f"within {100 * tolerance:g}% of its latency"
+
+    def reason(variant: str, latency: float | None) -> str:
+        if latency is None:
+            return "latency not measured"
+        return f"every partner {within} has a closer one" if variant in had_choice else f"no partner {within}"
+
     alone = {
-        variant: "latency not measured" if latency is None else f"no partner within {100 * tolerance:g}% of its latency"
+        variant: reason(variant, latency)
         for variant, latency in (*candidates.items(), *baselines.items())
         if variant not in taken
     }

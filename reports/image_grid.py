@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-DEFAULT_ROWS = 8
-_PROMPT_WIDTH, _HEADER_HEIGHT, _GAP = 210, 40, 4  # pixels
+DEFAULT_ROWS = 10  # four HPS styles and six GenEval tasks
+_PROMPT_WIDTH, _HEADER_HEIGHT, _GAP = 210, 52, 4  # pixels
 _CELL = 112
 
 
@@ -62,14 +63,15 @@ def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
 
 
 def pick_shots(shots: Mapping[tuple[str, int], Shot], count: int = DEFAULT_ROWS) -> list[tuple[str, int]]:
-    """`count` images spread evenly over styles and tasks: the first of each kind, then the second, by prompt id."""
+    """`count` images spread evenly over styles and tasks: the first of each kind, then the second; shown kind by kind."""
     kinds: dict[str, list[tuple[str, int]]] = {}
     for key in sorted(shots):
         kinds.setdefault(shots[key].kind, []).append(key)
     turns = max((len(keys) for keys in kinds.values()), default=0)
     order = [kinds[kind][turn] for turn in range(turns) for kind in sorted(kinds) if turn < len(kinds[kind])]
-    # Two samples of one prompt side by side show less than two prompts.
-    return sorted(order, key=lambda key: key[1])[:count]
+    # A second sample of a prompt shows less than another prompt would: so the first samples come first.
+    chosen = sorted(order, key=lambda key: key[1])[:count]
+    return sorted(chosen, key=lambda key: (shots[key].kind, key))
 
 
 def image_grid(
@@ -92,7 +94,7 @@ def image_grid(
         for column, (label, shots) in enumerate(columns.items()):
             left = _PROMPT_WIDTH + column * (cell + _GAP)
             centre = (left + cell / 2) / width
-            heading = textwrap.fill(label.replace("-", "- "), 14).replace("- ", "-")
+            heading = "\n".join(_broken(label, cell // 8))
             figure.text(centre, 1 - (top - 5) / height, heading, ha="center", va="bottom", fontsize=8, fontweight="bold")
             for row, key in enumerate(keys):
                 low = height - top - row * (cell + _GAP) - cell
@@ -102,7 +104,7 @@ def image_grid(
         for row, key in enumerate(keys):
             shot = next(iter(columns.values()))[key]
             middle = height - top - row * (cell + _GAP) - cell / 2
-            text = f"{textwrap.fill(shot.prompt, 30)}\n[{shot.kind}, seed {shot.seed}]"
+            text = f"{textwrap.fill(shot.prompt, 30)}\n[{shot.kind}]"
             figure.text((_PROMPT_WIDTH - 8) / width, middle / height, text, ha="right", va="center", fontsize=7.5, parse_math=False)
     return figure
 
@@ -126,6 +128,16 @@ def _shared_keys(
         if len(set(seeds.values())) > 1:
             raise FastFluxError(f"The image {key[0]} sample {key[1]} has different seeds ({seeds}); generate all variants with the same.")
     return keys
+
+
+def _broken(label: str, width: int) -> list[str]:
+    """The label in lines of at most `width` characters, broken after hyphens where it has them."""
+    lines = [""]
+    for part in re.findall(r"[^-]+-?|-", label):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def _scaled(path: Path, edge: int) -> NDArray[np.uint8]:

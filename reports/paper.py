@@ -89,4 +89,4 @@ def _change_cell(column: Column, row: Row, dense: Row | None, scale: float) -> C
     start = dense.number(column.key) if dense is not None else None
     if cell.value is None or not start or column.metric == "plan" or row.variant == DENSE:
         return cell
-    return replace(cell, text=f"{cell.text} ({cell.value / start - 1:+z.1%})")
+    return replace(cell, suffix=f"({cell.value / start - 1:+z.1%})")

@@ -28,8 +28,8 @@ _LATEX_SPECIAL = {
 class Cell:
     """One cell.
 
-    `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval` is
-    shown behind it, `footnote` is the sentence a raised letter leads to.
+    `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval` and
+    then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to.
     """
 
     value: float | None = None
@@ -38,6 +38,7 @@ class Cell:
     bold: bool = False
     underline: bool = False
     interval: tuple[float, float] | None = None
+    suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,10 @@ def display(cell: Cell, header: Header) -> str:
     return DASH if cell.value is None else format(cell.value, header.spec)
 
 
-def _interval(cell: Cell, header: Header) -> str:
-    if cell.interval is None:
-        return ""
-    low, high = (format(bound, header.spec) for bound in cell.interval)
-    return f" [{low}, {high}]"
+def _behind(cell: Cell, header: Header) -> list[str]:
+    """What follows the value, unmarked: its interval and its suffix, those that there are."""
+    interval = "" if cell.interval is None else "[{}, {}]".format(*(format(bound, header.spec) for bound in cell.interval))
+    return [text for text in (interval, cell.suffix) if text]
 
 
 def letter(index: int) -> str:
@@ -129,7 +129,7 @@ def to_markdown(table: Table) -> str:
         text = escape_markdown(display(cell, header))
         text = f"**{text}**" if cell.bold else text
         text = f"<u>{text}</u>" if cell.underline else text
-        text += escape_markdown(_interval(cell, header))
+        text = " ".join([text, *(escape_markdown(part) for part in _behind(cell, header))])
         return text + (f"<sup>{marks[cell.footnote]}</sup>" if cell.footnote else "")
 
     lines = [[escape_markdown(header.text) + _MARKDOWN_ARROWS[header.direction] for header in table.headers]]
@@ -168,7 +168,7 @@ def to_latex(table: Table) -> str:
         text = _signed(escape_latex(display(cell, header)))
         text = rf"\textbf{{{text}}}" if cell.bold else text
         text = rf"\underline{{{text}}}" if cell.underline else text
-        text += _signed(_interval(cell, header))
+        text = " ".join([text, *(_signed(escape_latex(part)) for part in _behind(cell, header))])
         return text + (rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else "")
 
     columns = "".join("r" if header.align == "right" else "l" for header in table.headers)

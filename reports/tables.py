@@ -99,8 +99,9 @@ def value_cell(
         return Cell(footnote=found.note)
     bounds = (found.interval[0] / scale, found.interval[1] / scale) if interval and found.interval else None
     share = row.number(column.share) if column.share else None
-    text = format(found.value / scale, column.spec) + ("" if share is None else f" ({share:{column.share_spec}})")
-    return Cell(found.value, text, found.note, bold, underline, bounds)
+    text = format(found.value / scale, column.spec)
+    suffix = "" if share is None else f"({share:{column.share_spec}})"
+    return Cell(found.value, text, found.note, bold, underline, bounds, suffix)
 
 
 def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -131,13 +132,13 @@ def _direction(column: Column, rows: Sequence[Row]) -> Direction:
 
 
 def _shown(column: Column, row: Row) -> float | None:
-    """The value rounded as it is displayed: two rows that show the same number are equally good."""
+    """A ranked value rounded as it is displayed: two rows that show the same number are equally good."""
     number = row.number(column.key)
-    return None if number is None else float(format(number, column.spec))
+    return float(format(number, column.spec)) if column.ranked and number is not None else None
 
 
 def _best(column: Column, rows: Sequence[Row]) -> float | None:
-    shown = [number for row in rows if column.ranked and (number := _shown(column, row)) is not None]
+    shown = [number for row in rows if (number := _shown(column, row)) is not None]
     direction = _direction(column, rows)
     if len(shown) < 2 or not direction:
         return None
