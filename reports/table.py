@@ -204,4 +204,4 @@ def _latex_rows(
 
 def _signed(text: str) -> str:
     """A minus sign instead of a hyphen before numbers."""
-    return re.sub(r"(?<![\w}])-(?=\d)", "$-$", text)
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)

@@ -2,62 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.results import Measurement, MetricInfo, RunRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-INFOS = {
-    "hps": MetricInfo("hps", "1", "100 x cosine", True, "hand-made HPS"),
-    "geneval": MetricInfo("geneval", "1", "fraction", True, "hand-made GenEval"),
-    "clip_score": MetricInfo("clip_score", "1", "100 x cosine", True, "hand-made CLIP score"),
-    "fid": MetricInfo("fid", "1", "", False, "hand-made FID"),
-    "flops": MetricInfo("flops", "1", "FLOPs", False, "hand-made FLOPs"),
-    "parameters": MetricInfo("parameters", "1", "", False, "hand-made parameters"),
-    "latency": MetricInfo("latency", "1", "ms", False, "hand-made latency"),
-    "memory": MetricInfo("memory", "1", "MiB", False, "hand-made memory"),
-}
+    Measured = Callable[..., Measurement]
+    MakeRecord = Callable[..., RunRecord]
+
+# Name, unit and direction.
+METRICS = (
+    ("hps", "100 x cosine", True),
+    ("geneval", "fraction", True),
+    ("clip_score", "100 x cosine", True),
+    ("fid", "", False),
+    ("flops", "FLOPs", False),
+    ("parameters", "", False),
+    ("latency", "ms", False),
+    ("memory", "MiB", False),
+)
+INFOS = {name: MetricInfo(name, "1", unit, better, f"hand-made {name}") for name, unit, better in METRICS}
 HPS_KEYS = ("anime", "concept-art", "paintings", "photo", "averaged")
-GENEVAL_KEYS = ("single_object", "two_object", "counting", "colors", "position", "color_attr", "overall")
 
 
-class MakeRecord(Protocol):
-    """Builds a record; values are given by metric name."""
+@pytest.fixture
+def measured() -> Measured:
+    """An ok measurement of a metric by name; a text in place of values makes it a failed one with that reason."""
 
-    def __call__(
-        self, variant: str, label: str, *measurements: Measurement, profile: str = ..., blocks: int = ..., ratio: float | None = ...
-    ) -> RunRecord: ...
+    def measure(name: str, values: Mapping[str, float] | str, version: str = "1", **extra: Any) -> Measurement:
+        info = MetricInfo(name, version, INFOS[name].unit, INFOS[name].higher_is_better, INFOS[name].reference)
+        return Measurement.failed(info, values) if isinstance(values, str) else Measurement(info, "ok", values=values, **extra)
 
-
-def measured(name: str, values: Mapping[str, float], **extra: Any) -> Measurement:
-    """An ok measurement of a known metric."""
-    return Measurement(INFOS[name], "ok", values=values, **extra)
+    return measure
 
 
 @pytest.fixture
 def make_record() -> MakeRecord:
+    """A record of a variant; `blocks` replaced blocks, `config` the pruning method's settings."""
+
     def make(
-        variant: str, label: str, *measurements: Measurement, profile: str = "shapes", blocks: int = 0, ratio: float | None = None
-    ) -> RunRecord:
-        plan: dict[str, Any] | None = None
-        if variant != "dense":
-            stack = "single_transformer_blocks"
-            replacements = [{"block": {"stack": stack, "index": index}, "kind": "linear"} for index in range(blocks)]
-            plan = {"method": variant.rpartition("-")[0], "config": {} if ratio is None else {"ratio": ratio}, "replacements": replacements}
+        variant: str, label: str, *measurements: Measurement, profile: str = "shapes", blocks: int = 0,
+        config: Mapping[str, Any] | None = None, steps: int = 4,
+    ) -> RunRecord:  # fmt: skip
+        replacements = [
+            {"block": {"stack": "single_transformer_blocks", "index": index}, "kind": "linear"} for index in range(blocks)
+        ]
+        plan = {"method": "any", "config": dict(config or {}), "replacements": replacements}
         return RunRecord(
-            profile=profile, variant=variant, label=label, plan=plan, base_model="tiny", base_revision="0",
-            environment={"device": "test device"}, sampling={"steps": 4}, measurements=measurements, created="2026-01-01T00:00:00+00:00",
-        )  # fmt: skip
+            profile=profile,
+            variant=variant,
+            label=label,
+            plan=None if variant == "dense" else plan,
+            base_model="tiny",
+            base_revision="0",
+            environment={"device": "test device"},
+            sampling={"steps": steps},
+            measurements=measurements,
+            created="2026-01-01T00:00:00+00:00",
+        )
 
     return make
 
 
 @pytest.fixture
-def hps_records(make_record: MakeRecord) -> tuple[RunRecord, ...]:
+def hps_records(make_record: MakeRecord, measured: Measured) -> tuple[RunRecord, ...]:
     """Dense, one pair of similar latency with a tie, one FastFLUX variant alone, one L1 variant whose HPS failed."""
 
     def latency(milliseconds: float) -> Measurement:
@@ -70,6 +83,15 @@ def hps_records(make_record: MakeRecord) -> tuple[RunRecord, ...]:
         make_record("dense", "FLUX-Shapes", hps(28.5, 27.5, 28.0, 28.25, 28.0625), latency(100.0)),
         make_record("fastflux-10", "FastFLUX-10%", hps(29.0, 27.0, 27.5, 28.251, 27.9), latency(91.0), blocks=5),
         make_record("fastflux-30", "FastFLUX-30%", hps(25.0, 24.0, 25.0, 26.0, 25.0), latency(73.0), blocks=16),
-        make_record("l1-12", "FLUX-Pruning-12%", hps(28.0, 27.0, 27.75, 28.0, 27.7), latency(92.0)),
-        make_record("l1-27", "FLUX-Pruning-27%", Measurement.failed(INFOS["hps"], "scorer weights missing"), latency(82.0)),
+        make_record("l1-12", "FLUX-Pruning-12%", hps(28.0, 27.001, 27.75, 28.0, 27.7), latency(92.0)),
+        make_record("l1-27", "FLUX-Pruning-27%", measured("hps", "scorer weights missing"), latency(82.0)),
     )
+
+
+@pytest.fixture
+def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
+    """The hand-made records as a folder."""
+    folder = tmp_path / "records"
+    for record in hps_records:
+        record.write(folder / f"{record.variant}.json")
+    return folder
