@@ -115,7 +115,11 @@ def _row(record: RunRecord) -> Row:
         values=values | _plan_values(record),
         metrics={measurement.info.name: measurement.info for measurement in record.measurements},
         gaps=gaps,
-        conditions={measurement.info.name: _conditions(measurement, record) for measurement in record.measurements},
+        conditions={
+            measurement.info.name: _conditions(measurement, record)
+            for measurement in record.measurements
+            if measurement.status == "ok"
+        },
         record_key=record.key,
     )
 

@@ -14,6 +14,7 @@ Direction = Literal["up", "down", ""]
 DASH = "\N{EN DASH}"
 _MARKDOWN_ARROWS: dict[Direction, str] = {"up": " \N{UPWARDS ARROW}", "down": " \N{DOWNWARDS ARROW}", "": ""}
 _LATEX_ARROWS: dict[Direction, str] = {"up": r" $\uparrow$", "down": r" $\downarrow$", "": ""}
+_LONG_HEADING, _MANY_COLUMNS = 9, 6
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -172,11 +173,12 @@ def to_latex(table: Table) -> str:
         return text + (rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else "")
 
     columns = "".join("r" if header.align == "right" else "l" for header in table.headers)
-    heads = [escape_latex(header.text) + _LATEX_ARROWS[header.direction] for header in table.headers]
+    heads = [_latex_heading(header) for header in table.headers]
     caption = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
     lines = [
         r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", rf"\caption{{{' '.join(caption)}}}",
-        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
+        *([r"\small"] if len(columns) > _MANY_COLUMNS else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         _latex_row(heads),
     ]  # fmt: skip
     for group in table.groups:
@@ -190,6 +192,14 @@ def to_latex(table: Table) -> str:
     notes += [escape_latex(note) for note in table.notes]
     lines += [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _latex_heading(header: Header) -> str:
+    """The heading, in two lines when it is long: a table of the paper's eight columns has to fit a page."""
+    first, _, last = escape_latex(header.text).rpartition(" ")
+    if first and len(header.text) > _LONG_HEADING:
+        return rf"\shortstack[{header.align[0]}]{{{first}\\{last}{_LATEX_ARROWS[header.direction]}}}"
+    return escape_latex(header.text) + _LATEX_ARROWS[header.direction]
 
 
 def _latex_row(cells: Iterable[str]) -> str:

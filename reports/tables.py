@@ -111,8 +111,8 @@ def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, .
         measured = [row for row in rows if name in row.metrics]
         if measured:
             info = measured[0].metrics[name]
-            texts = dict.fromkeys(row.conditions.get(name, "") for row in measured)
-            conditions = next(iter(texts)) if len(texts) == 1 else "conditions differ between variants: see the records"
+            texts = list(dict.fromkeys(row.conditions[name] for row in measured if name in row.conditions))
+            conditions = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
             notes.append(f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else ""))
     return tuple(notes)
 

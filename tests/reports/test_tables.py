@@ -41,7 +41,7 @@ Latency groups pair each L1-norm variant with the FastFLUX variant of nearest me
 
 Bold: best of its latency group. Underlined: best of all rows.
 
-hps (version 1): hand-made hps; conditions differ between variants: see the records
+hps (version 1): hand-made hps; n = 8
 
 latency (version 1): hand-made latency; device test device
 """
@@ -51,9 +51,10 @@ TABLE1_LATEX = r"""% Needs \usepackage{booktabs}.
 \centering
 \caption{Table 1: HPS by style, FLUX-Shapes. \textbf{Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.}}
 \label{tab:table1}
+\small
 \begin{tabular}{lrrrrrr}
 \toprule
-Model & Animation $\uparrow$ & Concept-art $\uparrow$ & Painting $\uparrow$ & Photo $\uparrow$ & Averaged $\uparrow$ & Latency (ms) $\downarrow$ \\
+Model & Animation $\uparrow$ & Concept-art $\uparrow$ & Painting $\uparrow$ & Photo $\uparrow$ & Averaged $\uparrow$ & \shortstack[r]{Latency\\(ms) $\downarrow$} \\
 \midrule
 FLUX-Shapes & 28.50 & \underline{27.50} & \underline{28.00} & \underline{28.25} & \underline{28.06} & 100.00 (1.000) \\
 \midrule
@@ -70,7 +71,7 @@ FLUX-Pruning-27\%\textsuperscript{a} & --\textsuperscript{b} & --\textsuperscrip
 \par\smallskip{\footnotesize \textsuperscript{b} hps: failed, scorer weights missing\par}
 \par\smallskip{\footnotesize Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio within 5\%.\par}
 \par\smallskip{\footnotesize Bold: best of its latency group. Underlined: best of all rows.\par}
-\par\smallskip{\footnotesize hps (version 1): hand-made hps; conditions differ between variants: see the records\par}
+\par\smallskip{\footnotesize hps (version 1): hand-made hps; n = 8\par}
 \par\smallskip{\footnotesize latency (version 1): hand-made latency; device test device\par}
 \end{table}
 """
