@@ -1,4 +1,4 @@
-"""The command line: `python -m reports build` writes tables and figures, `python -m reports diff` compares two sets of records."""
+"""The command line: `python -m reports build` writes tables and figures, `python -m reports diff` compares records."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DIFF_EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit status: 0 done, 1 an error told in one sentence, 2 (by argparse) a wrong command line."""
+    """Run the command line; 0 for done, 1 for an error told in one sentence, 2 (by argparse) for a wrong command line."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -36,7 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_ERROR
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        print(f"error: Cannot read or write{where}: {error.strerror or error}; nothing else was changed.", file=sys.stderr)
+        print(
+            f"error: Cannot read or write{where}: {error.strerror or error}; nothing else was changed.", file=sys.stderr
+        )
         return EXIT_ERROR
     return status
 
@@ -50,23 +52,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="{build,diff}")
     builder = commands.add_parser(
-        "build", help="write tables and figures", description="Write the declared tables, their twins with the paper's figures, and figures.",
-        epilog=_BUILD_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    builder.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of records, one JSON file a variant")
-    builder.add_argument("--tables", type=_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}; default all")
-    builder.add_argument("--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all")
-    builder.add_argument("--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid")
+        "build",
+        help="write tables and figures",
+        description="Write the declared tables, their twins with the paper's figures, and figures.",
+        epilog=_BUILD_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    builder.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="folder of records, one JSON file a variant"
+    )
+    builder.add_argument(
+        "--tables", type=_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}; default all"
+    )
+    builder.add_argument(
+        "--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all"
+    )
+    builder.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
+    )
     builder.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
     builder.add_argument(
-        "--tolerance", type=float, default=DEFAULT_TOLERANCE, metavar="FRACTION", help="latency difference within a group; default 0.05"
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        metavar="FRACTION",
+        help="latency difference within a group; default 0.05",
     )
-    builder.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to")
+    builder.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
+    )
     builder.set_defaults(run=_build)
     differ = commands.add_parser(
-        "diff", help="compare two folders of records", description="Show how fresh records differ from committed ones, as Markdown.",
-        epilog=_DIFF_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+        "diff",
+        help="compare two folders of records",
+        description="Show how fresh records differ from committed ones, as Markdown.",
+        epilog=_DIFF_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     differ.add_argument("committed", type=Path, help="folder of the committed records")
     differ.add_argument("fresh", type=Path, help="folder of the fresh records")
     differ.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")

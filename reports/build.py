@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
@@ -41,10 +40,12 @@ def build(
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
-    A table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" among the formats the
-    figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) image_grid too, as
-    PNG when no figure format is named. The same records give the same bytes. Raises FastFluxError for unknown tables or formats and for records that
-    cannot share a table, before anything is written.
+    A table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" among the formats
+    the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) image_grid
+    too, as PNG when no figure format is named. The same records give the same bytes.
+
+    Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
+    written, and for unusable images.
     """
     _known("table", tables, TABLES)
     _known("format", formats, FORMATS)
@@ -75,7 +76,7 @@ def write_text(path: Path, text: str) -> Path:
     partial = path.with_name(f".{path.name}.partial")
     try:
         partial.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path
@@ -108,11 +109,12 @@ def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Ite
     from reports.image_grid import image_grid
     from reports.style import save_figure
 
-    manifests = {
-        row.label: path for row in rows if (path := images_dir / row.variant / "manifest.jsonl").is_file()
-    }
+    manifests = {row.label: path for row in rows if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
     if not manifests:
-        raise FastFluxError(f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; generate images first.")
+        raise FastFluxError(
+            f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; "
+            "generate images first."
+        )
     title = f"{model_name(rows)}: same prompts and seeds along each row"
     if any(row.profile == SHAPES_PROFILE for row in rows):
         title += " (64 x 64 pixel images, enlarged)"

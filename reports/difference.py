@@ -36,7 +36,7 @@ def difference(committed: Path, fresh: Path) -> Table:
 
 
 def difference_of(committed: Sequence[Row], fresh: Sequence[Row]) -> Table:
-    """A group a variant, a row a number: committed, fresh and their difference, bold when the two 95% intervals are apart."""
+    """A group a variant, a row a number: committed, fresh and their difference, bold when their 95% intervals are apart."""
     before = {row.variant: row for row in committed}
     after = {row.variant: row for row in fresh}
     groups = []
@@ -64,7 +64,11 @@ def _note(old: Row | None, new: Row | None) -> str:
         return "not measured afresh"
     if old.profile != new.profile:
         return f"other profile: {old.profile} committed, {new.profile} fresh"
-    return "" if old.record_key == new.record_key else "measured under other conditions (plan, model revision or sampling differ)"
+    return (
+        ""
+        if old.record_key == new.record_key
+        else "measured under other conditions (plan, model revision or sampling differ)"
+    )
 
 
 def _line(key: str, name: str, spec: str, old: Row | None, new: Row | None) -> tuple[Cell, ...] | None:

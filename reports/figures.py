@@ -1,9 +1,9 @@
-"""Quality against latency: what a variant's speed costs in HPS and GenEval, FastFLUX and L1-norm pruning as two series."""
+"""Quality against latency: what a variant's speed costs in HPS and GenEval, a series each for FastFLUX and L1."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.patheffects import withStroke
 
@@ -52,7 +52,8 @@ def quality_against_latency(rows: Sequence[Row]) -> Figure:
     panels = _panels(rows)
     if not panels:
         raise FastFluxError(
-            "No record holds latency.ratio_to_dense and one of hps.averaged and geneval.overall; measure them before the figure."
+            "No record holds latency.ratio_to_dense and one of hps.averaged and geneval.overall; "
+            "measure them before the figure."
         )
     figure = new_figure(5.6 * len(panels), 4.4)
     with style():
@@ -128,7 +129,9 @@ def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, *, ab
         _annotate(axes, text, point, (5, -6), colour, ha="left", va="top")
 
 
-def _annotate(axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: str) -> None:
+def _annotate(
+    axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: Any
+) -> None:
     axes.annotate(
         text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=8.5,
         path_effects=[withStroke(linewidth=2.5, foreground="white")], **layout,

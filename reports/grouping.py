@@ -47,10 +47,14 @@ def pair_by_latency(
     not measured. Raises FastFluxError for a tolerance outside [0, 1) or a latency that is not positive.
     """
     if not 0 <= tolerance < 1:
-        raise FastFluxError(f"The latency tolerance is {tolerance}, but a fraction from 0 to below 1 is expected; give 0.05 for 5%.")
+        raise FastFluxError(
+            f"The latency tolerance is {tolerance}, but a fraction from 0 to below 1 is expected; give 0.05 for 5%."
+        )
     for variant, latency in {**baselines, **candidates}.items():
         if latency is not None and not latency > 0:
-            raise FastFluxError(f"The latency of {variant} is {latency}, but a positive number is expected; measure it again.")
+            raise FastFluxError(
+                f"The latency of {variant} is {latency}, but a positive number is expected; measure it again."
+            )
     near = sorted(
         (relative_difference(slow, fast), baseline, candidate)
         for baseline, slow in baselines.items()

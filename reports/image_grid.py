@@ -39,11 +39,13 @@ class Shot:
 
 
 def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
-    """The lines of a manifest.jsonl by (prompt id, sample); raises FastFluxError with the file and line of a bad one."""
+    """A manifest.jsonl's lines by (prompt id, sample); raises FastFluxError naming the file and line of a bad one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise FastFluxError(f"The manifest {path} cannot be read ({error.strerror}); generate the images of this variant.") from error
+        raise FastFluxError(
+            f"The manifest {path} cannot be read ({error.strerror}); generate the images of this variant."
+        ) from error
     shots = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -51,9 +53,13 @@ def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
                 entry = json.loads(line)
                 kind = entry.get("style") or (entry.get("metadata") or {}).get("tag") or entry["set"]
                 shot = Shot(
-                    path.parent / entry["file"], entry["prompt_id"], int(entry["sample"]), int(entry["seed"]), entry["prompt"],
-                    f"{entry['set']} {kind}",
-                )  # fmt: skip
+                    file=path.parent / entry["file"],
+                    prompt_id=entry["prompt_id"],
+                    sample=int(entry["sample"]),
+                    seed=int(entry["seed"]),
+                    prompt=entry["prompt"],
+                    kind=f"{entry['set']} {kind}",
+                )
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise FastFluxError(
                     f"Line {number} of {path} is no image entry ({error!r}); generate the images of this variant again."
@@ -63,7 +69,7 @@ def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
 
 
 def pick_shots(shots: Mapping[tuple[str, int], Shot], count: int = DEFAULT_ROWS) -> list[tuple[str, int]]:
-    """`count` images spread evenly over styles and tasks: the first of each kind, then the second; shown kind by kind."""
+    """`count` images spread evenly over styles and tasks (the first of each, then the second), in order of their kind."""
     kinds: dict[str, list[tuple[str, int]]] = {}
     for key in sorted(shots):
         kinds.setdefault(shots[key].kind, []).append(key)
@@ -75,7 +81,12 @@ def pick_shots(shots: Mapping[tuple[str, int], Shot], count: int = DEFAULT_ROWS)
 
 
 def image_grid(
-    manifests: Mapping[str, Path], *, title: str = "", rows: int = DEFAULT_ROWS, prompts: Sequence[str] | None = None, cell: int = _CELL
+    manifests: Mapping[str, Path],
+    *,
+    title: str = "",
+    rows: int = DEFAULT_ROWS,
+    prompts: Sequence[str] | None = None,
+    cell: int = _CELL,
 ) -> Figure:
     """The grid of the variants in `manifests` (column label to manifest.jsonl) for `rows` prompts they all have.
 
@@ -95,7 +106,9 @@ def image_grid(
             left = _PROMPT_WIDTH + column * (cell + _GAP)
             centre = (left + cell / 2) / width
             heading = "\n".join(_broken(label, cell // 8))
-            figure.text(centre, 1 - (top - 5) / height, heading, ha="center", va="bottom", fontsize=8, fontweight="bold")
+            figure.text(
+                centre, 1 - (top - 5) / height, heading, ha="center", va="bottom", fontsize=8, fontweight="bold"
+            )
             for row, key in enumerate(keys):
                 low = height - top - row * (cell + _GAP) - cell
                 axes = figure.add_axes((left / width, low / height, cell / width, cell / height))
@@ -105,7 +118,15 @@ def image_grid(
             shot = next(iter(columns.values()))[key]
             middle = height - top - row * (cell + _GAP) - cell / 2
             text = f"{textwrap.fill(shot.prompt, 30)}\n[{shot.kind}]"
-            figure.text((_PROMPT_WIDTH - 8) / width, middle / height, text, ha="right", va="center", fontsize=7.5, parse_math=False)
+            figure.text(
+                (_PROMPT_WIDTH - 8) / width,
+                middle / height,
+                text,
+                ha="right",
+                va="center",
+                fontsize=7.5,
+                parse_math=False,
+            )
     return figure
 
 
@@ -117,16 +138,23 @@ def _shared_keys(
     if prompts is not None:
         missing = sorted(set(prompts) - {prompt_id for prompt_id, _ in shared})
         if missing:
-            raise FastFluxError(f"Not every variant has an image of the prompt {missing[0]}; generate it or choose another.")
+            raise FastFluxError(
+                f"Not every variant has an image of the prompt {missing[0]}; generate it or choose another."
+            )
         keys = [min(key for key in shared if key[0] == prompt_id) for prompt_id in prompts]
     else:
         keys = pick_shots(shared, rows)
     if not keys:
-        raise FastFluxError(f"The variants {', '.join(columns) or '(none)'} share no image; generate them from one prompt set.")
+        raise FastFluxError(
+            f"The variants {', '.join(columns) or '(none)'} share no image; generate them from one prompt set."
+        )
     for key in keys:
         seeds = {label: shots[key].seed for label, shots in columns.items()}
         if len(set(seeds.values())) > 1:
-            raise FastFluxError(f"The image {key[0]} sample {key[1]} has different seeds ({seeds}); generate all variants with the same.")
+            raise FastFluxError(
+                f"The image {key[0]} sample {key[1]} has different seeds ({seeds}); "
+                "generate all variants with the same ones."
+            )
     return keys
 
 

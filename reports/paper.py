@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from reports.specs import Column, TableSpec
 
+_PAPER_METRICS = ("hps", "geneval", "flops", "latency", "plan")
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 
 
@@ -28,7 +29,7 @@ def paper_data() -> dict[str, Any]:
 
 
 def paper_rows(name: str) -> tuple[Row, ...]:
-    """The paper's rows of table `name` that are variants of ours, dense included; other models of the paper are left out."""
+    """The paper's rows of table `name` that are variants of ours, dense included; its other models are left out."""
     return tuple(
         Row(
             variant=entry["variant"],
@@ -45,7 +46,7 @@ def paper_rows(name: str) -> tuple[Row, ...]:
 
 
 def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> tuple[Table, Table]:
-    """The paper's table and the measured one with the same variants in the same order, each value with its change against dense.
+    """The paper's table and the measured one, the same variants in the same order, values with their change against dense.
 
     Only the changes can be compared when the measured model is not the paper's: so each table keeps to its own scores.
     """
@@ -55,7 +56,9 @@ def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> t
     ours = [measured.get(row.variant, _unmeasured(row)) for row in printed]
     columns = tuple(replace(column, share="") for column in spec.columns)
     source = f"{data['tables'][name]['source']}, latency on {data['device']}, {data['source']}"
-    first = _change_table(f"{name}-paper", f"{spec.title}, {data['model']} as printed in the paper", columns, printed, rows)
+    first = _change_table(
+        f"{name}-paper", f"{spec.title}, {data['model']} as printed in the paper", columns, printed, rows
+    )
     second = _change_table(f"{name}-measured", f"{spec.title}, {model_name(rows)} as measured", columns, ours, rows)
     return (
         replace(first, notes=(f"Source: {source}.", *first.notes)),
@@ -64,7 +67,7 @@ def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> t
 
 
 def _unmeasured(row: Row) -> Row:
-    return replace(row, values={}, gaps={metric: f"{row.label}: not measured" for metric in ("hps", "geneval", "flops", "latency", "plan")})
+    return replace(row, values={}, gaps=dict.fromkeys(_PAPER_METRICS, f"{row.label}: not measured"))
 
 
 def _change_table(
@@ -80,7 +83,11 @@ def _change_table(
         for row in rows
     )
     return Table(
-        name, title, headers(columns, directions, [prefix for _, prefix in scales]), (Group(body),), notes=(_CHANGE_NOTE,)
+        name,
+        title,
+        headers(columns, directions, [prefix for _, prefix in scales]),
+        (Group(body),),
+        notes=(_CHANGE_NOTE,),
     )
 
 

@@ -1,4 +1,4 @@
-"""Records as rows: one variant's values by dotted key ("hps.averaged"), with directions, intervals and reasons for gaps."""
+"""Records as rows: a variant's values by dotted key ("hps.averaged"), with intervals and reasons for what is missing."""
 
 from __future__ import annotations
 
@@ -64,13 +64,18 @@ class Row:
 def read_rows(folder: Path) -> tuple[Row, ...]:
     """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio.
 
-    Raises FastFluxError when there is none, when two profiles are mixed, or when two records used different versions of a metric.
+    Raises FastFluxError when there is none, when two profiles are mixed, or when two records used different versions of
+    a metric.
     """
     if not folder.is_dir():
-        raise FastFluxError(f"The results folder {folder} does not exist; give a folder of records (one JSON file a variant).")
+        raise FastFluxError(
+            f"The results folder {folder} does not exist; give a folder of records (one JSON file a variant)."
+        )
     rows = rows_of(read_records(folder))
     if not rows:
-        raise FastFluxError(f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant).")
+        raise FastFluxError(
+            f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant)."
+        )
     return rows
 
 
@@ -79,7 +84,9 @@ def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
     rows = tuple(sorted((_row(record) for record in records), key=_order))
     profiles = sorted({row.profile for row in rows})
     if len(profiles) > 1:
-        raise FastFluxError(f"The records are of the profiles {', '.join(profiles)}, but one table holds one profile; part them.")
+        raise FastFluxError(
+            f"The records are of the profiles {', '.join(profiles)}, but one table holds one profile; part them."
+        )
     seen: dict[str, tuple[str, MetricInfo]] = {}
     for row in rows:
         for name, info in row.metrics.items():
@@ -127,7 +134,9 @@ def _row(record: RunRecord) -> Row:
 def _conditions(measurement: Measurement, record: RunRecord) -> str:
     """How many were scored, the settings and, for what depends on the machine, the device."""
     parts = [f"n = {measurement.scored + measurement.missing}"] if measurement.scored + measurement.missing else []
-    parts += [f"{key} {value}" for key, value in sorted(measurement.settings.items()) if isinstance(value, str | int | float)]
+    parts += [
+        f"{key} {value}" for key, value in sorted(measurement.settings.items()) if isinstance(value, str | int | float)
+    ]
     device = record.environment.get("device")
     if measurement.info.name in _MACHINE_METRICS and isinstance(device, str):
         parts.append(f"device {device}")
@@ -157,8 +166,10 @@ def _plan_values(record: RunRecord) -> dict[str, Value]:
     """Ratio and number of dropped blocks: from the plan, the ratio else from the id ("fastflux-05" is 0.05)."""
     if record.plan is None:
         return {"plan.ratio": Value(0.0), "plan.dropped_blocks": Value(0.0)}
-    values = {"plan.dropped_blocks": Value(float(len(record.plan.get("replacements", ()))))}
-    ratio = record.plan.get("config", {}).get("ratio")
+    replacements, config = record.plan.get("replacements"), record.plan.get("config")
+    dropped = float(len(replacements)) if isinstance(replacements, list) else None
+    values = {"plan.dropped_blocks": Value(dropped, note="" if dropped is not None else "plan: lists no replacements")}
+    ratio = config.get("ratio") if isinstance(config, dict) else None
     digits = re.search(r"-(\d+)$", record.variant)
     if isinstance(ratio, int | float):
         values["plan.ratio"] = Value(float(ratio))

@@ -11,10 +11,10 @@ from reports.rows import DENSE, FASTFLUX, L1
 class Column:
     """One column of values.
 
-    `key` names the value ("hps.averaged"), `spec` its number format. With `si` the whole column is scaled to the SI prefix
-    that fits its largest value. `share` is the key of a ratio shown in parentheses behind the value. In a `ranked` column
-    the best values are marked; `direction_of` names the metric whose direction the heading shows, "" for none and "-" in front
-    for the opposite one.
+    `key` names the value ("hps.averaged"), `spec` its number format. With `si` the whole column is scaled to the SI
+    prefix that fits its largest value. `share` is the key of a ratio shown in parentheses behind the value. In a `ranked`
+    column the best values are marked. The heading shows the direction of the column's metric, or of the one that
+    `direction_of` names: "" for none, "-" in front for the opposite one.
     """
 
     heading: str
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its title, columns and families of variants (None: all); `paper` says that the paper has the same table."""
+    """One table: its title, columns and families of variants (None: all); `paper` says that the paper has it too."""
 
     title: str
     columns: tuple[Column, ...]
@@ -43,9 +43,7 @@ class TableSpec:
     paper: bool = False
 
 
-LATENCY = Column(
-    "Latency (ms)", "latency.median_ms", share="latency.ratio_to_dense", share_spec="z.3f", ranked=False
-)
+LATENCY = Column("Latency (ms)", "latency.median_ms", share="latency.ratio_to_dense", share_spec="z.3f", ranked=False)
 FLOPS = Column("FLOPs", "flops.forward", si=True, share="flops.ratio_to_dense", ranked=False)
 
 TABLES: dict[str, TableSpec] = {

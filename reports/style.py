@@ -1,8 +1,7 @@
-"""How figures look and how they are written: one font, colours that colour-blind readers can part, the same bytes each time."""
+"""How figures look and are written: one font, colours that colour-blind readers can part, the same bytes each time."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -10,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/: apart in every common form of colour blindness, and in grey
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 BLUE, VERMILION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#6B6B6B"
 DOTS_PER_INCH = 100
 
-_STYLE: dict[str, Any] = {
+# matplotlib types the keys as a closed list that differs between its versions.
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same glyphs
     "font.size": 10,
     "axes.spines.top": False,
@@ -36,13 +37,13 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def style() -> Any:  # noqa: ANN401  matplotlib types its context manager so
+def style() -> AbstractContextManager[None]:
     """The context in which axes are made and drawn."""
     return mpl.rc_context(_STYLE)
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the figure as the kind its suffix names (.png or .svg), whole or not at all, with no date in it; returns `path`."""
+    """Write the figure as its suffix says (.png or .svg), whole or not at all, with no date in it; returns `path`."""
     kind = path.suffix.lstrip(".")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -50,7 +51,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     try:
         with style():
             figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind], **extra)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return path

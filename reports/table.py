@@ -18,10 +18,11 @@ _LONG_HEADING, _MANY_COLUMNS = 9, 6
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     # A row may begin with these, and the \\ before it would take them for its own star or option.
     "*": "{*}", "[": "{[}", "]": "{]}",
-    DASH: "--", "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{PLUS-MINUS SIGN}": r"$\pm$", "\N{MIDDLE DOT}": r"\textperiodcentered{}",
+    DASH: "--", "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{PLUS-MINUS SIGN}": r"$\pm$",
 }  # fmt: skip
 
 
@@ -29,8 +30,8 @@ _LATEX_SPECIAL = {
 class Cell:
     """One cell.
 
-    `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval` and
-    then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to.
+    `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval`
+    and then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to.
     """
 
     value: float | None = None
@@ -75,6 +76,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Refuse ragged rows: a shifted value would stand under another metric's heading."""
         for group in self.groups:
             for row in group.rows:
                 if len(row) != len(self.headers):
@@ -98,7 +100,9 @@ def display(cell: Cell, header: Header) -> str:
 
 def _behind(cell: Cell, header: Header) -> list[str]:
     """What follows the value, unmarked: its interval and its suffix, those that there are."""
-    interval = "" if cell.interval is None else "[{}, {}]".format(*(format(bound, header.spec) for bound in cell.interval))
+    interval = (
+        "" if cell.interval is None else "[{}, {}]".format(*(format(bound, header.spec) for bound in cell.interval))
+    )
     return [text for text in (interval, cell.suffix) if text]
 
 
@@ -123,7 +127,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown, columns padded so that the source can be read too; ends with a newline."""
+    """The table as GitHub-flavoured Markdown, its columns padded so that the source can be read; ends with a newline."""
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
 
     def cell_text(cell: Cell, header: Header) -> str:
@@ -137,7 +141,9 @@ def to_markdown(table: Table) -> str:
     for group in table.groups:
         if group.heading:
             lines.append([f"*{escape_markdown(group.heading)}*"] + [""] * (len(table.headers) - 1))
-        lines += [[cell_text(cell, header) for cell, header in zip(row, table.headers, strict=True)] for row in group.rows]
+        lines += [
+            [cell_text(cell, header) for cell, header in zip(row, table.headers, strict=True)] for row in group.rows
+        ]
     # A group's heading may run past its column in the source: it would widen the first column of every row.
     plain = [line for line in lines if len(line) == 1 or any(line[1:])]
     widths = [max(3, *(len(line[column]) for line in plain)) for column in range(len(table.headers))]

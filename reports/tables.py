@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency
 from reports.rows import DENSE, FASTFLUX, L1
-from reports.specs import Column, TableSpec
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from reports.rows import Row
+    from reports.specs import Column, TableSpec
 
 SHAPES_PROFILE = "shapes"
 SHAPES_LABEL = (
@@ -72,13 +72,15 @@ def model_name(rows: Sequence[Row]) -> str:
 
 
 def profile_label(rows: Sequence[Row]) -> str:
-    """The line that keeps the shapes profile's scores from being taken for those of FLUX.1-dev, "" for other profiles."""
+    """The line that keeps the shapes profile's scores from being taken for FLUX.1-dev's, "" for other profiles."""
     return SHAPES_LABEL if any(row.profile == SHAPES_PROFILE for row in rows) else ""
 
 
 def headers(columns: Sequence[Column], rows: Sequence[Row], prefixes: Sequence[str]) -> tuple[Header, ...]:
-    """The heading row: the model's column and one for each value with its SI prefix and the direction its metric declares."""
-    texts = [column.heading + (f" ({prefix})" if prefix else "") for column, prefix in zip(columns, prefixes, strict=True)]
+    """The heading row: the model's column, then each value's with its SI prefix and the direction its metric declares."""
+    texts = [
+        column.heading + (f" ({prefix})" if prefix else "") for column, prefix in zip(columns, prefixes, strict=True)
+    ]
     return (
         Header("Model", align="left"),
         *(Header(text, _direction(column, rows), column.spec) for text, column in zip(texts, columns, strict=True)),
@@ -107,13 +109,17 @@ def value_cell(
 def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, ...]:
     """One line for each metric of the columns: version, reference, how many were scored and under which settings."""
     notes = []
-    for name in dict.fromkeys(metric for column in columns for metric in (column.metric, column.share.partition(".")[0])):
+    for name in dict.fromkeys(
+        metric for column in columns for metric in (column.metric, column.share.partition(".")[0])
+    ):
         measured = [row for row in rows if name in row.metrics]
         if measured:
             info = measured[0].metrics[name]
             texts = list(dict.fromkeys(row.conditions[name] for row in measured if name in row.conditions))
             conditions = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
-            notes.append(f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else ""))
+            notes.append(
+                f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else "")
+            )
     return tuple(notes)
 
 
@@ -146,7 +152,7 @@ def _best(column: Column, rows: Sequence[Row]) -> float | None:
 
 
 def _grouped(rows: Sequence[Row], tolerance: float) -> list[tuple[str, list[tuple[Row, str]]]]:
-    """Headed groups of (row, footnote): the dense model, the pairs of similar latency, and the rows without a partner."""
+    """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
 
     def latencies(family: str) -> dict[str, float | None]:

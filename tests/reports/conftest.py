@@ -36,7 +36,11 @@ def measured() -> Measured:
 
     def measure(name: str, values: Mapping[str, float] | str, version: str = "1", **extra: Any) -> Measurement:
         info = MetricInfo(name, version, INFOS[name].unit, INFOS[name].higher_is_better, INFOS[name].reference)
-        return Measurement.failed(info, values) if isinstance(values, str) else Measurement(info, "ok", values=values, **extra)
+        return (
+            Measurement.failed(info, values)
+            if isinstance(values, str)
+            else Measurement(info, "ok", values=values, **extra)
+        )
 
     return measure
 
@@ -50,7 +54,8 @@ def make_record() -> MakeRecord:
         config: Mapping[str, Any] | None = None, steps: int = 4,
     ) -> RunRecord:  # fmt: skip
         replacements = [
-            {"block": {"stack": "single_transformer_blocks", "index": index}, "kind": "linear"} for index in range(blocks)
+            {"block": {"stack": "single_transformer_blocks", "index": index}, "kind": "linear"}
+            for index in range(blocks)
         ]
         plan = {"method": "any", "config": dict(config or {}), "replacements": replacements}
         return RunRecord(

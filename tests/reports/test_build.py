@@ -30,7 +30,9 @@ def test_the_same_records_give_the_same_bytes(results: Path, tmp_path: Path) -> 
 
 def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
     build(results, tmp_path, ["table1"], ["md"])
-    headings = [line for line in (tmp_path / "table1_paper.md").read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    headings = [
+        line for line in (tmp_path / "table1_paper.md").read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
     assert headings == [
         "### Table 1: HPS by style, FLUX.1-dev as printed in the paper",
         "### Table 1: HPS by style, FLUX-Shapes as measured",
@@ -56,7 +58,9 @@ def test_unknown_names_are_refused_before_anything_is_written(
 
 def test_command_line_builds(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    assert main(["build", "--results", str(results), "--tables", "table1,table6", "--format", "md", "-o", str(out)]) == 0
+    assert (
+        main(["build", "--results", str(results), "--tables", "table1,table6", "--format", "md", "-o", str(out)]) == 0
+    )
     names = ["table1.md", "table1_paper.md", "table6.md", "table6_paper.md"]
     assert capsys.readouterr().out.split() == [str(out / name) for name in names]
 
@@ -69,7 +73,9 @@ def test_command_line_compares(results: Path, tmp_path: Path, capsys: pytest.Cap
     assert (tmp_path / "d.md").read_text(encoding="utf-8") == shown
 
 
-def test_command_line_tells_errors_in_one_sentence(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_tells_errors_in_one_sentence(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["build", "--results", str(results), "--tables", "tabel1", "-o", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "error: Unknown table 'tabel1': did you mean table1?\n"
     (results / "l1-12.json").write_text('{"profile": "sha', encoding="utf-8")
@@ -79,9 +85,21 @@ def test_command_line_tells_errors_in_one_sentence(results: Path, tmp_path: Path
     assert error.count("\n") == 1
 
 
-def test_an_output_folder_that_cannot_be_made_is_told(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_folder_that_cannot_be_made_is_told(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    arguments = ["build", "--results", str(results), "--tables", "table1", "--format", "md", "-o", str(tmp_path / "file" / "out")]
+    arguments = [
+        "build",
+        "--results",
+        str(results),
+        "--tables",
+        "table1",
+        "--format",
+        "md",
+        "-o",
+        str(tmp_path / "file" / "out"),
+    ]
     assert main(arguments) == 1
     assert capsys.readouterr().err.startswith("error: Cannot read or write")
 
@@ -93,7 +111,7 @@ def test_a_failed_write_leaves_the_old_document(results: Path, tmp_path: Path, m
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reports.build.os.replace", full)
+    monkeypatch.setattr("pathlib.Path.replace", full)
     with pytest.raises(OSError, match="No space left"):
         build(results, tmp_path / "out", ["table6"], ["md"])
     assert (tmp_path / "out" / "table6.md").read_bytes() == before

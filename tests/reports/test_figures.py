@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
     from bench.results import RunRecord
 
-PROMPTS = (("hps-anime-000", "hps", "anime"), ("hps-photo-000", "hps", "photo"), ("geneval-colors-000", "geneval", "colors"))
+PROMPTS = (
+    ("hps-anime-000", "hps", "anime"),
+    ("hps-photo-000", "hps", "photo"),
+    ("geneval-colors-000", "geneval", "colors"),
+)
 
 
 def write_images(folder: Path, *, seed: int = 7, level: int = 0) -> Path:
@@ -30,9 +34,17 @@ def write_images(folder: Path, *, seed: int = 7, level: int = 0) -> Path:
     lines = []
     for index, (prompt_id, set_name, kind) in enumerate(PROMPTS):
         (folder / "images").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((64, 64, 3), 60 * index + level, dtype=np.uint8)).save(folder / "images" / f"{prompt_id}_0.png")
+        Image.fromarray(np.full((64, 64, 3), 60 * index + level, dtype=np.uint8)).save(
+            folder / "images" / f"{prompt_id}_0.png"
+        )
         about = {"style": kind} if set_name == "hps" else {"metadata": {"tag": kind}}
-        entry = {"file": f"images/{prompt_id}_0.png", "prompt_id": prompt_id, "sample": 0, "seed": seed + index, "set": set_name}
+        entry = {
+            "file": f"images/{prompt_id}_0.png",
+            "prompt_id": prompt_id,
+            "sample": 0,
+            "seed": seed + index,
+            "set": set_name,
+        }
         lines.append(json.dumps({**entry, "prompt": f"a photo of ${kind}_{index}", "sha256": "0", **about}))
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -47,11 +59,18 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_the_grid_shows_each_variant_and_prompt(images: Path) -> None:
-    manifests = {"FLUX-Shapes": images / "dense" / "manifest.jsonl", "FastFLUX-10%": images / "fastflux-10" / "manifest.jsonl"}
+    manifests = {
+        "FLUX-Shapes": images / "dense" / "manifest.jsonl",
+        "FastFLUX-10%": images / "fastflux-10" / "manifest.jsonl",
+    }
     figure = image_grid(manifests, title="T", cell=128)
     texts = [text.get_text() for text in figure.texts]
     assert texts[:3] == ["T", "FLUX-Shapes", "FastFLUX-10%"]
-    assert texts[3:] == ["a photo of $colors_2\n[geneval colors]", "a photo of $anime_0\n[hps anime]", "a photo of $photo_1\n[hps photo]"]
+    assert texts[3:] == [
+        "a photo of $colors_2\n[geneval colors]",
+        "a photo of $anime_0\n[hps anime]",
+        "a photo of $photo_1\n[hps photo]",
+    ]
     pictures = [axes.images[0].get_array() for axes in figure.axes]
     assert [picture.shape for picture in pictures if picture is not None] == [(128, 128, 3)] * 6
     assert [int(picture[0, 0, 0]) for picture in pictures if picture is not None] == [120, 0, 60, 140, 20, 80]
@@ -79,7 +98,7 @@ def test_other_seeds_in_a_row_are_refused(images: Path) -> None:
 def test_a_truncated_image_is_named(images: Path) -> None:
     path = images / "dense" / "images" / "hps-anime-000_0.png"
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(FastFluxError, match="hps-anime-000_0.png cannot be read"):
+    with pytest.raises(FastFluxError, match=r"hps-anime-000_0\.png cannot be read"):
         image_grid({"dense": images / "dense" / "manifest.jsonl"})
 
 
@@ -98,7 +117,7 @@ def test_prompts_can_be_chosen_and_must_exist(images: Path) -> None:
 
 
 def test_no_images_at_all_is_told(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(FastFluxError, match="holds no <variant>/manifest.jsonl"):
+    with pytest.raises(FastFluxError, match=r"holds no <variant>/manifest\.jsonl"):
         build(results, tmp_path / "out", [], ["png"], tmp_path / "nowhere")
 
 
@@ -112,14 +131,22 @@ def test_rows_are_spread_over_kinds_before_a_prompt_is_shown_twice(tmp_path: Pat
     assert pick_shots({}, 4) == []
 
 
-def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(make_record: MakeRecord, measured: Measured) -> None:
+def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(
+    make_record: MakeRecord, measured: Measured
+) -> None:
     def record(variant: str, label: str, ratio: float) -> RunRecord:
         return make_record(
-            variant, label, measured("latency", {"ratio_to_dense": ratio}, intervals={"ratio_to_dense": (ratio - 0.01, ratio)}),
+            variant,
+            label,
+            measured("latency", {"ratio_to_dense": ratio}, intervals={"ratio_to_dense": (ratio - 0.01, ratio)}),
             measured("hps", {"averaged": 30 * ratio}, intervals={"averaged": (29 * ratio, 31 * ratio)}),
-        )  # fmt: skip
+        )
 
-    records = [record("dense", "FLUX-Shapes", 1.0), record("fastflux-10", "FastFLUX-10%", 0.9), record("l1-12", "FLUX-Pruning-12%", 0.92)]
+    records = [
+        record("dense", "FLUX-Shapes", 1.0),
+        record("fastflux-10", "FastFLUX-10%", 0.9),
+        record("l1-12", "FLUX-Pruning-12%", 0.92),
+    ]
     figure = quality_against_latency(rows_of(records))
     (axes,) = figure.axes
     assert axes.get_title(loc="left") == "HPS averaged"
@@ -128,5 +155,5 @@ def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(make_re
 
 
 def test_a_quality_figure_without_scores_is_refused(make_record: MakeRecord) -> None:
-    with pytest.raises(FastFluxError, match="geneval.overall"):
+    with pytest.raises(FastFluxError, match=r"geneval\.overall"):
         quality_against_latency(rows_of([make_record("dense", "D")]))

@@ -48,7 +48,9 @@ def test_groups_are_one_to_one_within_tolerance_and_leave_nobody_out(
     members = [name for pair in found.pairs for name in (pair.baseline, pair.candidate)]
     assert len(members) == len(set(members))
     assert sorted([*members, *found.alone]) == sorted([*slow, *fast])
-    assert all(pair.baseline in slow and pair.candidate in fast and pair.difference <= tolerance for pair in found.pairs)
+    assert all(
+        pair.baseline in slow and pair.candidate in fast and pair.difference <= tolerance for pair in found.pairs
+    )
 
 
 @given(baselines, candidates, tolerances)

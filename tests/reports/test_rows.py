@@ -1,4 +1,4 @@
-"""Records become rows: order, directions, derived values and reasons for gaps; what may not share a table is refused."""
+"""Records become rows: order, derived values, reasons for gaps; what may not share a table is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_samples_that_could_not_be_scored_are_told(make_record: MakeRecord, meas
 
 
 def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: MakeRecord, measured: Measured) -> None:
-    latency = measured("latency", {"ratio_to_dense": 0.8}, intervals={"ratio_to_dense": (0.5, 1.0)}, settings={"batch": 1})
+    latency = measured(
+        "latency", {"ratio_to_dense": 0.8}, intervals={"ratio_to_dense": (0.5, 1.0)}, settings={"batch": 1}
+    )
     (row,) = rows_of([make_record("l1-12", "L", latency)])
     assert row.value("latency.speedup").value == pytest.approx(1.25)
     assert row.value("latency.speedup").interval == (1.0, 2.0)

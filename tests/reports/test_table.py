@@ -1,5 +1,8 @@
 """Tables as text: whole golden documents, escaping, footnotes."""
 
+# Golden documents stand here as they are read: with dashes, and longer than code lines.
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import re
@@ -24,7 +27,11 @@ TABLE = Table(
         Group(((Cell(text="a*b_c"), Cell(1.005, bold=True, underline=True), Cell(-0.01)),)),
         Group(
             (
-                (Cell(text="[x] 5%"), Cell(footnote="failed: no | weights"), Cell(-12.34, suffix="(-3%)", interval=(-13.0, -12.0))),
+                (
+                    Cell(text="[x] 5%"),
+                    Cell(footnote="failed: no | weights"),
+                    Cell(-12.34, suffix="(-3%)", interval=(-13.0, -12.0)),
+                ),
                 (Cell(text="<y>", footnote="alone"), Cell(footnote="failed: no | weights"), Cell(text="$n/a$")),
             ),
             heading="Group #1",
@@ -89,7 +96,10 @@ def test_a_row_of_the_wrong_length_is_refused() -> None:
 
 
 def test_a_table_without_label_has_no_empty_bold_line() -> None:
-    assert to_markdown(Table("t", "T", (Header("a"),), (Group(((Cell(2.0),),)),))) == "### T\n\n|    a |\n| ---: |\n| 2.00 |\n"
+    assert (
+        to_markdown(Table("t", "T", (Header("a"),), (Group(((Cell(2.0),),)),)))
+        == "### T\n\n|    a |\n| ---: |\n| 2.00 |\n"
+    )
 
 
 def test_footnote_letters_go_on_after_z() -> None:
@@ -116,6 +126,9 @@ def test_the_latex_fragment_compiles(tmp_path: Path) -> None:
     main = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table.tex}\end{document}"
     (tmp_path / "main.tex").write_text(main, encoding="utf-8")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True, check=False
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]

@@ -1,5 +1,8 @@
 """The declared tables filled from hand-made records: whole golden documents, marks, gaps and labels."""
 
+# Golden documents stand here as they are read: with dashes, and longer than code lines.
+# ruff: noqa: E501, RUF001
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -147,12 +150,15 @@ def test_speed_up_points_the_other_way_than_latency(make_record: MakeRecord, mea
 
 
 @pytest.mark.parametrize(
-    ("flops", "heading", "text"), [(5.0, "FLOPs", "5.00"), (7.4e13, "FLOPs (T)", "74.00"), (999e6, "FLOPs (M)", "999.00")]
+    ("flops", "heading", "text"),
+    [(5.0, "FLOPs", "5.00"), (7.4e13, "FLOPs (T)", "74.00"), (999e6, "FLOPs (M)", "999.00")],
 )
 def test_flops_are_shown_in_a_fitting_unit(
     make_record: MakeRecord, measured: Measured, flops: float, heading: str, text: str
 ) -> None:
-    table = make_table("table6", TABLES["table6"], rows_of([make_record("dense", "D", measured("flops", {"forward": flops}))]))
+    table = make_table(
+        "table6", TABLES["table6"], rows_of([make_record("dense", "D", measured("flops", {"forward": flops}))])
+    )
     assert table.headers[3].text == heading
     assert table.groups[0].rows[0][3].text == text
     assert table.groups[0].rows[0][3].value == flops
@@ -193,7 +199,11 @@ def test_the_twin_keeps_paper_and_measured_in_two_tables(hps_records: tuple[RunR
     assert paper.headers == ours.headers
     averaged = [(row[5].value, row[5].suffix) for row in paper.groups[0].rows[:3]]
     assert averaged == [(28.32, ""), (28.2, "(-0.4%)"), (28.58, "(+0.9%)")]
-    assert [(row[5].value, row[5].suffix) for row in ours.groups[0].rows[:3]] == [(28.0625, ""), (27.7, "(-1.3%)"), (27.9, "(-0.6%)")]
+    assert [(row[5].value, row[5].suffix) for row in ours.groups[0].rows[:3]] == [
+        (28.0625, ""),
+        (27.7, "(-1.3%)"),
+        (27.9, "(-0.6%)"),
+    ]
     assert ours.groups[0].rows[3][1].footnote == "FLUX-Pruning-21%: not measured"
     assert (paper.label, ours.label) == ("", SHAPES_LABEL)
     assert "arXiv 2506.10035 Table 1" in paper.notes[0]
