@@ -27,7 +27,7 @@ _DIFF_EXAMPLES = """examples:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; 0 for done, 1 for an error told in one sentence, 2 (by argparse) for a wrong command line."""
+    """Run the command line; 0 when done, 1 after an error told in one sentence, 2 (by argparse) for wrong arguments."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)

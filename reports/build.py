@@ -40,9 +40,9 @@ def build(
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
-    A table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" among the formats
-    the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) image_grid
-    too, as PNG when no figure format is named. The same records give the same bytes.
+    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" among the formats
+    the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
+    image_grid, as PNG when no figure format is named. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
     written, and for unusable images.

@@ -36,7 +36,7 @@ def difference(committed: Path, fresh: Path) -> Table:
 
 
 def difference_of(committed: Sequence[Row], fresh: Sequence[Row]) -> Table:
-    """A group a variant, a row a number: committed, fresh and their difference, bold when their 95% intervals are apart."""
+    """A group a variant, a row a number: committed, fresh their difference, bold when the 95% intervals are apart."""
     before = {row.variant: row for row in committed}
     after = {row.variant: row for row in fresh}
     groups = []

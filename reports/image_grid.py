@@ -69,7 +69,7 @@ def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
 
 
 def pick_shots(shots: Mapping[tuple[str, int], Shot], count: int = DEFAULT_ROWS) -> list[tuple[str, int]]:
-    """`count` images spread evenly over styles and tasks (the first of each, then the second), in order of their kind."""
+    """`count` images spread evenly over styles and tasks (the first of each, then the second), by kind."""
     kinds: dict[str, list[tuple[str, int]]] = {}
     for key in sorted(shots):
         kinds.setdefault(shots[key].kind, []).append(key)

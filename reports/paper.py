@@ -46,7 +46,7 @@ def paper_rows(name: str) -> tuple[Row, ...]:
 
 
 def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> tuple[Table, Table]:
-    """The paper's table and the measured one, the same variants in the same order, values with their change against dense.
+    """The paper's table and the measured one, the same variants in one order, values with their change against dense.
 
     Only the changes can be compared when the measured model is not the paper's: so each table keeps to its own scores.
     """

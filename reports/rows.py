@@ -1,4 +1,4 @@
-"""Records as rows: a variant's values by dotted key ("hps.averaged"), with intervals and reasons for what is missing."""
+"""Records as rows: a variant's values by dotted key ("hps.averaged"), intervals, and reasons for what is missing."""
 
 from __future__ import annotations
 

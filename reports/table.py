@@ -127,7 +127,7 @@ def escape_latex(text: str) -> str:
 
 
 def to_markdown(table: Table) -> str:
-    """The table as GitHub-flavoured Markdown, its columns padded so that the source can be read; ends with a newline."""
+    """The table as GitHub-flavoured Markdown, padded so that the source can be read too; ends with a newline."""
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
 
     def cell_text(cell: Cell, header: Header) -> str:

@@ -77,7 +77,7 @@ def profile_label(rows: Sequence[Row]) -> str:
 
 
 def headers(columns: Sequence[Column], rows: Sequence[Row], prefixes: Sequence[str]) -> tuple[Header, ...]:
-    """The heading row: the model's column, then each value's with its SI prefix and the direction its metric declares."""
+    """The headings: the model's column, then each value's with its SI prefix and the direction its metric declares."""
     texts = [
         column.heading + (f" ({prefix})" if prefix else "") for column, prefix in zip(columns, prefixes, strict=True)
     ]
