@@ -37,7 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         print(
-            f"error: Cannot read or write{where}: {error.strerror or error}; nothing else was changed.", file=sys.stderr
+            f"error: Cannot read or write{where}: {error.strerror or error}; what was written before is whole.",
+            file=sys.stderr,
         )
         return EXIT_ERROR
     return status

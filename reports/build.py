@@ -40,7 +40,7 @@ def build(
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
-    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" among the formats
+    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
     the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
     image_grid, as PNG when no figure format is named. The same records give the same bytes.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DENSE = "dense"
 FASTFLUX = "fastflux"
 L1 = "l1"
+_PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 _MACHINE_METRICS = ("latency", "memory")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
 
@@ -134,9 +135,9 @@ def _row(record: RunRecord) -> Row:
 def _conditions(measurement: Measurement, record: RunRecord) -> str:
     """How many were scored, the settings and, for what depends on the machine, the device."""
     parts = [f"n = {measurement.scored + measurement.missing}"] if measurement.scored + measurement.missing else []
-    parts += [
-        f"{key} {value}" for key, value in sorted(measurement.settings.items()) if isinstance(value, str | int | float)
-    ]
+    settings = sorted(measurement.settings.items())
+    # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
+    parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
     device = record.environment.get("device")
     if measurement.info.name in _MACHINE_METRICS and isinstance(device, str):
         parts.append(f"device {device}")

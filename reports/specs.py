@@ -13,8 +13,8 @@ class Column:
 
     `key` names the value ("hps.averaged"), `spec` its number format. With `si` the whole column is scaled to the SI
     prefix that fits its largest value. `share` is the key of a ratio shown in parentheses behind the value. In a
-    `ranked` column the best values are marked. The heading shows the direction of the column's metric, or of the one that
-    `direction_of` names: "" for none, "-" in front for the opposite one.
+    `ranked` column the best values are marked. The heading shows the direction of the column's metric, or of the one
+    that `direction_of` names: "" for none, "-" in front for the opposite one.
     """
 
     heading: str

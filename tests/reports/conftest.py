@@ -57,7 +57,7 @@ def make_record() -> MakeRecord:
             {"block": {"stack": "single_transformer_blocks", "index": index}, "kind": "linear"}
             for index in range(blocks)
         ]
-        plan = {"method": "any", "config": dict(config or {}), "replacements": replacements}
+        plan: dict[str, Any] = {"method": "any", "config": dict(config or {}), "replacements": replacements}
         return RunRecord(
             profile=profile,
             variant=variant,

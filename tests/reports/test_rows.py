@@ -58,6 +58,17 @@ def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: Mak
     assert row.conditions["latency"] == "batch 1, device test device"
 
 
+def test_conditions_name_files_and_not_where_they_lay(make_record: MakeRecord, measured: Measured) -> None:
+    settings = {
+        "model": "local-dir:/home/me/weights/clip",
+        "weights": "/data/x.pt",
+        "tag": "openai/clip",
+        "list": [1],
+    }
+    (row,) = rows_of([make_record("dense", "D", measured("clip_score", {"mean": 1.0}, settings=settings))])
+    assert row.conditions["clip_score"] == "model local-dir:clip, tag openai/clip, weights x.pt"
+
+
 def test_two_profiles_are_refused(make_record: MakeRecord) -> None:
     with pytest.raises(FastFluxError, match="profiles flux-dev, shapes"):
         rows_of([make_record("dense", "D"), make_record("l1-12", "L", profile="flux-dev")])
