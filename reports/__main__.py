@@ -1,0 +1,124 @@
+"""The command line: `python -m reports build` writes tables and figures, `python -m reports diff` compares records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fastflux.errors import FastFluxError
+from reports.build import FORMATS, build, write_text
+from reports.difference import difference
+from reports.grouping import DEFAULT_TOLERANCE
+from reports.specs import TABLES
+from reports.table import to_markdown
+
+EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line cannot be read
+
+_BUILD_EXAMPLES = """examples:
+  python -m reports build --results runs/shapes/records -o runs/shapes/tables
+  python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
+  python -m reports build --results runs/shapes/records --format md,png --images runs/shapes -o out
+"""
+_DIFF_EXAMPLES = """examples:
+  python -m reports diff reports/results/cpu/shapes runs/shapes/records
+  python -m reports diff reports/results/cpu/shapes runs/shapes/records -o difference.md
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; 0 when done, 1 after an error told in one sentence, 2 (by argparse) for wrong arguments."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except FastFluxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"error: Cannot read or write{where}: {error.strerror or error}; what was written before is whole.",
+            file=sys.stderr,
+        )
+        return EXIT_ERROR
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports",
+        description="Tables and figures from the records of an evaluation.",
+        epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="{build,diff}")
+    builder = commands.add_parser(
+        "build",
+        help="write tables and figures",
+        description="Write the declared tables, their twins with the paper's figures, and figures.",
+        epilog=_BUILD_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    builder.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="folder of records, one JSON file a variant"
+    )
+    builder.add_argument(
+        "--tables", type=_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}; default all"
+    )
+    builder.add_argument(
+        "--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all"
+    )
+    builder.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
+    )
+    builder.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
+    builder.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        metavar="FRACTION",
+        help="latency difference within a group; default 0.05",
+    )
+    builder.add_argument(
+        "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
+    )
+    builder.set_defaults(run=_build)
+    differ = commands.add_parser(
+        "diff",
+        help="compare two folders of records",
+        description="Show how fresh records differ from committed ones, as Markdown.",
+        epilog=_DIFF_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    differ.add_argument("committed", type=Path, help="folder of the committed records")
+    differ.add_argument("fresh", type=Path, help="folder of the fresh records")
+    differ.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    differ.set_defaults(run=_diff)
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _build(options: argparse.Namespace) -> int:
+    written = build(
+        options.results, options.out, options.tables, options.format, options.images,
+        intervals=options.intervals, tolerance=options.tolerance,
+    )  # fmt: skip
+    for path in written:
+        print(path)
+    return EXIT_OK
+
+
+def _diff(options: argparse.Namespace) -> int:
+    text = to_markdown(difference(options.committed, options.fresh))
+    if options.out is None:
+        print(text, end="")
+    else:
+        print(write_text(options.out, text))
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

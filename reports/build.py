@@ -1,0 +1,133 @@
+"""Documents from a folder of records: what `python -m reports build` and the reproduction of the tables call."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from fastflux.errors import FastFluxError
+from reports.grouping import DEFAULT_TOLERANCE
+from reports.paper import paper_against_measured
+from reports.rows import read_rows
+from reports.specs import TABLES
+from reports.table import Table, to_latex, to_markdown
+from reports.tables import SHAPES_PROFILE, make_table, model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from reports.rows import Row
+
+DOCUMENT_FORMATS = ("md", "tex")
+FIGURE_FORMATS = ("png", "svg")
+FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
+MAXIMUM_GRID_BYTES = 1_500_000
+_GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
+
+
+def build(
+    results_dir: Path,
+    out_dir: Path,
+    tables: Sequence[str] = tuple(TABLES),
+    formats: Sequence[str] = FORMATS,
+    images_dir: Path | None = None,
+    *,
+    intervals: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> list[Path]:
+    """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
+
+    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
+    the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
+    image_grid, as PNG when no figure format is named. The same records give the same bytes.
+
+    Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
+    written, and for unusable images.
+    """
+    _known("table", tables, TABLES)
+    _known("format", formats, FORMATS)
+    rows = read_rows(results_dir)
+    made: dict[str, tuple[Table, ...]] = {}
+    for name in tables:
+        spec = TABLES[name]
+        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance),)
+        if spec.paper:
+            made[f"{name}_paper"] = paper_against_measured(name, spec, rows)
+    kinds = [kind for kind in FIGURE_FORMATS if kind in formats]
+    written = [
+        write_text(out_dir / f"{name}.{kind}", _document(parts, kind))
+        for name, parts in made.items()
+        for kind in DOCUMENT_FORMATS
+        if kind in formats
+    ]
+    if kinds:
+        written += _build_quality(rows, out_dir, kinds)
+    if images_dir is not None:
+        written += _build_grid(rows, images_dir, out_dir, kinds or ["png"])
+    return written
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text whole or not at all, with the same line ends on every system; returns `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    for name in names:
+        if name not in (choices := list(known)):
+            near = difflib.get_close_matches(name, choices, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(choices)}."
+            raise FastFluxError(f"Unknown {kind} {name!r}: {hint}")
+
+
+def _document(parts: Iterable[Table], kind: str) -> str:
+    render: Callable[[Table], str] = to_markdown if kind == "md" else to_latex
+    return "\n".join(render(table) for table in parts)
+
+
+def _build_quality(rows: Sequence[Row], out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+    # matplotlib takes a second to import: tables alone need not wait for it.
+    from reports.figures import has_quality, quality_against_latency
+    from reports.style import save_figure
+
+    if not has_quality(rows):
+        return []
+    return [save_figure(quality_against_latency(rows), out_dir / f"quality_against_latency.{kind}") for kind in kinds]
+
+
+def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+    from reports.image_grid import image_grid
+    from reports.style import save_figure
+
+    manifests = {row.label: path for row in rows if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
+    if not manifests:
+        raise FastFluxError(
+            f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; "
+            "generate images first."
+        )
+    title = f"{model_name(rows)}: same prompts and seeds along each row"
+    if any(row.profile == SHAPES_PROFILE for row in rows):
+        title += " (64 x 64 pixel images, enlarged)"
+
+    def draw(cell: int) -> Figure:
+        return image_grid(manifests, title=title, cell=cell)
+
+    written = []
+    for kind in kinds:
+        path = out_dir / f"image_grid.{kind}"
+        for cell in _GRID_CELLS:
+            save_figure(draw(cell), path)
+            if path.stat().st_size <= MAXIMUM_GRID_BYTES:
+                break
+        written.append(path)
+    return written

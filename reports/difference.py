@@ -1,0 +1,89 @@
+"""How freshly measured records differ from the committed ones: a small table of the numbers the claims rest on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reports.rows import read_rows
+from reports.table import Cell, Group, Header, Table
+from reports.tables import model_name, profile_label
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from reports.rows import Row
+
+# Key, name shown and number format.
+COMPARED = (
+    ("hps.averaged", "HPS averaged", "z.2f"),
+    ("geneval.overall", "GenEval overall", "z.3f"),
+    ("flops.ratio_to_dense", "FLOPs ratio", "z.4f"),
+    ("latency.ratio_to_dense", "Latency ratio", "z.3f"),
+)
+_HEADERS = (
+    Header("Model", align="left"),
+    Header("Value", align="left"),
+    Header("Committed"),
+    Header("Fresh"),
+    Header("Difference"),
+)
+
+
+def difference(committed: Path, fresh: Path) -> Table:
+    """The table of both folders of records; raises FastFluxError as `reports.rows.read_rows` does."""
+    return difference_of(read_rows(committed), read_rows(fresh))
+
+
+def difference_of(committed: Sequence[Row], fresh: Sequence[Row]) -> Table:
+    """A group a variant, a row a number: committed, fresh their difference, bold when the 95% intervals are apart."""
+    before = {row.variant: row for row in committed}
+    after = {row.variant: row for row in fresh}
+    groups = []
+    for variant in dict.fromkeys([*(row.variant for row in committed), *(row.variant for row in fresh)]):
+        old, new = before.get(variant), after.get(variant)
+        label = (old or new or committed[0]).label
+        lines = [line for entry in COMPARED if (line := _line(*entry, old, new)) is not None]
+        lines = lines or [(Cell(text="none of these values"), Cell(), Cell(), Cell())]
+        first = (Cell(text=label, footnote=_note(old, new)), *lines[0])
+        groups.append(Group((first, *((Cell(text=""), *line) for line in lines[1:]))))
+    return Table(
+        "difference",
+        f"Committed against fresh records, {model_name(committed)}",
+        _HEADERS,
+        tuple(groups),
+        label=profile_label([*committed, *fresh]),
+        notes=("Bold: the 95% intervals of the two do not overlap.",),
+    )
+
+
+def _note(old: Row | None, new: Row | None) -> str:
+    if old is None:
+        return "not among the committed records"
+    if new is None:
+        return "not measured afresh"
+    if old.profile != new.profile:
+        return f"other profile: {old.profile} committed, {new.profile} fresh"
+    return (
+        ""
+        if old.record_key == new.record_key
+        else "measured under other conditions (plan, model revision or sampling differ)"
+    )
+
+
+def _line(key: str, name: str, spec: str, old: Row | None, new: Row | None) -> tuple[Cell, ...] | None:
+    """The row of one number, None when neither side has it."""
+    values = [row.value(key) if row is not None else None for row in (old, new)]
+    numbers = [value.value if value is not None else None for value in values]
+    if numbers == [None, None]:
+        return None
+    cells = [
+        Cell(number, None if number is None else format(number, spec), "" if value is None else value.note)
+        for number, value in zip(numbers, values, strict=True)
+    ]
+    first, second = numbers
+    change = None if first is None or second is None else second - first
+    bounds = [value.interval for value in values if value is not None and value.interval is not None]
+    apart = len(bounds) == 2 and (bounds[0][1] < bounds[1][0] or bounds[1][1] < bounds[0][0])
+    text = None if change is None else format(change, f"+{spec}")
+    return (Cell(text=name), *cells, Cell(change, text, bold=apart and change is not None))

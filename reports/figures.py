@@ -1,0 +1,138 @@
+"""Quality against latency: what a variant's speed costs in HPS and GenEval, a series each for FastFLUX and L1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.patheffects import withStroke
+
+from fastflux.errors import FastFluxError
+from reports.rows import DENSE, FASTFLUX, L1
+from reports.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+from reports.tables import SHAPES_PROFILE, model_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from reports.rows import Row
+
+_LATENCY = "latency.ratio_to_dense"
+_PANELS = (("hps.averaged", "HPS averaged"), ("geneval.overall", "GenEval overall"))
+
+
+@dataclass(frozen=True)
+class _Series:
+    family: str
+    name: str
+    colour: str
+    marker: str
+    above: bool  # on which side of its points the labels stand, so that the two series' labels keep apart
+
+
+_SERIES = (
+    _Series(FASTFLUX, "FastFLUX", BLUE, "o", above=True),
+    _Series(L1, "L1-norm pruning", VERMILION, "s", above=False),
+)
+
+
+def has_quality(rows: Sequence[Row]) -> bool:
+    """Whether any record holds what `quality_against_latency` draws."""
+    return bool(_panels(rows))
+
+
+def quality_against_latency(rows: Sequence[Row]) -> Figure:
+    """Two panels of score against latency ratio with 95% intervals where the records hold them.
+
+    Raises FastFluxError when no variant has both a latency ratio and one of the two scores.
+    """
+    panels = _panels(rows)
+    if not panels:
+        raise FastFluxError(
+            "No record holds latency.ratio_to_dense and one of hps.averaged and geneval.overall; "
+            "measure them before the figure."
+        )
+    figure = new_figure(5.6 * len(panels), 4.4)
+    with style():
+        for index, (key, heading) in enumerate(panels, start=1):
+            _draw_panel(figure.add_subplot(1, len(panels), index), rows, key, heading)
+        title = f"Quality against latency, {model_name(rows)}"
+        if any(row.profile == SHAPES_PROFILE for row in rows):
+            title += "\nFLUX-Shapes scorers, not HPS v2 or GenEval of FLUX.1-dev"
+        figure.suptitle(title, fontsize=11)
+        figure.tight_layout()
+    return figure
+
+
+def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    return [(key, heading) for key, heading in _PANELS if any(_point(row, key) for row in rows)]
+
+
+def _point(row: Row, key: str) -> tuple[float, float] | None:
+    latency, score = row.number(_LATENCY), row.number(key)
+    return None if latency is None or score is None else (latency, score)
+
+
+def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None:
+    axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(0.24, 0.16)  # room for the series' names left of their fastest points
+    for series in _SERIES:
+        _draw_series(axes, [row for row in rows if row.family == series.family], key, series)
+    for row in rows:
+        if row.family == DENSE and (point := _point(row, key)):
+            _draw_bars(axes, row, key, BLACK)
+            axes.plot(*point, marker="D", color=BLACK, markersize=6, linestyle="none")
+            _label(axes, "dense", point, BLACK, above=True)
+            axes.axhline(point[1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_title(heading, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel("latency, ratio to dense (left is faster)")
+    axes.set_ylabel(f"{heading} (up is better)")
+
+
+def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series) -> None:
+    points = sorted((point, row.variant) for row in rows if (point := _point(row, key)))
+    if not points:
+        return
+    by_variant = {row.variant: row for row in rows}
+    axes.plot(
+        [point[0] for point, _ in points], [point[1] for point, _ in points],
+        color=series.colour, marker=series.marker, markersize=6, linewidth=1.4,
+    )  # fmt: skip
+    for index, (point, variant) in enumerate(points):
+        row = by_variant[variant]
+        _draw_bars(axes, row, key, series.colour)
+        _label(axes, row.label.rpartition("-")[2], point, series.colour, above=series.above)
+        if index == 0:  # the fastest point, where the lines are furthest from the dense model's
+            _annotate(axes, series.name, point, (-10, 0), series.colour, ha="right", va="center", fontweight="bold")
+
+
+def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
+    """The 95% intervals as thin lines through the point; nothing where the record has none."""
+    point = _point(row, key)
+    if point is None:
+        return
+    if score := row.value(key).interval:
+        axes.plot([point[0], point[0]], score, color=colour, linewidth=1.0, alpha=0.55, solid_capstyle="butt")
+    if latency := row.value(_LATENCY).interval:
+        axes.plot(latency, [point[1], point[1]], color=colour, linewidth=1.0, alpha=0.55, solid_capstyle="butt")
+
+
+def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, *, above: bool) -> None:
+    # Curves rise to the right: above left and below right of a point are clear of them.
+    if above:
+        _annotate(axes, text, point, (-4, 6), colour, ha="right", va="bottom")
+    else:
+        _annotate(axes, text, point, (5, -6), colour, ha="left", va="top")
+
+
+def _annotate(
+    axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: Any
+) -> None:
+    axes.annotate(
+        text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=8.5,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")], **layout,
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""Latency groups as in the paper's Tables 1 and 2, found from measured latencies instead of being written down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastflux.errors import FastFluxError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class LatencyPair:
+    """A baseline and a candidate of similar latency; `difference` is relative to the slower of the two."""
+
+    baseline: str
+    candidate: str
+    difference: float
+
+
+@dataclass(frozen=True)
+class LatencyGroups:
+    """Disjoint pairs, slowest first, and the variants left over with the reason why."""
+
+    pairs: tuple[LatencyPair, ...]
+    alone: Mapping[str, str]
+
+
+def relative_difference(first: float, second: float) -> float:
+    """How far two positive latencies are apart as a fraction of the slower one; symmetric, from 0 to below 1."""
+    return abs(first - second) / max(first, second)
+
+
+def pair_by_latency(
+    baselines: Mapping[str, float | None],
+    candidates: Mapping[str, float | None],
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> LatencyGroups:
+    """Pair each baseline with the candidate of nearest latency ratio, one to one, within `tolerance`.
+
+    The closest of all pairs is made first, then the closest among the rest, so no two unpaired or worse paired variants
+    would both be better off together, and the order of the inputs does not matter. A latency of None is one that was
+    not measured. Raises FastFluxError for a tolerance outside [0, 1) or a latency that is not positive.
+    """
+    if not 0 <= tolerance < 1:
+        raise FastFluxError(
+            f"The latency tolerance is {tolerance}, but a fraction from 0 to below 1 is expected; give 0.05 for 5%."
+        )
+    for variant, latency in {**baselines, **candidates}.items():
+        if latency is not None and not latency > 0:
+            raise FastFluxError(
+                f"The latency of {variant} is {latency}, but a positive number is expected; measure it again."
+            )
+    near = sorted(
+        (relative_difference(slow, fast), baseline, candidate)
+        for baseline, slow in baselines.items()
+        for candidate, fast in candidates.items()
+        if slow is not None and fast is not None and relative_difference(slow, fast) <= tolerance
+    )
+    taken: set[str] = set()
+    pairs: list[LatencyPair] = []
+    for difference, baseline, candidate in near:
+        if taken.isdisjoint((baseline, candidate)):
+            taken |= {baseline, candidate}
+            pairs.append(LatencyPair(baseline, candidate, difference))
+    pairs.sort(key=lambda pair: (-(baselines[pair.baseline] or 0.0), pair.baseline))
+    had_choice = {variant for _, baseline, candidate in near for variant in (baseline, candidate)}
+    within = f"within {100 * tolerance:g}% of its latency"
+
+    def reason(variant: str, latency: float | None) -> str:
+        if latency is None:
+            return "latency not measured"
+        return f"every partner {within} has a closer one" if variant in had_choice else f"no partner {within}"
+
+    alone = {
+        variant: reason(variant, latency)
+        for variant, latency in (*candidates.items(), *baselines.items())
+        if variant not in taken
+    }
+    return LatencyGroups(tuple(pairs), alone)

@@ -1,0 +1,99 @@
+"""The paper's own figures beside the measured ones: two tables of the same rows and columns, never one mixed table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from reports.rows import DENSE, Row, Value
+from reports.table import Cell, Group, Table
+from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reports.specs import Column, TableSpec
+
+_PAPER_METRICS = ("hps", "geneval", "flops", "latency", "plan")
+_CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
+
+
+@cache
+def paper_data() -> dict[str, Any]:
+    """The contents of paper_tables.json: source, model, device and the rows of each table the paper shares with us."""
+    data: dict[str, Any] = json.loads(files("reports").joinpath("paper_tables.json").read_text(encoding="utf-8"))
+    return data
+
+
+def paper_rows(name: str) -> tuple[Row, ...]:
+    """The paper's rows of table `name` that are variants of ours, dense included; its other models are left out."""
+    return tuple(
+        Row(
+            variant=entry["variant"],
+            label=entry["label"],
+            family="paper",
+            profile="paper",
+            values={key: Value(float(value)) for key, value in entry["values"].items()},
+            metrics={},
+            gaps={},
+        )
+        for entry in paper_data()["tables"][name]["rows"]
+        if entry["variant"] is not None
+    )
+
+
+def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> tuple[Table, Table]:
+    """The paper's table and the measured one, the same variants in one order, values with their change against dense.
+
+    Only the changes can be compared when the measured model is not the paper's: so each table keeps to its own scores.
+    """
+    data = paper_data()
+    printed = paper_rows(name)
+    measured = {row.variant: row for row in rows}
+    ours = [measured.get(row.variant, _unmeasured(row)) for row in printed]
+    columns = tuple(replace(column, share="") for column in spec.columns)
+    source = f"{data['tables'][name]['source']}, latency on {data['device']}, {data['source']}"
+    first = _change_table(
+        f"{name}-paper", f"{spec.title}, {data['model']} as printed in the paper", columns, printed, rows
+    )
+    second = _change_table(f"{name}-measured", f"{spec.title}, {model_name(rows)} as measured", columns, ours, rows)
+    return (
+        replace(first, notes=(f"Source: {source}.", *first.notes)),
+        replace(second, label=profile_label(rows), notes=(*second.notes, *metric_notes(columns, rows))),
+    )
+
+
+def _unmeasured(row: Row) -> Row:
+    return replace(row, values={}, gaps=dict.fromkeys(_PAPER_METRICS, f"{row.label}: not measured"))
+
+
+def _change_table(
+    name: str, title: str, columns: Sequence[Column], rows: Sequence[Row], directions: Sequence[Row]
+) -> Table:
+    scales = scaling(columns, rows)
+    dense = next((row for row in rows if row.variant == DENSE), None)
+    body = tuple(
+        (
+            Cell(text=row.label),
+            *(_change_cell(column, row, dense, scale) for column, (scale, _) in zip(columns, scales, strict=True)),
+        )
+        for row in rows
+    )
+    return Table(
+        name,
+        title,
+        headers(columns, directions, [prefix for _, prefix in scales]),
+        (Group(body),),
+        notes=(_CHANGE_NOTE,),
+    )
+
+
+def _change_cell(column: Column, row: Row, dense: Row | None, scale: float) -> Cell:
+    cell = value_cell(column, row, scale)
+    start = dense.number(column.key) if dense is not None else None
+    if cell.value is None or not start or column.metric == "plan" or row.variant == DENSE:
+        return cell
+    return replace(cell, suffix=f"({cell.value / start - 1:+z.1%})")

@@ -1,0 +1,179 @@
+"""Records as rows: a variant's values by dotted key ("hps.averaged"), intervals, and reasons for what is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bench.results import read_records
+from fastflux.errors import FastFluxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from bench.results import Measurement, MetricInfo, RunRecord
+
+DENSE = "dense"
+FASTFLUX = "fastflux"
+L1 = "l1"
+_PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
+_MACHINE_METRICS = ("latency", "memory")
+_FAMILY_ORDER = (DENSE, FASTFLUX, L1)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with its 95% interval, or None with the reason; `note` says what limits a number that is there."""
+
+    value: float | None
+    interval: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant: who it is, its values by key and the metrics they came from by metric name.
+
+    `gaps` holds, by metric, why a value is missing; `conditions`, by metric, what its numbers hold for.
+    `family` is "dense", "fastflux", "l1" or, for any other variant, the part of its id before the last hyphen.
+    """
+
+    variant: str
+    label: str
+    family: str
+    profile: str
+    values: Mapping[str, Value]
+    metrics: Mapping[str, MetricInfo]
+    gaps: Mapping[str, str]
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    record_key: str = ""
+
+    def value(self, key: str) -> Value:
+        """The value of a key such as "geneval.overall"; never raises: what is missing is a None with its reason."""
+        if key in self.values:
+            return self.values[key]
+        metric = key.partition(".")[0]
+        return Value(None, note=self.gaps.get(metric, f"{metric}: not measured"))
+
+    def number(self, key: str) -> float | None:
+        """The bare number of a key, or None."""
+        return self.value(key).value
+
+
+def read_rows(folder: Path) -> tuple[Row, ...]:
+    """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio.
+
+    Raises FastFluxError when there is none, when two profiles are mixed, or when two records used different versions of
+    a metric.
+    """
+    if not folder.is_dir():
+        raise FastFluxError(
+            f"The results folder {folder} does not exist; give a folder of records (one JSON file a variant)."
+        )
+    rows = rows_of(read_records(folder))
+    if not rows:
+        raise FastFluxError(
+            f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant)."
+        )
+    return rows
+
+
+def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
+    """Records as sorted rows; raises as `read_rows` does for records that may not share a table."""
+    rows = tuple(sorted((_row(record) for record in records), key=_order))
+    profiles = sorted({row.profile for row in rows})
+    if len(profiles) > 1:
+        raise FastFluxError(
+            f"The records are of the profiles {', '.join(profiles)}, but one table holds one profile; part them."
+        )
+    seen: dict[str, tuple[str, MetricInfo]] = {}
+    for row in rows:
+        for name, info in row.metrics.items():
+            variant, first = seen.setdefault(name, (row.variant, info))
+            if (first.version, first.higher_is_better) != (info.version, info.higher_is_better):
+                raise FastFluxError(
+                    f"Metric {name} has version {first.version} in {variant} and {info.version} in {row.variant}, "
+                    "or another direction; measure both with the same version."
+                )
+    return rows
+
+
+def _order(row: Row) -> tuple[int, str, float, str]:
+    known = _FAMILY_ORDER.index(row.family) if row.family in _FAMILY_ORDER else len(_FAMILY_ORDER)
+    return known, row.family, row.number("plan.ratio") or 0.0, row.variant
+
+
+def _row(record: RunRecord) -> Row:
+    values: dict[str, Value] = {}
+    gaps: dict[str, str] = {}
+    for measurement in record.measurements:
+        name = measurement.info.name
+        if measurement.status != "ok":
+            gaps[name] = f"{name}: {measurement.status}" + (f", {measurement.reason}" if measurement.reason else "")
+            continue
+        gaps[name] = f"{name}: the record holds no such value"
+        values |= _values(measurement)
+    return Row(
+        variant=record.variant,
+        label=record.label,
+        family=_family(record.variant),
+        profile=record.profile,
+        values=values | _plan_values(record),
+        metrics={measurement.info.name: measurement.info for measurement in record.measurements},
+        gaps=gaps,
+        conditions={
+            measurement.info.name: _conditions(measurement, record)
+            for measurement in record.measurements
+            if measurement.status == "ok"
+        },
+        record_key=record.key,
+    )
+
+
+def _conditions(measurement: Measurement, record: RunRecord) -> str:
+    """How many were scored, the settings and, for what depends on the machine, the device."""
+    parts = [f"n = {measurement.scored + measurement.missing}"] if measurement.scored + measurement.missing else []
+    settings = sorted(measurement.settings.items())
+    # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
+    parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
+    device = record.environment.get("device")
+    if measurement.info.name in _MACHINE_METRICS and isinstance(device, str):
+        parts.append(f"device {device}")
+    return ", ".join(parts)
+
+
+def _values(measurement: Measurement) -> dict[str, Value]:
+    name = measurement.info.name
+    total = measurement.scored + measurement.missing
+    note = f"{name}: {measurement.missing} of {total} could not be scored" if measurement.missing else ""
+    values = {
+        f"{name}.{key}": Value(value, measurement.intervals.get(key), note) for key, value in measurement.values.items()
+    }
+    ratio = values.get("latency.ratio_to_dense")
+    if ratio is not None and ratio.value:
+        bounds = ratio.interval
+        interval = (1 / bounds[1], 1 / bounds[0]) if bounds and bounds[0] > 0 else None
+        values["latency.speedup"] = Value(1 / ratio.value, interval, note)
+    return values
+
+
+def _family(variant: str) -> str:
+    return DENSE if variant == DENSE else variant.rpartition("-")[0] or variant
+
+
+def _plan_values(record: RunRecord) -> dict[str, Value]:
+    """Ratio and number of dropped blocks: from the plan, the ratio else from the id ("fastflux-05" is 0.05)."""
+    if record.plan is None:
+        return {"plan.ratio": Value(0.0), "plan.dropped_blocks": Value(0.0)}
+    replacements, config = record.plan.get("replacements"), record.plan.get("config")
+    dropped = float(len(replacements)) if isinstance(replacements, list) else None
+    values = {"plan.dropped_blocks": Value(dropped, note="" if dropped is not None else "plan: lists no replacements")}
+    ratio = config.get("ratio") if isinstance(config, dict) else None
+    digits = re.search(r"-(\d+)$", record.variant)
+    if isinstance(ratio, int | float):
+        values["plan.ratio"] = Value(float(ratio))
+    elif digits:
+        values["plan.ratio"] = Value(int(digits[1]) / 100)
+    return values

@@ -1,0 +1,184 @@
+"""Rows and a declared table make a `Table`: grouped by latency, best values marked, every gap explained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency
+from reports.rows import DENSE, FASTFLUX, L1
+from reports.table import Cell, Direction, Group, Header, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from reports.rows import Row
+    from reports.specs import Column, TableSpec
+
+SHAPES_PROFILE = "shapes"
+SHAPES_LABEL = (
+    "Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; "
+    "compare them within this table only."
+)
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def make_table(
+    name: str,
+    spec: TableSpec,
+    rows: Sequence[Row],
+    *,
+    intervals: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+) -> Table:
+    """The declared table `spec` filled from `rows`; with `intervals` each value carries its 95% interval.
+
+    Bold is the best of a latency group, underlined the best of all rows, both as displayed, so equal numbers are marked
+    alike. Raises FastFluxError for a tolerance that is no fraction.
+    """
+    chosen = [row for row in rows if spec.families is None or row.family in spec.families]
+    scales = [_scale(column, chosen) for column in spec.columns]
+    members = _grouped(chosen, tolerance) if spec.grouped else [("", [(row, "") for row in chosen])]
+    best = [_best(column, chosen) for column in spec.columns]
+    groups = []
+    for heading, group in members:
+        paired = spec.grouped and len(group) > 1 and not any(note for _, note in group)
+        best_here = [_best(column, [row for row, _ in group]) if paired else None for column in spec.columns]
+        lines = []
+        for row, note in group:
+            cells = [Cell(text=row.label, footnote=note)]
+            for column, (scale, _), top, top_here in zip(spec.columns, scales, best, best_here, strict=True):
+                shown = _shown(column, row)
+                cells.append(
+                    value_cell(
+                        column, row, scale, interval=intervals,
+                        bold=shown is not None and shown == top_here, underline=shown is not None and shown == top,
+                    )
+                )  # fmt: skip
+            lines.append(tuple(cells))
+        groups.append(Group(tuple(lines), heading))
+    return Table(
+        name=name,
+        title=f"{spec.title}, {model_name(rows)}",
+        headers=headers(spec.columns, rows, [prefix for _, prefix in scales]),
+        groups=tuple(groups),
+        label=profile_label(rows),
+        notes=(*_legend(spec, best, tolerance, intervals=intervals), *metric_notes(spec.columns, chosen)),
+    )
+
+
+def model_name(rows: Sequence[Row]) -> str:
+    """What the rows are variants of: the dense row's label, or the profile when dense was not measured."""
+    return next((row.label for row in rows if row.family == DENSE), rows[0].profile)
+
+
+def profile_label(rows: Sequence[Row]) -> str:
+    """The line that keeps the shapes profile's scores from being taken for FLUX.1-dev's, "" for other profiles."""
+    return SHAPES_LABEL if any(row.profile == SHAPES_PROFILE for row in rows) else ""
+
+
+def headers(columns: Sequence[Column], rows: Sequence[Row], prefixes: Sequence[str]) -> tuple[Header, ...]:
+    """The headings: the model's column, then each value's with its SI prefix and the direction its metric declares."""
+    texts = [
+        column.heading + (f" ({prefix})" if prefix else "") for column, prefix in zip(columns, prefixes, strict=True)
+    ]
+    return (
+        Header("Model", align="left"),
+        *(Header(text, _direction(column, rows), column.spec) for text, column in zip(texts, columns, strict=True)),
+    )
+
+
+def scaling(columns: Sequence[Column], rows: Sequence[Row]) -> list[tuple[float, str]]:
+    """Factor and SI prefix of each column; (1, "") for columns that are not scaled."""
+    return [_scale(column, rows) for column in columns]
+
+
+def value_cell(
+    column: Column, row: Row, scale: float, *, interval: bool = False, bold: bool = False, underline: bool = False
+) -> Cell:
+    """One value as a cell: scaled and with its share in parentheses, or a dash that leads to the reason."""
+    found = row.value(column.key)
+    if found.value is None:
+        return Cell(footnote=found.note)
+    bounds = (found.interval[0] / scale, found.interval[1] / scale) if interval and found.interval else None
+    share = row.number(column.share) if column.share else None
+    text = format(found.value / scale, column.spec)
+    suffix = "" if share is None else f"({share:{column.share_spec}})"
+    return Cell(found.value, text, found.note, bold, underline, bounds, suffix)
+
+
+def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, ...]:
+    """One line for each metric of the columns: version, reference, how many were scored and under which settings."""
+    notes = []
+    for name in dict.fromkeys(
+        metric for column in columns for metric in (column.metric, column.share.partition(".")[0])
+    ):
+        measured = [row for row in rows if name in row.metrics]
+        if measured:
+            info = measured[0].metrics[name]
+            texts = list(dict.fromkeys(row.conditions[name] for row in measured if name in row.conditions))
+            conditions = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
+            notes.append(
+                f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else "")
+            )
+    return tuple(notes)
+
+
+def _scale(column: Column, rows: Sequence[Row]) -> tuple[float, str]:
+    numbers = [abs(number) for row in rows if (number := row.number(column.key)) is not None]
+    largest = max(numbers, default=0.0)
+    return next((entry for entry in _PREFIXES if column.si and largest >= entry[0]), (1.0, ""))
+
+
+def _direction(column: Column, rows: Sequence[Row]) -> Direction:
+    source = column.metric if column.direction_of is None else column.direction_of
+    info = next((row.metrics[source.lstrip("-")] for row in rows if source.lstrip("-") in row.metrics), None)
+    if info is None or info.higher_is_better is None:
+        return ""
+    return "up" if info.higher_is_better != source.startswith("-") else "down"
+
+
+def _shown(column: Column, row: Row) -> float | None:
+    """A ranked value rounded as it is displayed: two rows that show the same number are equally good."""
+    number = row.number(column.key)
+    return float(format(number, column.spec)) if column.ranked and number is not None else None
+
+
+def _best(column: Column, rows: Sequence[Row]) -> float | None:
+    shown = [number for row in rows if (number := _shown(column, row)) is not None]
+    direction = _direction(column, rows)
+    if len(shown) < 2 or not direction:
+        return None
+    return max(shown) if direction == "up" else min(shown)
+
+
+def _grouped(rows: Sequence[Row], tolerance: float) -> list[tuple[str, list[tuple[Row, str]]]]:
+    """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
+    by_variant = {row.variant: row for row in rows}
+
+    def latencies(family: str) -> dict[str, float | None]:
+        return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
+
+    found = pair_by_latency(latencies(L1), latencies(FASTFLUX), tolerance)
+    dense = [(row, "") for row in rows if row.family not in (FASTFLUX, L1)]
+    groups = [("", dense)] if dense else []
+    for pair in found.pairs:
+        members = [by_variant[pair.baseline], by_variant[pair.candidate]]
+        ratios = sorted(row.number("latency.ratio_to_dense") or 0.0 for row in members)
+        groups.append((f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense", [(row, "") for row in members]))
+    alone = [(by_variant[variant], reason) for variant, reason in found.alone.items()]
+    return [*groups, ("Without a partner of similar latency", alone)] if alone else groups
+
+
+def _legend(spec: TableSpec, best: Sequence[float | None], tolerance: float, *, intervals: bool) -> list[str]:
+    lines = []
+    if spec.grouped:
+        lines.append(
+            "Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio "
+            f"within {100 * tolerance:g}%."
+        )
+    if any(value is not None for value in best):
+        bold = "Bold: best of its latency group. " if spec.grouped else ""
+        lines.append(f"{bold}Underlined: best of all rows.")
+    if intervals:
+        lines.append("In brackets: 95% interval.")
+    return lines

@@ -1,0 +1,102 @@
+"""Hand-made records: nothing here was measured, every number is chosen so that a test can tell what became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bench.results import Measurement, MetricInfo, RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    Measured = Callable[..., Measurement]
+    MakeRecord = Callable[..., RunRecord]
+
+# Name, unit and direction.
+METRICS = (
+    ("hps", "100 x cosine", True),
+    ("geneval", "fraction", True),
+    ("clip_score", "100 x cosine", True),
+    ("fid", "", False),
+    ("flops", "FLOPs", False),
+    ("parameters", "", False),
+    ("latency", "ms", False),
+    ("memory", "MiB", False),
+)
+INFOS = {name: MetricInfo(name, "1", unit, better, f"hand-made {name}") for name, unit, better in METRICS}
+HPS_KEYS = ("anime", "concept-art", "paintings", "photo", "averaged")
+
+
+@pytest.fixture
+def measured() -> Measured:
+    """An ok measurement of a metric by name; a text in place of values makes it a failed one with that reason."""
+
+    def measure(name: str, values: Mapping[str, float] | str, version: str = "1", **extra: Any) -> Measurement:
+        info = MetricInfo(name, version, INFOS[name].unit, INFOS[name].higher_is_better, INFOS[name].reference)
+        return (
+            Measurement.failed(info, values)
+            if isinstance(values, str)
+            else Measurement(info, "ok", values=values, **extra)
+        )
+
+    return measure
+
+
+@pytest.fixture
+def make_record() -> MakeRecord:
+    """A record of a variant; `blocks` replaced blocks, `config` the pruning method's settings."""
+
+    def make(
+        variant: str, label: str, *measurements: Measurement, profile: str = "shapes", blocks: int = 0,
+        config: Mapping[str, Any] | None = None, steps: int = 4,
+    ) -> RunRecord:  # fmt: skip
+        replacements = [
+            {"block": {"stack": "single_transformer_blocks", "index": index}, "kind": "linear"}
+            for index in range(blocks)
+        ]
+        plan: dict[str, Any] = {"method": "any", "config": dict(config or {}), "replacements": replacements}
+        return RunRecord(
+            profile=profile,
+            variant=variant,
+            label=label,
+            plan=None if variant == "dense" else plan,
+            base_model="tiny",
+            base_revision="0",
+            environment={"device": "test device"},
+            sampling={"steps": steps},
+            measurements=measurements,
+            created="2026-01-01T00:00:00+00:00",
+        )
+
+    return make
+
+
+@pytest.fixture
+def hps_records(make_record: MakeRecord, measured: Measured) -> tuple[RunRecord, ...]:
+    """Dense, one pair of similar latency with a tie, one FastFLUX variant alone, one L1 variant whose HPS failed."""
+
+    def latency(milliseconds: float) -> Measurement:
+        return measured("latency", {"median_ms": milliseconds, "ratio_to_dense": milliseconds / 100.0})
+
+    def hps(*values: float) -> Measurement:
+        return measured("hps", dict(zip(HPS_KEYS, values, strict=True)), scored=8)
+
+    return (
+        make_record("dense", "FLUX-Shapes", hps(28.5, 27.5, 28.0, 28.25, 28.0625), latency(100.0)),
+        make_record("fastflux-10", "FastFLUX-10%", hps(29.0, 27.0, 27.5, 28.251, 27.9), latency(91.0), blocks=5),
+        make_record("fastflux-30", "FastFLUX-30%", hps(25.0, 24.0, 25.0, 26.0, 25.0), latency(73.0), blocks=16),
+        make_record("l1-12", "FLUX-Pruning-12%", hps(28.0, 27.001, 27.75, 28.0, 27.7), latency(92.0)),
+        make_record("l1-27", "FLUX-Pruning-27%", measured("hps", "scorer weights missing"), latency(82.0)),
+    )
+
+
+@pytest.fixture
+def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
+    """The hand-made records as a folder."""
+    folder = tmp_path / "records"
+    for record in hps_records:
+        record.write(folder / f"{record.variant}.json")
+    return folder

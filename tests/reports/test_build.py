@@ -1,0 +1,137 @@
+"""Documents from a folder of records: same bytes each time, the command line, errors in one sentence, no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastflux.errors import FastFluxError
+from reports.__main__ import main
+from reports.build import build
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXTS = ("md", "tex")
+
+
+def test_the_same_records_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
+    first = build(results, tmp_path / "a", formats=("md", "tex", "svg", "png"))
+    second = build(results, tmp_path / "b", formats=("md", "tex", "svg", "png"))
+    names = [path.name for path in first]
+    assert names[:4] == ["table1.md", "table1.tex", "table1_paper.md", "table1_paper.tex"]
+    assert names[-2:] == ["quality_against_latency.png", "quality_against_latency.svg"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(names)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+
+
+def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
+    build(results, tmp_path, ["table1"], ["md"])
+    headings = [
+        line for line in (tmp_path / "table1_paper.md").read_text(encoding="utf-8").splitlines() if line.startswith("#")
+    ]
+    assert headings == [
+        "### Table 1: HPS by style, FLUX.1-dev as printed in the paper",
+        "### Table 1: HPS by style, FLUX-Shapes as measured",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tables", "formats", "message"),
+    [
+        (["tabel1"], TEXTS, "Unknown table 'tabel1': did you mean table1?"),
+        (["xyz"], TEXTS, "Unknown table 'xyz': choose from table1, table2, table6, efficiency."),
+        (["table1"], ["mdd"], "Unknown format 'mdd': did you mean md?"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_written(
+    results: Path, tmp_path: Path, tables: list[str], formats: list[str], message: str
+) -> None:
+    with pytest.raises(FastFluxError) as caught:
+        build(results, tmp_path / "out", tables, formats)
+    assert str(caught.value) == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line_builds(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert (
+        main(["build", "--results", str(results), "--tables", "table1,table6", "--format", "md", "-o", str(out)]) == 0
+    )
+    names = ["table1.md", "table1_paper.md", "table6.md", "table6_paper.md"]
+    assert capsys.readouterr().out.split() == [str(out / name) for name in names]
+
+
+def test_command_line_compares(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diff", str(results), str(results)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("### Committed against fresh records, FLUX-Shapes\n")
+    assert main(["diff", str(results), str(results), "-o", str(tmp_path / "d.md")]) == 0
+    assert (tmp_path / "d.md").read_text(encoding="utf-8") == shown
+
+
+def test_command_line_tells_errors_in_one_sentence(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "--results", str(results), "--tables", "tabel1", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "error: Unknown table 'tabel1': did you mean table1?\n"
+    (results / "l1-12.json").write_text('{"profile": "sha', encoding="utf-8")
+    assert main(["build", "--results", str(results), "-o", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "l1-12.json" in error
+    assert error.count("\n") == 1
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    arguments = [
+        "build",
+        "--results",
+        str(results),
+        "--tables",
+        "table1",
+        "--format",
+        "md",
+        "-o",
+        str(tmp_path / "file" / "out"),
+    ]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: Cannot read or write")
+
+
+def test_a_failed_write_leaves_the_old_document(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(results, tmp_path / "out", ["table6"], ["md"])
+    before = (tmp_path / "out" / "table6.md").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(results, tmp_path / "out", ["table6"], ["md"])
+    assert (tmp_path / "out" / "table6.md").read_bytes() == before
+    assert not list((tmp_path / "out").glob(".*partial"))
+
+
+@pytest.mark.parametrize("command", [[], ["build"], ["diff"]])
+def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    assert "python -m reports" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_reports_import_no_torch() -> None:
+    modules = "reports.build, reports.figures, reports.image_grid, reports.difference, reports.__main__"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tables_alone_import_no_matplotlib() -> None:
+    code = "import sys, reports.build; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

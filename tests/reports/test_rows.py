@@ -1,0 +1,90 @@
+"""Records become rows: order, derived values, reasons for gaps; what may not share a table is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastflux.errors import FastFluxError
+from reports.rows import read_rows, rows_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import MakeRecord, Measured
+
+    from bench.results import RunRecord
+
+
+def test_rows_stand_in_the_papers_order(results: Path) -> None:
+    assert [row.variant for row in read_rows(results)] == ["dense", "fastflux-10", "fastflux-30", "l1-12", "l1-27"]
+
+
+def test_ratio_and_dropped_blocks_come_from_the_plan(make_record: MakeRecord) -> None:
+    rows = rows_of(
+        [
+            make_record("dense", "D"),
+            make_record("fastflux-05", "F", blocks=3),
+            make_record("fastflux-10", "G", blocks=5, config={"ratio": 0.105}),
+            make_record("other", "O"),
+        ]
+    )
+    found = [(row.family, row.number("plan.ratio"), row.number("plan.dropped_blocks")) for row in rows]
+    assert found == [("dense", 0.0, 0.0), ("fastflux", 0.05, 3.0), ("fastflux", 0.105, 5.0), ("other", None, 0.0)]
+
+
+def test_gaps_carry_their_reason(hps_records: tuple[RunRecord, ...]) -> None:
+    row = next(row for row in rows_of(hps_records) if row.variant == "l1-27")
+    assert row.value("hps.anime").note == "hps: failed, scorer weights missing"
+    assert row.value("fid.fid").note == "fid: not measured"
+    assert row.value("latency.p90_ms").note == "latency: the record holds no such value"
+    assert [row.number(key) for key in ("hps.anime", "fid.fid", "latency.p90_ms")] == [None, None, None]
+
+
+def test_samples_that_could_not_be_scored_are_told(make_record: MakeRecord, measured: Measured) -> None:
+    (row,) = rows_of([make_record("dense", "D", measured("hps", {"averaged": 1.0}, scored=6, missing=2))])
+    assert row.value("hps.averaged").note == "hps: 2 of 8 could not be scored"
+    assert row.conditions["hps"] == "n = 8"
+
+
+def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: MakeRecord, measured: Measured) -> None:
+    latency = measured(
+        "latency", {"ratio_to_dense": 0.8}, intervals={"ratio_to_dense": (0.5, 1.0)}, settings={"batch": 1}
+    )
+    (row,) = rows_of([make_record("l1-12", "L", latency)])
+    assert row.value("latency.speedup").value == pytest.approx(1.25)
+    assert row.value("latency.speedup").interval == (1.0, 2.0)
+    assert row.conditions["latency"] == "batch 1, device test device"
+
+
+def test_conditions_name_files_and_not_where_they_lay(make_record: MakeRecord, measured: Measured) -> None:
+    settings = {
+        "model": "local-dir:/home/me/weights/clip",
+        "weights": "/data/x.pt",
+        "tag": "openai/clip",
+        "list": [1],
+    }
+    (row,) = rows_of([make_record("dense", "D", measured("clip_score", {"mean": 1.0}, settings=settings))])
+    assert row.conditions["clip_score"] == "model local-dir:clip, tag openai/clip, weights x.pt"
+
+
+def test_two_profiles_are_refused(make_record: MakeRecord) -> None:
+    with pytest.raises(FastFluxError, match="profiles flux-dev, shapes"):
+        rows_of([make_record("dense", "D"), make_record("l1-12", "L", profile="flux-dev")])
+
+
+def test_two_versions_of_a_metric_are_refused(make_record: MakeRecord, measured: Measured) -> None:
+    records = [
+        make_record("dense", "D", measured("hps", {"averaged": 1.0})),
+        make_record("l1-12", "L", measured("hps", {"averaged": 1.0}, version="2")),
+    ]
+    with pytest.raises(FastFluxError, match="hps has version 1 in dense and 2 in l1-12"):
+        rows_of(records)
+
+
+def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FastFluxError, match="holds no record"):
+        read_rows(tmp_path)
+    with pytest.raises(FastFluxError, match="does not exist"):
+        read_rows(tmp_path / "nowhere")
