@@ -3,8 +3,8 @@
 A `RunRecord` holds all measurements of one variant under one profile; reports are built from records alone.
 
 Keys of `Measurement.samples`: a per-image score stands under ``"<stratum>/<prompt id>"`` (HPS style or GenEval task,
-then the prompt), its list in the order of the sample numbers; metrics without strata use the prompt id alone; raw timings
-stand under their unit (``"ms"``). So two variants can be compared prompt by prompt from their records.
+then the prompt), its list in the order of the sample numbers; metrics without strata use the prompt id alone; raw
+timings stand under their unit (``"ms"``). So two variants can be compared prompt by prompt from their records.
 """
 
 from __future__ import annotations
