@@ -1,0 +1,153 @@
+"""Generated images as files: a manifest of what was made from which prompt and seed, and the pixels behind it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from fastflux.errors import FastFluxError
+
+Pixels = npt.NDArray[np.uint8]
+"""(height, width, 3), RGB."""
+
+_REQUIRED = {"file": str, "prompt_id": str, "sample": int, "seed": int, "set": str, "prompt": str}
+_OPTIONAL = {"style": str, "metadata": dict, "sha256": str}
+
+
+class ImageSetError(FastFluxError):
+    """A manifest or an image file that is missing, damaged or not what it says."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image: sample number `sample` of a prompt, made with `seed`.
+
+    Args:
+        style: HPS style of the prompt, None for other sets.
+        metadata: GenEval's metadata of the prompt, None for other sets.
+        sha256: of the file, checked on reading; None is not checked.
+    """
+
+    file: Path
+    prompt_id: str
+    sample: int
+    seed: int
+    set: str
+    style: str | None
+    metadata: Mapping[str, Any] | None
+    prompt: str
+    sha256: str | None = None
+
+    def read(self) -> Pixels:
+        """The pixels, (height, width, 3) uint8.
+
+        Raises:
+            ImageSetError: the file is missing, truncated, no RGB image, or not the file the manifest was made with.
+        """
+        try:
+            data = self.file.read_bytes()
+        except OSError as error:
+            raise ImageSetError(f"{self.file} cannot be read ({error}); generate the image again.") from error
+        if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256:
+            raise ImageSetError(f"{self.file} is not the file its manifest was written for; generate the image again.")
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                mode, pixels = image.mode, np.array(image)
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ImageSetError(f"{self.file} is damaged or no image ({error}); generate it again.") from error
+        if mode != "RGB":
+            raise ImageSetError(f"{self.file} has mode {mode!r}; expected an RGB image.")
+        return pixels
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in a fixed order; iterating gives their pixels, one (height, width, 3) uint8 array each."""
+
+    images: tuple[GeneratedImage, ...]
+
+    @classmethod
+    def read(cls, manifest: Path) -> ImageSet:
+        """The images of a ``manifest.jsonl``, sorted by prompt and sample; file names count from its folder.
+
+        Raises:
+            ImageSetError: no manifest, a line that is no entry, or two images of one prompt and sample.
+        """
+        try:
+            lines = manifest.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ImageSetError(f"{manifest} cannot be read ({error}); generate the images first.") from error
+        entries = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+        images = [_parse(line, manifest.parent, f"{manifest}, line {number}") for number, line in entries]
+        found: dict[tuple[str, int], GeneratedImage] = {}
+        for image in images:
+            other = found.setdefault((image.prompt_id, image.sample), image)
+            if other is not image:
+                raise ImageSetError(
+                    f"{manifest} has sample {image.sample} of {image.prompt_id!r} twice "
+                    f"({other.file.name}, {image.file.name}); keep one."
+                )
+        return cls(tuple(found[key] for key in sorted(found)))
+
+    def subset(self, name: str) -> ImageSet:
+        """The images of one prompt set ("hps", "geneval", ...)."""
+        return ImageSet(tuple(image for image in self.images if image.set == name))
+
+    def missing(self) -> tuple[str, ...]:
+        """What is not there: files by path, and samples of prompts that have fewer than the others."""
+        absent = [str(image.file) for image in self.images if not image.file.is_file()]
+        samples: defaultdict[str, set[int]] = defaultdict(set)
+        for image in self.images:
+            samples[image.prompt_id].add(image.sample)
+        every = set[int]().union(*samples.values())
+        gaps = [
+            f"sample {sample} of {prompt}"
+            for prompt, have in sorted(samples.items())
+            for sample in sorted(every - have)
+        ]
+        return (*absent, *gaps)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return (image.read() for image in self.images)
+
+
+def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ImageSetError(f"{where} is not whole JSON ({error}); generate the images again.") from error
+    if not isinstance(entry, dict):
+        raise ImageSetError(f"{where} is {type(entry).__name__}; expected a JSON object.")
+    if unknown := sorted(entry.keys() - _REQUIRED.keys() - _OPTIONAL.keys()):
+        raise ImageSetError(f"{where} has unknown keys {unknown}; expected {sorted(_REQUIRED | _OPTIONAL)}.")
+    for key, kind in _REQUIRED.items():
+        if not isinstance(entry.get(key), kind):
+            raise ImageSetError(f"{where} has {key} = {entry.get(key)!r}; expected {kind.__name__}.")
+    for key, kind in _OPTIONAL.items():
+        if not isinstance(entry.get(key), kind | None):
+            raise ImageSetError(f"{where} has {key} = {entry[key]!r}; expected {kind.__name__} or nothing.")
+    return GeneratedImage(
+        folder / entry["file"],
+        entry["prompt_id"],
+        entry["sample"],
+        entry["seed"],
+        entry["set"],
+        entry.get("style"),
+        entry.get("metadata"),
+        entry["prompt"],
+        entry.get("sha256"),
+    )

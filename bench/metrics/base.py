@@ -1,0 +1,79 @@
+"""What a metric is, the one list of them, and what image metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from bench.image_set import GeneratedImage, ImageSet
+from bench.results import JSON, Measurement, MetricInfo
+from bench.statistics import Estimate
+from fastflux.errors import FastFluxError
+
+METRICS: Mapping[str, str] = {
+    "hps": "bench.metrics.hps:HPS",
+    "geneval": "bench.metrics.geneval:GenEval",
+    "clip_score": "bench.metrics.clip_score:ClipScore",
+    "fid": "bench.metrics.fid:FID",
+    "flops": "bench.metrics.flops:measure_flops",
+    "parameters": "bench.metrics.flops:measure_parameters",
+    "latency": "bench.metrics.latency:measure_latency",
+    "memory": "bench.metrics.memory:measure_memory",
+}
+"""Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
+
+
+class Metric(Protocol):
+    """Scores image sets. An instance holds its models, so that they load once for all variants."""
+
+    info: MetricInfo
+
+    def __call__(self, images: ImageSet) -> Measurement:
+        """The measurement of one variant's images; a failed one with its reason when it cannot be taken."""
+        ...
+
+
+def load_metric(name: str) -> Any:
+    """The class or function behind a metric name.
+
+    Raises:
+        FastFluxError: no such metric.
+    """
+    if name not in METRICS:
+        raise FastFluxError(f"There is no metric {name!r}; expected one of {', '.join(METRICS)}.")
+    module, _, attribute = METRICS[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:
+    """A failed measurement when images are missing, else None: a mean over what is left would be another benchmark."""
+    if not images.images:
+        return Measurement.failed(info, "the image set holds no images for this metric", settings=settings)
+    if missing := images.missing():
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        return Measurement.failed(
+            info, f"{len(missing)} images are missing: {shown}", missing=len(missing), settings=settings
+        )
+    return None
+
+
+def samples_by_prompt(scored: Iterable[tuple[str, GeneratedImage, float]]) -> dict[str, list[float]]:
+    """`Measurement.samples` of (stratum, image, score): by ``"<stratum>/<prompt id>"``, in the order given."""
+    samples: dict[str, list[float]] = {}
+    for stratum, image, score in scored:
+        samples.setdefault(f"{stratum}/{image.prompt_id}" if stratum else image.prompt_id, []).append(score)
+    return samples
+
+
+def values_and_intervals(
+    estimates: Mapping[str, Estimate], scale: float = 1.0
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """`Measurement.values` and `.intervals` of estimates, times `scale`; unknown intervals are left out."""
+    values = {key: estimate.value * scale for key, estimate in estimates.items()}
+    intervals = {
+        key: (estimate.interval[0] * scale, estimate.interval[1] * scale)
+        for key, estimate in estimates.items()
+        if estimate.interval is not None
+    }
+    return values, intervals

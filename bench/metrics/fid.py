@@ -1,0 +1,185 @@
+"""FID and KID between generated and reference images, through torch-fidelity on the image features of an open_clip model.
+
+Both are biased or noisy at few images, and FID's bias depends on the model: the settings say how many there were, and
+variants are to be compared at equal numbers only. Sources: arXiv 1706.08500 (FID), 1801.01401 (KID).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench.image_set import ImageSet, ImageSetError, Pixels
+from bench.metrics.base import incomplete
+from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.results import JSON, Measurement, MetricInfo
+from fastflux.errors import FastFluxError
+
+KID_SUBSETS = 100
+KID_SUBSET_SIZE = 1000
+_LAYER = "image"
+
+
+class FID:
+    """Compares all images it is given with a fixed reference set.
+
+    Args:
+        model, pretrained, resize_mode: whose image tower gives the features (`OpenClipSpec`).
+        reference_images: (height, width, 3) uint8 images, or a folder with their .png and .jpg files; all of one size.
+        reference: what the distances may be called.
+        seed: of KID's subsets.
+
+    Raises:
+        FastFluxError: fewer than 2 reference images, unreadable ones, or ones of different sizes.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: str = "",
+        *,
+        reference_images: Path | Sequence[Pixels],
+        reference: str = "FID and KID of CLIP features",
+        resize_mode: str | None = None,
+        device: str = "cpu",
+        batch_size: int = 64,
+        seed: int = 0,
+    ) -> None:
+        self.info = MetricInfo("fid", "1", "distance", higher_is_better=False, reference=reference)
+        self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
+        self.seed = seed
+        self._reference = _of_one_size(
+            _read_folder(reference_images) if isinstance(reference_images, Path) else reference_images
+        )
+        self._reference_hash = _pixel_hash(self._reference)
+
+    def __call__(self, images: ImageSet) -> Measurement:
+        """Values "fid", "kid" and "kid_std" (over KID's subsets)."""
+        subset_size = min(KID_SUBSET_SIZE, len(self._reference), len(images))
+        settings: dict[str, JSON] = {
+            **self.model.settings,
+            "feature_layer": "image embedding, not normalised",
+            "images": len(images),
+            "reference_images": len(self._reference),
+            "reference_sha256": self._reference_hash,
+            "kid_subsets": KID_SUBSETS,
+            "kid_subset_size": subset_size,
+            "kid_seed": self.seed,
+        }
+        if (failed := incomplete(self.info, images, settings)) is not None:
+            return failed
+        try:
+            pixels = _of_one_size(images)
+            values = self._distances(pixels, subset_size)
+        except (ImageSetError, FeatureError) as error:
+            return Measurement.failed(self.info, str(error), missing=len(images), settings=settings)
+        return Measurement(self.info, "ok", values=values, scored=len(images), settings=settings)
+
+    def _distances(self, pixels: Sequence[Pixels], subset_size: int) -> dict[str, float]:
+        import torch_fidelity
+
+        found = torch_fidelity.calculate_metrics(
+            input1=_PixelDataset(pixels),
+            input2=_PixelDataset(self._reference),
+            fid=True,
+            kid=True,
+            kid_subsets=KID_SUBSETS,
+            kid_subset_size=subset_size,
+            rng_seed=self.seed,
+            feature_extractor=_registered_extractor(self.model),
+            # The model keeps its own device. The cache's keys know nothing of the images' content, so it stays off.
+            cuda=False,
+            cache=False,
+            batch_size=self.model.batch_size,
+            save_cpu_ram=True,
+            verbose=False,
+        )
+        return {
+            "fid": float(found["frechet_inception_distance"]),
+            "kid": float(found["kernel_inception_distance_mean"]),
+            "kid_std": float(found["kernel_inception_distance_std"]),
+        }
+
+
+class _PixelDataset(torch.utils.data.Dataset[Tensor]):
+    """uint8 images as torch-fidelity wants them: (3, height, width)."""
+
+    def __init__(self, pixels: Sequence[Pixels]) -> None:
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(self._pixels[index].transpose(2, 0, 1)))
+
+
+def _registered_extractor(model: OpenClipModel) -> str:
+    """The name under which torch-fidelity finds the model's image tower; it holds a hash of the model's settings."""
+    from torch_fidelity import FeatureExtractorBase, register_feature_extractor
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    digest = hashlib.sha256(json.dumps(model.settings, sort_keys=True).encode()).hexdigest()[:16]
+    name = f"open-clip-{digest}"
+    if name in FEATURE_EXTRACTORS_REGISTRY:
+        return name
+
+    class ImageTower(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
+        def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
+            super().__init__(name, features_list)
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return (_LAYER,)
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(_: str) -> str:
+            return _LAYER
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, batch: Tensor) -> tuple[Tensor]:
+            # (batch, 3, height, width) uint8 -> (batch, dim); float64, since the means would else be taken in float32.
+            return (model.raw_image_features(batch.permute(0, 2, 3, 1).cpu().numpy()).double(),)
+
+    register_feature_extractor(name, ImageTower)
+    return name
+
+
+def _of_one_size(images: Iterable[Pixels]) -> list[Pixels]:
+    pixels = list(images)
+    if len(pixels) < 2:
+        raise ImageSetError(f"FID compares distributions, and {len(pixels)} images are none; give at least 2.")
+    if len(shapes := {image.shape for image in pixels}) > 1:
+        raise ImageSetError(f"FID is given images of the shapes {sorted(shapes)}; expected one size.")
+    return pixels
+
+
+def _read_folder(folder: Path) -> list[Pixels]:
+    files = sorted(file for kind in ("*.png", "*.jpg", "*.jpeg") for file in folder.glob(kind))
+    pixels: list[Pixels] = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                pixels.append(np.array(image.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise FastFluxError(f"{file} is damaged or no image ({error}); replace this reference image.") from error
+    return pixels
+
+
+def _pixel_hash(pixels: Sequence[Pixels]) -> str:
+    digest = hashlib.sha256()
+    for image in pixels:
+        digest.update(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,97 @@
+"""Manifests and image files: order, subsets, gaps and damage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.image_set import ImageSet, ImageSetError
+from tests.bench.conftest import WriteImages
+
+GENEVAL = {"id": "geneval-colors-000", "set": "geneval", "prompt": "a red star", "metadata": {"tag": "colors"}}
+
+
+def rewrite(manifest: Path, change: dict[str, Any], line: int = 0) -> None:
+    lines = [json.loads(text) for text in manifest.read_text().splitlines()]
+    lines[line] = {**lines[line], **change}
+    manifest.write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+
+
+def test_a_manifest_gives_images_in_order_and_their_pixels(
+    write_images: WriteImages, hps_prompts: list[dict[str, Any]]
+) -> None:
+    manifest = write_images([*reversed(hps_prompts), GENEVAL], size=8)
+    images = ImageSet.read(manifest)
+    keys = [(image.prompt_id, image.sample) for image in images.images]
+    assert keys == sorted(keys)
+    assert len(images) == 26
+    assert images.missing() == ()
+    assert [pixels.shape for pixels in images] == [(8, 8, 3)] * 26
+    assert all(pixels.dtype == np.uint8 for pixels in images)
+    geneval = images.subset("geneval")
+    assert [(image.style, image.metadata) for image in geneval.images] == [(None, {"tag": "colors"})] * 2
+    assert {image.style for image in images.subset("hps").images} == {"anime", "concept-art", "paintings", "photo"}
+
+
+def test_what_is_missing_is_named(write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> None:
+    manifest = write_images(hps_prompts[:2], size=8)
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join(lines[:-1]))
+    (manifest.parent / "images" / "hps-anime-000_1.png").unlink()
+    images = ImageSet.read(manifest)
+    assert images.missing() == (
+        str(manifest.parent / "images" / "hps-anime-000_1.png"),
+        "sample 1 of hps-anime-001",
+    )
+    with pytest.raises(ImageSetError, match=r"hps-anime-000_1\.png cannot be read"):
+        list(images)
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["with sha256", "without"])
+def test_a_truncated_image_is_an_error_that_names_it(write_images: WriteImages, *, checked: bool) -> None:
+    manifest = write_images([GENEVAL])
+    file = manifest.parent / "images" / "geneval-colors-000_0.png"
+    file.write_bytes(file.read_bytes()[:5000])
+    if not checked:
+        rewrite(manifest, {"sha256": None})
+    with pytest.raises(ImageSetError, match=r"geneval-colors-000_0\.png is"):
+        list(ImageSet.read(manifest))
+
+
+def test_other_modes_than_rgb_are_refused(write_images: WriteImages) -> None:
+    manifest = write_images([GENEVAL])
+    Image.new("RGBA", (8, 8)).save(manifest.parent / "images" / "geneval-colors-000_0.png")
+    rewrite(manifest, {"sha256": None})
+    with pytest.raises(ImageSetError, match="mode 'RGBA'"):
+        list(ImageSet.read(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"stlye": "anime"}, r"line 1 has unknown keys \['stlye'\]"),
+        ({"seed": "3"}, "seed = '3'; expected int"),
+        ({"metadata": "colors"}, "expected dict or nothing"),
+        ({"sample": 1}, "sample 1 of 'geneval-colors-000' twice"),
+    ],
+)
+def test_bad_manifest_entries_are_refused(write_images: WriteImages, change: dict[str, Any], match: str) -> None:
+    manifest = write_images([GENEVAL], size=8)
+    rewrite(manifest, change)
+    with pytest.raises(ImageSetError, match=match):
+        ImageSet.read(manifest)
+
+
+def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.jsonl"
+    with pytest.raises(ImageSetError, match="cannot be read"):
+        ImageSet.read(manifest)
+    manifest.write_text('{"file": ')
+    with pytest.raises(ImageSetError, match="line 1 is not whole JSON"):
+        ImageSet.read(manifest)
+    manifest.write_text("[]\n")
+    with pytest.raises(ImageSetError, match="line 1 is list"):
+        ImageSet.read(manifest)

@@ -1,0 +1,179 @@
+"""Records: round trip, refusals, keys and whole files."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.results import Measurement, MetricInfo, RecordError, RunRecord, read_records
+
+INFO = MetricInfo("hps", "1", "100 x cosine", True, "a test scorer")
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def measurement(value: float = 28.32, name: str = "hps") -> Measurement:
+    return Measurement(
+        replace(INFO, name=name),
+        "ok",
+        values={"averaged": value},
+        intervals={"averaged": (value, value)},
+        scored=2,
+        samples={"anime/hps-anime-000": [value, value]},
+        settings={"model": "tiny", "sizes": [1, 2]},
+    )
+
+
+def record(variant: str = "dense", *measurements: Measurement, steps: int = 4) -> RunRecord:
+    return RunRecord(
+        profile="shapes",
+        variant=variant,
+        label=variant.title(),
+        plan=None if variant == "dense" else {"method": variant},
+        base_model="flux-shapes",
+        base_revision="abc",
+        environment={"device": "a CPU", "cores": 2},
+        sampling={"steps": steps, "guidance": 3.0},
+        measurements=measurements,
+        created="2026-01-02T03:04:05+00:00",
+    )
+
+
+@given(
+    value=FINITE,
+    name=st.text(min_size=1),
+    settings=st.dictionaries(st.text(), FINITE | st.none() | st.lists(st.text())),
+)
+def test_json_round_trip_keeps_every_bit(
+    value: float, name: str, settings: dict[str, float | list[str] | None]
+) -> None:
+    found = replace(record("dense", measurement(value)), label=name, sampling=settings)
+    assert RunRecord.from_json(found.to_json()) == found
+
+
+def test_tuples_become_lists_so_that_a_record_equals_its_file(tmp_path: Path) -> None:
+    found = replace(record(), sampling={"size": (64, 64)})
+    found.write(tmp_path / "r.json")
+    assert RunRecord.read(tmp_path / "r.json") == found
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    with pytest.raises(RecordError, match=r"'averaged'.*finite"):
+        Measurement(INFO, "ok", values={"averaged": value})
+    with pytest.raises(RecordError, match="finite"):
+        Measurement(INFO, "ok", values={"averaged": 1.0}, samples={"p": [value]})
+    with pytest.raises(RecordError, match="finite"):
+        Measurement(INFO, "ok", values={"averaged": 1.0}, settings={"scale": value})
+
+
+def test_a_measurement_without_numbers_needs_a_reason_and_has_no_values() -> None:
+    assert Measurement.failed(INFO, "no images").values == {}
+    assert Measurement.skipped(INFO, "needs a GPU").status == "skipped"
+    with pytest.raises(RecordError, match="without a reason"):
+        Measurement(INFO, "failed")
+    with pytest.raises(RecordError, match="failed and yet has values"):
+        Measurement(INFO, "failed", "broken", values={"averaged": 0.0})
+    with pytest.raises(RecordError, match="ok but has no values"):
+        Measurement(INFO, "ok")
+    with pytest.raises(RecordError, match="status 'fine'"):
+        Measurement(INFO, "fine", values={"averaged": 1.0})  # type: ignore[arg-type]
+
+
+def test_intervals_belong_to_values_and_are_ordered() -> None:
+    with pytest.raises(RecordError, match="none of its values"):
+        Measurement(INFO, "ok", values={"a": 1.0}, intervals={"b": (0.0, 1.0)})
+    with pytest.raises(RecordError, match="low <= high"):
+        Measurement(INFO, "ok", values={"a": 1.0}, intervals={"a": (2.0, 1.0)})
+
+
+def test_numbers_must_be_numbers() -> None:
+    with pytest.raises(RecordError, match=r"'28\.3'"):
+        Measurement(INFO, "ok", values={"a": "28.3"})  # type: ignore[dict-item]
+    with pytest.raises(RecordError, match="True"):
+        Measurement(INFO, "ok", values={"a": True})
+    with pytest.raises(RecordError, match="plain JSON"):
+        Measurement(INFO, "ok", values={"a": 1.0}, settings={"path": Path()})  # type: ignore[dict-item]
+
+
+def test_measurements_are_found_and_replaced_by_name() -> None:
+    found = record("dense", measurement(1.0, "hps"), measurement(2.0, "clip_score"))
+    assert found.measurement("fid") is None
+    changed = found.with_measurement(measurement(3.0, "hps")).with_measurement(measurement(4.0, "fid"))
+    assert [(m.info.name, m.values["averaged"]) for m in changed.measurements] == [
+        ("hps", 3.0),
+        ("clip_score", 2.0),
+        ("fid", 4.0),
+    ]
+    with pytest.raises(RecordError, match="two measurements of one name"):
+        record("dense", measurement(), measurement())
+
+
+def test_key_follows_what_determines_the_images_and_nothing_else() -> None:
+    found = record("fastflux-10")
+    assert len(found.key) == 16
+    assert found.key == replace(found, label="x", environment={}, created="2027-01-01").key
+    assert found.key == found.with_measurement(measurement()).key
+    others = [
+        record("fastflux-15"),
+        record("fastflux-10", steps=5),
+        replace(found, plan=None),
+        replace(found, profile="flux-dev"),
+        replace(found, base_revision="abd"),
+        replace(found, base_model="other"),
+    ]
+    assert len({found.key, *(other.key for other in others)}) == 7
+
+
+def test_write_leaves_one_whole_file_and_keeps_the_old_one_on_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "dense.json"
+    record().write(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["dense.json"]
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        record("dense", measurement()).write(path)
+    assert [entry.name for entry in path.parent.iterdir()] == ["dense.json"]
+    assert RunRecord.read(path) == record()
+
+
+def test_reading_names_the_file_and_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "dense.json"
+    good = json.loads(record("dense", measurement()).to_json())
+
+    def refuse(text: str, match: str) -> None:
+        path.write_text(text)
+        with pytest.raises(RecordError, match=match) as caught:
+            RunRecord.read(path)
+        assert str(path) in str(caught.value)
+
+    refuse(json.dumps(good)[:-20], "not whole JSON")
+    refuse("[]", "expected a JSON object")
+    refuse(json.dumps({**good, "schema_version": 2, "new_key": 1}), "schema version 2")
+    refuse(json.dumps({**good, "scores": {}}), r"unknown keys \['scores'\]")
+    refuse(json.dumps({key: good[key] for key in good if key != "profile"}), r"lacks the keys \['profile'\]")
+    refuse(json.dumps({**good, "created": "yesterday"}), "ISO 8601")
+    refuse(json.dumps({**good, "measurements": [{**good["measurements"][0], "vlaues": {}}]}), "vlaues")
+    refuse(json.dumps(good).replace("28.32", "NaN"), "finite")
+    with pytest.raises(RecordError, match="cannot be read"):
+        RunRecord.read(tmp_path / "absent.json")
+
+
+def test_read_records_sorts_by_variant_and_refuses_doubles(tmp_path: Path) -> None:
+    for name in ("l1-12", "dense", "fastflux-10"):
+        record(name).write(tmp_path / f"{name}.json")
+    (tmp_path / "notes.txt").write_text("not a record")
+    assert [found.variant for found in read_records(tmp_path)] == ["dense", "fastflux-10", "l1-12"]
+    record("dense").write(tmp_path / "again.json")
+    with pytest.raises(RecordError, match=r"again\.json.*dense\.json.*keep one"):
+        read_records(tmp_path)
+    with pytest.raises(RecordError, match="not a folder"):
+        read_records(tmp_path / "absent")

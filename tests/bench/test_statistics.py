@@ -1,0 +1,165 @@
+"""Bootstrap intervals, paired tests and median intervals: properties and hand-made cases."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.statistics import (
+    StatisticsError,
+    mean_interval,
+    median_interval,
+    paired_difference,
+    strata_of,
+    stratified_means,
+)
+
+SCORE = st.floats(-100, 100)
+CLUSTERS = st.dictionaries(st.text(max_size=3), st.lists(SCORE, min_size=1, max_size=4), min_size=2, max_size=6)
+STRATA = st.dictionaries(st.sampled_from("abc"), CLUSTERS, min_size=1)
+
+
+def noisy(prompts: int, seed: int, shift: float = 0.0, samples: int = 2) -> dict[str, list[float]]:
+    generator = np.random.default_rng(seed)
+    return {
+        f"p{i}": (generator.normal(0, 1) + shift + generator.normal(0, 0.1, samples)).tolist() for i in range(prompts)
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(strata=STRATA, seed=st.integers(0, 2**31))
+def test_means_lie_in_their_intervals_range_and_do_not_depend_on_order(
+    strata: dict[str, dict[str, list[float]]], seed: int
+) -> None:
+    found = stratified_means(strata, weighting="strata", seed=seed, resamples=50)
+    turned = {name: dict(reversed(clusters.items())) for name, clusters in reversed(strata.items())}
+    assert found == stratified_means(turned, weighting="strata", seed=seed, resamples=50)
+    for name, clusters in strata.items():
+        scores = [score for prompt in clusters.values() for score in prompt]
+        estimate = found.strata[name]
+        assert estimate.value == pytest.approx(np.mean(scores), abs=1e-9)
+        assert estimate.interval is not None
+        assert min(scores) - 1e-9 <= estimate.interval[0] <= estimate.interval[1] <= max(scores) + 1e-9
+    assert found.overall.value == pytest.approx(
+        np.mean([estimate.value for estimate in found.strata.values()]), abs=1e-9
+    )
+
+
+def test_images_or_strata_count_once() -> None:
+    strata = {"a": {"p": [1.0], "q": [1.0], "r": [1.0]}, "b": {"s": [0.0], "t": [0.0]}}
+    assert stratified_means(strata, weighting="images", seed=0).overall.value == 0.6
+    assert stratified_means(strata, weighting="strata", seed=0).overall.value == 0.5
+
+
+def test_the_interval_covers_the_true_mean_about_95_times_of_100() -> None:
+    covered = 0
+    for seed in range(200):
+        interval = mean_interval(noisy(40, seed), seed=seed, resamples=400).interval
+        assert interval is not None
+        covered += interval[0] <= 0 <= interval[1]
+    assert 180 <= covered <= 198
+
+
+def test_prompts_not_images_are_resampled() -> None:
+    few = {f"p{i}": [float(i % 2)] for i in range(10)}
+    copied = {prompt: scores * 50 for prompt, scores in few.items()}
+    assert mean_interval(copied, seed=3) == mean_interval(few, seed=3)
+
+
+def test_one_prompt_gives_no_interval() -> None:
+    found = stratified_means({"a": {"p": [1.0, 2.0]}, "b": {"q": [1.0], "r": [2.0]}}, weighting="strata", seed=0)
+    assert found.strata["a"].interval is None
+    assert found.strata["b"].interval is not None
+    assert found.overall.interval is None
+
+
+@pytest.mark.parametrize("strata", [{}, {"a": {}}, {"a": {"p": []}}, {"a": {"p": [float("nan")]}}])
+def test_what_cannot_be_averaged_is_refused(strata: dict[str, dict[str, list[float]]]) -> None:
+    with pytest.raises(StatisticsError):
+        stratified_means(strata, weighting="images", seed=0)
+
+
+def test_keys_of_samples_are_stratum_and_prompt() -> None:
+    assert strata_of({"anime/p-0": [1.0], "photo/p-1": [2.0], "p-2": [3.0]}) == {
+        "anime": {"p-0": [1.0]},
+        "photo": {"p-1": [2.0]},
+        "": {"p-2": [3.0]},
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(clusters=CLUSTERS, seed=st.integers(0, 2**31))
+def test_a_variant_does_not_differ_from_itself(clusters: dict[str, list[float]], seed: int) -> None:
+    found = paired_difference({"": clusters}, {"": clusters}, weighting="images", seed=seed, resamples=50)
+    assert found.difference.value == 0
+    assert found.p_value == 1
+
+
+def test_pairing_finds_a_shift_far_below_the_spread_of_prompts() -> None:
+    dense = noisy(60, 1)
+    worse = {prompt: [score - 0.05 for score in scores] for prompt, scores in dense.items()}
+    found = paired_difference({"": worse}, {"": dense}, weighting="images", seed=0)
+    assert found.difference.value == pytest.approx(-0.05)
+    assert found.p_value == pytest.approx(1 / 2001)
+    assert found.prompts == 60
+    turned = paired_difference({"": dense}, {"": worse}, weighting="images", seed=0)
+    assert turned.p_value == found.p_value
+
+
+def test_p_values_of_no_difference_are_small_no_more_often_than_they_may() -> None:
+    small = 0
+    for seed in range(200):
+        pair = paired_difference(
+            {"": noisy(20, 2 * seed)}, {"": noisy(20, 2 * seed + 1)}, weighting="images", seed=seed, resamples=200
+        )
+        small += pair.p_value <= 0.05
+    assert small <= 20
+
+
+def test_p_value_of_three_prompts_is_the_exact_share_of_sign_flips() -> None:
+    ones = {"": {"a": [1.0], "b": [1.0], "c": [1.0]}}
+    zeros = {"": {"a": [0.0], "b": [0.0], "c": [0.0]}}
+    assert paired_difference(ones, zeros, weighting="images", seed=0, resamples=20000).p_value == pytest.approx(
+        0.25, abs=0.01
+    )
+
+
+def test_strata_weighting_reaches_the_p_value() -> None:
+    # One prompt carries a whole stratum; as images it is one of 41.
+    dense = {"a": {"p": [0.0]}, "b": {f"q{i}": [0.0] for i in range(40)}}
+    changed = {"a": {"p": [1.0]}, "b": {f"q{i}": [0.01 * (-1) ** i] for i in range(40)}}
+    by_strata = paired_difference(changed, dense, weighting="strata", seed=0)
+    assert by_strata.difference.value == pytest.approx(0.5)
+    by_images = paired_difference(changed, dense, weighting="images", seed=0)
+    assert by_images.difference.value == pytest.approx(1 / 41)
+
+
+@pytest.mark.parametrize(
+    ("other", "match"),
+    [
+        ({"b": {"p": [1.0]}}, "Strata"),
+        ({"a": {"p": [1.0], "q": [1.0]}}, "one variant only, e.g. 'q'"),
+        ({"a": {"p": [1.0, 2.0]}}, "1 samples against 2"),
+    ],
+)
+def test_only_what_was_scored_alike_is_paired(other: dict[str, dict[str, list[float]]], match: str) -> None:
+    with pytest.raises(StatisticsError, match=match):
+        paired_difference({"a": {"p": [1.0]}}, other, weighting="images", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("n", "ranks"),
+    # Ranks of the order statistics as in tables of the sign test at 5%.
+    [(5, None), (6, (1, 6)), (10, (2, 9)), (15, (4, 12)), (20, (6, 15)), (25, (8, 18)), (100, (40, 61))],
+)
+def test_median_interval_takes_the_tabled_ranks(n: int, ranks: tuple[int, int] | None) -> None:
+    values = np.random.default_rng(0).permutation(np.arange(1, n + 1)).tolist()
+    found = median_interval(values)
+    assert found.value == (n + 1) / 2
+    assert found.interval == ranks
+
+
+def test_no_median_of_nothing_or_of_infinity() -> None:
+    for values in ([], [1.0, float("inf")]):
+        with pytest.raises(StatisticsError, match="No median"):
+            median_interval(values)
