@@ -54,7 +54,7 @@ def load_transformer(
     require_weights(folder)
     try:
         model, info = MODEL_CLASSES[name].from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"Cannot load the transformer in {folder}: {first_sentence(error)}.") from error

@@ -58,7 +58,7 @@ def load_pipeline(
     folder = Path(folder)
     check_pipeline(folder)
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
     return pipeline.to(device)
