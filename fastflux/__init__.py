@@ -44,7 +44,23 @@ _HOMES = {
     "prune_": "fastflux.pruning",
     "save_transformer": "fastflux.checkpoint",
 }
-__all__ = sorted(_HOMES)  # noqa: PLE0605  # the table above is the list
+__all__ = [
+    "BlockRemovalConfig",
+    "FastFluxError",
+    "FastFluxTransformer2DModel",
+    "L1NormConfig",
+    "LinearReplacementConfig",
+    "ModelMixin",
+    "PruningPlan",
+    "apply_plan_",
+    "collect_statistics",
+    "export_pipeline",
+    "load_pipeline",
+    "load_transformer",
+    "plan_of",
+    "prune_",
+    "save_transformer",
+]
 
 
 def __getattr__(name: str) -> Any:

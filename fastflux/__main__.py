@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -43,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="fastflux", description="Prune FLUX-style diffusion transformers.", epilog=PRUNE_EXAMPLES + INSPECT_EXAMPLES.partition("\n")[2],
+        prog="fastflux",
+        description="Prune FLUX-style diffusion transformers.",
+        epilog=PRUNE_EXAMPLES + INSPECT_EXAMPLES.partition("\n")[2],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_prune(commands)
     inspect = commands.add_parser(
@@ -129,6 +132,12 @@ def _prune(options: argparse.Namespace) -> None:
 
     console = Console(stderr=True)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise FastFluxError(
+            f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
+        ) from error
     pipeline: Any = load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
     transformer = pipeline.transformer
     before = parameter_count(transformer)
@@ -161,6 +170,7 @@ def _prune(options: argparse.Namespace) -> None:
         f"{options.output}: plan {plan.hash}, {len(plan.replacements)} blocks replaced, "
         f"{after:,} parameters ({after / before:.1%} of the dense model).",
         soft_wrap=True,
+        markup=False,
     )
 
 
@@ -188,10 +198,10 @@ def _inspect(options: argparse.Namespace) -> None:
     else:
         plan = PruningPlan.from_json(data)
         table.add_row("plan", plan.hash)
-        table.add_row("base model", f"{plan.base_model or 'not recorded'} {plan.base_revision}")
+        table.add_row("base model", escape(f"{plan.base_model or 'not recorded'} {plan.base_revision}"))
         table.add_row("method", plan.method)
         for name, value in plan.config.items():
-            table.add_row(f"  {name}", str(value))
+            table.add_row(f"  {name}", escape(str(value)))
         for replacement in plan.replacements:
             table.add_row(replacement.kind, str(replacement.block))
     Console(soft_wrap=True).print(table)

@@ -35,6 +35,7 @@ class LinearReplacementBlock(nn.Module):
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Add the linear residual to both streams, each ``(batch, tokens, dim)``; the other arguments are unused."""
+        del temb, image_rotary_emb, joint_attention_kwargs
         # Two products with one weight cost less than joining the streams and splitting them again.
         context = self.linear if self.linear_context is None else self.linear_context
         encoder_hidden_states = encoder_hidden_states + context(encoder_hidden_states)  # (batch, text tokens, dim)
@@ -57,4 +58,5 @@ class RemovedBlock(nn.Module):
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return both streams as they came."""
+        del temb, image_rotary_emb, joint_attention_kwargs
         return encoder_hidden_states, hidden_states

@@ -1,9 +1,14 @@
 """Collect what every block's replacement needs in one pass: statistics of inputs and residuals, no activations."""
 
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastflux.architectures import STREAMS, architecture_of
@@ -58,3 +63,40 @@ def _observe(streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callab
             streams[name].update(x, after - x)  # subtracted after the cast: bfloat16 would round the difference
 
     return hook
+
+
+def save_statistics(statistics: Statistics, path: Path | str) -> None:
+    """Write statistics to a safetensors file, which appears complete or not at all: one pass serves every ratio."""
+    path = Path(path)
+    tensors = {
+        f"{block}/{stream}/{field.name}": torch.as_tensor(getattr(moments, field.name)).contiguous().cpu()
+        for block, streams in statistics.items()
+        for stream, moments in streams.items()
+        for field in fields(LinearStatistics)
+    }
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise FastFluxError(f"Cannot write {path}: {error}; free some space or choose another place.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_statistics(path: Path | str, *, device: torch.device | str = "cpu") -> Statistics:
+    """Read what `save_statistics` wrote; raises ``FastFluxError`` when the file is missing, truncated or another's."""
+    try:
+        tensors = load_file(path, device=str(device))
+        statistics: Statistics = {}
+        for name in tensors:
+            prefix, _, field = name.rpartition("/")
+            if field != "count":
+                continue
+            block, stream = prefix.split("/")
+            moments = {field.name: tensors[f"{prefix}/{field.name}"] for field in fields(LinearStatistics)}
+            count = int(moments.pop("count"))
+            statistics.setdefault(BlockRef.parse(block), {})[stream] = LinearStatistics(count=count, **moments)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise FastFluxError(f"Cannot read the statistics in {path} ({error}): collect and save them again.") from error
+    return statistics

@@ -3,10 +3,10 @@
 The statistics of one calibration pass give both, so a ranking costs no further forward.
 """
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from fastflux.architectures import architecture_of
@@ -89,7 +89,8 @@ def rank_blocks(
     if name == "end2start":
         return blocks[::-1]
     if name == "random":
-        return tuple(random.Random(seed).sample(blocks, len(blocks)))  # noqa: S311  # an order, not a secret
+        order = torch.randperm(len(blocks), generator=torch.Generator().manual_seed(seed))
+        return tuple(blocks[index] for index in order)
     if fits is None or set(fits) != set(blocks):
         raise FastFluxError(f"The ranking {name!r} needs calibration statistics of all {len(blocks)} blocks.")
     scores = {block: _unimportance(name, fits[block]) for block in blocks}

@@ -1,6 +1,6 @@
-"""The diffusers model class of pruned FLUX transformers: its config holds the pruning plan, so it loads like any other."""
+"""The diffusers model class of pruned FLUX transformers, whose config holds the pruning plan."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -20,8 +20,9 @@ class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc] 
     it is the dense model.
     """
 
-    _no_split_modules = [*FluxTransformer2DModel._no_split_modules, "LinearReplacementBlock"]
-    _repeated_blocks = [*FluxTransformer2DModel._repeated_blocks, "LinearReplacementBlock"]
+    # diffusers reads these for device maps and for compile_repeated_blocks.
+    _no_split_modules: ClassVar = ["FluxTransformerBlock", "FluxSingleTransformerBlock", "LinearReplacementBlock"]
+    _repeated_blocks: ClassVar = ["FluxTransformerBlock", "FluxSingleTransformerBlock", "LinearReplacementBlock"]
 
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(

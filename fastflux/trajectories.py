@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from fastflux.errors import FastFluxError
+
 MAX_TEXT_TOKENS = 512  # FluxPipeline's limit
 
 
@@ -14,7 +16,8 @@ class Trajectories:
     """Samples every prompt once with a FLUX pipeline, for `collect_statistics`; no image is decoded.
 
     Noise is drawn per prompt from ``seed`` plus its index, so batching does not change it. ``height`` and ``width`` (in
-    pixels) default to the VAE's sample size, ``text_tokens`` to the T5 tokenizer's maximum.
+    pixels) default to the VAE's sample size, ``text_tokens`` to the T5 tokenizer's maximum; ``FastFluxError`` for sizes
+    that FLUX cannot draw.
     """
 
     pipeline: Any
@@ -26,6 +29,14 @@ class Trajectories:
     width: int | None = None
     text_tokens: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.text_tokens is not None and not 1 <= self.text_tokens <= MAX_TEXT_TOKENS:
+            raise FastFluxError(f"{self.text_tokens} text tokens are asked for: FLUX takes 1 to {MAX_TEXT_TOKENS}.")
+        pixels = 2 * self.pipeline.vae_scale_factor
+        for name, size in (("height", self.height), ("width", self.width)):
+            if size is not None and (size < pixels or size % pixels):
+                raise FastFluxError(f"The {name} is {size} pixels, but it must be a multiple of {pixels}.")
 
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""

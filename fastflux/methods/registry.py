@@ -11,7 +11,7 @@ from fastflux.calibration import Statistics
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan, Replacement
-from fastflux.surgery import replace_block_
+from fastflux.surgery import get_block, replace_block_
 
 
 class PruningConfig(Protocol):
@@ -51,6 +51,8 @@ _METHODS: dict[str, PruningMethod] = {}
 
 def replace_blocks_(transformer: nn.Module, plan: PruningPlan) -> None:
     """Give the transformer the plan's replacement blocks, unfilled."""
+    for replacement in plan.replacements:
+        get_block(transformer, replacement.block)  # a plan that does not fit changes nothing
     for replacement in plan.replacements:
         replace_block_(transformer, replacement)
 

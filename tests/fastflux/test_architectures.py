@@ -34,9 +34,9 @@ def test_blocks_come_in_the_order_of_the_data_flow(transformer: Any) -> None:
 
 
 def test_unknown_blocks_and_classes(transformer: Any) -> None:
-    with pytest.raises(FastFluxError, match="no block transformer_blocks.2: transformer_blocks holds 2"):
+    with pytest.raises(FastFluxError, match=r"no block transformer_blocks.2: transformer_blocks holds 2"):
         get_block(transformer, BlockRef("transformer_blocks", 2))
-    with pytest.raises(FastFluxError, match="no block layers.0: its stacks are"):
+    with pytest.raises(FastFluxError, match=r"no block layers.0: its stacks are"):
         get_block(transformer, BlockRef("layers", 0))
     with pytest.raises(FastFluxError, match="Cannot prune a Linear"):
         architecture_of(nn.Linear(1, 1))

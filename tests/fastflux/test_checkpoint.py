@@ -43,13 +43,14 @@ def test_diffusers_own_from_pretrained_loads_ours(saved: Any, folder: Path) -> N
     assert plan_of(loaded) == plan_of(saved)
 
 
-def test_a_second_round_trip_changes_nothing(saved: Any, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("saved")
+def test_a_second_round_trip_changes_nothing(folder: Path, tmp_path: Path) -> None:
     save_transformer(load_transformer(folder), tmp_path / "again")
     assert (tmp_path / "again/config.json").read_text() == (folder / "config.json").read_text()
     assert revision_of(tmp_path / "again") == revision_of(folder)
 
 
-def test_bfloat16_weights_come_back_bit_by_bit(saved: Any, folder: Path, tmp_path: Path) -> None:
+def test_bfloat16_weights_come_back_bit_by_bit(saved: Any, tmp_path: Path) -> None:
     save_transformer(saved.to(torch.bfloat16), tmp_path / "half")
     loaded = load_transformer(tmp_path / "half", dtype=torch.bfloat16)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in saved.state_dict().items())
@@ -62,7 +63,8 @@ def test_without_a_plan_our_class_is_the_dense_model() -> None:
     assert torch.equal(run(ours.eval()), run(dense))
 
 
-def test_the_folder_of_this_machine_is_not_recorded(saved: Any, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("saved")
+def test_the_folder_of_this_machine_is_not_recorded(folder: Path, tmp_path: Path) -> None:
     save_transformer(load_transformer(folder), tmp_path / "again")
     assert str(tmp_path) not in (tmp_path / "again/config.json").read_text()
 
@@ -135,8 +137,9 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.usefixtures("saved")
 @pytest.mark.parametrize("breakage", BREAKAGES)
-def test_broken_folders_get_one_clear_sentence(breakage: str, saved: Any, folder: Path) -> None:
+def test_broken_folders_get_one_clear_sentence(breakage: str, folder: Path) -> None:
     break_it, message = BREAKAGES[breakage]
     break_it(folder)
     with pytest.raises(FastFluxError, match=message) as caught:

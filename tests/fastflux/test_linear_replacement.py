@@ -1,6 +1,7 @@
 """Replacement blocks, calibration and rankings against formulas written out in float64."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -9,12 +10,12 @@ from torch import Tensor, nn
 
 from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.blocks import LinearReplacementBlock, RemovedBlock
-from fastflux.calibration import Statistics, collect_statistics
+from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.errors import FastFluxError
 from fastflux.importance import FIXED_RANKINGS, MEASURED_RANKINGS, fit_blocks, rank_blocks
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.plan import BlockRef, Replacement
-from fastflux.pruning import prune_
+from fastflux.plan import BlockRef, PruningPlan, Replacement
+from fastflux.pruning import apply_plan_, prune_
 from fastflux.surgery import get_block, replace_block_
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
 
@@ -151,7 +152,7 @@ def test_calibration_counts_tokens(transformer: Any, drive: Drive) -> None:
 
 
 def test_calibration_that_never_ran(transformer: Any) -> None:
-    with pytest.raises(FastFluxError, match="never ran transformer_blocks.0"):
+    with pytest.raises(FastFluxError, match=r"never ran transformer_blocks.0"):
         collect_statistics(transformer, lambda: None)
 
 
@@ -189,3 +190,29 @@ def test_measured_rankings_need_all_blocks(transformer: Any, statistics: Statist
     for given in (None, fits):
         with pytest.raises(FastFluxError, match="needs calibration statistics of all 6 blocks"):
             rank_blocks("residual_r2", transformer, given)
+
+
+def test_statistics_survive_the_disk(statistics: Statistics, tmp_path: Path) -> None:
+    path = tmp_path / "statistics.safetensors"
+    save_statistics(statistics, path)
+    loaded = load_statistics(path)
+    one, other = make_tiny_flux(), make_tiny_flux()
+    config = LinearReplacementConfig(ratio=0.5)
+    assert prune_(one, config, loaded) == prune_(other, config, statistics)
+    assert torch.equal(run(one), run(other))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FastFluxError, match="Cannot read the statistics"):
+        load_statistics(path)
+    with pytest.raises(FastFluxError, match="Cannot read the statistics"):
+        load_statistics(tmp_path / "nowhere")
+    with pytest.raises(FastFluxError, match="Cannot write"):
+        save_statistics(statistics, tmp_path / "nowhere" / "statistics.safetensors")
+
+
+def test_a_plan_that_does_not_fit_changes_nothing(transformer: Any) -> None:
+    before = run(transformer)
+    other = BlockRef("single_transformer_blocks", 30)
+    plan = PruningPlan("", "", "block_removal", {}, (Replacement(SINGLE, "removed"), Replacement(other, "removed")))
+    with pytest.raises(FastFluxError, match=r"no block single_transformer_blocks.30"):
+        apply_plan_(transformer, plan)
+    assert torch.equal(run(transformer), before)

@@ -78,7 +78,7 @@ def test_importing_the_package_is_all_a_fresh_process_needs(exported: Path) -> N
         "import fastflux, sys; from diffusers import FluxPipeline; p = FluxPipeline.from_pretrained(sys.argv[1]); "
         "print(type(p.transformer).__name__, len(fastflux.plan_of(p.transformer).replacements))"
     )
-    done = subprocess.run([sys.executable, "-c", code, exported], check=True, capture_output=True, text=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code, exported], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "FastFluxTransformer2DModel 2"
 
 
@@ -184,6 +184,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2"], "give a file of them with --prompts"),
         (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read the prompt file nowhere.txt"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
         ([], "exactly one of the two"),
     ],
 )
@@ -216,3 +217,16 @@ def test_prompt_files(tmp_path: Path) -> None:
     lines.write_text("\n")
     with pytest.raises(FastFluxError, match="holds no prompt"):
         read_prompts(lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_tokens": 513}, "513 text tokens"),
+        ({"height": 40}, "height is 40 pixels"),
+        ({"width": 0}, "multiple of 16"),
+    ],
+)
+def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, base: Path) -> None:
+    with pytest.raises(FastFluxError, match=message):
+        Trajectories(load_pipeline(base), PROMPTS, **settings)

@@ -72,8 +72,8 @@ def test_truncated_json_is_refused() -> None:
 
 
 def test_importing_the_package_and_plans_needs_no_torch() -> None:
-    code = "import fastflux, fastflux.plan, fastflux.errors, sys; assert 'torch' not in sys.modules, 'torch'; fastflux.FastFluxError"
-    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  # our own code
+    code = "import sys, fastflux.plan, fastflux.errors; fastflux.FastFluxError; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_public_name_resolves() -> None:
@@ -81,4 +81,4 @@ def test_every_public_name_resolves() -> None:
 
     assert all(getattr(fastflux, name) is not None for name in fastflux.__all__)
     with pytest.raises(AttributeError, match="no attribute 'prune'"):
-        fastflux.prune  # noqa: B018
+        _ = fastflux.prune

@@ -16,11 +16,12 @@ WORDS = ("<pad>", "<eos>", "<unk>", "a", "red", "blue", "star", "ring", "photo",
 
 
 def _tokenizer(length: int) -> Any:
-    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))  # noqa: S106
-    backend.pre_tokenizer = Whitespace()  # type: ignore[assignment]  # the stubs know only the base class
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=length  # noqa: S106
-    )  # fmt: skip
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = Whitespace()
+    tokenizer: Any = PreTrainedTokenizerFast
+    return tokenizer(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=length
+    )
 
 
 def write_tiny_pipeline(folder: Path) -> None:
