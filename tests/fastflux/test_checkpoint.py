@@ -145,3 +145,12 @@ def test_broken_folders_get_one_clear_sentence(breakage: str, folder: Path) -> N
     with pytest.raises(FastFluxError, match=message) as caught:
         load_transformer(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("saved")
+def test_from_pretrained_is_strict_too(folder: Path) -> None:
+    _, info = FastFluxTransformer2DModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    edit_weights(folder, lambda weights: weights.pop("proj_out.bias"))
+    with pytest.raises(FastFluxError, match=r"1 missing, first proj_out.bias"):
+        FastFluxTransformer2DModel.from_pretrained(folder)
