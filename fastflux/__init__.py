@@ -1,1 +1,73 @@
-"""FastFLUX: prune FLUX-style diffusion transformers by replacing residual branches with linear layers."""
+"""FastFLUX: prune FLUX-style diffusion transformers by replacing residual branches with linear layers.
+
+``import fastflux`` is cheap: torch and diffusers load with the first name that needs them. It also lets diffusers load
+exported pipelines, which name this package in their model_index.json.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin as ModelMixin
+
+    from fastflux.calibration import collect_statistics as collect_statistics
+    from fastflux.checkpoint import load_transformer as load_transformer
+    from fastflux.checkpoint import save_transformer as save_transformer
+    from fastflux.errors import FastFluxError as FastFluxError
+    from fastflux.methods.block_removal import BlockRemovalConfig as BlockRemovalConfig
+    from fastflux.methods.l1_norm import L1NormConfig as L1NormConfig
+    from fastflux.methods.linear_replacement import LinearReplacementConfig as LinearReplacementConfig
+    from fastflux.model import FastFluxTransformer2DModel as FastFluxTransformer2DModel
+    from fastflux.model import plan_of as plan_of
+    from fastflux.pipelines import export_pipeline as export_pipeline
+    from fastflux.pipelines import load_pipeline as load_pipeline
+    from fastflux.plan import PruningPlan as PruningPlan
+    from fastflux.pruning import apply_plan_ as apply_plan_
+    from fastflux.pruning import prune_ as prune_
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BlockRemovalConfig": "fastflux.methods.block_removal",
+    "FastFluxError": "fastflux.errors",
+    "FastFluxTransformer2DModel": "fastflux.model",
+    "L1NormConfig": "fastflux.methods.l1_norm",
+    "LinearReplacementConfig": "fastflux.methods.linear_replacement",
+    "ModelMixin": "diffusers",  # diffusers asks a foreign package for this base class before it loads from it
+    "PruningPlan": "fastflux.plan",
+    "apply_plan_": "fastflux.pruning",
+    "collect_statistics": "fastflux.calibration",
+    "export_pipeline": "fastflux.pipelines",
+    "load_pipeline": "fastflux.pipelines",
+    "load_transformer": "fastflux.checkpoint",
+    "plan_of": "fastflux.model",
+    "prune_": "fastflux.pruning",
+    "save_transformer": "fastflux.checkpoint",
+}
+__all__ = [
+    "BlockRemovalConfig",
+    "FastFluxError",
+    "FastFluxTransformer2DModel",
+    "L1NormConfig",
+    "LinearReplacementConfig",
+    "ModelMixin",
+    "PruningPlan",
+    "apply_plan_",
+    "collect_statistics",
+    "export_pipeline",
+    "load_pipeline",
+    "load_transformer",
+    "plan_of",
+    "prune_",
+    "save_transformer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fastflux' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,62 @@
+"""What stands in a pruned block's place, under diffusers' block contract (text stream first in the result)."""
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+RotaryEmbedding: TypeAlias = tuple[Tensor, Tensor]
+
+FLOAT16_MAX = 65504.0
+
+
+class LinearReplacementBlock(nn.Module):
+    """A block whose residual branch is one linear layer: ``y = x + W x + b`` (paper section 3.1).
+
+    With ``joint`` (FLUX's single blocks) the one layer serves text and image tokens, otherwise (double blocks) each
+    stream has its own: ``linear`` for the image, ``linear_context`` for the text. Starts as the identity.
+    """
+
+    def __init__(
+        self, dim: int, *, joint: bool, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.linear_context = None if joint else nn.Linear(dim, dim, device=device, dtype=dtype)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor | None = None,
+        image_rotary_emb: RotaryEmbedding | None = None,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Add the linear residual to both streams, each ``(batch, tokens, dim)``; the other arguments are unused."""
+        del temb, image_rotary_emb, joint_attention_kwargs
+        # Two products with one weight cost less than joining the streams and splitting them again.
+        context = self.linear if self.linear_context is None else self.linear_context
+        encoder_hidden_states = encoder_hidden_states + context(encoder_hidden_states)  # (batch, text tokens, dim)
+        hidden_states = hidden_states + self.linear(hidden_states)  # (batch, image tokens, dim)
+        if hidden_states.dtype == torch.float16:  # as diffusers' own blocks do
+            encoder_hidden_states = encoder_hidden_states.clip(-FLOAT16_MAX, FLOAT16_MAX)
+            hidden_states = hidden_states.clip(-FLOAT16_MAX, FLOAT16_MAX)
+        return encoder_hidden_states, hidden_states
+
+
+class RemovedBlock(nn.Module):
+    """A block of which only the shortcut is left."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor | None = None,
+        image_rotary_emb: RotaryEmbedding | None = None,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return both streams as they came."""
+        del temb, image_rotary_emb, joint_attention_kwargs
+        return encoder_hidden_states, hidden_states

@@ -1,0 +1,102 @@
+"""Collect what every block's replacement needs in one pass: statistics of inputs and residuals, no activations."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fastflux.architectures import STREAMS, architecture_of
+from fastflux.errors import FastFluxError
+from fastflux.least_squares import LinearStatistics
+from fastflux.plan import BlockRef
+from fastflux.surgery import get_block
+
+Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
+
+
+def collect_statistics(
+    transformer: nn.Module,
+    drive: Callable[[], None],
+    *,
+    blocks: Iterable[BlockRef] | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Statistics:
+    """Run ``drive`` once with hooks on the blocks and return statistics per block and stream.
+
+    For each stream (``hidden_states``: image tokens, ``encoder_hidden_states``: text tokens) x is the block's input and
+    y its residual, output minus input; tokens are the samples. ``drive`` runs the transformer's forwards, for example a
+    pipeline on calibration prompts. ``blocks`` defaults to all. Raises ``FastFluxError`` when ``drive`` never ran a
+    block.
+    """
+    chosen = architecture_of(transformer).blocks(transformer) if blocks is None else tuple(blocks)
+    statistics: Statistics = {block: {} for block in chosen}
+    handles = [
+        get_block(transformer, block).register_forward_hook(_observe(statistics[block], dtype), with_kwargs=True)
+        for block in chosen
+    ]
+    try:
+        with torch.no_grad():
+            drive()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if idle := [str(block) for block, streams in statistics.items() if not streams]:
+        raise FastFluxError(f"The calibration never ran {idle[0]}: drive has to run this transformer's forward.")
+    return statistics
+
+
+def _observe(streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callable[..., None]:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
+        # The model passes keywords, gradient checkpointing positions; the block returns text first.
+        inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
+        outputs = dict(zip(STREAMS, reversed(output), strict=True))
+        for name in STREAMS:
+            x, after = inputs[name].detach().to(dtype), outputs[name].detach().to(dtype)
+            if name not in streams:
+                streams[name] = LinearStatistics.empty(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
+            streams[name].update(x, after - x)  # subtracted after the cast: bfloat16 would round the difference
+
+    return hook
+
+
+def save_statistics(statistics: Statistics, path: Path | str) -> None:
+    """Write statistics to a safetensors file, which appears complete or not at all: one pass serves every ratio."""
+    path = Path(path)
+    tensors = {
+        f"{block}/{stream}/{field.name}": torch.as_tensor(getattr(moments, field.name)).contiguous().cpu()
+        for block, streams in statistics.items()
+        for stream, moments in streams.items()
+        for field in fields(LinearStatistics)
+    }
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        save_file(tensors, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise FastFluxError(f"Cannot write {path}: {error}; free some space or choose another place.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_statistics(path: Path | str, *, device: torch.device | str = "cpu") -> Statistics:
+    """Read what `save_statistics` wrote; raises ``FastFluxError`` when the file is missing, truncated or another's."""
+    try:
+        tensors = load_file(path, device=str(device))
+        statistics: Statistics = {}
+        for name in tensors:
+            prefix, _, field = name.rpartition("/")
+            if field != "count":
+                continue
+            block, stream = prefix.split("/")
+            moments = {field.name: tensors[f"{prefix}/{field.name}"] for field in fields(LinearStatistics)}
+            count = int(moments.pop("count"))
+            statistics.setdefault(BlockRef.parse(block), {})[stream] = LinearStatistics(count=count, **moments)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise FastFluxError(f"Cannot read the statistics in {path} ({error}): collect and save them again.") from error
+    return statistics

@@ -1,0 +1,120 @@
+"""Save and load transformers in diffusers' layout, strictly: what is loaded is what was saved, or an error."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from fastflux.errors import FastFluxError
+from fastflux.folders import new_folder
+from fastflux.model import FastFluxTransformer2DModel, plan_of, require_all_weights
+from fastflux.names import unknown_name
+
+MODEL_CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (FluxTransformer2DModel, FastFluxTransformer2DModel)}
+
+
+def save_transformer(transformer: nn.Module, folder: Path | str, *, overwrite: bool = False) -> None:
+    """Write a transformer, dense or pruned, to ``folder`` as diffusers does (config.json and safetensors).
+
+    The folder appears complete or not at all. Raises ``FastFluxError`` when it exists and ``overwrite`` is not set, or
+    when it cannot be written.
+    """
+    with new_folder(Path(folder), overwrite=overwrite) as partial:
+        write_transformer(transformer, partial)
+
+
+def write_transformer(transformer: Any, folder: Path) -> None:
+    """Write a transformer into an existing folder, without the paths of this machine."""
+    transformer.save_pretrained(folder, safe_serialization=True)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("_name_or_path", None)  # diffusers notes where it loaded from, which means nothing elsewhere
+    if (plan := plan_of(transformer)) is not None:
+        config["_name_or_path"] = plan.base_model
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def load_transformer(
+    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Load the transformer saved in ``folder``, dense or pruned, ready for inference (``eval``).
+
+    Raises ``FastFluxError`` when the folder, its config or its weights are missing, truncated, of an unknown class, or
+    do not fit each other.
+    """
+    folder = Path(folder)
+    name = read_json(folder / "config.json").get("_class_name")
+    if name not in MODEL_CLASSES:
+        raise unknown_name(f"transformer class in {folder / 'config.json'}", str(name), MODEL_CLASSES)
+    require_weights(folder)
+    try:
+        model, info = MODEL_CLASSES[name].from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise FastFluxError(f"Cannot load the transformer in {folder}: {first_sentence(error)}.") from error
+    require_all_weights(info, folder)
+    transformer: nn.Module = model.to(device).eval()
+    return transformer
+
+
+def revision_of(folder: Path | str) -> str:
+    """16 hex digits of the SHA-256 over a saved transformer's config and weights: which base a plan belongs to."""
+    folder = Path(folder)
+    require_weights(folder)
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def require_weights(folder: Path) -> None:
+    """Raise ``FastFluxError`` unless the folder holds complete safetensors files, every shard of the index among them.
+
+    Only headers are read, which tell how long each file must be.
+    """
+    present = set(folder.glob("*.safetensors"))
+    for index in folder.glob("*.safetensors.index.json"):
+        weights = read_json(index).get("weight_map")
+        if not isinstance(weights, dict):
+            raise FastFluxError(f"{index} holds no weight_map: restore the folder from its source.")
+        present |= {folder / str(shard) for shard in weights.values()}
+    if not present:
+        raise FastFluxError(f"{folder} holds no .safetensors weights: restore the folder from its source.")
+    for path in sorted(present):
+        if not path.is_file():
+            raise FastFluxError(f"The weights file {path} is missing: restore the folder from its source.")
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise FastFluxError(
+                f"The weights file {path} is truncated or corrupt ({path.stat().st_size} bytes): "
+                "restore it from its source."
+            ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises ``FastFluxError`` naming the file when it is missing or anything else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FastFluxError(f"There is no {path}: give the folder that save_pretrained or FastFLUX wrote.") from error
+    except (OSError, ValueError) as error:
+        raise FastFluxError(
+            f"Cannot read {path} as JSON: {first_sentence(error)}; restore it from its source."
+        ) from error
+    if not isinstance(data, dict):
+        raise FastFluxError(f"{path} holds no JSON object: restore it from its source.")
+    return data
+
+
+def first_sentence(error: Exception) -> str:
+    """The first line of an error's message, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")

@@ -1,0 +1,159 @@
+"""Streamed linear regression: moments of (x, y) are accumulated, samples are never stored.
+
+Fits the paper's min over W, b of ||f(X) - (W X + b)||^2 (section 3.1, equation 1) from centred normal equations with a
+relative ridge. Moments are kept about the running means and merged with the pairwise update of Chan, Golub and LeVeque
+(https://doi.org/10.2307/2683386), so large means, as the massive activations of FLUX have, do not cancel.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fastflux.errors import FastFluxError
+
+DEFAULT_RIDGE = 1e-6
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """``y = weight x + bias``: weight ``(outputs, features)``, bias ``(outputs,)``."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass
+class LinearStatistics:
+    """Moments of paired samples x ``(features,)`` and y ``(outputs,)``.
+
+    ``xx`` ``(features, features)``, ``xy`` ``(features, outputs)`` and ``yy`` (a scalar, the trace) are sums over the
+    samples of centred products; ``mean_x`` and ``mean_y`` are the means; ``count`` is the number of samples.
+    """
+
+    count: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+    @classmethod
+    def empty(
+        cls,
+        features: int,
+        outputs: int,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Statistics of no samples."""
+
+        def zeros(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        return cls(0, zeros(features), zeros(outputs), zeros(features, features), zeros(features, outputs), zeros())
+
+    @torch.no_grad()
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add samples x ``(..., features)`` and y ``(..., outputs)``, in place."""
+        if x.shape[:-1] != y.shape[:-1]:
+            raise ValueError(
+                f"x and y pair sample by sample, but their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
+            )
+        x = x.reshape(-1, x.shape[-1]).to(self.xx)  # (samples, features)
+        y = y.reshape(-1, y.shape[-1]).to(self.xx)  # (samples, outputs)
+        if len(x) == 0:
+            return
+        mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
+        x, y = x - mean_x, y - mean_y
+        self.xx.addmm_(x.T, x)
+        self.xy.addmm_(x.T, y)
+        self.yy += y.square().sum()
+        self._shift(len(x), mean_x, mean_y)
+
+    @torch.no_grad()
+    def merge(self, other: "LinearStatistics") -> "LinearStatistics":
+        """The statistics of both sets of samples; neither operand changes."""
+        both = LinearStatistics(
+            self.count,
+            self.mean_x.clone(),
+            self.mean_y.clone(),
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+        )
+        if other.count:
+            both._shift(other.count, other.mean_x, other.mean_y)
+        return both
+
+    def _shift(self, count: int, mean_x: Tensor, mean_y: Tensor) -> None:
+        """Account for the distance between the means of the samples so far and of ``count`` more."""
+        total = self.count + count
+        shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
+        weight = self.count * count / total
+        self.xx.addr_(shift_x, shift_x, alpha=weight)
+        self.xy.addr_(shift_x, shift_y, alpha=weight)
+        self.yy += weight * shift_y.square().sum()
+        self.mean_x += shift_x * (count / total)
+        self.mean_y += shift_y * (count / total)
+        self.count = total
+
+    @torch.no_grad()
+    def solve(self, ridge: float = DEFAULT_RIDGE) -> LinearFit:
+        """The least-squares fit of y on x with bias.
+
+        ``ridge`` is relative to the mean variance of the features; it settles constant features (weight 0) and fewer
+        samples than features. Raises ``FastFluxError`` for no samples, samples that are not finite, a negative ridge,
+        or normal equations that stay singular (then the ridge is too small).
+        """
+        if ridge < 0:
+            raise FastFluxError(f"The ridge is {ridge}, but it must not be negative: use for example {DEFAULT_RIDGE}.")
+        self._require_samples()
+        features = len(self.mean_x)
+        scale = self.xx.diagonal().mean()
+        if scale == 0:  # every feature is constant: the bias is all there is to fit
+            return LinearFit(torch.zeros_like(self.xy.T), self.mean_y.clone())
+        damped = self.xx + torch.eye(features, dtype=self.xx.dtype, device=self.xx.device) * (ridge * scale)
+        factor, info = torch.linalg.cholesky_ex(damped)
+        if info.item() != 0:
+            raise FastFluxError(
+                f"The normal equations of {self.count} samples in {features} dimensions are singular at ridge {ridge}: "
+                f"raise the ridge (for example to {DEFAULT_RIDGE}) or calibrate on more prompts."
+            )
+        weight = torch.cholesky_solve(self.xy, factor).T
+        return LinearFit(weight, self.mean_y - weight @ self.mean_x)
+
+    @torch.no_grad()
+    def squared_error(self, fit: LinearFit) -> float:
+        """Sum over the samples of ||y - weight x - bias||^2, never below 0."""
+        self._require_samples()
+        weight = fit.weight.to(self.xx)
+        offset = self.mean_y - weight @ self.mean_x - fit.bias.to(self.xx)
+        centred = self.yy - 2 * (weight.T * self.xy).sum() + (weight @ self.xx * weight).sum()
+        return max(0.0, float(centred + self.count * offset.square().sum()))
+
+    def r2(self, fit: LinearFit) -> float:
+        """The share of y's variance that the fit explains; 1 when y is constant and met, at most 1."""
+        error, total = self.squared_error(fit), float(self.yy)
+        return (
+            1.0 - error / total
+            if total > 0
+            else float(error == 0 or error <= 1e-12 * float(self.mean_y.square().sum()))
+        )
+
+    def relative_output_error(self, fit: LinearFit) -> float:
+        """Squared error over the centred energy of x + y: the error of a block's output where y is its residual.
+
+        Needs as many outputs as features.
+        """
+        energy = float(self.xx.trace() + 2 * self.xy.trace() + self.yy)
+        error = self.squared_error(fit)
+        return error / energy if energy > 0 else error
+
+    def _require_samples(self) -> None:
+        if self.count == 0:
+            raise FastFluxError("There are no samples to fit: run the calibration on at least one prompt.")
+        if not all(bool(torch.isfinite(moment).all()) for moment in (self.xx, self.xy, self.yy)):
+            raise FastFluxError("The calibration met values that are not finite: check the model's weights and dtype.")

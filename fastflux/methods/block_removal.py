@@ -1,0 +1,46 @@
+"""Direct removal of whole blocks: the baseline that leaves only shortcuts (the paper's figure 6)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from fastflux.architectures import architecture_of
+from fastflux.calibration import Statistics
+from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks, require_ranking
+from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.plan import Replacement
+from fastflux.surgery import replace_block_
+
+
+@dataclass(frozen=True)
+class BlockRemovalConfig:
+    """Remove the least important blocks, chosen as `LinearReplacementConfig` chooses them."""
+
+    method: ClassVar[str] = "block_removal"
+
+    ratio: float | None = None
+    blocks: int | None = None
+    ranking: str = "residual_r2"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_amount(self.method, self.ratio, self.blocks)
+        require_ranking(self.ranking)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Only measured rankings need them."""
+        return self.ranking in MEASURED_RANKINGS
+
+
+@register_pruning_method(BlockRemovalConfig)
+def remove_blocks_(transformer: nn.Module, config: BlockRemovalConfig, statistics: Statistics | None) -> Pruned:
+    """Remove the least important blocks."""
+    count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
+    fits = fit_blocks(transformer, statistics) if statistics and config.needs_statistics else None
+    chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
+    replacements = tuple(Replacement(block, "removed") for block in chosen)
+    for replacement in replacements:
+        replace_block_(transformer, replacement)
+    return Pruned(replacements)

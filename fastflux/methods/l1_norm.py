@@ -1,0 +1,201 @@
+"""L1-norm structured pruning of attention heads and MLP channels, the paper's FLUX-Pruning baseline.
+
+Hidden size, modulation, embedders, head width and rotary embedding stay; every block keeps the same number of heads and
+of MLP channels, those with the largest L1 norm. The two streams of a double block share their heads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fastflux.architectures import require_fraction
+from fastflux.calibration import Statistics
+from fastflux.errors import FastFluxError
+from fastflux.methods.registry import Pruned, register_pruning_method
+from fastflux.plan import PruningPlan
+from fastflux.surgery import slice_linear_
+
+MLP_STEPS = 192
+"""MLP channels go in 192nds: 64 of FLUX.1-dev's 12288, since GPU kernels want such multiples."""
+
+
+@dataclass(frozen=True)
+class L1NormConfig:
+    """Remove about the fraction ``ratio`` of all parameters, as near as whole heads and MLP steps allow."""
+
+    method: ClassVar[str] = "l1_norm"
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        require_fraction("The pruning ratio", self.ratio)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Weights alone decide."""
+        return False
+
+
+def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
+    """Give a dense transformer the shapes of a plan; which heads and channels are kept does not matter here."""
+    heads, channels = plan.config.get("heads"), plan.config.get("mlp_channels")
+    if not isinstance(heads, int) or not isinstance(channels, int):
+        raise FastFluxError(
+            "A plan of l1_norm holds the kept heads and mlp_channels as integers, but this one does not."
+        )
+    for block in _blocks(transformer):
+        _require_within(heads, channels, block)
+        device = block.attention.to_q.weight.device
+        block.keep_heads_(torch.arange(heads, device=device))
+        for mlp in block.mlps:
+            mlp.keep_channels_(torch.arange(channels, device=device))
+
+
+@register_pruning_method(L1NormConfig, rebuild_=rebuild_)
+def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, statistics: Statistics | None) -> Pruned:
+    """Drop the heads and MLP channels of least L1 norm in every block."""
+    del statistics
+    heads, channels = choose_widths(transformer, config.ratio)
+    for block in _blocks(transformer):
+        block.keep_heads_(_largest(block.head_norms(), heads))
+        for mlp in block.mlps:
+            mlp.keep_channels_(_largest(mlp.channel_norms(), channels))
+    return Pruned(skeleton={"heads": heads, "mlp_channels": channels})
+
+
+def choose_widths(transformer: nn.Module, ratio: float) -> tuple[int, int]:
+    """Heads and MLP channels to keep in every block so that about ``ratio`` of all parameters go.
+
+    For each number of heads the number of channels is the one that meets the ratio best; among the pairs within one
+    step of the ratio, the one that drops heads and channels in the most equal shares wins. Raises ``FastFluxError``
+    when more is asked for than heads and MLPs hold.
+    """
+    blocks = list(_blocks(transformer))
+    total = sum(parameter.numel() for parameter in transformer.parameters())
+    all_heads, all_channels = blocks[0].attention.heads, blocks[0].mlps[0].channels
+    per_head = sum(block.parameters_per_head for block in blocks) / total
+    per_channel = sum(mlp.parameters_per_channel for block in blocks for mlp in block.mlps) / total
+    step = max(1, all_channels // MLP_STEPS)
+    pairs = []
+    for heads in range(1, all_heads + 1):
+        left = ratio - (all_heads - heads) * per_head
+        dropped = min(max(0, round(left / per_channel / step) * step), all_channels - step)
+        error = abs(left - dropped * per_channel)
+        imbalance = abs((all_heads - heads) / all_heads - dropped / all_channels)
+        pairs.append((error, imbalance, heads, all_channels - dropped))
+    reachable = [pair for pair in pairs if pair[0] <= step * per_channel]
+    if not reachable:
+        most = (all_heads - 1) * per_head + (all_channels - step) * per_channel
+        raise FastFluxError(
+            f"Cannot remove {ratio:.1%} of the parameters: one head and {step} MLP channels in every block are the "
+            f"least that can stay, which removes {most:.1%}."
+        )
+    _, _, heads, channels = min(reachable, key=lambda pair: (pair[1], pair[0]))
+    return heads, channels
+
+
+@dataclass(frozen=True)
+class _Mlp:
+    """One MLP: its first layer, its second and the second's input columns before the channels."""
+
+    owner: Any
+    first: Any
+    second: Any
+
+    @property
+    def channels(self) -> int:
+        return int(self.first.out_features)
+
+    @property
+    def offset(self) -> int:
+        return int(self.second.in_features) - self.channels
+
+    @property
+    def parameters_per_channel(self) -> int:
+        return int(self.first.in_features + (self.first.bias is not None) + self.second.out_features)
+
+    def channel_norms(self) -> Tensor:
+        """L1 norm of each channel's row and column, ``(channels,)``."""
+        columns: Tensor = self.second.weight[:, self.offset :].abs().sum(dim=0, dtype=torch.float32)
+        return _row_norms(self.first) + columns
+
+    def keep_channels_(self, kept: Tensor) -> None:
+        offset = self.offset
+        before = torch.arange(offset, device=kept.device)
+        slice_linear_(self.second, columns=torch.cat([before, kept + offset]))
+        slice_linear_(self.first, rows=kept)
+        if hasattr(self.owner, "mlp_hidden_dim"):  # single blocks know their MLP's width
+            self.owner.mlp_hidden_dim = self.channels
+        _update_packing(self.second, offset)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The parts of a FLUX block that are sliced. A single block's output layer takes [heads | MLP channels]."""
+
+    attention: Any
+    outputs: tuple[Any, ...]
+    mlps: tuple[_Mlp, ...]
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        names = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+        return tuple(getattr(self.attention, name) for name in names if hasattr(self.attention, name))
+
+    @property
+    def parameters_per_head(self) -> int:
+        rows = sum(linear.in_features + (linear.bias is not None) for linear in self.inputs)
+        return int(self.attention.head_dim * (rows + sum(linear.out_features for linear in self.outputs)))
+
+    def head_norms(self) -> Tensor:
+        """L1 norm of each head's rows over all streams, ``(heads,)``."""
+        rows = torch.stack([_row_norms(linear) for linear in self.inputs]).sum(dim=0)
+        return rows.reshape(self.attention.heads, self.attention.head_dim).sum(dim=1)
+
+    def keep_heads_(self, kept: Tensor) -> None:
+        width = self.attention.head_dim
+        inner = self.attention.heads * width
+        rows = (kept[:, None] * width + torch.arange(width, device=kept.device)).flatten()
+        for linear in self.inputs:
+            slice_linear_(linear, rows=rows)
+        for linear in self.outputs:
+            after = torch.arange(inner, linear.in_features, device=kept.device)
+            slice_linear_(linear, columns=torch.cat([rows, after]))
+            _update_packing(linear, len(rows))
+        self.attention.heads = len(kept)
+        self.attention.inner_dim = len(rows)
+
+
+def _blocks(transformer: Any) -> Iterator[_Block]:
+    for block in transformer.transformer_blocks:
+        mlps = tuple(_Mlp(block, ff.net[0].proj, ff.net[2]) for ff in (block.ff, block.ff_context))
+        yield _Block(block.attn, (block.attn.to_out[0], block.attn.to_add_out), mlps)
+    for block in transformer.single_transformer_blocks:
+        yield _Block(block.attn, (block.proj_out,), (_Mlp(block, block.proj_mlp, block.proj_out),))
+
+
+def _row_norms(linear: nn.Linear) -> Tensor:
+    norms = linear.weight.abs().sum(dim=1, dtype=torch.float32)
+    return norms if linear.bias is None else norms + linear.bias.abs().float()
+
+
+def _largest(norms: Tensor, count: int) -> Tensor:
+    """Indices of the ``count`` largest norms, ascending."""
+    return norms.detach().topk(count).indices.sort().values
+
+
+def _update_packing(linear: Any, first: int) -> None:
+    """Tell diffusers' tensor parallelism the widths of [heads | MLP channels]."""
+    if hasattr(linear, "_tp_packed_row_blocks"):
+        linear._tp_packed_row_blocks = [first, linear.in_features - first]  # noqa: SLF001  # diffusers keeps it there
+
+
+def _require_within(heads: int, channels: int, block: _Block) -> None:
+    if not (1 <= heads <= block.attention.heads and 1 <= channels <= block.mlps[0].channels):
+        raise FastFluxError(
+            f"The plan keeps {heads} heads and {channels} MLP channels, but the model's blocks have "
+            f"{block.attention.heads} and {block.mlps[0].channels}: it belongs to another model."
+        )

@@ -1,0 +1,77 @@
+"""Block-wise replacement with linear layers, the paper's BRLL (section 3.1)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import nn
+
+from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
+from fastflux.blocks import LinearReplacementBlock
+from fastflux.calibration import Statistics
+from fastflux.errors import FastFluxError
+from fastflux.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
+from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
+from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.plan import Replacement
+from fastflux.surgery import replace_block_
+
+
+@dataclass(frozen=True)
+class LinearReplacementConfig:
+    """Replace the residual branches of the least important blocks with least-squares linear layers.
+
+    ``ratio`` (in [0, 1], counted as in `fastflux.architectures.block_count`) or ``blocks`` says how many;
+    ``ranking`` in which order (`fastflux.importance.rank_blocks`), ``seed`` serving the random one; ``ridge`` is the
+    regression's relative ridge.
+    """
+
+    method: ClassVar[str] = "linear_replacement"
+
+    ratio: float | None = None
+    blocks: int | None = None
+    ranking: str = "residual_r2"
+    ridge: float = DEFAULT_RIDGE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_amount(self.method, self.ratio, self.blocks)
+        require_ranking(self.ranking)
+        if not (math.isfinite(self.ridge) and self.ridge >= 0):
+            raise FastFluxError(f"The ridge is {self.ridge}, but it must be a finite number that is not negative.")
+
+    @property
+    def needs_statistics(self) -> bool:
+        """The fit always needs them."""
+        return True
+
+
+@register_pruning_method(LinearReplacementConfig)
+def replace_with_linear_layers_(
+    transformer: nn.Module, config: LinearReplacementConfig, statistics: Statistics | None
+) -> Pruned:
+    """Replace the least important blocks; all statistics come from the dense model, so one pass serves every ratio."""
+    count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
+    fits = fit_blocks(transformer, statistics or {}, ridge=config.ridge)
+    chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
+    if missing := [str(block) for block in chosen if block not in fits]:
+        raise FastFluxError(f"There are no calibration statistics of {missing[0]}: collect them on this transformer.")
+    replacements = tuple(Replacement(block, "linear") for block in chosen)
+    for replacement in replacements:
+        new = cast("LinearReplacementBlock", replace_block_(transformer, replacement))
+        copy_fit_(new, fits[replacement.block])
+    return Pruned(replacements)
+
+
+def copy_fit_(block: LinearReplacementBlock, fit: BlockFit) -> None:
+    """Fill a replacement block with its fit, cast to the block's dtype."""
+    _copy(block.linear, fit.fits[IMAGE_STREAM])
+    if block.linear_context is not None:
+        _copy(block.linear_context, fit.fits[TEXT_STREAM])
+
+
+def _copy(linear: nn.Linear, fit: LinearFit) -> None:
+    with torch.no_grad():
+        linear.weight.copy_(fit.weight)
+        linear.bias.copy_(fit.bias)

@@ -1,0 +1,126 @@
+"""The one way in for pruning methods: `register_pruning_method` on a function that takes the method's config."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+from torch import nn
+
+from fastflux.architectures import block_count, require_fraction
+from fastflux.calibration import Statistics
+from fastflux.errors import FastFluxError
+from fastflux.names import unknown_name
+from fastflux.plan import JSON, PruningPlan, Replacement
+from fastflux.surgery import get_block, replace_block_
+
+
+class PruningConfig(Protocol):
+    """A frozen dataclass of JSON values; construction raises ``FastFluxError`` for values that cannot be meant."""
+
+    method: ClassVar[str]
+    """The method's name in plans and on the command line."""
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the method reads calibration statistics."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a method did: the blocks it replaced and what else the skeleton needs, to be kept in the plan's config."""
+
+    replacements: tuple[Replacement, ...] = ()
+    skeleton: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PruningMethod:
+    """A registered method: ``prune_`` changes a dense transformer, ``rebuild_`` gives a fresh one the plan's shapes."""
+
+    name: str
+    config_class: type[Any]
+    prune_: Callable[[nn.Module, Any, Statistics | None], Pruned]
+    rebuild_: Callable[[nn.Module, PruningPlan], None]
+
+
+Config = TypeVar("Config", bound=PruningConfig)
+PruneFunction = Callable[[nn.Module, Config, Statistics | None], Pruned]
+
+_METHODS: dict[str, PruningMethod] = {}
+
+
+def replace_blocks_(transformer: nn.Module, plan: PruningPlan) -> None:
+    """Give the transformer the plan's replacement blocks, unfilled."""
+    for replacement in plan.replacements:
+        get_block(transformer, replacement.block)  # a plan that does not fit changes nothing
+    for replacement in plan.replacements:
+        replace_block_(transformer, replacement)
+
+
+def register_pruning_method(
+    config_class: type[Config], *, rebuild_: Callable[[nn.Module, PruningPlan], None] = replace_blocks_
+) -> Callable[[PruneFunction[Config]], PruneFunction[Config]]:
+    """Register a function as the pruning method of ``config_class``, which must be a frozen dataclass.
+
+    The function prunes a dense transformer in place and tells what it did. ``rebuild_`` need be given only by methods
+    that change more than whole blocks.
+    """
+
+    def register(prune_: PruneFunction[Config]) -> PruneFunction[Config]:
+        if config_class.method in _METHODS:
+            raise ValueError(f"a pruning method named {config_class.method!r} is registered already")
+        _METHODS[config_class.method] = PruningMethod(config_class.method, config_class, prune_, rebuild_)
+        return prune_
+
+    return register
+
+
+def pruning_methods() -> dict[str, PruningMethod]:
+    """All registered methods by name."""
+    import fastflux.methods  # noqa: F401  # registers the methods; at the top it would be circular
+
+    return dict(_METHODS)
+
+
+def pruning_method(name: str) -> PruningMethod:
+    """The method of that name; raises ``FastFluxError`` with a suggestion when there is none."""
+    methods = pruning_methods()
+    if name not in methods:
+        raise unknown_name("pruning method", name, methods)
+    return methods[name]
+
+
+def make_config(method: str, settings: Mapping[str, JSON]) -> PruningConfig:
+    """A method's config from plain settings; a setting that the method does not have is a ``FastFluxError``."""
+    config_class = pruning_method(method).config_class
+    known = {field.name: field for field in fields(config_class)}
+    for name in settings:
+        if name not in known:
+            raise unknown_name(f"setting of {method}", name, known)
+    needed = [
+        name
+        for name, field in known.items()
+        if field.default is MISSING and field.default_factory is MISSING and name not in settings
+    ]
+    if needed:
+        raise FastFluxError(f"The pruning method {method} needs {', '.join(needed)}.")
+    return cast("PruningConfig", config_class(**settings))
+
+
+def require_amount(method: str, ratio: float | None, blocks: int | None) -> None:
+    """Raise ``FastFluxError`` unless exactly one of ratio (in [0, 1]) and blocks (not negative) is given."""
+    if (ratio is None) == (blocks is None):
+        raise FastFluxError(f"{method} takes either a ratio or a number of blocks: give exactly one of the two.")
+    if ratio is not None:
+        require_fraction("The pruning ratio", ratio)
+    if blocks is not None and blocks < 0:
+        raise FastFluxError(f"The number of blocks to replace is {blocks}, but it must not be negative.")
+
+
+def amount(ratio: float | None, blocks: int | None, total: int) -> int:
+    """The number of blocks to replace out of ``total``; raises ``FastFluxError`` when more are asked for."""
+    if blocks is None:
+        return block_count(ratio or 0.0, total)
+    if blocks > total:
+        raise FastFluxError(f"Cannot replace {blocks} blocks: the transformer has {total}.")
+    return blocks

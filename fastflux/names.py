@@ -1,0 +1,14 @@
+"""One wording for names that nobody registered."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from fastflux.errors import FastFluxError
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> FastFluxError:
+    """The error for ``name``, which is not among the ``known`` names of its ``kind``, with the nearest one proposed."""
+    choices = sorted(known)
+    nearest = get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return FastFluxError(f"Unknown {kind} {name!r}: expected one of {', '.join(choices)}{hint}")

@@ -1,0 +1,76 @@
+"""Pipelines on disk: export one around a pruned transformer, and load any."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from fastflux.checkpoint import first_sentence, read_json, require_weights, write_transformer
+from fastflux.errors import FastFluxError
+from fastflux.folders import new_folder
+from fastflux.model import FastFluxTransformer2DModel
+
+INDEX = "model_index.json"
+
+
+def export_pipeline(
+    base_folder: Path | str, transformer: nn.Module, out_folder: Path | str, *, overwrite: bool = False
+) -> None:
+    """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
+
+    After ``import fastflux``, ``FluxPipeline.from_pretrained(out_folder)`` loads it. The folder appears complete or not
+    at all. Raises ``FastFluxError`` when ``base_folder`` is no pipeline, or ``out_folder`` exists and ``overwrite`` is
+    not set, or cannot be written.
+    """
+    base, out = Path(base_folder), Path(out_folder)
+    index = read_json(base / INDEX)
+    if "transformer" not in index:
+        raise FastFluxError(f"{base / INDEX} names no transformer: FastFLUX prunes transformer pipelines only.")
+    if out.resolve() == base.resolve() or base.resolve() in out.resolve().parents:
+        raise FastFluxError(f"Cannot export to {out}, which is the base pipeline's own folder: choose another folder.")
+    package = "fastflux" if isinstance(transformer, FastFluxTransformer2DModel) else "diffusers"
+    index["transformer"] = [package, type(transformer).__name__]
+    index.pop("_name_or_path", None)
+    with new_folder(out, overwrite=overwrite) as partial:
+        for item in sorted(base.iterdir()):
+            if item.name in ("transformer", INDEX) or item.name.startswith("."):
+                continue
+            if item.is_dir():
+                shutil.copytree(item, partial / item.name)
+            else:
+                shutil.copy2(item, partial / item.name)
+        (partial / "transformer").mkdir()
+        write_transformer(transformer, partial / "transformer")
+        (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def load_pipeline(
+    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> DiffusionPipeline:
+    """Load a pipeline from a local folder, its transformer dense or pruned.
+
+    Raises ``FastFluxError`` when a component or its weights are missing, truncated or do not fit.
+    """
+    folder = Path(folder)
+    check_pipeline(folder)
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
+    return pipeline.to(device)
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raise ``FastFluxError`` unless every component of the pipeline is there with complete weights; loads nothing."""
+    for name, entry in read_json(folder / INDEX).items():
+        if not isinstance(entry, list) or entry[0] is None:
+            continue  # settings and absent optional components
+        component = folder / name
+        if not component.is_dir():
+            raise FastFluxError(f"The pipeline's component {component} is missing: restore it from its source.")
+        if (component / "config.json").is_file():  # models have one, schedulers and tokenizers have other names
+            require_weights(component)

@@ -1,0 +1,131 @@
+"""What was pruned, as data: no tensors, no torch. A plan and a dense model are all it takes to rebuild a skeleton."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self, TypeAlias
+
+from fastflux.errors import FastFluxError
+from fastflux.names import unknown_name
+
+JSON: TypeAlias = 'str | int | float | bool | list["JSON"] | dict[str, "JSON"] | None'
+
+SCHEMA_VERSION = 1
+REPLACEMENT_KINDS = ("linear", "removed")
+
+
+@dataclass(frozen=True, order=True)
+class BlockRef:
+    """A block by the name diffusers gives its stack and by its index there: ``single_transformer_blocks.7``."""
+
+    stack: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.stack}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str`` writes; raises ``FastFluxError`` on anything else."""
+        stack, _, index = text.rpartition(".")
+        if not stack or not index.isdecimal():
+            raise FastFluxError(
+                f"{text!r} names no block: expected a stack and an index, such as transformer_blocks.3."
+            )
+        return cls(stack, int(index))
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """What stands in a block's place: ``linear`` (shortcut + linear layers) or ``removed`` (shortcut alone)."""
+
+    block: BlockRef
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in REPLACEMENT_KINDS:
+            raise unknown_name("replacement kind", self.kind, REPLACEMENT_KINDS)
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """How a dense model was pruned: base model and revision, method with its settings, and the blocks replaced.
+
+    ``config`` holds the method's settings and whatever else its skeleton needs (the L1-norm method adds the kept
+    ``heads`` and ``mlp_channels``). ``hash`` names the variant.
+    """
+
+    base_model: str
+    base_revision: str
+    method: str
+    config: Mapping[str, JSON]
+    replacements: tuple[Replacement, ...] = field(default=())
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        seen = [replacement.block for replacement in self.replacements]
+        twice = sorted({str(block) for block in seen if seen.count(block) > 1})
+        if twice:
+            raise FastFluxError(f"A pruning plan replaces a block once, but this one repeats {', '.join(twice)}.")
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of the SHA-256 over the plan's canonical JSON."""
+        canonical = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, JSON]:
+        """The plan as plain JSON values; ``from_json`` reads it back to an equal plan."""
+        return {
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+            "method": self.method,
+            "config": dict(self.config),
+            "replacements": [{"block": str(r.block), "kind": r.kind} for r in self.replacements],
+            "schema_version": self.schema_version,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JSON]) -> Self:
+        """Read a plan; unknown or missing keys and newer schema versions raise ``FastFluxError``."""
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise FastFluxError(
+                f"This pruning plan has schema version {version!r}, but this FastFLUX reads version {SCHEMA_VERSION}: "
+                "use the FastFLUX release that wrote it or a newer one."
+            )
+        expected = {"base_model", "base_revision", "method", "config", "replacements", "schema_version"}
+        _require_keys("pruning plan", data, expected)
+        config, replacements = data["config"], data["replacements"]
+        if not isinstance(config, dict) or not isinstance(replacements, list):
+            raise FastFluxError("A pruning plan's config is a JSON object and its replacements are a JSON list.")
+        return cls(
+            base_model=_text("base_model", data["base_model"]),
+            base_revision=_text("base_revision", data["base_revision"]),
+            method=_text("method", data["method"]),
+            config=config,
+            replacements=tuple(_replacement(item) for item in replacements),
+        )
+
+
+def _replacement(item: JSON) -> Replacement:
+    if not isinstance(item, dict):
+        raise FastFluxError(f"A replacement is a JSON object with a block and a kind, not {item!r}.")
+    _require_keys("replacement", item, {"block", "kind"})
+    return Replacement(BlockRef.parse(_text("block", item["block"])), _text("kind", item["kind"]))
+
+
+def _text(key: str, value: JSON) -> str:
+    if not isinstance(value, str):
+        raise FastFluxError(f"A pruning plan's {key} is a string, not {value!r}.")
+    return value
+
+
+def _require_keys(what: str, data: Mapping[str, JSON], expected: set[str]) -> None:
+    if missing := sorted(expected - set(data)):
+        raise FastFluxError(f"This {what} lacks {', '.join(missing)}: the file was cut short or is no FastFLUX plan.")
+    if unknown := sorted(set(data) - expected):
+        raise FastFluxError(
+            f"This {what} has unknown keys {', '.join(unknown)}; expected {', '.join(sorted(expected))}."
+        )

@@ -1,0 +1,58 @@
+"""Calibration data from the model itself: the states it meets while sampling given prompts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fastflux.errors import FastFluxError
+
+MAX_TEXT_TOKENS = 512  # FluxPipeline's limit
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """Samples every prompt once with a FLUX pipeline, for `collect_statistics`; no image is decoded.
+
+    Noise is drawn per prompt from ``seed`` plus its index, so batching does not change it. ``height`` and ``width`` (in
+    pixels) default to the VAE's sample size, ``text_tokens`` to the T5 tokenizer's maximum; ``FastFluxError`` for sizes
+    that FLUX cannot draw.
+    """
+
+    pipeline: Any
+    prompts: Sequence[str]
+    steps: int = 20
+    guidance: float = 3.5
+    batch_size: int = 1
+    height: int | None = None
+    width: int | None = None
+    text_tokens: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.text_tokens is not None and not 1 <= self.text_tokens <= MAX_TEXT_TOKENS:
+            raise FastFluxError(f"{self.text_tokens} text tokens are asked for: FLUX takes 1 to {MAX_TEXT_TOKENS}.")
+        pixels = 2 * self.pipeline.vae_scale_factor
+        for name, size in (("height", self.height), ("width", self.width)):
+            if size is not None and (size < pixels or size % pixels):
+                raise FastFluxError(f"The {name} is {size} pixels, but it must be a multiple of {pixels}.")
+
+    def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
+        """Run all prompts; ``advance`` is told the number done after each batch."""
+        size = self.pipeline.vae.config.sample_size
+        text_tokens = self.text_tokens or min(MAX_TEXT_TOKENS, self.pipeline.tokenizer_2.model_max_length)
+        self.pipeline.set_progress_bar_config(disable=True)
+        for start in range(0, len(self.prompts), self.batch_size):
+            prompts = list(self.prompts[start : start + self.batch_size])
+            self.pipeline(
+                prompts,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                height=self.height or size,
+                width=self.width or size,
+                max_sequence_length=text_tokens,
+                generator=[torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))],
+                output_type="latent",
+            )
+            advance(len(prompts))

@@ -1,0 +1,85 @@
+"""Block order, the paper's counts and example inputs."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastflux.architectures import architecture_of, block_count, example_inputs, paper_block_count
+from fastflux.errors import FastFluxError
+from fastflux.plan import BlockRef
+from fastflux.surgery import get_block
+from tests.fastflux.conftest import make_tiny_flux
+
+
+def test_paper_block_counts() -> None:
+    """Table 6 of the paper."""
+    assert [paper_block_count(ratio / 100) for ratio in (0, 5, 10, 15, 20, 25, 30)] == [0, 3, 5, 8, 11, 14, 16]
+
+
+def test_other_depths_count_all_blocks() -> None:
+    assert [block_count(ratio, 6) for ratio in (0.0, 0.5, 1.0)] == [0, 3, 6]
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
+def test_ratio_outside_0_to_1(ratio: float) -> None:
+    with pytest.raises(FastFluxError, match="must lie between 0 and 1"):
+        paper_block_count(ratio)
+
+
+def test_blocks_come_in_the_order_of_the_data_flow(transformer: Any) -> None:
+    names = [str(block) for block in architecture_of(transformer).blocks(transformer)]
+    assert names == [f"transformer_blocks.{i}" for i in range(2)] + [f"single_transformer_blocks.{i}" for i in range(4)]
+
+
+def test_unknown_blocks_and_classes(transformer: Any) -> None:
+    with pytest.raises(FastFluxError, match=r"no block transformer_blocks.2: transformer_blocks holds 2"):
+        get_block(transformer, BlockRef("transformer_blocks", 2))
+    with pytest.raises(FastFluxError, match=r"no block layers.0: its stacks are"):
+        get_block(transformer, BlockRef("layers", 0))
+    with pytest.raises(FastFluxError, match="Cannot prune a Linear"):
+        architecture_of(nn.Linear(1, 1))
+
+
+def test_example_inputs_are_those_of_the_pipeline(transformer: Any) -> None:
+    inputs = example_inputs(transformer, 2, 32, 48, 5)
+    assert {name: tuple(value.shape) for name, value in inputs.items()} == {
+        "hidden_states": (2, 6, 8),
+        "encoder_hidden_states": (2, 5, 12),
+        "pooled_projections": (2, 10),
+        "timestep": (2,),
+        "img_ids": (6, 3),
+        "txt_ids": (5, 3),
+        "guidance": (2,),
+    }
+    assert inputs["img_ids"].tolist() == [[0, row, column] for row in range(2) for column in range(3)]
+    assert transformer(**inputs).sample.shape == (2, 6, 8)
+
+
+def test_example_inputs_are_seeded(transformer: Any) -> None:
+    first, second = (
+        example_inputs(transformer, 1, 16, 16, 2, torch.Generator().manual_seed(3))["hidden_states"] for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+def test_example_inputs_without_guidance_and_in_another_dtype() -> None:
+    transformer = make_tiny_flux(guidance_embeds=False).to(torch.bfloat16)
+    inputs = example_inputs(transformer, 1, 16, 16, 2, dtype=torch.bfloat16)
+    assert "guidance" not in inputs
+    assert inputs["img_ids"].dtype == torch.float32  # positions are not rounded
+    assert transformer(**inputs).sample.dtype == torch.bfloat16
+
+
+def test_example_inputs_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        transformer = make_tiny_flux()
+    inputs = example_inputs(transformer, 1, 32, 32, 3, torch.Generator(), device="meta")
+    assert transformer(**inputs).sample.shape == (1, 4, 8)
+
+
+@pytest.mark.parametrize("size", [(20, 32), (32, 0)])
+def test_pixels_that_fill_no_tokens(transformer: Any, size: tuple[int, int]) -> None:
+    with pytest.raises(FastFluxError, match="use multiples of 16"):
+        example_inputs(transformer, 1, *size, 3)

@@ -1,0 +1,156 @@
+"""Saved transformers: strict loading, and one clear sentence for everything that is broken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastflux.calibration import Statistics
+from fastflux.checkpoint import load_transformer, revision_of, save_transformer
+from fastflux.errors import FastFluxError
+from fastflux.methods.linear_replacement import LinearReplacementConfig
+from fastflux.model import FastFluxTransformer2DModel, plan_of
+from fastflux.pruning import prune_
+from tests.fastflux.conftest import make_tiny_flux, run
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def saved(statistics: Statistics, folder: Path) -> Any:
+    transformer = make_tiny_flux()
+    prune_(transformer, LinearReplacementConfig(blocks=2), statistics, base_model="tiny")
+    save_transformer(transformer, folder)
+    return transformer
+
+
+def test_dense_models_round_trip_as_diffusers_own(folder: Path) -> None:
+    transformer = make_tiny_flux()
+    save_transformer(transformer, folder)
+    loaded = load_transformer(folder)
+    assert type(loaded) is type(transformer)
+    assert plan_of(loaded) is None
+    assert torch.equal(run(loaded), run(transformer))
+
+
+def test_diffusers_own_from_pretrained_loads_ours(saved: Any, folder: Path) -> None:
+    loaded = FastFluxTransformer2DModel.from_pretrained(folder)
+    assert torch.equal(run(loaded.eval()), run(saved))
+    assert plan_of(loaded) == plan_of(saved)
+
+
+@pytest.mark.usefixtures("saved")
+def test_a_second_round_trip_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    save_transformer(load_transformer(folder), tmp_path / "again")
+    assert (tmp_path / "again/config.json").read_text() == (folder / "config.json").read_text()
+    assert revision_of(tmp_path / "again") == revision_of(folder)
+
+
+def test_bfloat16_weights_come_back_bit_by_bit(saved: Any, tmp_path: Path) -> None:
+    save_transformer(saved.to(torch.bfloat16), tmp_path / "half")
+    loaded = load_transformer(tmp_path / "half", dtype=torch.bfloat16)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+def test_without_a_plan_our_class_is_the_dense_model() -> None:
+    dense = make_tiny_flux()
+    ours = FastFluxTransformer2DModel.from_config(dense.config)
+    ours.load_state_dict(dense.state_dict())
+    assert torch.equal(run(ours.eval()), run(dense))
+
+
+@pytest.mark.usefixtures("saved")
+def test_the_folder_of_this_machine_is_not_recorded(folder: Path, tmp_path: Path) -> None:
+    save_transformer(load_transformer(folder), tmp_path / "again")
+    assert str(tmp_path) not in (tmp_path / "again/config.json").read_text()
+
+
+def test_existing_folders_are_kept_unless_told_otherwise(saved: Any, folder: Path) -> None:
+    with pytest.raises(FastFluxError, match="exists already"):
+        save_transformer(saved, folder)
+    save_transformer(saved, folder, overwrite=True)
+    assert [path.name for path in folder.parent.iterdir()] == ["transformer"]
+
+
+def test_a_write_that_fails_leaves_nothing(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(saved), "save_pretrained", full_disk)
+    with pytest.raises(FastFluxError, match="No space left on device"):
+        save_transformer(saved, tmp_path / "new")
+    assert not list(tmp_path.glob("*new*"))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def shorten_header(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5])
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated weights": (truncate, "safetensors is truncated or corrupt"),
+    "truncated header": (shorten_header, "safetensors is truncated or corrupt"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "holds no .safetensors weights"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "There is no .*config.json"),
+    "truncated config": (lambda folder: (folder / "config.json").write_text('{"a'), "Cannot read .* as JSON"),
+    "config of another kind": (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
+    "another class": (lambda folder: edit_config(folder, _class_name="FluxTransformer3DModel"), "did you mean"),
+    "missing weight": (
+        lambda folder: edit_weights(folder, lambda weights: weights.pop("proj_out.bias")),
+        "1 missing, first proj_out.bias",
+    ),
+    "unexpected weight": (
+        lambda folder: edit_weights(folder, lambda weights: weights.update(spare=torch.zeros(1))),
+        "1 unexpected, first spare",
+    ),
+    "misshapen weight": (
+        lambda folder: edit_weights(folder, lambda weights: weights.update({"proj_out.bias": torch.zeros(3)})),
+        "Cannot load the transformer",
+    ),
+    "missing shard": (
+        lambda folder: (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}'),
+        "part-2.safetensors is missing",
+    ),
+    "plan of a newer version": (
+        lambda folder: edit_config(folder, pruning_plan={"schema_version": 9}),
+        "schema version 9",
+    ),
+}
+
+
+@pytest.mark.usefixtures("saved")
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_broken_folders_get_one_clear_sentence(breakage: str, folder: Path) -> None:
+    break_it, message = BREAKAGES[breakage]
+    break_it(folder)
+    with pytest.raises(FastFluxError, match=message) as caught:
+        load_transformer(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("saved")
+def test_from_pretrained_is_strict_too(folder: Path) -> None:
+    _, info = FastFluxTransformer2DModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    edit_weights(folder, lambda weights: weights.pop("proj_out.bias"))
+    with pytest.raises(FastFluxError, match=r"1 missing, first proj_out.bias"):
+        FastFluxTransformer2DModel.from_pretrained(folder)

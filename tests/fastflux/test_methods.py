@@ -1,0 +1,150 @@
+"""The contract of every registered pruning method, and the errors of their configs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastflux.architectures import architecture_of
+from fastflux.calibration import Statistics
+from fastflux.checkpoint import load_transformer, save_transformer
+from fastflux.errors import FastFluxError
+from fastflux.methods.registry import make_config, pruning_methods
+from fastflux.model import FastFluxTransformer2DModel, parameter_count, plan_of
+from fastflux.plan import PruningPlan
+from fastflux.pruning import apply_plan_, prune_
+from fastflux.surgery import get_block
+from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
+
+METHODS = sorted(pruning_methods())
+SETTINGS: Mapping[str, Any] = {"ratio": 0.34}
+
+
+@pytest.fixture(params=METHODS)
+def pruned(request: pytest.FixtureRequest, statistics: Statistics) -> tuple[Any, PruningPlan]:
+    transformer = make_tiny_flux()
+    plan = prune_(transformer, make_config(request.param, SETTINGS), statistics, base_model="tiny", base_revision="r1")
+    return transformer, plan
+
+
+def test_keeps_the_models_interface(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, _ = pruned
+    dense = make_tiny_flux()
+    assert run(transformer).shape == run(dense).shape
+    assert isinstance(transformer, FastFluxTransformer2DModel)
+    assert architecture_of(transformer).blocks(transformer) == architecture_of(dense).blocks(dense)
+    assert parameter_count(transformer) < parameter_count(dense)
+
+
+def test_changes_the_output(pruned: tuple[Any, PruningPlan]) -> None:
+    assert not torch.equal(run(pruned[0]), run(make_tiny_flux()))
+
+
+def test_plan_survives_json(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, plan = pruned
+    again = PruningPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    assert again.hash == plan.hash
+    assert plan_of(transformer) == plan
+
+
+def test_saved_and_loaded_outputs_are_bit_identical(pruned: tuple[Any, PruningPlan], folder: Path) -> None:
+    transformer, plan = pruned
+    save_transformer(transformer, folder)
+    loaded = load_transformer(folder)
+    assert torch.equal(run(loaded), run(transformer))
+    assert plan_of(loaded) == plan
+
+
+def test_skeleton_takes_the_weights(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, plan = pruned
+    skeleton = make_tiny_flux(seed=1)
+    apply_plan_(skeleton, plan)
+    skeleton.load_state_dict(transformer.state_dict(), strict=True)
+    assert torch.equal(run(skeleton), run(transformer))
+
+
+def test_gradients_reach_every_parameter_that_matters(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, _ = pruned
+    transformer(**tiny_inputs(transformer), return_dict=False)[0].square().sum().backward()
+    missing = {name for name, parameter in transformer.named_parameters() if parameter.grad is None}
+    assert not missing
+
+
+def test_works_under_gradient_checkpointing(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, _ = pruned
+    expected = run(transformer)
+    transformer.train()
+    transformer.enable_gradient_checkpointing()
+    output = transformer(**tiny_inputs(transformer), return_dict=False)[0]
+    output.sum().backward()
+    torch.testing.assert_close(output.detach(), expected)
+
+
+@pytest.mark.parametrize("pruned", [name for name in METHODS if name != "l1_norm"], indirect=True)
+def test_other_blocks_stay_untouched(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, plan = pruned
+    dense = make_tiny_flux()
+    replaced = {replacement.block for replacement in plan.replacements}
+    assert len(replaced) == 2
+    for block in set(architecture_of(dense).blocks(dense)) - replaced:
+        before, after = get_block(dense, block).state_dict(), get_block(transformer, block).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_refuses_to_prune_twice(pruned: tuple[Any, PruningPlan]) -> None:
+    transformer, plan = pruned
+    with pytest.raises(FastFluxError, match=f"pruned already, by plan {plan.hash}"):
+        prune_(transformer, make_config("l1_norm", SETTINGS))
+    with pytest.raises(FastFluxError, match="pruned already"):
+        apply_plan_(transformer, plan)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_ratio_outside_0_to_1_is_refused(method: str, ratio: float) -> None:
+    with pytest.raises(FastFluxError, match="must lie between 0 and 1"):
+        make_config(method, {"ratio": ratio})
+
+
+def test_names_nobody_registered_get_a_suggestion() -> None:
+    with pytest.raises(FastFluxError, match=r"Unknown pruning method 'l1_nrom'.*did you mean 'l1_norm'\?"):
+        make_config("l1_nrom", SETTINGS)
+    with pytest.raises(FastFluxError, match=r"Unknown ranking 'random2'.*did you mean 'random'\?"):
+        make_config("block_removal", {"ratio": 0.1, "ranking": "random2"})
+    with pytest.raises(FastFluxError, match=r"Unknown setting of l1_norm 'ridge'"):
+        make_config("l1_norm", {"ratio": 0.1, "ridge": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("linear_replacement", {}, "exactly one"),
+        ("linear_replacement", {"ratio": 0.1, "blocks": 2}, "exactly one"),
+        ("linear_replacement", {"blocks": -1}, "must not be negative"),
+        ("linear_replacement", {"ratio": 0.1, "ridge": -1.0}, "ridge is -1.0"),
+        ("l1_norm", {}, "needs ratio"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(method: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(FastFluxError, match=message):
+        make_config(method, settings)
+
+
+def test_more_blocks_than_there_are(transformer: Any, statistics: Statistics) -> None:
+    with pytest.raises(FastFluxError, match="Cannot replace 7 blocks: the transformer has 6"):
+        prune_(transformer, make_config("linear_replacement", {"blocks": 7}), statistics)
+
+
+def test_missing_statistics_are_asked_for(transformer: Any) -> None:
+    with pytest.raises(FastFluxError, match="needs calibration statistics"):
+        prune_(transformer, make_config("linear_replacement", SETTINGS))
+
+
+def test_removal_in_a_fixed_order_needs_no_statistics(transformer: Any) -> None:
+    plan = prune_(transformer, make_config("block_removal", {"blocks": 2, "ranking": "end2start"}))
+    assert [str(r.block) for r in plan.replacements] == ["single_transformer_blocks.3", "single_transformer_blocks.2"]

@@ -1,0 +1,232 @@
+"""Exported pipelines and the command line, from a tiny pipeline to its pruned copy."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+
+from fastflux.__main__ import main
+from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.errors import FastFluxError
+from fastflux.methods.linear_replacement import LinearReplacementConfig
+from fastflux.model import FastFluxTransformer2DModel, plan_of
+from fastflux.pipelines import export_pipeline, load_pipeline
+from fastflux.prompts import read_prompts
+from fastflux.pruning import prune_
+from fastflux.trajectories import Trajectories
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
+
+PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
+    write_tiny_pipeline(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n\n")
+    return path
+
+
+def draw(pipeline: Any) -> torch.Tensor:
+    pipeline.set_progress_bar_config(disable=True)
+    images: torch.Tensor = pipeline(
+        "a red star",
+        num_inference_steps=2,
+        height=32,
+        width=32,
+        max_sequence_length=6,
+        generator=torch.Generator().manual_seed(0),
+        output_type="pt",
+    ).images
+    return images
+
+
+@pytest.fixture(scope="module")
+def exported(base: Path) -> Path:
+    pipeline: Any = load_pipeline(base)
+    drive = Trajectories(pipeline, PROMPTS, steps=2, batch_size=2)
+    prune_(pipeline.transformer, LinearReplacementConfig(ratio=0.34), drive, base_model="tiny")
+    out = base.parent / "fastflux-34"
+    export_pipeline(base, pipeline.transformer, out)
+    return out
+
+
+def test_plain_flux_pipeline_loads_and_draws_exports(exported: Path, base: Path) -> None:
+    pipeline = FluxPipeline.from_pretrained(exported)
+    assert isinstance(pipeline.transformer, FastFluxTransformer2DModel)
+    images = draw(pipeline)
+    assert images.shape == (1, 3, 32, 32)
+    assert torch.equal(images, draw(load_pipeline(exported)))
+    assert not torch.equal(images, draw(load_pipeline(base)))
+
+
+def test_importing_the_package_is_all_a_fresh_process_needs(exported: Path) -> None:
+    code = (
+        "import fastflux, sys; from diffusers import FluxPipeline; p = FluxPipeline.from_pretrained(sys.argv[1]); "
+        "print(type(p.transformer).__name__, len(fastflux.plan_of(p.transformer).replacements))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, exported], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "FastFluxTransformer2DModel 2"
+
+
+def test_diffusers_own_save_pretrained_keeps_exports_loadable(exported: Path, tmp_path: Path) -> None:
+    pipeline = FluxPipeline.from_pretrained(exported)
+    pipeline.save_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again/model_index.json").read_text())
+    assert index["transformer"] == ["fastflux", "FastFluxTransformer2DModel"]
+    assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(pipeline))
+
+
+def test_exports_stand_alone(exported: Path, base: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == {path.name for path in base.iterdir()}
+    assert not any(path.is_symlink() for path in exported.rglob("*"))
+    assert (exported / "vae/diffusion_pytorch_model.safetensors").stat().st_nlink == 1
+
+
+def test_exporting_a_dense_transformer_gives_the_base_again(base: Path, tmp_path: Path) -> None:
+    export_pipeline(base, load_transformer(base / "transformer"), tmp_path / "same")
+    assert torch.equal(draw(load_pipeline(tmp_path / "same")), draw(load_pipeline(base)))
+
+
+def test_existing_or_own_folders_are_refused(exported: Path, base: Path) -> None:
+    transformer = load_transformer(exported / "transformer")
+    with pytest.raises(FastFluxError, match="exists already"):
+        export_pipeline(base, transformer, exported)
+    with pytest.raises(FastFluxError, match="the base pipeline's own folder"):
+        export_pipeline(base, transformer, base / "pruned")
+    with pytest.raises(FastFluxError, match=r"There is no .*model_index.json"):
+        export_pipeline(base / "vae", transformer, base.parent / "other")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder / "vae"), "component .*vae is missing"),
+        (lambda folder: truncate(folder / "vae/diffusion_pytorch_model.safetensors"), "truncated or corrupt"),
+        (lambda folder: (folder / "text_encoder_2/model.safetensors").unlink(), "holds no .safetensors"),
+        (lambda folder: (folder / "model_index.json").unlink(), "There is no .*model_index.json"),
+        (lambda folder: (folder / "scheduler/scheduler_config.json").unlink(), "Cannot load the pipeline"),
+    ],
+)
+def test_broken_pipelines_get_one_clear_sentence(
+    break_it: Callable[[Path], object], message: str, exported: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exported, tmp_path / "broken")
+    break_it(tmp_path / "broken")
+    with pytest.raises(FastFluxError, match=message) as caught:
+        load_pipeline(tmp_path / "broken")
+    assert "\n" not in str(caught.value)
+
+
+def test_batching_does_not_change_the_trajectories(base: Path) -> None:
+    from fastflux.calibration import collect_statistics
+
+    pipeline: Any = load_pipeline(base)
+    totals = []
+    for size in (1, 3):
+        statistics = collect_statistics(pipeline.transformer, Trajectories(pipeline, PROMPTS, steps=2, batch_size=size))
+        totals.append([moments.xx for streams in statistics.values() for moments in streams.values()])
+    for alone, together in zip(*totals, strict=True):
+        torch.testing.assert_close(alone, together, rtol=1e-3, atol=1e-4)
+
+
+def test_prune_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    command = ["prune", str(base), "--ratio", "0.34", "--prompts", str(prompts), "--steps", "2", "-o", str(out)]
+    assert main([*command, "--ranking", "relative_output_error", "--device", "cpu"]) == 0
+    assert "2 blocks replaced" in capsys.readouterr().err
+    plan = plan_of(load_transformer(out / "transformer"))
+    assert plan is not None
+    assert plan.base_model == "tiny"
+    assert plan.base_revision == revision_of(base / "transformer")
+    assert plan.config["ranking"] == "relative_output_error"
+    assert main(["inspect", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert plan.hash in told
+    assert str(plan.replacements[0].block) in told
+
+
+def test_prune_command_without_calibration(base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "l1"
+    assert main(["prune", str(base), "--method", "l1_norm", "--ratio", "0.2", "-o", str(out)]) == 0
+    assert draw(load_pipeline(out)).shape == (1, 3, 32, 32)
+
+
+def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(base)]) == 0
+    assert "the model is dense" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ratio", "1.5"], "pruning ratio is 1.5, but it must lie between 0 and 1"),
+        (["--ratio", "0.2", "--method", "liner_replacement"], "did you mean 'linear_replacement'?"),
+        (["--ratio", "0.2", "--ranking", "start2ned"], "did you mean 'start2end'?"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--ridge", "0.1"], "Unknown setting of l1_norm 'ridge'"),
+        (["--ratio", "0.2"], "give a file of them with --prompts"),
+        (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read the prompt file nowhere.txt"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
+        ([], "exactly one of the two"),
+    ],
+)
+def test_bad_command_lines_fail_before_the_work(
+    arguments: list[str], message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prune", str(base), "-o", str(tmp_path / "out"), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["prune", "--help"])
+    assert "fastflux prune flux-dev --ratio 0.1" in capsys.readouterr().out
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "a red star"}\n\n{"prompt": "a ring", "id": "1"}\n')
+    assert read_prompts(lines) == ["a red star", "a ring"]
+    lines.write_text('{"prompt": "a red star"}\n{"text": "a ring"}\n')
+    with pytest.raises(FastFluxError, match=r'prompts.jsonl, line 2 is no JSON object with a "prompt"'):
+        read_prompts(lines)
+    lines.write_text('{"prompt": 3}\n')
+    with pytest.raises(FastFluxError, match="line 1 has a prompt that is no text: 3"):
+        read_prompts(lines)
+    lines.write_text("\n")
+    with pytest.raises(FastFluxError, match="holds no prompt"):
+        read_prompts(lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_tokens": 513}, "513 text tokens"),
+        ({"height": 40}, "height is 40 pixels"),
+        ({"width": 0}, "multiple of 16"),
+    ],
+)
+def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, base: Path) -> None:
+    with pytest.raises(FastFluxError, match=message):
+        Trajectories(load_pipeline(base), PROMPTS, **settings)

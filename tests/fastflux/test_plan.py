@@ -1,0 +1,84 @@
+"""Plans as data: JSON round trip, hash, and what bad JSON gets."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastflux.errors import FastFluxError
+from fastflux.plan import BlockRef, PruningPlan, Replacement
+
+PLAN = PruningPlan(
+    base_model="tiny",
+    base_revision="r1",
+    method="linear_replacement",
+    config={"ratio": 0.2},
+    replacements=(Replacement(BlockRef("single_transformer_blocks", 7), "linear"),),
+)
+
+
+@given(stack=st.sampled_from(["transformer_blocks", "single_transformer_blocks"]), index=st.integers(0, 99))
+def test_block_names_round_trip(stack: str, index: int) -> None:
+    assert BlockRef.parse(str(BlockRef(stack, index))) == BlockRef(stack, index)
+
+
+def test_json_is_what_it_says() -> None:
+    assert PLAN.to_json() == {
+        "base_model": "tiny",
+        "base_revision": "r1",
+        "method": "linear_replacement",
+        "config": {"ratio": 0.2},
+        "replacements": [{"block": "single_transformer_blocks.7", "kind": "linear"}],
+        "schema_version": 1,
+    }
+    assert PruningPlan.from_json(PLAN.to_json()) == PLAN
+
+
+def test_hash_depends_on_content_alone() -> None:
+    swapped = PruningPlan.from_json(dict(reversed(PLAN.to_json().items())))
+    assert swapped.hash == PLAN.hash
+    assert len(PLAN.hash) == 16
+    other = PruningPlan.from_json({**PLAN.to_json(), "base_revision": "r2"})
+    assert other.hash != PLAN.hash
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": 2}, "schema version 2, but this FastFLUX reads version 1"),
+        ({"colour": "red"}, "unknown keys colour"),
+        ({"method": 3}, "method is a string, not 3"),
+        ({"replacements": [{"block": "here", "kind": "linear"}]}, "'here' names no block"),
+        ({"replacements": [{"block": "a.1", "kind": "liner"}]}, "did you mean 'linear'"),
+        ({"replacements": [{"block": "a.1"}]}, "lacks kind"),
+        ({"replacements": [{"block": "a.1", "kind": "linear"}] * 2}, "repeats a.1"),
+        ({"replacements": ["a.1"]}, "is a JSON object"),
+        ({"config": []}, "config is a JSON object"),
+    ],
+)
+def test_bad_json_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FastFluxError, match=message):
+        PruningPlan.from_json({**PLAN.to_json(), **change})
+
+
+def test_truncated_json_is_refused() -> None:
+    data = PLAN.to_json()
+    del data["replacements"]
+    with pytest.raises(FastFluxError, match="lacks replacements"):
+        PruningPlan.from_json(data)
+
+
+def test_importing_the_package_and_plans_needs_no_torch() -> None:
+    code = "import sys, fastflux.plan, fastflux.errors; fastflux.FastFluxError; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_resolves() -> None:
+    import fastflux
+
+    assert all(getattr(fastflux, name) is not None for name in fastflux.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        _ = fastflux.prune
