@@ -25,7 +25,7 @@ from fastflux.errors import FastFluxError
 
 STRIDE = 4
 GRID = SIZE // STRIDE
-SCHEDULE = Schedule(steps=3000, lr=2e-3, ema=0.995, weight_decay=0.01)
+SCHEDULE = Schedule(steps=2000, lr=2e-3, ema=0.995, weight_decay=0.01)
 BATCH = 64
 #: What is reported at all; the judge applies its own, higher thresholds.
 MIN_SCORE = 0.05
@@ -46,7 +46,7 @@ class DetectorNetwork(nn.Module):
         self.stem = nn.Sequential(_conv(3, 24, 2), _conv(24, 24))
         self.quarter = nn.Sequential(_conv(24, 48, 2), _conv(48, 48))
         self.eighth = nn.Sequential(_conv(48, 96, 2), _conv(96, 96), _conv(96, 96))
-        self.merge = nn.Sequential(_conv(96 + 48, 64), _conv(64, 64))
+        self.merge = nn.Sequential(nn.Conv2d(96 + 48, 64, 1), _conv(64, 64), _conv(64, 64))
         self.classes = nn.Conv2d(64, len(SHAPES), 1)
         self.reach = nn.Conv2d(64, 4, 1)
         self.mask = nn.Sequential(_conv(24 + 16, 24), nn.Conv2d(24, 4, 1), nn.PixelShuffle(2))
@@ -90,7 +90,10 @@ def _targets(scenes: Scenes, device: str) -> tuple[Tensor, Tensor, Tensor, Tenso
 
 def detector_loss(network: DetectorNetwork, images: Tensor, scenes: Scenes, device: str) -> Tensor:
     """Binary cross-entropy for classes and foreground, L1 for box reaches, averaged over the objects' cells."""
-    classes, reach, mask = network(images.float() / 255)
+    pixels = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
+        outputs = network(pixels)
+    classes, reach, mask = (output.float() for output in outputs)
     target, ignore, own_reach, foreground = _targets(scenes, device)
     cells = target.amax(dim=1)
     count = cells.sum().clamp(min=1)
@@ -103,7 +106,7 @@ def detector_loss(network: DetectorNetwork, images: Tensor, scenes: Scenes, devi
 def train_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
     """Train (or continue) on renders, a third of them mildly spoiled so that generated pictures are no surprise."""
     torch.manual_seed(3)
-    network = DetectorNetwork().to(device)
+    network = DetectorNetwork().to(device, memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(BATCH, 2 * 10**6 + step)

@@ -47,7 +47,7 @@ class _Optimizers:
 
     def __init__(self, model: nn.Module, schedule: Schedule) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        hidden = [p for name, p in named if schedule.muon and p.ndim == 2 and "blocks." in name and min(p.shape) > 1]
+        hidden = [p for name, p in named if schedule.muon and p.ndim == 2 and "blocks." in name and "norm" not in name]
         chosen = {id(p) for p in hidden}
         rest = [p for _, p in named if id(p) not in chosen]
         self.members: list[torch.optim.Optimizer] = [
@@ -55,7 +55,11 @@ class _Optimizers:
         ]
         self.rates = [schedule.lr]
         if hidden:
-            self.members.append(torch.optim.Muon(hidden, lr=schedule.muon, weight_decay=schedule.weight_decay, ns_steps=4))
+            self.members.append(
+                torch.optim.Muon(
+                    hidden, lr=schedule.muon, weight_decay=schedule.weight_decay, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+                )
+            )
             self.rates.append(schedule.muon)
 
     def step(self, factor: float) -> None:

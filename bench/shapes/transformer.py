@@ -21,7 +21,7 @@ from bench.shapes.vocabulary import TEXT_TOKENS
 
 TOKEN_CHANNELS = 4 * LATENT_CHANNELS
 GRID = 4
-BATCH = 256
+BATCH = 128
 #: Captions dropped while training the teacher, so that it can guide.
 DROPPED = 0.10
 #: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
@@ -38,7 +38,7 @@ class Depth:
 
 SHALLOW = Depth(5, 10)
 FULL = Depth(19, 38)
-SHALLOW_SCHEDULE = Schedule(steps=6000, lr=2e-3, muon=2e-3, ema=0.998, weight_decay=0.01)
+SHALLOW_SCHEDULE = Schedule(steps=4000, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
 DISTIL_SCHEDULE = Schedule(steps=900, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
 
 

@@ -1,0 +1,90 @@
+"""Command line of the evaluation suite: `python -m bench --help`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from bench.progress import console
+from fastflux.errors import FastFluxError
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="FastFLUX's evaluation suite.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="prune, generate, score, measure and print the tables",
+        description="Measure every variant of a profile afresh into runs/<profile>/ and print its tables. "
+        "What an earlier run measured with the same inputs is not measured again; a committed record never counts.",
+        epilog="examples:\n"
+        "  python -m bench reproduce\n"
+        "  python -m bench reproduce --only table6\n"
+        "  python -m bench reproduce --limit 4 --seeds 1      a quick look at the whole road\n"
+        "  python -m bench reproduce --accept                 make this run the committed one",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    reproduce.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
+    reproduce.add_argument("--only", type=_names, metavar="TABLES", help="tables, comma-separated: table1,table2,table6,efficiency")
+    reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
+    reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")
+    reproduce.add_argument("--seeds", type=int, help="so many images of each prompt")
+    reproduce.add_argument("--force", action="store_true", help="measure again what is there already")
+    reproduce.add_argument("--accept", action="store_true", help="copy the records and documents to reports/")
+    reproduce.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0, or 1 after an error that one sentence on stderr explains."""
+    options = _parser().parse_args(arguments)
+    _quiet_libraries()
+    try:
+        from bench.reproduce import reproduce
+        from bench.variants import TABLES
+
+        reproduce(
+            profile_name=options.profile,
+            tables=TABLES if options.only is None else options.only,
+            variant_names=options.variants,
+            limit=options.limit,
+            seeds=options.seeds,
+            force=options.force,
+            accept=options.accept,
+            device=options.device,
+        )
+    except FastFluxError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 1
+    except OSError as error:
+        console.print(f"error: {error}; what is done is kept, the same command continues", markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; what is done is kept, the same command continues")
+        return 130
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Third-party chatter (progress bars of loaders, advice to developers) would bury our own messages."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")
+    logging.disable(logging.WARNING)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

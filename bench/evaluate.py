@@ -1,0 +1,356 @@
+"""The stages of a run, each skipping what is done with the same inputs: calibrate, prune, generate, score, measure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.environment import describe_environment
+from bench.generate import MANIFEST, generate, jobs_of
+from bench.image_set import ImageSet
+from bench.metrics.base import Metric
+from bench.metrics.flops import count_flops, measure_flops, measure_parameters
+from bench.metrics.latency import measure_latency
+from bench.metrics.memory import measure_memory
+from bench.profile import Profile, Sampling
+from bench.progress import console, track
+from bench.prompts import Prompt, limited, prompts_hash, read_prompts
+from bench.results import JSON, RecordError, RunRecord
+from bench.variants import DENSE, Variant
+from fastflux.architectures import example_inputs
+from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
+from fastflux.checkpoint import load_transformer, revision_of, save_transformer
+from fastflux.errors import FastFluxError
+from fastflux.model import plan_of
+from fastflux.pipelines import check_pipeline, load_pipeline
+from fastflux.pruning import prune_
+from fastflux.trajectories import Trajectories
+
+IMAGE_METRICS = ("hps", "geneval", "clip_score", "fid")
+
+
+@dataclass
+class Evaluation:
+    """One profile measured into one folder; every method can be called again at no cost once its work is done."""
+
+    profile: Profile
+    folder: Path
+    variants: Sequence[Variant]
+    limit: int | None = None
+    force: bool = False
+    device: str = "cpu"
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds of the block to the stage's."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + monotonic() - began
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        """The profile's sampling settings."""
+        return self.profile.sampling
+
+    @cached_property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts, or the first `limit` of each style and task."""
+        every = tuple(prompt for name in self.profile.prompts for prompt in read_prompts(self.profile.path(name)))
+        return limited(every, self.limit)
+
+    @cached_property
+    def pipeline_folder(self) -> Path:
+        """The base pipeline, checked: missing or truncated weights are an error before the long work."""
+        folder = self.profile.path(self.profile.pipeline)
+        check_pipeline(folder)
+        return folder
+
+    @cached_property
+    def revision(self) -> str:
+        """Hash of the dense transformer's weights."""
+        return revision_of(self.pipeline_folder / "transformer")
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The dense pipeline, loaded once; variants take its transformer's place."""
+        pipeline: Any = load_pipeline(self.pipeline_folder, device=self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @cached_property
+    def components_hash(self) -> str:
+        """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
+        digest = hashlib.sha256()
+        for path in sorted(self.pipeline_folder.rglob("*")):
+            if path.is_file() and path.relative_to(self.pipeline_folder).parts[0] != "transformer":
+                digest.update(path.relative_to(self.pipeline_folder).as_posix().encode())
+                digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def environment(self) -> dict[str, JSON]:
+        """The machine and the libraries."""
+        return describe_environment(self.device)
+
+    def place(self, variant: Variant) -> Path:
+        """Folder of a variant's files."""
+        return self.folder / variant.id
+
+    def record_path(self, variant: Variant) -> Path:
+        """File of a variant's record."""
+        return self.folder / "results" / f"{variant.id}.json"
+
+    # -- calibrate and prune
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
+        prompts = read_prompts(self.profile.path(self.profile.calibration_prompts))
+        settings = self.profile.calibration
+        key = _digest({"revision": self.revision, "rest": self.components_hash, "prompts": prompts_hash(prompts)} | asdict(settings))
+        path = self.folder / f"calibration-{key}.safetensors"
+        if path.exists() and not self.force:
+            return load_statistics(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        drive = Trajectories(
+            self.pipeline,
+            [prompt.prompt for prompt in prompts],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            batch_size=settings.batch,
+            height=self.sampling.height,
+            width=self.sampling.width,
+            seed=settings.seed,
+        )
+        console.print(f"calibrate on {len(prompts)} prompts x {settings.steps} steps")
+        dense = load_transformer(self.pipeline_folder / "transformer", device=self.device)
+        self.pipeline.transformer = dense
+        statistics = collect_statistics(dense, drive)
+        save_statistics(statistics, path)
+        return statistics
+
+    def transformer(self, variant: Variant) -> nn.Module:
+        """The variant's transformer, pruned and saved the first time, loaded afterwards."""
+        source = self.pipeline_folder / "transformer"
+        if variant.config is None:
+            return load_transformer(source, device=self.device)
+        saved = self.place(variant) / "transformer"
+        note = self.place(variant) / "pruning.json"
+        wanted = json.dumps(self._pruning_inputs(variant), indent=1, sort_keys=True)
+        if not self.force and saved.exists() and note.exists() and note.read_text(encoding="utf-8") == wanted:
+            return load_transformer(saved, device=self.device)
+        model = load_transformer(source, device=self.device)
+        statistics = self.statistics if variant.config.needs_statistics else None
+        prune_(model, variant.config, statistics, base_model=self.profile.title, base_revision=self.revision)
+        save_transformer(model, saved, overwrite=True)
+        note.write_text(wanted, encoding="utf-8")
+        return model.eval()
+
+    def _pruning_inputs(self, variant: Variant) -> dict[str, JSON]:
+        """All that decides the pruned weights."""
+        prompts = read_prompts(self.profile.path(self.profile.calibration_prompts))
+        config = variant.config
+        return {
+            "revision": self.revision,
+            "components": self.components_hash,
+            "method": "" if config is None else config.method,
+            "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
+            "calibration": asdict(self.profile.calibration),
+            "calibration_prompts": prompts_hash(prompts),
+        }
+
+    def prune(self) -> None:
+        """Make every pruned variant."""
+        with self.timed("prune"):
+            for variant in track(self.variants, "prune", total=len(self.variants)):
+                self.transformer(variant)
+
+    # -- generate and score
+
+    def generate(self) -> None:
+        """Draw the images of every variant."""
+        total = len(jobs_of(self.prompts, self.sampling))
+        with self.timed("generate"):
+            for variant in self.variants:
+                inputs = self._sampling_record() | {"revision": self.revision, "pruning": self._pruning_inputs(variant)}
+                if self.force:
+                    (self.place(variant) / MANIFEST).unlink(missing_ok=True)
+                self._draw(variant, inputs, total)
+
+    def _draw(self, variant: Variant, inputs: Mapping[str, JSON], total: int) -> None:
+        self.pipeline.transformer = self.transformer(variant)
+        ticks = _Ticks(total, f"generate {variant.label}")
+        generate(self.pipeline, self.prompts, self.sampling, self.place(variant), inputs, ticks.advance)
+        ticks.close()
+
+    def _sampling_record(self) -> dict[str, JSON]:
+        """What the record says of the sampling."""
+        settings = asdict(self.sampling)
+        return {**settings, "samples": dict(settings["samples"]), "prompts": prompts_hash(self.prompts), "components": self.components_hash}
+
+    @cached_property
+    def scorers(self) -> tuple[Metric, ...]:
+        """The profile's image metrics, loaded once."""
+        module, _, name = self.profile.scorers.partition(":")
+        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device)
+        return scorers
+
+    def record(self, variant: Variant) -> RunRecord:
+        """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
+        model_plan = None if variant.config is None else plan_of(self.transformer(variant))
+        fresh = RunRecord(
+            profile=self.profile.name,
+            variant=variant.id,
+            label=variant.label,
+            plan=None if model_plan is None else model_plan.to_json(),
+            base_model=self.profile.title,
+            base_revision=self.revision,
+            environment=self.environment,
+            sampling=self._sampling_record(),
+            measurements=(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        path = self.record_path(variant)
+        if not path.exists():
+            return fresh
+        try:
+            earlier = RunRecord.read(path)
+        except RecordError as error:
+            console.print(f"{error}; it is measured again")
+            return fresh
+        if earlier.key == fresh.key:
+            return earlier
+        aside = path.parent / "superseded" / f"{variant.id}-{earlier.key}.json"
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(aside)
+        return fresh
+
+    def score(self) -> None:
+        """Score the images of every variant with every metric that its record lacks."""
+        with self.timed("score"):
+            for variant in track(self.variants, "score", total=len(self.variants)):
+                record = self.record(variant)
+                images: ImageSet | None = None
+                for metric in self._missing(record):
+                    images = images or ImageSet.read(self.place(variant) / MANIFEST)
+                    record = record.with_measurement(metric(images))
+                    record.write(self.record_path(variant))
+
+    def _missing(self, record: RunRecord) -> list[Metric]:
+        """Metrics whose measurement is absent, failed or of another version."""
+        done = {m.info.name for m in record.measurements if m.status == "ok"} if not self.force else set()
+        if set(IMAGE_METRICS) <= done:
+            return []  # without loading a single scorer
+        return [metric for metric in self.scorers if metric.info.name not in done]
+
+    # -- measure
+
+    def measure(self) -> None:
+        """FLOPs, parameters, memory, and the latency of all variants interleaved in one run."""
+        with self.timed("measure"):
+            records = {variant.id: self.record(variant) for variant in self.variants}
+            wanted = ("flops", "parameters", "memory", "latency")
+            whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
+            if whole and _one_latency_run(records.values()) and not self.force:
+                return
+            models = {variant.id: self.transformer(variant).eval() for variant in self.variants}
+            inputs = example_inputs(
+                models[DENSE],
+                self.profile.latency.batch,
+                self.sampling.height,
+                self.sampling.width,
+                self.pipeline.tokenizer_2.model_max_length,
+                torch.Generator().manual_seed(self.sampling.seed),
+                device=self.device,
+            )
+            dense_flops = count_flops(models[DENSE], inputs)
+            dense_total = sum(p.numel() for p in models[DENSE].parameters())
+            steps = {name: _Step(model, inputs) for name, model in models.items()}
+            settings: dict[str, JSON] = {
+                "height": self.sampling.height,
+                "width": self.sampling.width,
+                "batch": self.profile.latency.batch,
+                "threads": torch.get_num_threads(),
+                "dtype": "float32",
+                "compiled": False,
+            }
+            latency = self.profile.latency
+            console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
+            times = measure_latency(
+                steps, warmup=latency.warmup, rounds=latency.rounds, seed=self.sampling.seed, device=self.device, settings=settings
+            )
+            for variant in self.variants:
+                model = models[variant.id]
+                record = records[variant.id]
+                for measurement in (
+                    measure_flops(model, inputs, dense_forward=dense_flops),
+                    measure_parameters(model, dense_total=dense_total),
+                    measure_memory(model, steps[variant.id], device=self.device, settings=settings),
+                    times[variant.id],
+                ):
+                    record = record.with_measurement(measurement)
+                record.write(self.record_path(variant))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One transformer step without gradients."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+
+    def __call__(self) -> None:
+        with torch.inference_mode():
+            self.model(**self.inputs)
+
+
+class _Ticks:
+    """A progress bar fed by numbers of finished images."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self._items = track(range(total), label, total=total)
+        next(self._items, None)
+
+    def advance(self, count: int) -> None:
+        for _ in range(count):
+            next(self._items, None)
+
+    def close(self) -> None:
+        for _ in self._items:
+            pass
+
+
+def _one_latency_run(records: Any) -> bool:
+    """Whether all latencies come from one interleaved run: they then hold the same settings and number of rounds."""
+    runs = set()
+    for record in records:
+        measurement = record.measurement("latency")
+        if measurement is None:
+            return False
+        runs.add(json.dumps(measurement.settings, sort_keys=True))
+    return len(runs) == 1
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def require_variants(variants: Sequence[Variant]) -> None:
+    """Raise FastFluxError unless the dense model is among the variants: all ratios refer to it."""
+    if DENSE not in {variant.id for variant in variants}:
+        raise FastFluxError(f"the variants {[v.id for v in variants]} lack {DENSE!r}, to which every ratio refers")

@@ -1,0 +1,93 @@
+"""Profiles: which model, prompts, scorers and settings a run of the suite uses, read from bench/profiles/<name>.toml."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastflux.errors import FastFluxError
+from fastflux.names import unknown_name
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What determines the images besides model and prompts; `samples` images of each prompt, by prompt set."""
+
+    height: int
+    width: int
+    steps: int
+    guidance: float
+    seed: int
+    batch: int
+    samples: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How the model's own trajectories are drawn for the least-squares fit."""
+
+    steps: int
+    guidance: float
+    seed: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """Rounds of the interleaved latency measurement, and images in one step."""
+
+    warmup: int
+    rounds: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile; paths are absolute or relative to the repository."""
+
+    name: str
+    title: str
+    pipeline: str
+    scorers: str
+    prompts: tuple[str, ...]
+    calibration_prompts: str
+    disk_mib: int
+    sampling: Sampling
+    calibration: CalibrationSettings
+    latency: LatencySettings
+
+    def path(self, text: str) -> Path:
+        """A path of the profile, made absolute."""
+        return ROOT / text
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name; raises FastFluxError (with a suggestion) for an unknown one or a faulty file."""
+    known = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    if name not in known:
+        raise unknown_name("profile", name, known)
+    path = FOLDER / f"{name}.toml"
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
+        settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
+        return Profile(**{**data, "prompts": tuple(data["prompts"])}, **settings)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(Profile))
+        raise FastFluxError(f"the profile {path} is faulty: {error}; it needs {fields}") from error
+
+
+def require_disk(folder: Path, mib: int) -> None:
+    """Raise FastFluxError when the file system of `folder` has less than `mib` free, before long work starts."""
+    existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 2**20
+    if free < mib:
+        raise FastFluxError(f"{existing} has {free:.0f} MiB free, but the run writes about {mib} MiB: free some space")

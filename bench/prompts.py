@@ -1,0 +1,92 @@
+"""Prompt sets: JSONL files read strictly, a line each, errors naming the line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastflux.errors import FastFluxError
+
+SETS = ("hps", "geneval", "calibration")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: `style` for HPS v2's styles, `metadata` in GenEval's scheme."""
+
+    id: str
+    set: str
+    prompt: str
+    style: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def line(self) -> str:
+        """The prompt as a JSONL line, absent fields left out."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None})
+
+
+def read_prompts(path: Path) -> tuple[Prompt, ...]:
+    """All prompts of a file, in order.
+
+    Raises FastFluxError that names file and line for a missing file, bad JSON, a missing or unknown field, or an id
+    that occurs twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FastFluxError(f"cannot read the prompts {path}: {error}; give a JSONL file in UTF-8") from error
+    prompts: list[Prompt] = []
+    seen: set[str] = set()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        prompt = _parse(line, f"{path}, line {number}")
+        if prompt.id in seen:
+            raise FastFluxError(f"{path}, line {number}: the id {prompt.id!r} occurs twice; ids name images, give another")
+        seen.add(prompt.id)
+        prompts.append(prompt)
+    if not prompts:
+        raise FastFluxError(f"{path} holds no prompts; give at least one line")
+    return tuple(prompts)
+
+
+def _parse(line: str, where: str) -> Prompt:
+    try:
+        data = json.loads(line)
+        prompt = Prompt(**data)
+    except (ValueError, TypeError) as error:
+        raise FastFluxError(f"{where}: not a prompt ({error}); expected {{'id', 'set', 'prompt', ...}}") from error
+    if not all(isinstance(value, str) and value for value in (prompt.id, prompt.set, prompt.prompt)):
+        raise FastFluxError(f"{where}: id, set and prompt must be non-empty texts")
+    if "/" in prompt.id or prompt.id.startswith("."):
+        raise FastFluxError(f"{where}: the id {prompt.id!r} cannot name a file; use letters, digits, '-' and '_'")
+    if prompt.set not in SETS:
+        raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
+    if prompt.set == "hps" and not prompt.style:
+        raise FastFluxError(f"{where}: an hps prompt needs a style")
+    if prompt.set == "geneval" and not (isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()):
+        raise FastFluxError(f"{where}: a geneval prompt needs metadata with 'tag' and 'include'")
+    return prompt
+
+
+def limited(prompts: tuple[Prompt, ...], limit: int | None) -> tuple[Prompt, ...]:
+    """The first `limit` prompts of every style and task, so that each keeps its share; all where `limit` is None."""
+    if limit is None:
+        return prompts
+    counts: dict[tuple[str, str], int] = {}
+    kept = []
+    for prompt in prompts:
+        group = (prompt.set, prompt.style or str((prompt.metadata or {}).get("tag")))
+        counts[group] = counts.get(group, 0) + 1
+        if counts[group] <= limit:
+            kept.append(prompt)
+    return tuple(kept)
+
+
+def prompts_hash(prompts: tuple[Prompt, ...]) -> str:
+    """16 hex digits that change with any prompt."""
+    return hashlib.sha256("\n".join(prompt.line() for prompt in prompts).encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+"""`python -m bench reproduce`: measure every variant of a profile into runs/, build the tables, say what differs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+from rich.table import Table
+
+from bench.evaluate import Evaluation
+from bench.profile import ROOT, load_profile, require_disk
+from bench.progress import console
+from bench.variants import TABLES, chosen_variants
+from fastflux.errors import FastFluxError
+
+RESULTS = ROOT / "reports" / "results"
+GENERATED = ROOT / "reports" / "generated"
+#: Below so many seconds a run did nothing but look.
+CACHED_SECONDS = 60.0
+
+
+def reproduce(
+    *,
+    profile_name: str,
+    tables: Sequence[str] = TABLES,
+    variant_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    seeds: int | None = None,
+    force: bool = False,
+    accept: bool = False,
+    device: str = "cpu",
+    runs: Path = ROOT / "runs",
+) -> None:
+    """Run all stages and print the tables; see `python -m bench reproduce --help`.
+
+    Raises FastFluxError for unknown names, faulty input or too little disk, all before the long work starts.
+    """
+    began = monotonic()
+    profile = load_profile(profile_name)
+    variants = chosen_variants(profile.title, tables, variant_names)
+    if limit is not None and limit < 1:
+        raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
+    if seeds is not None:
+        if seeds < 1:
+            raise FastFluxError(f"--seeds is {seeds}: it is the number of images of each prompt, at least 1")
+        samples = dict.fromkeys(profile.sampling.samples, seeds)
+        profile = replace(profile, sampling=replace(profile.sampling, samples=samples))
+    if accept and (limit is not None or seeds is not None or variant_names is not None or set(tables) != set(TABLES)):
+        raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
+    folder = runs / (profile.name if limit is None and seeds is None else f"{profile.name}-limit{limit}-seeds{seeds}")
+    require_disk(folder, profile.disk_mib)
+    evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device)
+    evaluation.prune()
+    evaluation.generate()
+    evaluation.score()
+    evaluation.measure()
+    with evaluation.timed("report"):
+        texts = _report(evaluation, tables)
+    for text in texts:
+        print(text)
+    _show_differences(folder / "results", profile.name, device)
+    if accept:
+        _accept(evaluation, tables)
+    _show_stages(evaluation, monotonic() - began)
+
+
+def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
+    """Build the documents beside the records, in a process of their own: reports read files, and know no model."""
+    selected = _selected(evaluation)
+    out = evaluation.folder / "reports"
+    _reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg",
+             "--images", str(evaluation.folder), "-o", str(out))  # fmt: skip
+    return [(out / f"{table}.md").read_text(encoding="utf-8") for table in tables]
+
+
+def _selected(evaluation: Evaluation) -> Path:
+    """A folder with just the records of this run's variants: an earlier run may have left others."""
+    source = evaluation.folder / "results"
+    selected = evaluation.folder / "selected"
+    shutil.rmtree(selected, ignore_errors=True)
+    selected.mkdir(parents=True)
+    for variant in evaluation.variants:
+        shutil.copy2(source / f"{variant.id}.json", selected)
+    return selected
+
+
+def _reports(*arguments: str) -> None:
+    process = subprocess.run([sys.executable, "-m", "reports", *arguments], cwd=ROOT, check=False, text=True)  # noqa: S603
+    if process.returncode:
+        raise FastFluxError("the reports could not be built; the message above says why. All measurements are kept.")
+
+
+def committed_records(profile_name: str, device: str) -> Path:
+    """Folder of the committed records of a profile on a kind of device."""
+    return RESULTS / torch.device(device).type / profile_name
+
+
+def _show_differences(fresh: Path, profile_name: str, device: str) -> None:
+    """Fresh against committed records, where there are any."""
+    committed = committed_records(profile_name, device)
+    if committed.is_dir() and any(committed.glob("*.json")):
+        print("\n## This run against the committed records\n", flush=True)
+        _reports("diff", str(committed), str(fresh))
+
+
+def _accept(evaluation: Evaluation, tables: Sequence[str]) -> None:
+    """Copy this run's records and documents to where the repository keeps them."""
+    target = committed_records(evaluation.profile.name, evaluation.device)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in target.glob("*.json"):
+        path.unlink()
+    for path in (evaluation.folder / "results").glob("*.json"):
+        shutil.copy2(path, target)
+    GENERATED.mkdir(parents=True, exist_ok=True)
+    for path in sorted((evaluation.folder / "reports").iterdir()):
+        shutil.copy2(path, GENERATED)
+    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {GENERATED.relative_to(ROOT)}")
+
+
+def _show_stages(evaluation: Evaluation, total: float) -> None:
+    table = Table("stage", "seconds", title=f"{evaluation.profile.title}: {total:.0f} s")
+    for stage, seconds in evaluation.seconds.items():
+        table.add_row(stage, f"{seconds:.1f}")
+    console.print(table)
+    if total < CACHED_SECONDS:
+        console.print("Everything was measured before with the same inputs; --force measures it again.")
+    where = os.path.relpath(evaluation.folder)
+    console.print(f"Records are in {where}/results, tables and figures in {where}/reports.")

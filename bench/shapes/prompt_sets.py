@@ -1,0 +1,75 @@
+"""Writes prompts/shapes/*.jsonl, the prompt sets of the shapes profile: `python -m bench.shapes.prompt_sets`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from bench.prompts import Prompt
+from bench.shapes.vocabulary import STYLE_NAMES, TASKS, held_out
+from bench.shapes.world import TASK_WEIGHTS, sample_scenes
+
+HPS_PER_STYLE = 64
+GENEVAL_PER_TASK = 24
+CALIBRATION = 128
+#: Calibration prompts spread over the templates as the training captions do.
+FOLDER = Path("prompts/shapes")
+
+
+def _has_held_out(metadata: dict[str, Any]) -> bool:
+    return any("color" in item and held_out(item["color"], item["class"]) for item in metadata["include"])
+
+
+def hps_prompts() -> list[Prompt]:
+    """64 different prompts for each of the four styles."""
+    scenes = sample_scenes(6000, 1, "evaluation")
+    counts: Counter[str] = Counter()
+    seen: set[str] = set()
+    prompts = []
+    for style_index, metadata, text in zip(scenes.styles, scenes.metadata, scenes.captions, strict=True):
+        style = STYLE_NAMES[style_index]
+        if text in seen or counts[style] == HPS_PER_STYLE or _has_held_out(metadata):
+            continue
+        seen.add(text)
+        prompts.append(Prompt(f"hps-{style}-{counts[style]:03}", "hps", text, style))
+        counts[style] += 1
+    return sorted(prompts, key=lambda prompt: prompt.id)
+
+
+def geneval_prompts(*, only_held_out: bool = False) -> list[Prompt]:
+    """24 different prompts for each of GenEval's six tasks; with `only_held_out`, those that name an unseen pair."""
+    prompts: list[Prompt] = []
+    prefix = "heldout" if only_held_out else "geneval"
+    for task in ("colors", "color_attr") if only_held_out else TASKS:
+        scenes = sample_scenes(4000, 2, "evaluation", tasks={task: 1.0})
+        texts: dict[str, dict[str, Any]] = {}
+        for metadata, text in zip(scenes.metadata, scenes.captions, strict=True):
+            if _has_held_out(metadata) == only_held_out:
+                texts.setdefault(text, metadata)
+        chosen = list(texts.items())[:GENEVAL_PER_TASK]
+        prompts += [Prompt(f"{prefix}-{task}-{i:03}", "geneval", text, None, data) for i, (text, data) in enumerate(chosen)]
+    return prompts
+
+
+def calibration_prompts() -> list[Prompt]:
+    """Prompts of the calibration split, on whose trajectories linear layers are fitted."""
+    scenes = sample_scenes(CALIBRATION, 3, "calibration", tasks=TASK_WEIGHTS)
+    return [Prompt(f"calibration-{i:03}", "calibration", text) for i, text in enumerate(scenes.captions)]
+
+
+def main() -> None:
+    """Write all sets."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    sets = {
+        "hps": hps_prompts(),
+        "geneval": geneval_prompts(),
+        "geneval_held_out": geneval_prompts(only_held_out=True),
+        "calibration": calibration_prompts(),
+    }
+    for name, prompts in sets.items():
+        (FOLDER / f"{name}.jsonl").write_text("".join(prompt.line() + "\n" for prompt in prompts))
+
+
+if __name__ == "__main__":
+    main()

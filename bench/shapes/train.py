@@ -1,0 +1,139 @@
+"""`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
+
+Stages can be run alone and continue after a kill: vae, latents, shallow, distil, detector, clip, hps, export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from bench.progress import console, track
+from bench.shapes import WEIGHTS
+from bench.shapes.clip import build_clip, save_clip, train_clip, tune_preference
+from bench.shapes.detector import train_detector
+from bench.shapes.text import TextEncoders
+from bench.shapes.transformer import FULL, Conditioned, Latents, build_transformer, distil, pack, train_shallow
+from bench.shapes.vae import encode, train_vae
+from bench.shapes.world import render, sample_scenes
+
+STAGES = ("vae", "latents", "shallow", "distil", "detector", "clip", "hps", "export")
+TRAINING_SCENES = 49_152
+RUNS = Path("runs/train_shapes")
+
+
+def _vae(folder: Path, device: str) -> AutoencoderKL:
+    vae = train_vae(folder, device).to(memory_format=torch.contiguous_format)
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+def _latents(folder: Path, device: str) -> None:
+    """Render and encode the training set once; half precision keeps it small."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
+    scenes = sample_scenes(TRAINING_SCENES, 10**7)
+    parts = [
+        pack(encode(vae, render(scenes[start : start + 256], device))).half().cpu()
+        for start in track(range(0, TRAINING_SCENES, 256), "encode", total=TRAINING_SCENES // 256)
+    ]
+    t5_ids, clip_ids = TextEncoders().tokenize([*scenes.captions, ""])
+    save_file({"tokens": torch.cat(parts), "t5_ids": t5_ids, "clip_ids": clip_ids}, folder / "latents.safetensors")
+
+
+def _read_latents(folder: Path) -> Latents:
+    return Latents(**load_file(folder / "latents.safetensors"))
+
+
+def _detector(folder: Path, device: str) -> None:
+    network = train_detector(folder, device)
+    _save_flat(network, WEIGHTS / "detector" / "model.safetensors")
+
+
+def _save_flat(network: nn.Module, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, path)
+
+
+def _export(folder: Path) -> None:
+    """Assemble the pipeline folder and say where it is."""
+    student = Conditioned(build_transformer(FULL), TextEncoders())
+    student.load_state_dict(torch.load(folder / "distil.pt", weights_only=True)["average"])
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False)
+    pipeline = FluxPipeline(
+        scheduler=scheduler,
+        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=student.text.clip,
+        tokenizer=student.text.clip_tokenizer,
+        text_encoder_2=student.text.t5,
+        tokenizer_2=student.text.t5_tokenizer,
+        transformer=student.transformer,
+    )
+    target = WEIGHTS / "pipeline"
+    shutil.rmtree(target, ignore_errors=True)
+    # bfloat16 keeps three digits, which costs these models nothing measurable and halves what a clone carries.
+    pipeline.to(torch.bfloat16).save_pretrained(target)
+    for config in target.rglob("*.json"):
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    console.print(f"FLUX-Shapes is in {target}")
+
+
+#: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
+SHIFT = 1.5
+
+
+def run(stages: Sequence[str], folder: Path, device: str) -> None:
+    """Run the stages in order; each reads what the earlier ones left in `folder`."""
+    for stage in stages:
+        match stage:
+            case "vae":
+                _vae(folder, device)
+            case "latents":
+                _latents(folder, device)
+            case "shallow":
+                train_shallow(_read_latents(folder), folder, device)
+            case "distil":
+                latents = _read_latents(folder)
+                distil(train_shallow(latents, folder, device), latents, folder, device)
+            case "detector":
+                _detector(folder, device)
+            case "clip":
+                save_clip(train_clip(folder, device), WEIGHTS / "clip")
+            case "hps":
+                model = build_clip()
+                model.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))
+                save_clip(tune_preference(model.to(device), folder, device), WEIGHTS / "hps")
+            case "export":
+                _export(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.shapes.train",
+        description="Train FLUX-Shapes and its scorers. Killed at any moment, the same command continues.",
+        epilog="examples: python -m bench.shapes.train   |   python -m bench.shapes.train --stages detector,clip --device cuda",
+    )
+    parser.add_argument("--stages", default=",".join(STAGES), help="which stages, comma-separated (default: all)")
+    parser.add_argument("--folder", type=Path, default=RUNS, help="where states and curves are kept (default: %(default)s)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    stages = options.stages.split(",")
+    if unknown := [stage for stage in stages if stage not in STAGES]:
+        parser.error(f"unknown stage {unknown[0]!r}; there are {', '.join(STAGES)}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    run(stages, options.folder, options.device)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
