@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reproduce.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
-    reproduce.add_argument("--only", type=_names, metavar="TABLES", help="tables, comma-separated: table1,table2,table6,efficiency")
+    reproduce.add_argument(
+        "--only", type=_names, metavar="TABLES", help="tables, comma-separated: table1,table2,table6,efficiency"
+    )
     reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")
     reproduce.add_argument("--seeds", type=int, help="so many images of each prompt")

@@ -122,7 +122,10 @@ class Evaluation:
         """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
         prompts = read_prompts(self.profile.path(self.profile.calibration_prompts))
         settings = self.profile.calibration
-        key = _digest({"revision": self.revision, "rest": self.components_hash, "prompts": prompts_hash(prompts)} | asdict(settings))
+        key = _digest(
+            {"revision": self.revision, "rest": self.components_hash, "prompts": prompts_hash(prompts)}
+            | asdict(settings)
+        )
         path = self.folder / f"calibration-{key}.safetensors"
         if path.exists() and not self.force:
             return load_statistics(path)
@@ -201,7 +204,12 @@ class Evaluation:
     def _sampling_record(self) -> dict[str, JSON]:
         """What the record says of the sampling."""
         settings = asdict(self.sampling)
-        return {**settings, "samples": dict(settings["samples"]), "prompts": prompts_hash(self.prompts), "components": self.components_hash}
+        return {
+            **settings,
+            "samples": dict(settings["samples"]),
+            "prompts": prompts_hash(self.prompts),
+            "components": self.components_hash,
+        }
 
     @cached_property
     def scorers(self) -> tuple[Metric, ...]:
@@ -292,7 +300,12 @@ class Evaluation:
             latency = self.profile.latency
             console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
             times = measure_latency(
-                steps, warmup=latency.warmup, rounds=latency.rounds, seed=self.sampling.seed, device=self.device, settings=settings
+                steps,
+                warmup=latency.warmup,
+                rounds=latency.rounds,
+                seed=self.sampling.seed,
+                device=self.device,
+                settings=settings,
             )
             for variant in self.variants:
                 model = models[variant.id]

@@ -22,7 +22,13 @@ def track(items: Iterable[T], label: str, *, total: int, completed: int = 0) -> 
     if not console.is_terminal:
         yield from _quiet(items, label, total, completed)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=False) as progress:
         task = progress.add_task(label, total=total, completed=completed)
         for item in items:

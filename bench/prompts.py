@@ -46,7 +46,9 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
             continue
         prompt = _parse(line, f"{path}, line {number}")
         if prompt.id in seen:
-            raise FastFluxError(f"{path}, line {number}: the id {prompt.id!r} occurs twice; ids name images, give another")
+            raise FastFluxError(
+                f"{path}, line {number}: the id {prompt.id!r} occurs twice; ids name images, give another"
+            )
         seen.add(prompt.id)
         prompts.append(prompt)
     if not prompts:
@@ -68,7 +70,9 @@ def _parse(line: str, where: str) -> Prompt:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
     if prompt.set == "hps" and not prompt.style:
         raise FastFluxError(f"{where}: an hps prompt needs a style")
-    if prompt.set == "geneval" and not (isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()):
+    if prompt.set == "geneval" and not (
+        isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()
+    ):
         raise FastFluxError(f"{where}: a geneval prompt needs metadata with 'tag' and 'include'")
     return prompt
 

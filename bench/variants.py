@@ -35,7 +35,8 @@ def paper_variants(title: str) -> tuple[Variant, ...]:
         for ratio in FASTFLUX_RATIOS
     )
     l1_norm = (
-        Variant(f"l1-{100 * ratio:02.0f}", f"FLUX-Pruning-{100 * ratio:.0f}%", L1NormConfig(ratio=ratio)) for ratio in L1_RATIOS
+        Variant(f"l1-{100 * ratio:02.0f}", f"FLUX-Pruning-{100 * ratio:.0f}%", L1NormConfig(ratio=ratio))
+        for ratio in L1_RATIOS
     )
     return (Variant(DENSE, title, None), *fastflux, *l1_norm)
 

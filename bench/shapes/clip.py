@@ -14,7 +14,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.training import Schedule, train
@@ -39,7 +39,7 @@ PREFERENCE_BATCH = 32
 tokenizer = open_clip.get_tokenizer("RN50", context_length=16)
 
 
-def build_clip() -> nn.Module:
+def build_clip() -> Any:
     """An untrained open_clip.CLIP for 64x64 images and captions of up to 16 tokens."""
     return open_clip.model.CLIP(**CONFIG)
 
@@ -49,7 +49,7 @@ def to_clip_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
-def train_clip(folder: Path, device: str = "cpu") -> nn.Module:
+def train_clip(folder: Path, device: str = "cpu") -> Any:
     """Contrastive training (arXiv 2103.00020); pictures that share a caption count as right answers for each other."""
     torch.manual_seed(4)
     model = build_clip().to(device)
@@ -59,7 +59,9 @@ def train_clip(folder: Path, device: str = "cpu") -> nn.Module:
         generator = torch.Generator().manual_seed(step)
         kinds = torch.randint(len(KINDS), (CONTRASTIVE_BATCH,), generator=generator)
         mild = 0.3 * torch.rand(CONTRASTIVE_BATCH, generator=generator)
-        images = degrade(render(scenes, device), kinds, mild * (torch.rand(CONTRASTIVE_BATCH, generator=generator) < 1 / 4), step)
+        images = degrade(
+            render(scenes, device), kinds, mild * (torch.rand(CONTRASTIVE_BATCH, generator=generator) < 1 / 4), step
+        )
         image = F.normalize(model.encode_image(to_clip_range(images)), dim=-1)
         text = F.normalize(model.encode_text(tokenizer(list(scenes.captions)).to(device)), dim=-1)
         logits = model.logit_scale.clamp(max=np.log(100.0)).exp() * image @ text.T
@@ -119,10 +121,12 @@ def preference_images(scenes: Scenes, seed: int, device: str = "cpu") -> Tensor:
     low = 0.15 + 0.4 * torch.rand(len(scenes), generator=generator)
     high = low + 0.2 + (0.8 - low) * torch.rand(len(scenes), generator=generator)
     wrong = render(spoil_content(scenes, seed), device)
-    return torch.stack([clean, degrade(clean, kinds, low, seed), degrade(clean, kinds, high.clamp(max=1), seed), wrong], dim=1)
+    return torch.stack(
+        [clean, degrade(clean, kinds, low, seed), degrade(clean, kinds, high.clamp(max=1), seed), wrong], dim=1
+    )
 
 
-def preference_scores(model: nn.Module, images: Tensor, captions: list[str]) -> Tensor:
+def preference_scores(model: Any, images: Tensor, captions: list[str]) -> Tensor:
     """Cosines (n, k) of images (n, k, 3, 64, 64) with their captions."""
     n, k = images.shape[:2]
     image = F.normalize(model.encode_image(to_clip_range(images.flatten(0, 1))), dim=-1).view(n, k, -1)
@@ -130,7 +134,7 @@ def preference_scores(model: nn.Module, images: Tensor, captions: list[str]) -> 
     return (image * text[:, None]).sum(dim=-1)
 
 
-def tune_preference(model: nn.Module, folder: Path, device: str = "cpu") -> nn.Module:
+def tune_preference(model: Any, folder: Path, device: str = "cpu") -> Any:
     """Bradley-Terry training on preference pairs, as HPS v2 tunes CLIP on human choices (arXiv 2306.09341, section 4)."""
     torch.manual_seed(5)
     model.train()
@@ -147,7 +151,7 @@ def tune_preference(model: nn.Module, folder: Path, device: str = "cpu") -> nn.M
     return model
 
 
-def save_clip(model: nn.Module, folder: Path) -> None:
+def save_clip(model: Any, folder: Path) -> None:
     """Write a folder that `open_clip.create_model_and_transforms("local-dir:<folder>")` reads.
 
     Rows of the token table that no caption uses are set to zero, so that the file compresses well.
@@ -155,7 +159,11 @@ def save_clip(model: nn.Module, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     used = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.bool)
-    used[tokenizer([caption for seed in range(20) for caption in sample_scenes(500, seed, "evaluation").captions])] = True
+    used[tokenizer([caption for seed in range(20) for caption in sample_scenes(500, seed, "evaluation").captions])] = (
+        True
+    )
     state["token_embedding.weight"][~used] = 0
     save_file(state, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2) + "\n")
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2) + "\n"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -34,7 +35,9 @@ NMS_IOU = 0.5
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
     )
 
 
@@ -51,9 +54,10 @@ class DetectorNetwork(nn.Module):
         self.reach = nn.Conv2d(64, 4, 1)
         self.mask = nn.Sequential(_conv(24 + 16, 24), nn.Conv2d(24, 4, 1), nn.PixelShuffle(2))
         self.lift = nn.Conv2d(64, 16, 1)
-        nn.init.constant_(self.classes.bias, -4.0)
+        nn.init.constant_(cast("Tensor", self.classes.bias), -4.0)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(class logits, box reaches, mask logits)."""
         half = self.stem(images * 2 - 1)
         quarter = self.quarter(half)
         eighth = F.interpolate(self.eighth(quarter), scale_factor=2.0, mode="nearest")
@@ -100,13 +104,14 @@ def detector_loss(network: DetectorNetwork, images: Tensor, scenes: Scenes, devi
     class_loss = F.binary_cross_entropy_with_logits(classes, target, reduction="none")
     class_loss = (class_loss * ~ignore[:, None]).sum() / count
     box_loss = ((reach - own_reach).abs() * cells[:, None]).sum() / count / 4
-    return class_loss + 0.3 * box_loss + F.binary_cross_entropy_with_logits(mask, foreground)
+    loss: Tensor = class_loss + 0.3 * box_loss + F.binary_cross_entropy_with_logits(mask, foreground)
+    return loss
 
 
 def train_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
     """Train (or continue) on renders, a third of them mildly spoiled so that generated pictures are no surprise."""
     torch.manual_seed(3)
-    network = DetectorNetwork().to(device, memory_format=torch.channels_last)
+    network = DetectorNetwork().to(device).to(memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(BATCH, 2 * 10**6 + step)
@@ -143,10 +148,15 @@ class ShapesDetector:
         """Detections of each uint8 image (64, 64, 3), best first."""
         found: list[list[Detection]] = []
         for start in range(0, len(images), 64):
-            batch = torch.from_numpy(np.stack(images[start : start + 64])).permute(0, 3, 1, 2).float().to(self.device) / 255
+            batch = (
+                torch.from_numpy(np.stack(images[start : start + 64])).permute(0, 3, 1, 2).float().to(self.device) / 255
+            )
             classes, reach, mask = (output.cpu() for output in self.network(batch))
             foreground = (mask > 0).numpy()
-            found += [self._read(*pair, foreground[row]) for row, pair in enumerate(zip(classes.sigmoid(), reach, strict=True))]
+            found += [
+                self._read(*pair, foreground[row])
+                for row, pair in enumerate(zip(classes.sigmoid(), reach, strict=True))
+            ]
         return found
 
     def _read(self, scores: Tensor, reach: Tensor, foreground: np.ndarray) -> list[Detection]:

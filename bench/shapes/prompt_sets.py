@@ -48,7 +48,9 @@ def geneval_prompts(*, only_held_out: bool = False) -> list[Prompt]:
             if _has_held_out(metadata) == only_held_out:
                 texts.setdefault(text, metadata)
         chosen = list(texts.items())[:GENEVAL_PER_TASK]
-        prompts += [Prompt(f"{prefix}-{task}-{i:03}", "geneval", text, None, data) for i, (text, data) in enumerate(chosen)]
+        prompts += [
+            Prompt(f"{prefix}-{task}-{i:03}", "geneval", text, None, data) for i, (text, data) in enumerate(chosen)
+        ]
     return prompts
 
 

@@ -6,6 +6,7 @@ Both tokenizers are of the classes FLUX.1-dev's pipeline names and know the worl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def build_t5_tokenizer() -> T5TokenizerFast:
 def _merge(pieces: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
     """Byte-pair encoding: join the pair of lowest rank until none is left."""
     while True:
-        ranked = [(merges[pair], pair) for pair in zip(pieces, pieces[1:], strict=False) if pair in merges]
+        ranked = [(merges[pair], pair) for pair in pairwise(pieces) if pair in merges]
         if not ranked:
             return pieces
         _, pair = min(ranked)
@@ -63,7 +64,15 @@ class TextEncoders(nn.Module):
         super().__init__()
         self.t5_tokenizer, self.clip_tokenizer = build_t5_tokenizer(), build_clip_tokenizer()
         self.t5 = T5EncoderModel(
-            T5Config(vocab_size=len(self.t5_tokenizer), d_model=WIDTH, d_kv=16, d_ff=128, num_layers=2, num_heads=4, dropout_rate=0.0)
+            T5Config(
+                vocab_size=len(self.t5_tokenizer),
+                d_model=WIDTH,
+                d_kv=16,
+                d_ff=128,
+                num_layers=2,
+                num_heads=4,
+                dropout_rate=0.0,
+            )
         )
         clip_ids = self.clip_tokenizer
         self.clip = CLIPTextModel(
@@ -83,13 +92,16 @@ class TextEncoders(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids for T5 (n, 12) and CLIP (n, 13), padded."""
-        t5 = self.t5_tokenizer(list(captions), padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt")
+        t5 = self.t5_tokenizer(
+            list(captions), padding="max_length", max_length=TEXT_TOKENS, truncation=True, return_tensors="pt"
+        )
         clip = self.clip_tokenizer(
             list(captions), padding="max_length", max_length=TEXT_TOKENS + 1, truncation=True, return_tensors="pt"
         )
         return t5.input_ids, clip.input_ids
 
     def forward(self, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids to (sequence, pooled)."""
         return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
 
     def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

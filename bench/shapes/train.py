@@ -124,7 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="examples: python -m bench.shapes.train   |   python -m bench.shapes.train --stages detector,clip --device cuda",
     )
     parser.add_argument("--stages", default=",".join(STAGES), help="which stages, comma-separated (default: all)")
-    parser.add_argument("--folder", type=Path, default=RUNS, help="where states and curves are kept (default: %(default)s)")
+    parser.add_argument(
+        "--folder", type=Path, default=RUNS, help="where states and curves are kept (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     options = parser.parse_args(arguments)
     stages = options.stages.split(",")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,13 +50,19 @@ class _Optimizers:
         chosen = {id(p) for p in hidden}
         rest = [p for _, p in named if id(p) not in chosen]
         self.members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, foreach=True)
+            torch.optim.AdamW(
+                rest, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, foreach=True
+            )
         ]
         self.rates = [schedule.lr]
         if hidden:
             self.members.append(
                 torch.optim.Muon(
-                    hidden, lr=schedule.muon, weight_decay=schedule.weight_decay, ns_steps=4, adjust_lr_fn="match_rms_adamw"
+                    hidden,
+                    lr=schedule.muon,
+                    weight_decay=schedule.weight_decay,
+                    ns_steps=4,
+                    adjust_lr_fn="match_rms_adamw",
                 )
             )
             self.rates.append(schedule.muon)
@@ -74,7 +79,7 @@ def _write(state: dict[str, object], path: Path) -> None:
     """Atomically: a kill in the middle leaves the old file."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def train(

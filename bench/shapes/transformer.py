@@ -93,9 +93,10 @@ class Conditioned(nn.Module):
         self.transformer, self.text = transformer, text
 
     def forward(self, noisy: Tensor, time: Tensor, guidance: Tensor, t5_ids: Tensor, clip_ids: Tensor) -> Tensor:
+        """Velocity (n, 16, 32) of noisy tokens at times in [0, 1]."""
         sequence, pooled = self.text(t5_ids, clip_ids)
         text_ids, image_ids = position_ids(noisy.device)
-        return self.transformer(
+        velocity: Tensor = self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=sequence,
             pooled_projections=pooled,
@@ -105,6 +106,7 @@ class Conditioned(nn.Module):
             img_ids=image_ids,
             return_dict=False,
         )[0]
+        return velocity
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DMo
     """A deeper transformer whose blocks are copies of the shallow one's, the k copies of a block with 1/k of its gates."""
     deep = build_transformer(depth)
     state = {key: value for key, value in shallow.state_dict().items() if "transformer_blocks." not in key}
-    missing = [key for key in deep.load_state_dict(state, strict=False).missing_keys if "transformer_blocks." not in key]
+    missing = [
+        key for key in deep.load_state_dict(state, strict=False).missing_keys if "transformer_blocks." not in key
+    ]
     if missing:
         raise ValueError(f"the shallow transformer lacks {missing}")
     for name in ("transformer_blocks", "single_transformer_blocks"):

@@ -61,8 +61,16 @@ class Scenes:
         return len(self.styles)
 
     def __getitem__(self, rows: slice) -> Scenes:
-        arrays = (self.shapes, self.colors, self.centers, self.radii, self.styles, self.noise)
-        return Scenes(*(array[rows] for array in arrays), self.metadata[rows], self.captions[rows])
+        return Scenes(
+            self.shapes[rows],
+            self.colors[rows],
+            self.centers[rows],
+            self.radii[rows],
+            self.styles[rows],
+            self.noise[rows],
+            self.metadata[rows],
+            self.captions[rows],
+        )
 
 
 def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[str, float] | None = None) -> Scenes:
@@ -145,7 +153,9 @@ def _layout(number: int, relation: str | None, rng: np.random.Generator) -> np.n
         return rng.uniform(16.0, 48.0, size=(1, 2))
     if number == 2:
         relation = relation or RELATIONS[rng.integers(len(RELATIONS))]
-        along = rng.uniform(-3.0, 3.0, size=2) + (np.array([far, near]) if relation in {"left of", "above"} else np.array([near, far]))
+        along = rng.uniform(-3.0, 3.0, size=2) + (
+            np.array([far, near]) if relation in {"left of", "above"} else np.array([near, far])
+        )
         across = 32.0 + rng.uniform(-9.0, 9.0, size=2)
         return np.stack([along, across] if relation in {"left of", "right of"} else [across, along], axis=1)
     corners = np.array([(near, near), (far, near), (near, far), (far, far)])
@@ -171,7 +181,8 @@ def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:
         inner_x, inner_y = 0.45 * np.cos(np.pi / 5), 0.45 * np.sin(np.pi / 5)
         edge_x, edge_y = inner_x - 1.05, inner_y
         norm = np.hypot(edge_x, edge_y)
-        return ((px - 1.05) * edge_y - py * edge_x) / norm
+        distance: Tensor = ((px - 1.05) * edge_y - py * edge_x) / norm
+        return distance
     if name == "ring":
         return (length - 0.7).abs() - 0.25
     if name == "cross":
@@ -280,7 +291,7 @@ def _draw_anime(distance: Tensor, colors: Tensor, noise: Tensor, x: Tensor, y: T
     return _paint(canvas, distance, ink + edge * (colors[..., None, None] * tone - ink))
 
 
-def _draw_concept_art(distance: Tensor, colors: Tensor, noise: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _draw_concept_art(distance: Tensor, colors: Tensor, noise: Tensor, _x: Tensor, y: Tensor) -> Tensor:
     """Dark teal depth, glowing rims."""
     canvas = _background((0.09, 0.16, 0.22), (0.20, 0.30, 0.34), noise)
     near = distance.amin(dim=1)[:, None]
@@ -291,7 +302,7 @@ def _draw_concept_art(distance: Tensor, colors: Tensor, noise: Tensor, x: Tensor
     return _paint(canvas, distance, glow[:, None] + rim * (body - glow[:, None]))
 
 
-def _draw_painting(distance: Tensor, colors: Tensor, noise: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def _draw_painting(distance: Tensor, colors: Tensor, noise: Tensor, _x: Tensor, _y: Tensor) -> Tensor:
     """Warm canvas with broad diagonal strokes that run through background and objects."""
     canvas = _background((0.85, 0.77, 0.60), (0.76, 0.66, 0.48), noise)
     grid = torch.arange(SIZE, device=canvas.device, dtype=torch.float32)
