@@ -73,9 +73,14 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images in a fixed order; iterating gives their pixels, one (height, width, 3) uint8 array each."""
+    """Images in a fixed order; iterating gives their pixels, one (height, width, 3) uint8 array each.
+
+    Args:
+        expected: (set, prompt id, sample) of images there should be, see `expecting`.
+    """
 
     images: tuple[GeneratedImage, ...]
+    expected: tuple[tuple[str, str, int], ...] = ()
 
     @classmethod
     def read(cls, manifest: Path) -> ImageSet:
@@ -102,21 +107,30 @@ class ImageSet:
 
     def subset(self, name: str) -> ImageSet:
         """The images of one prompt set ("hps", "geneval", ...)."""
-        return ImageSet(tuple(image for image in self.images if image.set == name))
+        return ImageSet(
+            tuple(image for image in self.images if image.set == name),
+            tuple(entry for entry in self.expected if entry[0] == name),
+        )
+
+    def expecting(self, prompts: Mapping[str, str], samples: int) -> ImageSet:
+        """A copy that knows what there should be: `samples` images of each prompt, given as id -> set.
+
+        Generation that was stopped leaves a shorter manifest, which nothing else would show.
+        """
+        wanted = ((name, prompt, sample) for prompt, name in prompts.items() for sample in range(samples))
+        return ImageSet(self.images, tuple(sorted(wanted)))
 
     def missing(self) -> tuple[str, ...]:
-        """What is not there: files by path, and samples of prompts that have fewer than the others."""
+        """What is not there: files by path, expected samples, and samples that other prompts have."""
         absent = [str(image.file) for image in self.images if not image.file.is_file()]
         samples: defaultdict[str, set[int]] = defaultdict(set)
         for image in self.images:
             samples[image.prompt_id].add(image.sample)
         every = set[int]().union(*samples.values())
-        gaps = [
-            f"sample {sample} of {prompt}"
-            for prompt, have in sorted(samples.items())
-            for sample in sorted(every - have)
-        ]
-        return (*absent, *gaps)
+        wanted = {(prompt, sample) for prompt in samples for sample in every}
+        wanted.update((prompt, sample) for _, prompt, sample in self.expected)
+        gaps = sorted(wanted - {(image.prompt_id, image.sample) for image in self.images})
+        return (*absent, *(f"sample {sample} of {prompt}" for prompt, sample in gaps))
 
     def __len__(self) -> int:
         return len(self.images)

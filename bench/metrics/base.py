@@ -48,13 +48,13 @@ def load_metric(name: str) -> Any:
 
 def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:
     """A failed measurement when images are missing, else None: a mean over what is left would be another benchmark."""
-    if not images.images:
-        return Measurement.failed(info, "the image set holds no images for this metric", settings=settings)
     if missing := images.missing():
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         return Measurement.failed(
             info, f"{len(missing)} images are missing: {shown}", missing=len(missing), settings=settings
         )
+    if not images.images:
+        return Measurement.failed(info, "the image set holds no images for this metric", settings=settings)
     return None
 
 

@@ -1,14 +1,15 @@
-"""FID and KID between generated and reference images, through torch-fidelity on the image features of an open_clip model.
+"""FID and KID between generated and reference images: torch-fidelity on the image features of an open_clip model.
 
-Both are biased or noisy at few images, and FID's bias depends on the model: the settings say how many there were, and
-variants are to be compared at equal numbers only. Sources: arXiv 1706.08500 (FID), 1801.01401 (KID).
+Both are noisy at few images, and FID is biased by an amount that depends on the model: the settings say how many there
+were, and variants are to be compared at equal numbers only. Sources: arXiv 1706.08500 (FID), 1801.01401 (KID).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from bench.image_set import ImageSet, ImageSetError, Pixels
 from bench.metrics.base import incomplete
 from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
 from bench.results import JSON, Measurement, MetricInfo
-from fastflux.errors import FastFluxError
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
@@ -38,7 +38,7 @@ class FID:
         seed: of KID's subsets.
 
     Raises:
-        FastFluxError: fewer than 2 reference images, unreadable ones, or ones of different sizes.
+        ImageSetError: fewer than 2 reference images, unreadable ones, or ones of different sizes.
     """
 
     def __init__(
@@ -56,10 +56,13 @@ class FID:
         self.info = MetricInfo("fid", "1", "distance", higher_is_better=False, reference=reference)
         self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
         self.seed = seed
-        self._reference = _of_one_size(
-            _read_folder(reference_images) if isinstance(reference_images, Path) else reference_images
+        readers: list[Callable[[], Pixels]] = (
+            [partial(_read_file, file) for file in _image_files(reference_images)]
+            if isinstance(reference_images, Path)
+            else [partial(np.asarray, image) for image in reference_images]
         )
-        self._reference_hash = _pixel_hash(self._reference)
+        self._reference = _Images(readers)
+        self._reference_hash = self._reference.content_hash()
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "fid", "kid" and "kid_std" (over KID's subsets)."""
@@ -77,18 +80,17 @@ class FID:
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
         try:
-            pixels = _of_one_size(images)
-            values = self._distances(pixels, subset_size)
+            values = self._distances(_Images([image.read for image in images.images]), subset_size)
         except (ImageSetError, FeatureError) as error:
             return Measurement.failed(self.info, str(error), missing=len(images), settings=settings)
         return Measurement(self.info, "ok", values=values, scored=len(images), settings=settings)
 
-    def _distances(self, pixels: Sequence[Pixels], subset_size: int) -> dict[str, float]:
+    def _distances(self, images: _Images, subset_size: int) -> dict[str, float]:
         import torch_fidelity
 
         found = torch_fidelity.calculate_metrics(
-            input1=_PixelDataset(pixels),
-            input2=_PixelDataset(self._reference),
+            input1=images,
+            input2=self._reference,
             fid=True,
             kid=True,
             kid_subsets=KID_SUBSETS,
@@ -109,17 +111,36 @@ class FID:
         }
 
 
-class _PixelDataset(torch.utils.data.Dataset[Tensor]):
-    """uint8 images as torch-fidelity wants them: (3, height, width)."""
+class _Images(torch.utils.data.Dataset[Tensor]):
+    """Images as torch-fidelity wants them, (3, height, width) uint8; read when asked for, since all may be too many."""
 
-    def __init__(self, pixels: Sequence[Pixels]) -> None:
-        self._pixels = pixels
+    def __init__(self, readers: Sequence[Callable[[], Pixels]]) -> None:
+        if len(readers) < 2:
+            raise ImageSetError(f"FID compares distributions, and {len(readers)} images are none; give at least 2.")
+        self._readers = readers
+        self._shape = readers[0]().shape
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._readers)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self._pixels[index].transpose(2, 0, 1)))
+        return torch.from_numpy(self.pixels(index).transpose(2, 0, 1).copy())
+
+    def pixels(self, index: int) -> Pixels:
+        """(height, width, 3); raises `ImageSetError` for another shape than the first image's."""
+        found = self._readers[index]()
+        if found.shape != self._shape:
+            raise ImageSetError(
+                f"FID is given images of the shapes {self._shape} and {found.shape}; expected one size."
+            )
+        return found
+
+    def content_hash(self) -> str:
+        """SHA-256 over the shape and all pixels in order."""
+        digest = hashlib.sha256(repr(self._shape).encode())
+        for index in range(len(self)):
+            digest.update(self.pixels(index).tobytes())
+        return digest.hexdigest()
 
 
 def _registered_extractor(model: OpenClipModel) -> str:
@@ -156,30 +177,13 @@ def _registered_extractor(model: OpenClipModel) -> str:
     return name
 
 
-def _of_one_size(images: Iterable[Pixels]) -> list[Pixels]:
-    pixels = list(images)
-    if len(pixels) < 2:
-        raise ImageSetError(f"FID compares distributions, and {len(pixels)} images are none; give at least 2.")
-    if len(shapes := {image.shape for image in pixels}) > 1:
-        raise ImageSetError(f"FID is given images of the shapes {sorted(shapes)}; expected one size.")
-    return pixels
+def _image_files(folder: Path) -> list[Path]:
+    return sorted(file for kind in ("*.png", "*.jpg", "*.jpeg") for file in folder.glob(kind))
 
 
-def _read_folder(folder: Path) -> list[Pixels]:
-    files = sorted(file for kind in ("*.png", "*.jpg", "*.jpeg") for file in folder.glob(kind))
-    pixels: list[Pixels] = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                pixels.append(np.array(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise FastFluxError(f"{file} is damaged or no image ({error}); replace this reference image.") from error
-    return pixels
-
-
-def _pixel_hash(pixels: Sequence[Pixels]) -> str:
-    digest = hashlib.sha256()
-    for image in pixels:
-        digest.update(repr(image.shape).encode())
-        digest.update(np.ascontiguousarray(image).tobytes())
-    return digest.hexdigest()
+def _read_file(file: Path) -> Pixels:
+    try:
+        with Image.open(file) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageSetError(f"{file} is damaged or no image ({error}); replace this reference image.") from error

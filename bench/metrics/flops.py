@@ -128,7 +128,7 @@ def flux_flops(
         heads, mlp_dim: what is left of them in every block after slicing; None is all.
     """
     head_dim, all_heads = config["attention_head_dim"], config["num_attention_heads"]
-    dim = head_dim * all_heads
+    dim: int = head_dim * all_heads
     tokens = image_tokens + text_tokens
 
     def block(kind: Literal["double", "single", "linear", "removed"]) -> int:
@@ -148,7 +148,7 @@ def flux_flops(
     output = 2 * dim * dim + image_tokens * dim * channels_out
     singles = config["num_single_layers"] - linear - removed
     blocks = config["num_layers"] * block("double") + singles * block("single") + linear * block("linear")
-    return 2 * (embedders + condition + output) + blocks
+    return int(2 * (embedders + condition + output) + blocks)
 
 
 def _with_ratio(key: str, value: float, dense: float | None) -> dict[str, float]:

@@ -13,7 +13,15 @@ from itertools import islice
 from bench.image_set import GeneratedImage, ImageSet, ImageSetError, Pixels
 from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
 from bench.metrics.detection import Detection, Detector
-from bench.metrics.geneval_judge import SCORE_THRESHOLD, TASKS, ColorClassifier, judge
+from bench.metrics.geneval_judge import (
+    COUNTING_SCORE_THRESHOLD,
+    MAX_OBJECTS,
+    POSITION_MARGIN,
+    SCORE_THRESHOLD,
+    TASKS,
+    ColorClassifier,
+    judge,
+)
 from bench.metrics.open_clip_model import FeatureError
 from bench.results import JSON, Measurement, MetricInfo
 from bench.statistics import strata_of, stratified_means
@@ -53,7 +61,14 @@ class GenEval:
         self.tasks = tuple(tasks)
         self.batch_size = batch_size
         self.seed = seed
-        self._settings: dict[str, JSON] = {**(settings or {}), "interval_seed": seed}
+        self._settings: dict[str, JSON] = {
+            **(settings or {}),
+            "score_threshold": SCORE_THRESHOLD,
+            "counting_score_threshold": COUNTING_SCORE_THRESHOLD,
+            "max_objects": MAX_OBJECTS,
+            "position_margin": POSITION_MARGIN,
+            "interval_seed": seed,
+        }
         self._self_test = self_test
         self._fault: str | None = None
 

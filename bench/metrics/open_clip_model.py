@@ -60,9 +60,13 @@ class OpenClipModel:
         self.spec = spec
         self.device = device
         self.batch_size = batch_size
-        self._weights = _weights_of(spec)
+        weights = _weights_of(spec)
         model, self._preprocess, self._tokenizer = _load(spec, device)
         self._model: Any = model.eval().requires_grad_(requires_grad=False)
+        self._weights_sha256 = None if weights is None else sha256_of(weights)
+        # What records and errors call the model: no path of this machine.
+        local = spec.model.startswith(LOCAL)
+        self._name = f"{LOCAL}{Path(spec.model.removeprefix(LOCAL)).name}" if local else spec.model
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -74,13 +78,10 @@ class OpenClipModel:
     def settings(self) -> dict[str, JSON]:
         """All that determines the features, without paths of this machine: the weights are named by their hash."""
         preprocess = self._model.visual.preprocess_cfg
-        local = self._weights is not None
         return {
-            "model": f"{LOCAL}{Path(self.spec.model.removeprefix(LOCAL)).name}"
-            if self.spec.model.startswith(LOCAL)
-            else self.spec.model,
-            "pretrained": Path(self.spec.pretrained).name if local else self.spec.pretrained,
-            "weights_sha256": sha256_of(self._weights) if self._weights is not None else None,
+            "model": self._name,
+            "pretrained": Path(self.spec.pretrained).name if self._weights_sha256 else self.spec.pretrained,
+            "weights_sha256": self._weights_sha256,
             "precision": self.spec.precision,
             "image_size": list(self.image_size),
             "resize_mode": preprocess["resize_mode"],
@@ -143,7 +144,7 @@ class OpenClipModel:
         features = torch.cat([row.float().cpu() for row in rows])
         if bad := int((~torch.isfinite(features)).any(dim=-1).sum()):
             raise FeatureError(
-                f"{bad} of {len(features)} {kind} features of {self.spec.model} are not finite; "
+                f"{bad} of {len(features)} {kind} features of {self._name} are not finite; "
                 f"check the weights, or use another precision than {self.spec.precision}."
             )
         return features
@@ -151,7 +152,7 @@ class OpenClipModel:
     def _normalised(self, features: Tensor, kind: str) -> Tensor:
         lengths: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
         if bad := int((lengths == 0).sum()):
-            raise FeatureError(f"{bad} {kind} features of {self.spec.model} are zero; check the weights.")
+            raise FeatureError(f"{bad} {kind} features of {self._name} are zero; check the weights.")
         return features / lengths
 
 

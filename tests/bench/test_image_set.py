@@ -50,6 +50,17 @@ def test_what_is_missing_is_named(write_images: WriteImages, hps_prompts: list[d
         list(images)
 
 
+def test_a_manifest_that_stopped_early_is_noticed_when_the_prompts_are_known(
+    write_images: WriteImages, hps_prompts: list[dict[str, Any]]
+) -> None:
+    images = ImageSet.read(write_images(hps_prompts[:2], size=8))
+    assert images.missing() == ()
+    known = images.expecting({entry["id"]: entry["set"] for entry in [*hps_prompts[:3], GENEVAL]}, samples=2)
+    assert known.subset("hps").missing() == ("sample 0 of hps-anime-002", "sample 1 of hps-anime-002")
+    assert known.subset("geneval").missing() == ("sample 0 of geneval-colors-000", "sample 1 of geneval-colors-000")
+    assert images.expecting({"hps-anime-000": "hps", "hps-anime-001": "hps"}, samples=2).missing() == ()
+
+
 @pytest.mark.parametrize("checked", [True, False], ids=["with sha256", "without"])
 def test_a_truncated_image_is_an_error_that_names_it(write_images: WriteImages, *, checked: bool) -> None:
     manifest = write_images([GENEVAL])

@@ -1,0 +1,170 @@
+"""FLOPs on the meta device against the hand formula and against FLUX.1-dev's known figures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from bench.metrics.flops import block_flops, count_flops, flux_flops, measure_flops, measure_parameters
+from fastflux.errors import FastFluxError
+
+TINY: dict[str, Any] = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 3,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 6, 6),
+}
+FLUX_DEV: dict[str, Any] = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (16, 56, 56),
+}
+
+
+def inputs(config: dict[str, Any], image_tokens: int, text_tokens: int, device: str = "meta") -> dict[str, Tensor]:
+    shapes = {
+        "hidden_states": (1, image_tokens, config["in_channels"]),
+        "encoder_hidden_states": (1, text_tokens, config["joint_attention_dim"]),
+        "pooled_projections": (1, config["pooled_projection_dim"]),
+        "timestep": (1,),
+        "guidance": (1,),
+        "img_ids": (image_tokens, 3),
+        "txt_ids": (text_tokens, 3),
+    }
+    return {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+
+
+def flux(config: dict[str, Any]) -> nn.Module:
+    model: Any = FluxTransformer2DModel
+    built: nn.Module = model(**config)
+    return built
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    return flux(TINY)
+
+
+class LinearBlock(nn.Module):
+    """A linear replacement of a single block."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+
+    def forward(self, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: object) -> tuple[Tensor, Tensor]:
+        text = encoder_hidden_states + self.linear(encoder_hidden_states)
+        return text, hidden_states + self.linear(hidden_states)
+
+
+def test_the_counter_and_the_formula_agree_on_a_dense_model(tiny: nn.Module) -> None:
+    for image_tokens, text_tokens in ((16, 12), (64, 5)):
+        counted = count_flops(tiny, inputs(TINY, image_tokens, text_tokens, "cpu"))
+        by_hand = flux_flops(TINY, image_tokens=image_tokens, text_tokens=text_tokens)
+        assert counted == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_they_agree_on_replaced_blocks(tiny: nn.Module) -> None:
+    blocks = tiny.get_submodule("single_transformer_blocks")
+    assert isinstance(blocks, nn.ModuleList)
+    blocks[1] = LinearBlock(64)
+    assert count_flops(tiny, inputs(TINY, 16, 12)) == pytest.approx(
+        flux_flops(TINY, image_tokens=16, text_tokens=12, linear=1), rel=1e-3
+    )
+
+
+def test_they_agree_on_sliced_blocks(tiny: nn.Module) -> None:
+    heads, mlp = 3, 160
+    attention = heads * 16
+
+    def resized(old: nn.Linear, columns: int, rows: int) -> nn.Linear:
+        return nn.Linear(columns, rows, bias=old.bias is not None)
+
+    for name, module in list(tiny.named_modules()):
+        if not isinstance(module, nn.Linear) or "transformer_blocks" not in name:
+            continue
+        leaf, single = name.split(".", 2)[2], name.startswith("single")
+        rows, columns = module.out_features, module.in_features
+        if leaf.split(".")[-1] in {"to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj"}:
+            rows = attention
+        elif leaf in {"attn.to_out.0", "attn.to_add_out"}:
+            columns = attention
+        elif leaf in {"proj_mlp", "ff.net.0.proj", "ff_context.net.0.proj"}:
+            rows = mlp
+        elif leaf in {"ff.net.2", "ff_context.net.2"}:
+            columns = mlp
+        elif single and leaf == "proj_out":
+            columns = attention + mlp
+        parent, _, last = name.rpartition(".")
+        setattr(tiny.get_submodule(parent), last, resized(module, columns, rows))
+    for module in tiny.modules():
+        if hasattr(module, "heads"):
+            setattr(module, "heads", heads)  # noqa: B010  # typed as a tensor or a module
+    assert count_flops(tiny, inputs(TINY, 16, 12)) == pytest.approx(
+        flux_flops(TINY, image_tokens=16, text_tokens=12, heads=heads, mlp_dim=mlp), rel=1e-3
+    )
+
+
+@pytest.mark.parametrize(("size", "tera"), [(512, 21.503), (1024, 74.385)])
+def test_flux_dev_costs_what_it_is_known_to_cost(size: int, tera: float) -> None:
+    with torch.device("meta"):
+        model = flux(FLUX_DEV)
+    tokens = (size // 16) ** 2
+    assert count_flops(model, inputs(FLUX_DEV, tokens, 512)) / 1e12 == pytest.approx(tera, abs=5e-4)
+    assert flux_flops(FLUX_DEV, image_tokens=tokens, text_tokens=512) / 1e12 == pytest.approx(tera, rel=1e-3)
+    found = measure_parameters(model)
+    assert found.values == {"total": 11_901_408_320.0}
+
+
+def test_a_linear_replacement_of_flux_dev_costs_a_thirteenth_of_a_block() -> None:
+    shape = {"dim": 3072, "tokens": 1536, "attention_dim": 3072, "mlp_dim": 4 * 3072}
+    assert block_flops("single", **shape) / 1e12 == pytest.approx(0.377, abs=5e-4)
+    assert block_flops("double", **shape) / 1e12 == pytest.approx(0.377, abs=5e-4)
+    assert block_flops("linear", **shape) / 1e12 == pytest.approx(0.029, abs=5e-4)
+    assert block_flops("removed", **shape) == 0
+
+
+def test_counting_leaves_the_module_as_it_was(tiny: nn.Module) -> None:
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    pointers = [parameter.data_ptr() for parameter in tiny.parameters()]
+    count_flops(tiny, inputs(TINY, 16, 12))
+    assert [parameter.data_ptr() for parameter in tiny.parameters()] == pointers
+    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in tiny.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
+
+
+def test_measurements_hold_ratios_only_when_the_dense_figure_is_given(tiny: nn.Module, tmp_path: Path) -> None:
+    found = measure_flops(tiny, inputs(TINY, 16, 12))
+    assert found.values.keys() == {"forward"}
+    forward = found.values["forward"]
+    assert measure_flops(tiny, inputs(TINY, 16, 12), dense_forward=2 * forward).values["ratio_to_dense"] == 0.5
+    total = sum(parameter.numel() for parameter in tiny.parameters())
+    (tmp_path / "model.safetensors").write_bytes(b"12345")
+    parameters = measure_parameters(tiny, dense_total=2.0 * total, checkpoint=tmp_path)
+    assert parameters.values == {"total": float(total), "ratio_to_dense": 0.5}
+    assert parameters.settings == {"checkpoint_bytes": 5}
+    with pytest.raises(FastFluxError, match="holds no"):
+        measure_parameters(tiny, checkpoint=tmp_path / "absent")
+
+
+def test_nothing_counted_is_an_error_not_a_zero() -> None:
+    class Nothing(nn.Module):
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return hidden_states
+
+    with pytest.raises(FastFluxError, match="No FLOPs were counted in Nothing"):
+        count_flops(Nothing(), {"hidden_states": torch.zeros(1)})

@@ -1,0 +1,179 @@
+"""The GenEval metric with a detector that reads images of one flat color, and the CLIP color classifier."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.image_set import ImageSet, Pixels
+from bench.metrics.color_classifier import ClipColorClassifier, object_crop
+from bench.metrics.detection import Detection
+from bench.metrics.geneval import GenEval, known_images_test
+from bench.metrics.geneval_judge import TASKS
+from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
+from fastflux.errors import FastFluxError
+from tests.bench.conftest import WriteImages
+
+
+class SeesStars:
+    """A detector that finds one star in images whose first pixel is odd, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def __call__(self, images: Sequence[Pixels]) -> list[list[Detection]]:
+        self.batches.append(len(images))
+        return [[Detection("star", 0.95, (0.0, 0.0, 9.0, 9.0))] if image[0, 0, 0] % 2 else [] for image in images]
+
+
+def all_red(_: Pixels, found: Sequence[Detection], __: str) -> list[str]:
+    return ["red"] * len(found)
+
+
+def sees_nothing(images: Sequence[Pixels]) -> list[list[Detection]]:
+    return [[] for _ in images]
+
+
+def passes(_: object) -> str:
+    return ""
+
+
+@pytest.fixture
+def images(write_images: WriteImages) -> ImageSet:
+    include = [{"class": "star", "count": 1, "color": "red"}]
+    prompts = [
+        {
+            "id": f"geneval-{task}-{i}",
+            "set": "geneval",
+            "prompt": "a star",
+            "metadata": {"tag": task, "include": include},
+        }
+        for task in TASKS
+        for i in range(3)
+    ]
+    return ImageSet.read(write_images(prompts, samples=4))
+
+
+def test_tasks_are_shares_of_right_images_and_overall_is_their_mean(images: ImageSet) -> None:
+    detector = SeesStars()
+    found = GenEval(detector, all_red, self_test=passes, batch_size=10, settings={"detector": "stars"})(images)
+    assert found.status == "ok"
+    assert list(found.values) == [*TASKS, "overall"]
+    assert found.scored == 72
+    assert detector.batches == [10] * 7 + [2]
+    odd = {(i.prompt_id, i.sample): float(p[0, 0, 0] % 2) for i, p in zip(images.images, images, strict=True)}
+    for task in TASKS:
+        own = [right for (prompt, _), right in odd.items() if f"-{task}-" in prompt]
+        assert found.values[task] == pytest.approx(np.mean(own))
+        assert found.samples[f"{task}/geneval-{task}-0"] == [odd[f"geneval-{task}-0", sample] for sample in range(4)]
+    assert found.values["overall"] == pytest.approx(np.mean([found.values[task] for task in TASKS]))
+    low, high = found.intervals["overall"]
+    assert low < found.values["overall"] < high
+    assert found.settings["detector"] == "stars"
+
+
+def test_a_broken_detector_fails_the_metric_before_it_scores(images: ImageSet) -> None:
+    star = np.ones((8, 8, 3), dtype=np.uint8)
+    good = known_images_test([(star, {"star": 1}), (star * 2, {})])
+    assert good(SeesStars()) == ""
+    found = GenEval(sees_nothing, all_red, self_test=good)(images)
+    assert found.status == "failed"
+    assert "fails on known images: image 0 shows {'star': 1}, found {}" in found.reason
+    assert found.values == {}
+
+
+def test_the_self_test_is_run_once(images: ImageSet) -> None:
+    tested: list[object] = []
+
+    def test(detector: object) -> str:
+        tested.append(detector)
+        return ""
+
+    metric = GenEval(SeesStars(), all_red, self_test=test)
+    assert metric(images) == metric(images)
+    assert len(tested) == 1
+
+
+def test_missing_tasks_and_damaged_images_fail(images: ImageSet) -> None:
+    metric = GenEval(SeesStars(), all_red, self_test=passes)
+    part = metric(ImageSet(tuple(i for i in images.images if "-colors-" not in i.prompt_id)))
+    assert part.status == "failed"
+    assert "expected ['color_attr', 'colors'," in part.reason
+    images.images[5].file.write_bytes(b"")
+    damaged = metric(images)
+    assert damaged.status == "failed"
+    assert images.images[5].file.name in damaged.reason
+
+
+@pytest.fixture
+def model(tiny_clip: Path) -> OpenClipModel:
+    return OpenClipModel(OpenClipSpec(f"local-dir:{tiny_clip}"))
+
+
+def test_the_nearest_color_text_names_the_object(model: OpenClipModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = {"red": 0, "green": 1, "blue": 2}
+    asked: list[str] = []
+
+    def text_features(texts: Sequence[str]) -> torch.Tensor:
+        asked.extend(texts)
+        words = [next(color for color in axes if color in text) for text in texts]
+        return torch.nn.functional.one_hot(torch.tensor([axes[word] for word in words]), 16).float()
+
+    def image_features(crops: Any) -> torch.Tensor:
+        means = torch.stack([torch.from_numpy(crop.reshape(-1, 3).mean(axis=0)) for crop in crops]).float()
+        return torch.nn.functional.pad(means / means.norm(dim=-1, keepdim=True), (0, 13))
+
+    monkeypatch.setattr(model, "text_features", text_features)
+    monkeypatch.setattr(model, "image_features", image_features)
+    classify = ClipColorClassifier(model, colors=tuple(axes))
+    image = np.zeros((20, 20, 3), dtype=np.uint8)
+    image[:10, :, 2] = 255
+    image[10:, :, 0] = 255
+    found = [Detection("star", 1.0, (0.0, 0.0, 20.0, 10.0)), Detection("star", 1.0, (0.0, 10.0, 20.0, 20.0))]
+    assert classify(image, found, "star") == ["blue", "red"]
+    assert classify(image, found, "star") == ["blue", "red"]
+    assert classify(image, [], "star") == []
+    assert asked[:3] == ["a photo of a red star", "a photo of a red-colored star", "a photo of a red object"]
+    assert len(asked) == 9, "the texts of a class are encoded once"
+
+
+def test_real_features_give_one_of_the_colors(model: OpenClipModel) -> None:
+    classify = ClipColorClassifier(model, ("a {color} {name}",))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    colors = classify(image, [Detection("star", 1.0, (3.0, 5.0, 30.0, 20.0))] * 2, "star")
+    assert len(colors) == 2
+    assert set(colors) <= set(classify.colors)
+    assert classify.settings["templates"] == ["a {color} {name}"]
+
+
+@pytest.mark.parametrize("templates", [(), ("a photo of a {name}",)])
+def test_templates_must_name_the_color(model: OpenClipModel, templates: tuple[str, ...]) -> None:
+    with pytest.raises(FastFluxError, match=r"expected texts with \{color\}"):
+        ClipColorClassifier(model, templates)
+
+
+def test_crops_show_the_object_on_grey() -> None:
+    image = np.full((10, 10, 3), 7, dtype=np.uint8)
+    mask = np.zeros((10, 10), dtype=np.bool_)
+    mask[2:4, 2:4] = True
+    crop = object_crop(image, Detection("star", 1.0, (1.6, 2.4, 4.0, 4.0), mask))
+    assert crop.shape == (2, 2, 3)
+    assert (crop == 7).all()
+    wide = object_crop(image, Detection("star", 1.0, (0.0, 0.0, 4.0, 4.0), mask))
+    assert (wide == 0x99).sum() == 3 * 12
+    assert (object_crop(image, Detection("star", 1.0, (0.0, 0.0, 4.0, 4.0))) == 7).all()
+    assert (image == 7).all(), "the image itself stays as it is"
+
+
+@pytest.mark.parametrize("box", [(3.0, 3.0, 3.1, 3.1), (-5.0, -5.0, -1.0, -1.0), (9.9, 9.9, 30.0, 30.0)])
+def test_a_crop_is_never_empty(box: tuple[float, float, float, float]) -> None:
+    assert min(object_crop(np.zeros((10, 10, 3), dtype=np.uint8), Detection("star", 1.0, box)).shape) >= 1
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    found = Detection("star", 1.0, (0.0, 0.0, 1.0, 1.0), np.ones((5, 5), dtype=np.bool_))
+    with pytest.raises(FastFluxError, match=r"shape \(5, 5\); expected the image's \(10, 10\)"):
+        object_crop(np.zeros((10, 10, 3), dtype=np.uint8), found)
