@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bench.shapes.degradation import KINDS, degrade
+from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.training import Schedule, train
 from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES
 from bench.shapes.world import Scenes, render, sample_scenes
@@ -32,9 +32,9 @@ PREPROCESS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-CONTRASTIVE = Schedule(steps=2500, lr=1.5e-3, ema=0.998, weight_decay=0.02)
+CONTRASTIVE = Schedule(steps=1600, lr=1.5e-3, ema=0.998, weight_decay=0.02)
 CONTRASTIVE_BATCH = 160
-PREFERENCE = Schedule(steps=1000, lr=4e-4, ema=0.99, weight_decay=0.02)
+PREFERENCE = Schedule(steps=700, lr=4e-4, ema=0.99, weight_decay=0.02)
 PREFERENCE_BATCH = 32
 tokenizer = open_clip.get_tokenizer("RN50", context_length=16)
 
@@ -49,20 +49,24 @@ def to_clip_range(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def image_features(model: Any, images: Tensor) -> Tensor:
+    """Normalised features (n, 64) of uint8 images; bfloat16 convolutions while training, which halves the time."""
+    pixels = to_clip_range(images).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=model.training):
+        features = model.encode_image(pixels)
+    return F.normalize(features.float(), dim=-1)
+
+
 def train_clip(folder: Path, device: str = "cpu") -> Any:
     """Contrastive training (arXiv 2103.00020); pictures that share a caption count as right answers for each other."""
     torch.manual_seed(4)
     model = build_clip().to(device)
+    model.visual.to(memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(CONTRASTIVE_BATCH, 3 * 10**6 + step)
-        generator = torch.Generator().manual_seed(step)
-        kinds = torch.randint(len(KINDS), (CONTRASTIVE_BATCH,), generator=generator)
-        mild = 0.3 * torch.rand(CONTRASTIVE_BATCH, generator=generator)
-        images = degrade(
-            render(scenes, device), kinds, mild * (torch.rand(CONTRASTIVE_BATCH, generator=generator) < 1 / 4), step
-        )
-        image = F.normalize(model.encode_image(to_clip_range(images)), dim=-1)
+        images = spoil_some(render(scenes, device), 0.25, 0.3, step)
+        image = image_features(model, images)
         text = F.normalize(model.encode_text(tokenizer(list(scenes.captions)).to(device)), dim=-1)
         logits = model.logit_scale.clamp(max=np.log(100.0)).exp() * image @ text.T
         _, groups = np.unique(np.array(scenes.captions), return_inverse=True)
@@ -129,7 +133,7 @@ def preference_images(scenes: Scenes, seed: int, device: str = "cpu") -> Tensor:
 def preference_scores(model: Any, images: Tensor, captions: list[str]) -> Tensor:
     """Cosines (n, k) of images (n, k, 3, 64, 64) with their captions."""
     n, k = images.shape[:2]
-    image = F.normalize(model.encode_image(to_clip_range(images.flatten(0, 1))), dim=-1).view(n, k, -1)
+    image = image_features(model, images.flatten(0, 1)).view(n, k, -1)
     text = F.normalize(model.encode_text(tokenizer(captions).to(images.device)), dim=-1)
     return (image * text[:, None]).sum(dim=-1)
 

@@ -57,3 +57,14 @@ def degrade(images: Tensor, kinds: Tensor, levels: Tensor, seed: int) -> Tensor:
     )
     stacked = torch.stack(spoiled)[kinds.to(images.device), torch.arange(len(images), device=images.device)]
     return (stacked.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def spoil_some(images: Tensor, share: float, strongest: float, seed: int) -> Tensor:
+    """A copy of uint8 images of which about `share` are spoiled, each by a random kind and a level up to `strongest`."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = (torch.rand(len(images), generator=generator) < share).nonzero()[:, 0]
+    kinds = torch.randint(len(KINDS), (len(rows),), generator=generator)
+    levels = strongest * torch.rand(len(rows), generator=generator)
+    spoiled = images.clone()
+    spoiled[rows] = degrade(images[rows], kinds, levels, seed)
+    return spoiled

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from bench.metrics.detection import Detection
-from bench.shapes.degradation import KINDS, degrade
+from bench.shapes.degradation import spoil_some
 from bench.shapes.training import Schedule, train
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
@@ -115,10 +115,7 @@ def train_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(BATCH, 2 * 10**6 + step)
-        generator = torch.Generator().manual_seed(step)
-        kinds = torch.randint(len(KINDS), (BATCH,), generator=generator)
-        levels = 0.45 * torch.rand(BATCH, generator=generator) * (torch.rand(BATCH, generator=generator) < 1 / 3)
-        images = degrade(render(scenes, device), kinds, levels, seed=step)
+        images = spoil_some(render(scenes, device), 1 / 3, 0.45, step)
         return detector_loss(network, images, scenes, device), {}
 
     train("detector", network, loss_of_step, SCHEDULE, folder)

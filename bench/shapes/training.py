@@ -105,7 +105,7 @@ def train(
         start = state["step"]
         if average is not None:
             average.load_state_dict(state["average"])
-        if start < schedule.steps:
+        if start < schedule.steps and "optimizers" in state:  # a finished training that is given more steps has none
             for optimizer, saved in zip(optimizers.members, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
 
@@ -145,5 +145,8 @@ def train(
     if start < schedule.steps:
         save(schedule.steps)
     if average is not None:
+        # Running statistics of normalisation layers are averages already.
+        for averaged, current in zip(average.buffers(), model.buffers(), strict=True):
+            averaged.copy_(current)
         model.load_state_dict(average.state_dict())
     return model.eval()

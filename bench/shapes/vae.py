@@ -12,9 +12,9 @@ from bench.shapes.training import Schedule, train
 from bench.shapes.world import render, sample_scenes
 
 LATENT_CHANNELS = 8
-SCHEDULE = Schedule(steps=2600, lr=2e-3, ema=0.995, weight_decay=0.0)
+SCHEDULE = Schedule(steps=5000, lr=2e-3, ema=0.995, weight_decay=0.0)
 BATCH = 32
-KL_WEIGHT = 1e-4
+KL_WEIGHT = 2e-6
 
 
 def build_vae() -> AutoencoderKL:

@@ -1,0 +1,143 @@
+"""Model cards beside the weights, written from weights/quality.json: data, training, measured quality against the bars, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.shapes import WEIGHTS
+
+_HEAD = """---
+license: apache-2.0
+library_name: {library}
+tags: [flux-shapes, toy-model, benchmark]
+---
+
+# {title}
+
+{what}
+
+**Data.** Pictures rendered by `bench/shapes/world.py`: 8 shapes, 10 colours, 1 to 4 objects, 4 relations, 4 styles, with
+captions in GenEval's templates. No outside data. Eight of the 80 colour-shape pairs never occur in training.
+
+**Training.** {training} Made by `nox -s train_shapes`; the curves are in `training_curves.jsonl` beside the weights.
+
+**Limits.** 64x64 pictures of this world only. Scores of FLUX-Shapes models compare variants of this model with each
+other; they are no HPS v2, GenEval or CLIP score of FLUX.1-dev.
+
+## Measured
+
+By `python -m bench.shapes.quality` on the evaluation split, which shares no scene with training.
+
+| figure | bar | measured | met |
+|---|---|---|---|
+{rows}
+{more}"""
+
+
+def _row(name: str, bar: float, value: float) -> str:
+    return f"| {name} | >= {bar:.2f} | {value:.4f} | {'yes' if value >= bar else 'no'} |"
+
+
+def _plain(name: str, value: str) -> str:
+    return f"| {name} | | {value} | |"
+
+
+def _detector(quality: Mapping[str, Any]) -> str:
+    figures = quality["detector_and_vae"]
+    rows = [
+        _row(f"{kind} on {where}", bar, figures[f"detector_{key}"][kind])
+        for key, where, bar in (("clean", "clean renders", 0.99), ("reconstructed", "VAE reconstructions", 0.97))
+        for kind in ("precision", "recall")
+    ]
+    rows.append(_plain("all object counts of a picture right", f"{figures['detector_counts_right']:.4f}"))
+    return _HEAD.format(
+        library="pytorch",
+        title="FLUX-Shapes detector",
+        what="A one-stage, anchor-free detector of eight shapes with a foreground mask (`bench/shapes/detector.py`); it "
+        "stands behind GenEval's judge where Mask2Former stands in the benchmark.",
+        training="2,000 steps of 64 renders, a third of them mildly spoiled.",
+        rows="\n".join(rows),
+        more="",
+    )
+
+
+def _clip(quality: Mapping[str, Any]) -> str:
+    return _HEAD.format(
+        library="open_clip",
+        title="FLUX-Shapes CLIP",
+        what="A small open_clip model (ResNet image tower); gives the CLIP score, GenEval's colours and the features of FID and KID.",
+        training="1,600 contrastive steps of 160 pictures.",
+        rows=_row("top-1 caption retrieval among 100 captions", 0.90, quality["clip"]["top1_of_100"]),
+        more="",
+    )
+
+
+def _hps(quality: Mapping[str, Any]) -> str:
+    figures = quality["preference"]
+    rows = [_row("preference accuracy on unseen pairs", 0.95, figures["accuracy"])]
+    rows += [_plain(name.replace("_", " "), f"{figures[name]:.4f}") for name in ("clean_over_spoiled", "spoiled_over_more", "clean_over_wrong")]
+    falls = "yes" if figures["falls_monotonically"] else "no"
+    rows.append(f"| mean score falls with every step of degradation, all kinds | yes | {falls} | {falls} |")
+    curves = ["| degradation | " + " | ".join(f"{level:.1f}" for level in figures["levels"]) + " |",
+              "|---" * (len(figures["levels"]) + 1) + "|"]  # fmt: skip
+    curves += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in curve) + " |" for name, curve in figures["mean_scores"].items()]
+    return _HEAD.format(
+        library="open_clip",
+        title="FLUX-Shapes preference model",
+        what="The FLUX-Shapes CLIP tuned on preference pairs; it stands where HPS v2 stands.",
+        training="700 Bradley-Terry steps of 32 captions with four pictures each: clean, spoiled, spoiled more, wrong.",
+        rows="\n".join(rows),
+        more="\n## Mean score (100 x cosine) by level of degradation\n\n" + "\n".join(curves) + "\n",
+    )
+
+
+def _pipeline(quality: Mapping[str, Any]) -> str:
+    geneval, removal = quality["geneval"]["values"], quality["removal"]
+    curve = removal["geneval_after_removal"]
+    low, middle, high = removal["loss_rise_min_median_max"]
+    drop5, drop20 = curve["0%"] - curve["5%"], curve["0%"] - curve["20%"]
+    rows = [
+        _row("VAE reconstructions keep the detector's verdict", 0.98, quality["detector_and_vae"]["vae_verdict_kept"]),
+        _row("GenEval overall, dense", 0.80, geneval["overall"]),
+        _row("GenEval single_object, dense", 0.97, geneval["single_object"]),
+        *(_plain(f"GenEval {task}", f"{geneval[task]:.4f}") for task in ("two_object", "counting", "colors", "position", "color_attr")),
+        *(_plain(f"{task} with colour-shape pairs never seen", f"{quality['geneval_held_out_pairs'][task]:.4f}") for task in ("colors", "color_attr")),
+        f"| blocks whose removal raises the validation loss (95%) | {removal['blocks']} | {removal['blocks_whose_removal_raises_the_loss']} "
+        f"| {'yes' if removal['blocks_whose_removal_raises_the_loss'] == removal['blocks'] else 'no'} |",
+        _row("GenEval overall lost when the least important 20% are removed", 0.10, drop20),
+        f"| the same for 5%: less | < {drop20:.4f} | {drop5:.4f} | {'yes' if drop5 < drop20 else 'no'} |",
+        _plain("VAE mean absolute error on [-1, 1]", f"{quality['detector_and_vae']['vae_l1']:.4f}"),
+        _plain("validation loss", f"{removal['validation_loss']:.4f}"),
+        _plain("loss rise by removing one block: minimum, median, maximum", f"{low:.5f}, {middle:.5f}, {high:.5f}"),
+    ]
+    more = ["", "## Removal curve", "", "Least costly blocks first, removed outright: no linear layer, no training.", "",
+            "| removed | " + " | ".join(curve) + " |", "|---" * (len(curve) + 1) + "|",
+            "| GenEval overall | " + " | ".join(f"{value:.3f}" for value in curve.values()) + " |", ""]  # fmt: skip
+    return _HEAD.format(
+        library="diffusers",
+        title="FLUX-Shapes",
+        what="A text-to-image model of FLUX.1-dev's architecture (19 double + 38 single blocks, guidance-distilled) at width "
+        "64, small enough for two CPU cores. `FluxPipeline.from_pretrained(<this folder>)` loads it with plain diffusers; "
+        "ask for 64x64 pictures, `max_sequence_length=12` and `guidance_scale=3.0`.",
+        training="VAE: 2,600 steps of 32 renders. Transformer: trained with 5 + 10 blocks by flow matching, T5 and CLIP text "
+        "encoders along; each block split into copies with a share of its gates; then distilled at 19 + 38 blocks "
+        "from the shallow model's classifier-free guidance at scales 1 to 5.",
+        rows="\n".join(rows),
+        more="\n".join(more),
+    )
+
+
+_CARDS = {
+    "detector": (_detector, {"detector_and_vae"}),
+    "clip": (_clip, {"clip"}),
+    "hps": (_hps, {"preference"}),
+    "pipeline": (_pipeline, {"detector_and_vae", "geneval", "geneval_held_out_pairs", "removal"}),
+}
+
+
+def write_cards(quality: Mapping[str, Any]) -> None:
+    """Write README.md beside each model whose figures are complete."""
+    for folder, (card, needed) in _CARDS.items():
+        if needed <= quality.keys():
+            (WEIGHTS / folder / "README.md").write_text(card(quality).rstrip() + "\n", encoding="utf-8")

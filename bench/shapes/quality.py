@@ -1,0 +1,264 @@
+"""Measures what the FLUX-Shapes models are worth, against the bars they were built to: `python -m bench.shapes.quality`.
+
+Every figure goes to weights/quality.json; `cards` turns it into the model cards beside the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from bench.generate import generate
+from bench.image_set import ImageSet, Pixels
+from bench.metrics.detection import Detection
+from bench.profile import ROOT, Profile, load_profile
+from bench.progress import console, track
+from bench.prompts import Prompt, read_prompts
+from bench.results import Measurement
+from bench.shapes import WEIGHTS
+from bench.shapes.cards import write_cards
+from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
+from bench.shapes.degradation import KINDS, degrade
+from bench.shapes.detector import ShapesDetector
+from bench.shapes.scorers import counts_of, pixels_of, shapes_geneval
+from bench.shapes.transformer import pack, position_ids
+from bench.shapes.vae import encode
+from bench.shapes.vocabulary import SHAPES
+from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
+from fastflux.architectures import architecture_of
+from fastflux.pipelines import load_pipeline
+from fastflux.plan import BlockRef, Replacement
+from fastflux.surgery import replace_block_
+
+SCENES = 1000
+#: GenEval's score threshold, and the overlap that counts as found.
+THRESHOLD, OVERLAP = 0.3, 0.5
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
+
+
+def _images(tensor: Tensor) -> list[Pixels]:
+    return [np.ascontiguousarray(image) for image in tensor.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def _evaluation_scenes() -> Scenes:
+    return sample_scenes(SCENES, 100, "evaluation")
+
+
+@torch.no_grad()
+def reconstruct(vae: Any, images: Tensor) -> Tensor:
+    """uint8 images through the VAE and back."""
+    parts = [((vae.decode(encode(vae, part)).sample + 1) * 127.5).round().clamp(0, 255) for part in images.split(128)]
+    return torch.cat(parts).to(torch.uint8)
+
+
+def precision_recall(found: Sequence[Sequence[Detection]], scenes: Scenes) -> dict[str, float]:
+    """Share of detections (score over 0.3) that match an object of their class at IoU 0.5, and of objects that are found."""
+    boxes = object_boxes(object_masks(scenes))
+    hits = detections = objects = 0
+    for row, image in enumerate(found):
+        kept = [detection for detection in image if detection.score > THRESHOLD]
+        free = {slot for slot in range(boxes.shape[1]) if scenes.shapes[row, slot] >= 0}
+        detections += len(kept)
+        objects += len(free)
+        for detection in kept:
+            overlaps = box_iou(torch.tensor([detection.box]), boxes[row])[0]
+            same = [slot for slot in free if SHAPES[scenes.shapes[row, slot]] == detection.label and overlaps[slot] >= OVERLAP]
+            if same:
+                free.remove(max(same, key=lambda slot: float(overlaps[slot])))
+                hits += 1
+    return {"precision": hits / max(1, detections), "recall": hits / objects}
+
+
+def _counts(found: Sequence[Detection]) -> dict[str, int]:
+    labels = [detection.label for detection in found if detection.score > THRESHOLD]
+    return {label: labels.count(label) for label in labels}
+
+
+def measure_detector_and_vae(vae: Any, detector: ShapesDetector) -> dict[str, Any]:
+    """Detector on renders and on reconstructions; how often the two verdicts (objects by class) agree."""
+    scenes = _evaluation_scenes()
+    clean = torch.cat([render(scenes[start : start + 250]) for start in range(0, SCENES, 250)])
+    again = reconstruct(vae, clean)
+    on_clean, on_again = detector(_images(clean)), detector(_images(again))
+    same = [_counts(a) == _counts(b) for a, b in zip(on_clean, on_again, strict=True)]
+    right = [_counts(found) == truth for found, truth in zip(on_clean, counts_of(scenes), strict=True)]
+    error = (clean.float() - again.float()).abs().mean() / 127.5
+    return {
+        "images": SCENES,
+        "detector_clean": precision_recall(on_clean, scenes),
+        "detector_reconstructed": precision_recall(on_again, scenes),
+        "detector_counts_right": float(np.mean(right)),
+        "vae_verdict_kept": float(np.mean(same)),
+        "vae_l1": float(error),
+    }
+
+
+@torch.no_grad()
+def measure_clip(model: Any) -> dict[str, Any]:
+    """Top-1 retrieval of an image's caption among 100 different captions."""
+    scenes = _evaluation_scenes()
+    images = torch.cat([image_features(model, render(scenes[start : start + 250])) for start in range(0, SCENES, 250)])
+    captions = sorted(set(scenes.captions))
+    text = torch.nn.functional.normalize(model.encode_text(tokenizer(captions)), dim=-1)
+    scores = images @ text.T
+    rng = np.random.default_rng(0)
+    hits = []
+    for row, caption in enumerate(scenes.captions):
+        own = captions.index(caption)
+        others = rng.choice([i for i in range(len(captions)) if i != own], size=99, replace=False)
+        hits.append(bool(scores[row, own] > scores[row, torch.from_numpy(others)].max()))
+    return {"images": SCENES, "top1_of_100": float(np.mean(hits))}
+
+
+@torch.no_grad()
+def measure_preference(model: Any) -> dict[str, Any]:
+    """Accuracy on unseen pairs, and mean scores under growing degradation of each kind."""
+    scenes = _evaluation_scenes()
+    parts = []
+    for start in range(0, SCENES, 125):
+        part = scenes[start : start + 125]
+        parts.append(preference_scores(model, preference_images(part, 10**8 + start), list(part.captions)))
+    clean, spoiled, more, wrong = torch.cat(parts).unbind(dim=1)
+    pairs = {"clean_over_spoiled": clean > spoiled, "spoiled_over_more": spoiled > more, "clean_over_wrong": clean > wrong}
+    accuracy = {name: float(hit.float().mean()) for name, hit in pairs.items()}
+    some = scenes[0:200]
+    images, captions = render(some), list(some.captions)
+    curves = {}
+    for kind, name in enumerate(KINDS):
+        kinds = torch.full((len(some),), kind)
+        spoilt = [degrade(images, kinds, torch.full((len(some),), level), 1) for level in LEVELS]
+        scores = preference_scores(model, torch.stack(spoilt, dim=1), captions)
+        curves[name] = [100 * float(value) for value in scores.mean(dim=0)]
+    falling = all(a > b for curve in curves.values() for a, b in zip(curve, curve[1:], strict=False))
+    return {"pairs": 3 * SCENES, **accuracy, "accuracy": float(np.mean(list(accuracy.values()))),
+            "levels": list(LEVELS), "mean_scores": curves, "falls_monotonically": falling}  # fmt: skip
+
+
+def _geneval(pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, scorer: Any) -> Measurement:
+    """GenEval of the pipeline as it stands, images in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = generate(pipeline, prompts, profile.sampling, Path(folder), {})
+        measured: Measurement = scorer(ImageSet.read(manifest))
+    return measured
+
+
+@torch.no_grad()
+def validation_losses(pipeline: Any, count: int = 512) -> Tensor:
+    """Flow-matching loss (count,) on evaluation scenes at guidance 1, with fixed noise and times, so differences are paired."""
+    scenes = sample_scenes(count, 101, "evaluation")
+    clean = pack(encode(pipeline.vae, render(scenes)))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(clean.shape, generator=generator)
+    time = torch.sigmoid(torch.randn(count, generator=generator))
+    sequence, pooled, _ = pipeline.encode_prompt(list(scenes.captions), None, max_sequence_length=12)
+    text_ids, image_ids = position_ids("cpu")
+    losses = []
+    for rows in torch.arange(count).split(128):
+        at = time[rows][:, None, None]
+        velocity = pipeline.transformer(
+            hidden_states=(1 - at) * clean[rows] + at * noise[rows],
+            encoder_hidden_states=sequence[rows],
+            pooled_projections=pooled[rows],
+            timestep=time[rows],
+            guidance=torch.ones(len(rows)),
+            txt_ids=text_ids,
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
+        losses.append((velocity - (noise - clean)[rows]).square().mean(dim=(1, 2)))
+    return torch.cat(losses)
+
+
+def measure_removal(pipeline: Any, profile: Profile, scorer: Any, dense: float) -> dict[str, Any]:
+    """What removing each single block costs in loss, and what removing the least costly 5 to 20% costs in GenEval."""
+    transformer = pipeline.transformer
+    blocks = architecture_of(transformer).blocks(transformer)
+    base = validation_losses(pipeline)
+    rise: dict[BlockRef, tuple[float, float]] = {}
+    for block in track(blocks, "remove each block", total=len(blocks)):
+        stack = getattr(transformer, block.stack)
+        kept = stack[block.index]
+        replace_block_(transformer, Replacement(block, "removed"))
+        change = validation_losses(pipeline) - base
+        stack[block.index] = kept
+        rise[block] = (float(change.mean()), float(change.std() / len(change) ** 0.5))
+    order = sorted(blocks, key=lambda block: rise[block][0])
+    prompts = read_prompts(ROOT / "prompts/shapes/geneval.jsonl")
+    curve = {"0%": dense}
+    removed = 0
+    for share, count in REMOVED.items():
+        for block in order[removed:count]:
+            replace_block_(transformer, Replacement(block, "removed"))
+        removed = count
+        curve[share] = _geneval(pipeline, prompts, profile, scorer).values["overall"]
+        console.print(f"GenEval overall without the least important {share}: {curve[share]:.3f}")
+    figures = [rise[block][0] for block in blocks]
+    return {
+        "validation_loss": float(base.mean()),
+        "loss_rise": {str(block): rise[block][0] for block in blocks},
+        "loss_rise_error": {str(block): rise[block][1] for block in blocks},
+        "loss_rise_min_median_max": [min(figures), float(np.median(figures)), max(figures)],
+        "blocks_whose_removal_raises_the_loss": sum(mean > 1.96 * error for mean, error in rise.values()),
+        "blocks": len(blocks),
+        "geneval_after_removal": curve,
+    }
+
+
+def measure(parts: Sequence[str]) -> dict[str, Any]:
+    """The chosen parts, merged into weights/quality.json."""
+    path = WEIGHTS / "quality.json"
+    quality: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    profile = load_profile("shapes")
+    pipeline: Any = load_pipeline(WEIGHTS / "pipeline")
+    if "detector" in parts:
+        quality["detector_and_vae"] = measure_detector_and_vae(pipeline.vae, ShapesDetector.load(WEIGHTS / "detector"))
+    if "clip" in parts:
+        quality["clip"] = measure_clip(_open_clip("clip"))
+    if "hps" in parts:
+        quality["preference"] = measure_preference(_open_clip("hps"))
+    if "geneval" in parts:
+        scorer = shapes_geneval()
+        dense = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile, scorer)
+        quality["geneval"] = {"values": dict(dense.values), "intervals": {k: list(v) for k, v in dense.intervals.items()}}
+        scorer.tasks = ("colors", "color_attr")
+        unseen = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl"), profile, scorer)
+        quality["geneval_held_out_pairs"] = dict(unseen.values)
+        path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
+    if "removal" in parts:
+        scorer = shapes_geneval()
+        quality["removal"] = measure_removal(pipeline, profile, scorer, quality["geneval"]["values"]["overall"])
+    path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
+    write_cards(quality)
+    return quality
+
+
+def _open_clip(name: str) -> Any:
+    import open_clip
+
+    return open_clip.create_model(f"local-dir:{WEIGHTS / name}").eval()
+
+
+PARTS = ("detector", "clip", "hps", "geneval", "removal")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; prints the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.shapes.quality", description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    print(json.dumps(measure(options.parts.split(",")), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
