@@ -75,6 +75,14 @@ def test_tasks_are_shares_of_right_images_and_overall_is_their_mean(images: Imag
     assert found.settings["detector"] == "stars"
 
 
+def test_overall_counts_tasks_not_images(images: ImageSet) -> None:
+    part = ImageSet(tuple(i for i in images.images if i.prompt_id not in {"geneval-colors-1", "geneval-colors-2"}))
+    found = GenEval(SeesStars(), all_red, self_test=passes)(part)
+    assert found.values["overall"] == pytest.approx(np.mean([found.values[task] for task in TASKS]), abs=1e-12)
+    rights = [right for prompt in found.samples.values() for right in prompt]
+    assert found.values["overall"] != pytest.approx(np.mean(rights), abs=1e-6)
+
+
 def test_a_broken_detector_fails_the_metric_before_it_scores(images: ImageSet) -> None:
     star = np.ones((8, 8, 3), dtype=np.uint8)
     good = known_images_test([(star, {"star": 1}), (star * 2, {})])

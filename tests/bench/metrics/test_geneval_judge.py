@@ -129,7 +129,10 @@ def at(x: float, y: float, width: float = 10, height: float = 10) -> Box:
         (at(4.01, 0), {"right of"}),
         (at(-4, 0), set()),
         (at(-4.01, 0), {"left of"}),
+        (at(0, -4), set()),
         (at(0, -4.01), {"above"}),
+        (at(0, 4), set()),
+        (at(0, 4.01), {"below"}),
         # 60 degrees off the axis: the shrunk x is under half of the offset.
         (at(15, 26), {"below"}),
     ],

@@ -49,6 +49,15 @@ def test_hps_is_100_times_the_cosine_by_style(hps: HPS, images: ImageSet) -> Non
     assert found.values["averaged"] == pytest.approx(np.mean([found.values[style] for style in STYLES]))
 
 
+def test_averaged_counts_images_not_styles(
+    hps: HPS, write_images: WriteImages, hps_prompts: list[dict[str, Any]]
+) -> None:
+    found = hps(ImageSet.read(write_images([hps_prompts[0], *hps_prompts[3:]])))
+    scores = [score for prompt in found.samples.values() for score in prompt]
+    assert found.values["averaged"] == pytest.approx(np.mean(scores), abs=1e-9)
+    assert found.values["averaged"] != pytest.approx(np.mean([found.values[style] for style in STYLES]), abs=1e-6)
+
+
 def test_a_styles_mean_is_the_mean_of_ten_equal_groups() -> None:
     scores = np.random.default_rng(0).normal(28, 1, 800)
     assert scores.mean() == pytest.approx(scores.reshape(10, 80).mean(axis=1).mean(), abs=1e-12)
