@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 # Before any test imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
 
-# No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same examples
-# on every run, so that a red run is about the change; anywhere else they differ from run to run.
+# No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same
+# examples on every run, so that a red run is about the change; elsewhere they differ from run to run.
 settings.register_profile(
     "fastflux", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
