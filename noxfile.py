@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))  # nox runs this file without its folder on the path
@@ -22,7 +23,7 @@ def run_python(session: nox.Session, *arguments: str) -> None:
     try:
         python = environment_python(ROOT)
     except EnvironmentSetupError as error:
-        session.error(str(error))
+        session.error(str(error).rstrip("."))  # nox adds its own full stop
     session.run(str(python), *arguments, external=True)
 
 
@@ -35,10 +36,20 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, types and the direction of imports."""
-    run_python(session, "-m", "ruff", "check")
-    run_python(session, "-m", "ruff", "format", "--check")
-    run_python(session, "-m", "mypy")
-    run_python(session, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    checks = {
+        "ruff check": ["-m", "ruff", "check"],
+        "ruff format": ["-m", "ruff", "format", "--check"],
+        "mypy": ["-m", "mypy"],
+        "lint-imports": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    }
+    failed = []
+    for name, arguments in checks.items():  # all of them, so that one run tells everything there is to mend
+        try:
+            run_python(session, *arguments)
+        except CommandFailed:
+            failed.append(name)
+    if failed:
+        session.error(f"{', '.join(failed)} failed")
 
 
 @nox.session
@@ -59,7 +70,7 @@ def reports(session: nox.Session) -> None:
     results, generated = Path("reports", "results"), Path("reports", "generated")
     folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
     if not folders:
-        session.error(f"{results} holds no records: `nox -s reproduce_tables -- --accept` measures and stores them.")
+        session.error(f"{results} holds no records: `nox -s reproduce_tables -- --accept` measures and stores them")
     for folder in folders:
         name = folder.relative_to(results)
         out = generated if name == Path("cpu", "shapes") else generated / name  # the default profile's lie on top
