@@ -110,14 +110,15 @@ def install_commands(root: Path, uv: str | None) -> list[list[str]]:
     """The commands that make the environment and install this repository with its extras at the pinned versions."""
     folder, python = str(root / FOLDER), str(_python_in(root / FOLDER))
     what = ["-c", str(root / "constraints.txt"), "-e", f"{root}[{EXTRAS}]"]
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]  # both installers show their progress on a terminal
     if uv is not None:
         return [
             [uv, "venv", "--quiet", "--python", sys.executable, folder],
-            [uv, "pip", "install", "--python", python, *what],
+            [uv, "pip", "install", *quiet, "--python", python, *what],
         ]
     return [
         [sys.executable, "-m", "venv", folder],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what],
+        [python, "-m", "pip", "install", *quiet, "--disable-pip-version-check", *what],
     ]
 
 
