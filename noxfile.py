@@ -1,0 +1,83 @@
+"""Sessions of FastFLUX: `nox -l` lists them. All run in one shared environment, see noxenv.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))  # nox runs this file without its folder on the path
+
+from noxenv import EnvironmentSetupError, environment_python  # noqa: E402  # after the path is set
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests"]
+
+
+def run_python(session: nox.Session, *arguments: str) -> None:
+    """Run the shared environment's Python, which is installed first where needed."""
+    try:
+        python = environment_python(ROOT)
+    except EnvironmentSetupError as error:
+        session.error(str(error).rstrip("."))  # nox adds its own full stop
+    session.run(str(python), *arguments, external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests: CPU only, no network, at most 10 minutes."""
+    run_python(session, "-m", "pytest", "--benchmark-disable", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting, types and the direction of imports."""
+    checks = {
+        "ruff check": ["-m", "ruff", "check"],
+        "ruff format": ["-m", "ruff", "format", "--check"],
+        "mypy": ["-m", "mypy"],
+        "lint-imports": ["-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
+    }
+    failed = []
+    for name, arguments in checks.items():  # all of them, so that one run tells everything there is to mend
+        try:
+            run_python(session, *arguments)
+        except CommandFailed:
+            failed.append(name)
+    if failed:
+        session.error(f"{', '.join(failed)} failed")
+
+
+@nox.session
+def reproduce_tables(session: nox.Session) -> None:
+    """Prune, generate, score and measure afresh, then write the paper's tables."""
+    run_python(session, "-m", "bench", "reproduce", *session.posargs)
+
+
+@nox.session
+def train_shapes(session: nox.Session) -> None:
+    """Train FLUX-Shapes and its scorers; a killed run continues."""
+    run_python(session, "-m", "bench.shapes.train", *session.posargs)
+
+
+@nox.session
+def reports(session: nox.Session) -> None:
+    """Rebuild the committed tables and figures from the committed records."""
+    results, generated = Path("reports", "results"), Path("reports", "generated")
+    folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
+    if not folders:
+        session.error(f"{results} holds no records: `nox -s reproduce_tables -- --accept` measures and stores them")
+    for folder in folders:
+        name = folder.relative_to(results)
+        out = generated if name == Path("cpu", "shapes") else generated / name  # the default profile's lie on top
+        run_python(session, "-m", "reports", "build", "--results", str(folder), "--out", str(out), *session.posargs)
+
+
+@nox.session
+def benchmark(session: nox.Session) -> None:
+    """Time the library's own hot paths (pytest-benchmark)."""
+    run_python(session, "-m", "pytest", "--benchmark-only", *session.posargs)

@@ -1,0 +1,126 @@
+"""Rules about the repository as a whole: who imports whom, what the wheel holds, what may be committed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import fastflux
+
+ROOT = Path(__file__).resolve().parent.parent
+LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command(['--no-cache'])"
+MIB = 2**20
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def tracked_files() -> list[Path]:
+    listed = run("git", "ls-files", "-z")
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def python_modules(package: str) -> list[str]:
+    paths = sorted((ROOT / package).rglob("*.py"))
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
+    return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("fastflux/errors.py", "import bench.results", "reports -> bench -> fastflux"),
+        ("bench/results.py", "import reports.rows", "reports -> bench -> fastflux"),
+        ("reports/table.py", "import bench.statistics", "of bench, reports know the records only"),
+        ("reports/table.py", "import torch", "reports never import a model library"),
+        ("bench/results.py", "import diffusers", "reports never import a model library"),
+        ("fastflux/errors.py", "import fastflux.plan", "within a package modules import only lower ones"),
+    ],
+)
+def test_a_planted_import_breaks_its_contract(tmp_path: Path, file: str, line: str, contract: str) -> None:
+    for package in ("fastflux", "bench", "reports"):
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=lambda _, names: {n for n in names if "." in n and not n.endswith(".py")},
+        )
+    shutil.copy2(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / file).open("a") as planted:
+        planted.write(f"\n{line}\n")
+    checked = run(sys.executable, "-c", LINT_IMPORTS, cwd=tmp_path)
+    assert checked.returncode == 1
+    broken = [row for row in checked.stdout.splitlines() if "BROKEN" in row]
+    assert any(row.startswith(contract) for row in broken), checked.stdout
+
+
+def test_the_import_contracts_hold() -> None:
+    checked = run(sys.executable, "-c", LINT_IMPORTS)
+    assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.parametrize(
+    "modules", [["fastflux", "fastflux.errors", "bench.results"], python_modules("reports")], ids=["records", "reports"]
+)
+def test_importing_leaves_the_model_libraries_alone(modules: list[str]) -> None:
+    heavy = "{'torch', 'diffusers', 'transformers', 'open_clip'}"
+    code = f"import sys, {', '.join(modules)}; found = {heavy} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    imported = run(sys.executable, "-c", code)
+    assert imported.returncode == 0, imported.stderr
+
+
+def test_the_wheel_holds_fastflux_alone(tmp_path: Path) -> None:
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path))
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"fastflux", f"fastflux-{fastflux.__version__}.dist-info"}
+    assert {name for name in names if name.endswith(".py")} == {
+        str(path.relative_to(ROOT))
+        for path in tracked_files()
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "fastflux")
+    }
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = dict(line.split("==") for line in lines)  # fails for anything but an exact version
+    normal = {re.sub(r"[-_.]+", "-", name).lower() for name in pinned}
+    missing = {
+        name
+        for entry in declared
+        if (name := re.split(r"[<>=!~\[ ]", entry)[0].replace("_", "-").lower()) not in normal
+    }
+    assert not missing
+
+
+def test_no_tracked_file_is_large() -> None:
+    sizes = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked_files()}
+    assert not {name: size for name, size in sizes.items() if size > 16 * MIB}
+    assert sum(size for name, size in sizes.items() if name.startswith("bench/shapes/weights/")) <= 60 * MIB
+
+
+def test_no_tracked_file_names_a_path_of_one_machine() -> None:
+    home = re.compile(r"(?<![\w.:/~-])(?:/(?:root|home|Users|work)/|[A-Z]:\\Users\\)[\w.]", re.ASCII)
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # images and weights
+        found += [f"{path.relative_to(ROOT)}: {match.group()}" for match in home.finditer(text)]
+    assert not found
