@@ -76,12 +76,18 @@ def _clip(quality: Mapping[str, Any]) -> str:
 def _hps(quality: Mapping[str, Any]) -> str:
     figures = quality["preference"]
     rows = [_row("preference accuracy on unseen pairs", 0.95, figures["accuracy"])]
-    rows += [_plain(name.replace("_", " "), f"{figures[name]:.4f}") for name in ("clean_over_spoiled", "spoiled_over_more", "clean_over_wrong")]
+    rows += [
+        _plain(name.replace("_", " "), f"{figures[name]:.4f}")
+        for name in ("clean_over_spoiled", "spoiled_over_more", "clean_over_wrong")
+    ]
     falls = "yes" if figures["falls_monotonically"] else "no"
     rows.append(f"| mean score falls with every step of degradation, all kinds | yes | {falls} | {falls} |")
     curves = ["| degradation | " + " | ".join(f"{level:.1f}" for level in figures["levels"]) + " |",
               "|---" * (len(figures["levels"]) + 1) + "|"]  # fmt: skip
-    curves += [f"| {name} | " + " | ".join(f"{value:.2f}" for value in curve) + " |" for name, curve in figures["mean_scores"].items()]
+    curves += [
+        f"| {name} | " + " | ".join(f"{value:.2f}" for value in curve) + " |"
+        for name, curve in figures["mean_scores"].items()
+    ]
     return _HEAD.format(
         library="open_clip",
         title="FLUX-Shapes preference model",
@@ -101,8 +107,14 @@ def _pipeline(quality: Mapping[str, Any]) -> str:
         _row("VAE reconstructions keep the detector's verdict", 0.98, quality["detector_and_vae"]["vae_verdict_kept"]),
         _row("GenEval overall, dense", 0.80, geneval["overall"]),
         _row("GenEval single_object, dense", 0.97, geneval["single_object"]),
-        *(_plain(f"GenEval {task}", f"{geneval[task]:.4f}") for task in ("two_object", "counting", "colors", "position", "color_attr")),
-        *(_plain(f"{task} with colour-shape pairs never seen", f"{quality['geneval_held_out_pairs'][task]:.4f}") for task in ("colors", "color_attr")),
+        *(
+            _plain(f"GenEval {task}", f"{geneval[task]:.4f}")
+            for task in ("two_object", "counting", "colors", "position", "color_attr")
+        ),
+        *(
+            _plain(f"{task} with colour-shape pairs never seen", f"{quality['geneval_held_out_pairs'][task]:.4f}")
+            for task in ("colors", "color_attr")
+        ),
         f"| blocks whose removal raises the validation loss (95%) | {removal['blocks']} | {removal['blocks_whose_removal_raises_the_loss']} "
         f"| {'yes' if removal['blocks_whose_removal_raises_the_loss'] == removal['blocks'] else 'no'} |",
         _row("GenEval overall lost when the least important 20% are removed", 0.10, drop20),

@@ -34,7 +34,7 @@ PREPROCESS = {
 }
 CONTRASTIVE = Schedule(steps=1600, lr=1.5e-3, ema=0.998, weight_decay=0.02)
 CONTRASTIVE_BATCH = 160
-PREFERENCE = Schedule(steps=700, lr=4e-4, ema=0.99, weight_decay=0.02)
+PREFERENCE = Schedule(steps=450, lr=4e-4, ema=0.99, weight_decay=0.02)
 PREFERENCE_BATCH = 32
 tokenizer = open_clip.get_tokenizer("RN50", context_length=16)
 

@@ -72,7 +72,11 @@ def precision_recall(found: Sequence[Sequence[Detection]], scenes: Scenes) -> di
         objects += len(free)
         for detection in kept:
             overlaps = box_iou(torch.tensor([detection.box]), boxes[row])[0]
-            same = [slot for slot in free if SHAPES[scenes.shapes[row, slot]] == detection.label and overlaps[slot] >= OVERLAP]
+            same = [
+                slot
+                for slot in free
+                if SHAPES[scenes.shapes[row, slot]] == detection.label and overlaps[slot] >= OVERLAP
+            ]
             if same:
                 free.remove(max(same, key=lambda slot: float(overlaps[slot])))
                 hits += 1
@@ -129,7 +133,11 @@ def measure_preference(model: Any) -> dict[str, Any]:
         part = scenes[start : start + 125]
         parts.append(preference_scores(model, preference_images(part, 10**8 + start), list(part.captions)))
     clean, spoiled, more, wrong = torch.cat(parts).unbind(dim=1)
-    pairs = {"clean_over_spoiled": clean > spoiled, "spoiled_over_more": spoiled > more, "clean_over_wrong": clean > wrong}
+    pairs = {
+        "clean_over_spoiled": clean > spoiled,
+        "spoiled_over_more": spoiled > more,
+        "clean_over_wrong": clean > wrong,
+    }
     accuracy = {name: float(hit.float().mean()) for name, hit in pairs.items()}
     some = scenes[0:200]
     images, captions = render(some), list(some.captions)
@@ -229,7 +237,10 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
     if "geneval" in parts:
         scorer = shapes_geneval()
         dense = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile, scorer)
-        quality["geneval"] = {"values": dict(dense.values), "intervals": {k: list(v) for k, v in dense.intervals.items()}}
+        quality["geneval"] = {
+            "values": dict(dense.values),
+            "intervals": {k: list(v) for k, v in dense.intervals.items()},
+        }
         scorer.tasks = ("colors", "color_attr")
         unseen = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl"), profile, scorer)
         quality["geneval_held_out_pairs"] = dict(unseen.values)

@@ -1,0 +1,196 @@
+"""The FLUX-Shapes models' own machinery: tokenizers, splitting, training that survives a kill, the detector's targets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.shapes.clip import preference_images, spoil_content
+from bench.shapes.degradation import KINDS, degrade, spoil_some
+from bench.shapes.detector import DetectorNetwork, ShapesDetector, _targets, detector_loss
+from bench.shapes.text import TextEncoders, check_tokenizers
+from bench.shapes.training import Schedule, train
+from bench.shapes.transformer import Depth, build_transformer, initialise_, pack, position_ids, scale_gates_, split_
+from bench.shapes.vae import build_vae, encode, normalise_latents_
+from bench.shapes.world import render, sample_scenes
+from fastflux.errors import FastFluxError
+
+
+def test_both_tokenizers_know_every_word_as_one_token() -> None:
+    check_tokenizers(TextEncoders())
+
+
+def test_text_encoders_give_sequence_and_pooled_vector() -> None:
+    sequence, pooled = TextEncoders().encode(["a photo of a star", "a photo of a red ring"])
+    assert sequence.shape == (2, 12, 64)
+    assert pooled.shape == (2, 64)
+
+
+def _randomise_(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+def _forward(transformer: nn.Module) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    text_ids, image_ids = position_ids("cpu")
+    with torch.no_grad():
+        velocity: Tensor = transformer(
+            hidden_states=torch.randn(2, 16, 32, generator=generator),
+            encoder_hidden_states=torch.randn(2, 12, 64, generator=generator),
+            pooled_projections=torch.randn(2, 64, generator=generator),
+            timestep=torch.tensor([0.3, 0.7]),
+            guidance=torch.ones(2),
+            txt_ids=text_ids,
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
+    return velocity
+
+
+def test_splitting_into_as_many_blocks_changes_nothing_and_deeper_changes_little() -> None:
+    shallow = build_transformer(Depth(1, 2)).eval()
+    _randomise_(shallow)
+    reference = _forward(shallow)
+    torch.testing.assert_close(_forward(split_(shallow, Depth(1, 2)).eval()), reference)
+    change = (_forward(split_(shallow, Depth(3, 5)).eval()) - reference).norm() / reference.norm()
+    assert 0 < change < 0.05
+
+
+def test_scaled_gates_scale_what_a_block_adds() -> None:
+    block = build_transformer(Depth(1, 1)).eval().single_transformer_blocks[0]
+    _randomise_(block)
+    generator = torch.Generator().manual_seed(2)
+    image, text, temb = (torch.randn(*shape, generator=generator) for shape in ((1, 16, 64), (1, 12, 64), (1, 64)))
+    with torch.no_grad():
+        before = block(image, text, temb)[1] - image
+        scale_gates_(block, 0.25)
+        after = block(image, text, temb)[1] - image
+    torch.testing.assert_close(after, before / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_a_fresh_transformer_predicts_zero() -> None:
+    transformer = build_transformer(Depth(1, 1)).eval()
+    initialise_(transformer)
+    assert not _forward(transformer).any()
+
+
+def test_packing_is_the_pipelines() -> None:
+    from diffusers import FluxPipeline
+
+    latents = torch.randn(2, 8, 8, 8)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 8, 8, 8))
+    ids = FluxPipeline._prepare_latent_image_ids(1, 4, 4, torch.device("cpu"), torch.float32)
+    assert torch.equal(position_ids("cpu")[1], ids)
+
+
+def test_normalised_latents_have_unit_deviation_and_decode_as_before() -> None:
+    torch.manual_seed(0)
+    vae = build_vae().eval()
+    images = render(sample_scenes(4, 0))
+    with torch.no_grad():
+        before = vae.decode(encode(vae, images)).sample
+        normalise_latents_(vae)
+        latents = encode(vae, images)
+        torch.testing.assert_close(vae.decode(latents).sample, before, rtol=1e-3, atol=1e-4)
+    many = encode(vae, render(sample_scenes(512, 10**6)))
+    assert (many.std(dim=(0, 2, 3)) - 1).abs().max() < 0.1
+
+
+class _Quadratic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+
+def _train(folder: Path, schedule: Schedule, *, stop_at: int | None = None) -> Tensor:
+    model = _Quadratic()
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        noise = torch.randn(3, generator=torch.Generator().manual_seed(step))
+        return (model.weight - noise).square().sum(), {}
+
+    train("quadratic", model, loss_of_step, schedule, folder)
+    return model.weight.detach()
+
+
+def test_training_continues_after_a_kill_and_ends_the_same(tmp_path: Path) -> None:
+    schedule = Schedule(steps=20, lr=0.1, warmup=2, ema=0.9, save_every_s=0.0)
+    whole = _train(tmp_path / "whole", schedule)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path / "killed", schedule, stop_at=11)
+    assert torch.equal(_train(tmp_path / "killed", schedule), whole)
+    assert torch.equal(_train(tmp_path / "killed", schedule, stop_at=0), whole)  # finished: no step is taken again
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    schedule = replace(Schedule(steps=300, lr=1.0), warmup=10)
+    factors = [schedule.factor(step) for step in range(301)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[50] == 1
+    assert factors[300] == pytest.approx(0)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_degradation_of_level_zero_changes_nothing_and_grows_with_its_level() -> None:
+    images = render(sample_scenes(6, 0))
+    for kind in range(len(KINDS)):
+        kinds = torch.full((6,), kind)
+        errors = [
+            float((degrade(images, kinds, torch.full((6,), level), 3).float() - images.float()).square().mean())
+            for level in (0.0, 0.3, 0.6, 1.0)
+        ]
+        assert errors == sorted(errors)
+        assert errors[0] < 1  # resampling may round
+        assert errors[-1] > 10 * errors[0]
+
+
+def test_spoil_some_spoils_about_its_share() -> None:
+    images = render(sample_scenes(64, 0))
+    changed = (spoil_some(images, 0.5, 1.0, 0) != images).flatten(1).any(dim=1)
+    assert 16 < int(changed.sum()) < 48
+
+
+def test_wrong_pictures_differ_from_what_the_caption_says() -> None:
+    scenes = sample_scenes(60, 0)
+    wrong = spoil_content(scenes, 0)
+    assert wrong.captions == scenes.captions
+    images = preference_images(scenes, 0)
+    assert images.shape == (60, 4, 3, 64, 64)
+    assert (images[:, 0] != images[:, 3]).flatten(1).any(dim=1).all()
+
+
+def test_detector_targets_cover_each_objects_core() -> None:
+    scenes = sample_scenes(32, 0)
+    classes, _, reach, foreground = _targets(scenes, "cpu")
+    for row in range(32):
+        present = set(scenes.shapes[row][scenes.shapes[row] >= 0].tolist())
+        assert set(classes[row].flatten(1).any(dim=1).nonzero()[:, 0].tolist()) == present
+    assert reach.permute(0, 2, 3, 1)[classes.amax(dim=1) > 0].min() > 4
+    assert foreground.mean() > 0.02
+
+
+def test_the_detector_learns_a_batch() -> None:
+    torch.manual_seed(0)
+    network, scenes = DetectorNetwork(), sample_scenes(8, 0)
+    images = render(scenes)
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = detector_loss(network, images, scenes, "cpu")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] / 2
+
+
+def test_missing_detector_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FastFluxError, match=r"model\.safetensors"):
+        ShapesDetector.load(tmp_path)

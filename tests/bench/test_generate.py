@@ -1,0 +1,99 @@
+"""Generation: own seeds for every image, whole batches, nothing lost by a kill and nothing mixed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.generate import MANIFEST, generate, jobs_of
+from bench.image_set import ImageSet
+from bench.profile import Sampling
+from bench.prompts import Prompt
+
+SAMPLING = Sampling(height=8, width=8, steps=1, guidance=1.0, seed=0, batch=4, samples={"hps": 1, "geneval": 2})
+PROMPTS = (
+    *(Prompt(f"hps-{i}", "hps", f"text {i}", "anime") for i in range(5)),
+    *(Prompt(f"geneval-{i}", "geneval", f"text {i}", None, {"tag": "colors", "include": []}) for i in range(3)),
+)
+
+
+class FakePipeline:
+    """Draws noise from the generators it is given; counts its batches and can be killed in the middle."""
+
+    tokenizer_2 = SimpleNamespace(model_max_length=12)
+
+    def __init__(self, die_at: int | None = None) -> None:
+        self.batches: list[int] = []
+        self.die_at = die_at
+
+    def __call__(self, prompts: Sequence[str], *, generator: list[torch.Generator], **_: Any) -> Any:
+        if len(self.batches) == self.die_at:
+            raise KeyboardInterrupt
+        self.batches.append(len(prompts))
+        pixels = [torch.randint(256, (8, 8, 3), generator=g, dtype=torch.uint8).numpy() for g in generator]
+        return SimpleNamespace(images=[Image.fromarray(image) for image in pixels])
+
+
+def pixels(folder: Path) -> list[bytes]:
+    return [image.tobytes() for image in ImageSet.read(folder / MANIFEST)]
+
+
+def test_every_image_has_its_own_seed_whatever_the_batch(tmp_path: Path) -> None:
+    assert len({job.seed for job in jobs_of(PROMPTS, SAMPLING)}) == 11
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / "a", {})
+    generate(FakePipeline(), PROMPTS, replace(SAMPLING, batch=3), tmp_path / "b", {})
+    assert pixels(tmp_path / "a") == pixels(tmp_path / "b")
+
+
+def test_a_killed_run_continues_with_whole_batches_and_ends_the_same(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / "whole", {})
+    with pytest.raises(KeyboardInterrupt):
+        generate(FakePipeline(die_at=2), PROMPTS, SAMPLING, tmp_path / "killed", {})
+    again = FakePipeline()
+    generate(again, PROMPTS, SAMPLING, tmp_path / "killed", {})
+    assert again.batches == [3]
+    assert (tmp_path / "killed" / MANIFEST).read_text() == (tmp_path / "whole" / MANIFEST).read_text()
+
+
+def test_a_finished_run_draws_nothing(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {"plan": "a"})
+    idle = FakePipeline(die_at=0)
+    generate(idle, PROMPTS, SAMPLING, tmp_path, {"plan": "a"})
+    assert idle.batches == []
+
+
+def test_a_damaged_image_and_a_broken_line_are_drawn_again(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {})
+    before = pixels(tmp_path)
+    (tmp_path / "images" / "hps-1_0.png").write_bytes(b"damaged")
+    lines = (tmp_path / MANIFEST).read_text().splitlines()
+    (tmp_path / MANIFEST).write_text("\n".join([*lines[:-1], lines[-1][:20]]) + "\n")
+    again = FakePipeline()
+    generate(again, PROMPTS, SAMPLING, tmp_path, {})
+    assert again.batches == [4, 3]
+    assert pixels(tmp_path) == before
+
+
+def test_images_of_other_inputs_are_moved_aside(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {"plan": "a"})
+    before = pixels(tmp_path)
+    fresh = FakePipeline()
+    generate(fresh, PROMPTS, SAMPLING, tmp_path, {"plan": "b"})
+    assert sum(fresh.batches) == 11
+    (aside,) = (tmp_path / "superseded").iterdir()
+    assert pixels(aside) == before
+    assert json.loads((tmp_path / "generation.json").read_text()) == {"plan": "b"}
+
+
+def test_images_are_what_the_pipeline_drew(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS[:1], SAMPLING, tmp_path, {})
+    (image,) = ImageSet.read(tmp_path / MANIFEST)
+    generator = torch.Generator().manual_seed(jobs_of(PROMPTS, SAMPLING)[0].seed)
+    assert np.array_equal(image, torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy())
