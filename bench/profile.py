@@ -1,4 +1,4 @@
-"""Profiles: which model, prompts, scorers and settings a run of the suite uses, read from bench/profiles/<name>.toml."""
+"""Profiles: model, prompts, scorers and settings of a run, read from bench/profiles/<name>.toml."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ QUIET_SECONDS = 60.0
 
 
 def track(items: Iterable[T], label: str, *, total: int, completed: int = 0) -> Iterator[T]:
-    """Yield the items and show how many of `total` are done (`completed` before the first) and the time that remains."""
+    """Yield the items, showing how many of `total` are done (`completed` at first) and the time that remains."""
     if not console.is_terminal:
         yield from _quiet(items, label, total, completed)
         return

@@ -67,7 +67,7 @@ def reproduce(
         print(text)
     _show_differences(folder / "results", profile.name, device)
     if accept:
-        _accept(evaluation, tables)
+        _accept(evaluation)
     _show_stages(evaluation, monotonic() - began)
 
 
@@ -110,7 +110,7 @@ def _show_differences(fresh: Path, profile_name: str, device: str) -> None:
         _reports("diff", str(committed), str(fresh))
 
 
-def _accept(evaluation: Evaluation, tables: Sequence[str]) -> None:
+def _accept(evaluation: Evaluation) -> None:
     """Copy this run's records and documents to where the repository keeps them."""
     target = committed_records(evaluation.profile.name, evaluation.device)
     target.mkdir(parents=True, exist_ok=True)

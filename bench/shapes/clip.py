@@ -139,7 +139,7 @@ def preference_scores(model: Any, images: Tensor, captions: list[str]) -> Tensor
 
 
 def tune_preference(model: Any, folder: Path, device: str = "cpu") -> Any:
-    """Bradley-Terry training on preference pairs, as HPS v2 tunes CLIP on human choices (arXiv 2306.09341, section 4)."""
+    """Bradley-Terry training on preference pairs, as HPS v2 tunes CLIP on human choices (arXiv 2306.09341)."""
     torch.manual_seed(5)
     model.train()
 

@@ -41,7 +41,7 @@ def _smear(images: Tensor, level: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def degrade(images: Tensor, kinds: Tensor, levels: Tensor, seed: int) -> Tensor:
-    """Spoil uint8 images (n, 3, h, w), each by its kind (n,) of KINDS and level (n,) in [0, 1]; level 0 changes nothing.
+    """Spoil uint8 images (n, 3, h, w), each by its kind (n,) of KINDS and level (n,) in [0, 1]; 0 changes nothing.
 
     The same seed gives the same noise and bends, so two levels of one seed differ in strength alone.
     """
@@ -60,7 +60,7 @@ def degrade(images: Tensor, kinds: Tensor, levels: Tensor, seed: int) -> Tensor:
 
 
 def spoil_some(images: Tensor, share: float, strongest: float, seed: int) -> Tensor:
-    """A copy of uint8 images of which about `share` are spoiled, each by a random kind and a level up to `strongest`."""
+    """A copy of uint8 images with about `share` of them spoiled, by a random kind and a level up to `strongest`."""
     generator = torch.Generator().manual_seed(seed)
     rows = (torch.rand(len(images), generator=generator) < share).nonzero()[:, 0]
     kinds = torch.randint(len(KINDS), (len(rows),), generator=generator)

@@ -1,6 +1,7 @@
-"""The detector behind GenEval's judge on FLUX-Shapes: a small one-stage, anchor-free network in FCOS's manner (arXiv 1904.01355).
+"""The detector behind GenEval's judge on FLUX-Shapes: a small one-stage, anchor-free network.
 
-Every cell of a 16x16 grid says which shapes are there and how far their box reaches; a second head outlines the
+In FCOS's manner (arXiv 1904.01355):
+every cell of a 16x16 grid says which shapes are there and how far their box reaches; a second head outlines the
 foreground, whose part within a box is the object's mask.
 """
 
@@ -42,7 +43,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class DetectorNetwork(nn.Module):
-    """Images (n, 3, 64, 64) in [0, 1] to class logits (n, 8, 16, 16), box reaches (n, 4, 16, 16) in pixels, mask logits (n, 64, 64)."""
+    """Images (n, 3, 64, 64) in [0, 1] to logits of classes (n, 8, 16, 16), box reaches (n, 4, 16, 16), mask logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class DetectorNetwork(nn.Module):
 
 
 def _targets(scenes: Scenes, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(class targets, ignore mask, reaches, foreground) for the network's outputs; cells near an object's border are ignored."""
+    """(class targets, ignore mask, reaches, foreground); cells near an object's border are ignored."""
     masks = object_masks(scenes, device)
     boxes = object_boxes(masks)
     centers = (torch.arange(GRID, device=device) + 0.5) * STRIDE

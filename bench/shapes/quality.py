@@ -1,4 +1,4 @@
-"""Measures what the FLUX-Shapes models are worth, against the bars they were built to: `python -m bench.shapes.quality`.
+"""Measures the FLUX-Shapes models against the bars they were built to: `python -m bench.shapes.quality`.
 
 Every figure goes to weights/quality.json; `cards` turns it into the model cards beside the weights.
 """
@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from bench.shapes.cards import write_cards
 from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
 from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.detector import ShapesDetector
-from bench.shapes.scorers import counts_of, pixels_of, shapes_geneval
+from bench.shapes.scorers import counts_of, shapes_geneval
 from bench.shapes.transformer import pack, position_ids
 from bench.shapes.vae import encode
 from bench.shapes.vocabulary import SHAPES
@@ -62,7 +64,7 @@ def reconstruct(vae: Any, images: Tensor) -> Tensor:
 
 
 def precision_recall(found: Sequence[Sequence[Detection]], scenes: Scenes) -> dict[str, float]:
-    """Share of detections (score over 0.3) that match an object of their class at IoU 0.5, and of objects that are found."""
+    """Share of detections (score over 0.3) that match an object of their class at IoU 0.5, and of objects found."""
     boxes = object_boxes(object_masks(scenes))
     hits = detections = objects = 0
     for row, image in enumerate(found):
@@ -147,7 +149,7 @@ def measure_preference(model: Any) -> dict[str, Any]:
         spoilt = [degrade(images, kinds, torch.full((len(some),), level), 1) for level in LEVELS]
         scores = preference_scores(model, torch.stack(spoilt, dim=1), captions)
         curves[name] = [100 * float(value) for value in scores.mean(dim=0)]
-    falling = all(a > b for curve in curves.values() for a, b in zip(curve, curve[1:], strict=False))
+    falling = all(a > b for curve in curves.values() for a, b in pairwise(curve))
     return {"pairs": 3 * SCENES, **accuracy, "accuracy": float(np.mean(list(accuracy.values()))),
             "levels": list(LEVELS), "mean_scores": curves, "falls_monotonically": falling}  # fmt: skip
 
@@ -162,7 +164,7 @@ def _geneval(pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, score
 
 @torch.no_grad()
 def validation_losses(pipeline: Any, count: int = 512) -> Tensor:
-    """Flow-matching loss (count,) on evaluation scenes at guidance 1, with fixed noise and times, so differences are paired."""
+    """Flow-matching loss (count,) on evaluation scenes at guidance 1, of fixed noise and times: paired."""
     scenes = sample_scenes(count, 101, "evaluation")
     clean = pack(encode(pipeline.vae, render(scenes)))
     generator = torch.Generator().manual_seed(0)
@@ -267,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.shapes.quality", description=__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated (default: %(default)s)")
     options = parser.parse_args(arguments)
-    print(json.dumps(measure(options.parts.split(",")), indent=1))
+    sys.stdout.write(json.dumps(measure(options.parts.split(",")), indent=1) + "\n")
     return 0
 
 

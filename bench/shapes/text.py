@@ -1,4 +1,4 @@
-"""The small text side of FLUX-Shapes: a T5 encoder for the sequence, a CLIP text encoder for the pooled vector, their tokenizers.
+"""The small text side of FLUX-Shapes: T5 for the sequence, CLIP for the pooled vector, their tokenizers.
 
 Both tokenizers are of the classes FLUX.1-dev's pipeline names and know the world's words, one token each.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
@@ -58,7 +57,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 class TextEncoders(nn.Module):
-    """Both encoders in one module: captions to (sequence (n, 12, 64), pooled (n, 64)), exactly as FluxPipeline computes them."""
+    """Both encoders: captions to (sequence (n, 12, 64), pooled (n, 64)), exactly as FluxPipeline computes them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,10 +118,3 @@ def check_tokenizers(encoders: TextEncoders) -> None:
         clip_ids = encoders.clip_tokenizer(word).input_ids
         if len(t5_ids) != 2 or len(clip_ids) != 3 or encoders.t5_tokenizer.unk_token_id in t5_ids:
             raise ValueError(f"{word!r} is not one token: T5 {t5_ids}, CLIP {clip_ids}")
-
-
-if __name__ == "__main__":
-    encoders = TextEncoders()
-    check_tokenizers(encoders)
-    with torch.no_grad():
-        print([tuple(t.shape) for t in encoders.encode(["a photo of a red star left of a blue ring"])])

@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.shapes.train",
         description="Train FLUX-Shapes and its scorers. Killed at any moment, the same command continues.",
-        epilog="examples: python -m bench.shapes.train   |   python -m bench.shapes.train --stages detector,clip --device cuda",
+        epilog="example: python -m bench.shapes.train --stages detector,clip --device cuda",
     )
     parser.add_argument("--stages", default=",".join(STAGES), help="which stages, comma-separated (default: all)")
     parser.add_argument(

@@ -21,7 +21,7 @@ from bench.progress import track
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: AdamW (Muon for hidden matrices where `muon`), linear warm-up, cosine or linear decay to 0."""
+    """How long and how fast: AdamW (Muon for hidden matrices where `muon`), linear warm-up, cosine decay to 0."""
 
     steps: int
     lr: float

@@ -1,7 +1,8 @@
 """The FLUX-Shapes transformer: trained shallow, split to FLUX's 19 + 38 blocks, then guidance-distilled.
 
-Why split: copying blocks and closing the copies' gates is exact but leaves most of them dead, and a benchmark of pruning
-methods on dead blocks tells nothing. Here each of the k copies of a block keeps 1/k of its gates, so all carry signal.
+Why split: copying blocks and closing the copies' gates is exact but leaves most of them dead, and a benchmark of
+pruning methods on dead blocks tells nothing. Here each of the k copies of a block keeps 1/k of its gates, so that all
+carry signal.
 """
 
 from __future__ import annotations
@@ -111,14 +112,14 @@ class Conditioned(nn.Module):
 
 @dataclass(frozen=True)
 class Latents:
-    """The training set in memory: tokens (n, 16, 32) and token ids of the captions; row -1 of the ids is the empty caption."""
+    """The training set in memory: tokens (n, 16, 32) and the captions' token ids, whose row -1 is the empty caption."""
 
     tokens: Tensor
     t5_ids: Tensor
     clip_ids: Tensor
 
     def batch(self, step: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(clean, noisy, time, noise, rows) of a step: logit-normal times as in SD 3 (arXiv 2403.03206, section 3.1)."""
+        """(clean, noisy, time, noise, rows) of a step; logit-normal times as in SD 3 (arXiv 2403.03206)."""
         generator = torch.Generator().manual_seed(step)
         rows = torch.randint(len(self.tokens), (BATCH,), generator=generator)
         noise = torch.randn(BATCH, *self.tokens.shape[1:], generator=generator)
@@ -155,7 +156,7 @@ def train_shallow(latents: Latents, folder: Path, device: str = "cpu") -> Condit
 
 
 def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DModel:
-    """A deeper transformer whose blocks are copies of the shallow one's, the k copies of a block with 1/k of its gates."""
+    """A deeper transformer of copies of the shallow one's blocks, the k copies of a block with 1/k of its gates."""
     deep = build_transformer(depth)
     state = {key: value for key, value in shallow.state_dict().items() if "transformer_blocks." not in key}
     missing = [
@@ -175,7 +176,7 @@ def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DMo
 
 @torch.no_grad()
 def scale_gates_(block: nn.Module, factor: float) -> None:
-    """Scale what a block adds to the stream: the gate rows of its AdaLN modulations (chunk 2 of 3, chunks 2 and 5 of 6)."""
+    """Scale what a block adds: the gate rows of its AdaLN modulations (chunk 2 of 3, chunks 2 and 5 of 6)."""
     for name in ("norm1", "norm1_context", "norm"):
         norm = getattr(block, name, None)
         if norm is None:

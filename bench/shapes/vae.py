@@ -1,4 +1,4 @@
-"""The FLUX-Shapes VAE: diffusers' AutoencoderKL, 8x smaller, its latents normalised per channel within its own 1x1 convolutions."""
+"""The FLUX-Shapes VAE: diffusers' AutoencoderKL, 8x smaller, its latents normalised within its own 1x1 convolutions."""
 
 from __future__ import annotations
 

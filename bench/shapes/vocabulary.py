@@ -65,7 +65,7 @@ def _noun(shape: str, color: str | None) -> str:
 
 
 def caption(style: str, metadata: dict[str, Any]) -> str:
-    """The caption in GenEval's template for a metadata entry of GenEval's scheme (its `include` list decides the words).
+    """The caption in GenEval's template for metadata of GenEval's scheme (its `include` list decides the words).
 
     Raises KeyError for an unknown style or class.
     """

@@ -163,8 +163,8 @@ def _layout(number: int, relation: str | None, rng: np.random.Generator) -> np.n
     return corners[places] + rng.uniform(-3.0, 3.0, size=(number, 2))
 
 
-def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:
-    """Signed distance (in radii, negative inside) to the outline of shape number `shape`; x, y in radii, y downwards."""
+def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:  # noqa: PLR0911  # one return a shape
+    """Signed distance (in radii, negative inside) to the outline of a shape; x, y in radii, y downwards."""
     name = SHAPES[shape]
     length = torch.hypot(x, y)
     if name == "circle":

@@ -78,7 +78,9 @@ def test_relations_hold_in_the_picture(relation: str) -> None:
     chosen = [row for row, data in enumerate(scenes.metadata) if data["include"][1]["position"][0] == relation]
     assert chosen
     for row in chosen:
-        offset = scenes.centers[row, 1] - scenes.centers[row, 0]  # the second object stands in the relation to the first
+        offset = (
+            scenes.centers[row, 1] - scenes.centers[row, 0]
+        )  # the second object stands in the relation to the first
         assert sign * offset[axis] >= 20
 
 
