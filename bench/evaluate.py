@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.environment import describe_environment
-from bench.generate import MANIFEST, generate, jobs_of
+from bench.generate import MANIFEST, generate, is_done, jobs_of
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
 from bench.metrics.flops import count_flops, measure_flops, measure_parameters
@@ -32,12 +32,12 @@ from bench.variants import DENSE, Variant
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.checkpoint import load_transformer, revision_of, save_transformer
-from fastflux.errors import FastFluxError
 from fastflux.model import plan_of
 from fastflux.pipelines import check_pipeline, load_pipeline
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
 
+PRUNING_NOTE = "pruning.json"
 IMAGE_METRICS = ("hps", "geneval", "clip_score", "fid")
 
 
@@ -153,16 +153,23 @@ class Evaluation:
         if variant.config is None:
             return load_transformer(source, device=self.device)
         saved = self.place(variant) / "transformer"
-        note = self.place(variant) / "pruning.json"
-        wanted = json.dumps(self._pruning_inputs(variant), indent=1, sort_keys=True)
-        if not self.force and saved.exists() and note.exists() and note.read_text(encoding="utf-8") == wanted:
+        if self.is_pruned(variant):
             return load_transformer(saved, device=self.device)
         model = load_transformer(source, device=self.device)
         statistics = self.statistics if variant.config.needs_statistics else None
         prune_(model, variant.config, statistics, base_model=self.profile.title, base_revision=self.revision)
         save_transformer(model, saved, overwrite=True)
-        note.write_text(wanted, encoding="utf-8")
+        (self.place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
         return model.eval()
+
+    def is_pruned(self, variant: Variant) -> bool:
+        """Whether the variant's transformer lies there, made from the present inputs."""
+        note = self.place(variant) / PRUNING_NOTE
+        there = (self.place(variant) / "transformer" / "config.json").exists() and note.exists()
+        return there and note.read_text(encoding="utf-8") == self._pruning_note(variant)
+
+    def _pruning_note(self, variant: Variant) -> str:
+        return json.dumps(self._pruning_inputs(variant), indent=1, sort_keys=True)
 
     def _pruning_inputs(self, variant: Variant) -> dict[str, JSON]:
         """All that decides the pruned weights."""
@@ -179,9 +186,15 @@ class Evaluation:
 
     def prune(self) -> None:
         """Make every pruned variant."""
+        pruned = [variant for variant in self.variants if variant.config is not None]
+        _ = self.pipeline_folder  # checked before the long work
+        if self.force:
+            for variant in pruned:
+                (self.place(variant) / PRUNING_NOTE).unlink(missing_ok=True)
         with self.timed("prune"):
-            for variant in track(self.variants, "prune", total=len(self.variants)):
-                self.transformer(variant)
+            for variant in track(pruned, "prune", total=len(pruned)):
+                if not self.is_pruned(variant):
+                    self.transformer(variant)
 
     # -- generate and score
 
@@ -193,7 +206,8 @@ class Evaluation:
                 inputs = self._sampling_record() | {"revision": self.revision, "pruning": self._pruning_inputs(variant)}
                 if self.force:
                     (self.place(variant) / MANIFEST).unlink(missing_ok=True)
-                self._draw(variant, inputs, total)
+                if not is_done(self.prompts, self.sampling, self.place(variant), inputs):
+                    self._draw(variant, inputs, total)
 
     def _draw(self, variant: Variant, inputs: Mapping[str, JSON], total: int) -> None:
         self.pipeline.transformer = self.transformer(variant)
@@ -255,9 +269,14 @@ class Evaluation:
                 record = self.record(variant)
                 images: ImageSet | None = None
                 for metric in self._missing(record):
-                    images = images or ImageSet.read(self.place(variant) / MANIFEST)
+                    images = images or self._images(variant)
                     record = record.with_measurement(metric(images))
                     record.write(self.record_path(variant))
+
+    def _images(self, variant: Variant) -> ImageSet:
+        """The variant's images, which must be just those that the prompts ask for."""
+        expected = {prompt.id: prompt.set for prompt in self.prompts}
+        return ImageSet.read(self.place(variant) / MANIFEST).expecting(expected, self.sampling.samples)
 
     def _missing(self, record: RunRecord) -> list[Metric]:
         """Metrics whose measurement is absent, failed or of another version."""
@@ -277,16 +296,8 @@ class Evaluation:
             if whole and _one_latency_run(records.values()) and not self.force:
                 return
             models = {variant.id: self.transformer(variant).eval() for variant in self.variants}
-            inputs = example_inputs(
-                models[DENSE],
-                self.profile.latency.batch,
-                self.sampling.height,
-                self.sampling.width,
-                self.pipeline.tokenizer_2.model_max_length,
-                torch.Generator().manual_seed(self.sampling.seed),
-                device=self.device,
-            )
-            dense_flops = count_flops(models[DENSE], inputs)
+            inputs, single = self._inputs(models[DENSE], self.profile.latency.batch), self._inputs(models[DENSE], 1)
+            dense_flops = count_flops(models[DENSE], single)
             dense_total = sum(p.numel() for p in models[DENSE].parameters())
             steps = {name: _Step(model, inputs) for name, model in models.items()}
             settings: dict[str, JSON] = {
@@ -311,13 +322,25 @@ class Evaluation:
                 model = models[variant.id]
                 record = records[variant.id]
                 for measurement in (
-                    measure_flops(model, inputs, dense_forward=dense_flops),
+                    measure_flops(model, single, dense_forward=dense_flops),
                     measure_parameters(model, dense_total=dense_total),
                     measure_memory(model, steps[variant.id], device=self.device, settings=settings),
                     times[variant.id],
                 ):
                     record = record.with_measurement(measurement)
                 record.write(self.record_path(variant))
+
+    def _inputs(self, transformer: nn.Module, batch: int) -> dict[str, torch.Tensor]:
+        """Arguments of one step on `batch` pictures."""
+        return example_inputs(
+            transformer,
+            batch,
+            self.sampling.height,
+            self.sampling.width,
+            self.pipeline.tokenizer_2.model_max_length,
+            torch.Generator().manual_seed(self.sampling.seed),
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -361,9 +384,3 @@ def _one_latency_run(records: Any) -> bool:
 
 def _digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def require_variants(variants: Sequence[Variant]) -> None:
-    """Raise FastFluxError unless the dense model is among the variants: all ratios refer to it."""
-    if DENSE not in {variant.id for variant in variants}:
-        raise FastFluxError(f"the variants {[v.id for v in variants]} lack {DENSE!r}, to which every ratio refers")

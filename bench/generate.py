@@ -75,6 +75,18 @@ def generate(
     return folder / MANIFEST
 
 
+def is_done(prompts: tuple[Prompt, ...], sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]) -> bool:
+    """Whether every image is there, whole and made from these inputs."""
+    note = folder / "generation.json"
+    if not note.exists() or note.read_text(encoding="utf-8") != _note(inputs):
+        return False
+    return _verified(folder).keys() >= {job.file for job in jobs_of(prompts, sampling)}
+
+
+def _note(inputs: Mapping[str, JSON]) -> str:
+    return json.dumps(inputs, indent=1, sort_keys=True) + "\n"
+
+
 def _later(done: Mapping[str, str], jobs: list[Job]) -> list[str]:
     """Manifest lines of later images that are there already."""
     return [done[job.file] for job in jobs if job.file in done]
@@ -83,7 +95,7 @@ def _later(done: Mapping[str, str], jobs: list[Job]) -> list[str]:
 def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
     """Note what the folder's images are made from; move aside what was made from anything else."""
     note = folder / "generation.json"
-    text = json.dumps(inputs, indent=1, sort_keys=True) + "\n"
+    text = _note(inputs)
     earlier = note.read_text(encoding="utf-8") if note.exists() else None
     if earlier is not None and earlier != text:
         aside = folder / "superseded" / hashlib.sha256(earlier.encode()).hexdigest()[:12]

@@ -112,22 +112,21 @@ class ImageSet:
             tuple(entry for entry in self.expected if entry[0] == name),
         )
 
-    def expecting(self, prompts: Mapping[str, str], samples: int) -> ImageSet:
-        """A copy that knows what there should be: `samples` images of each prompt, given as id -> set.
+    def expecting(self, prompts: Mapping[str, str], samples: Mapping[str, int]) -> ImageSet:
+        """A copy that knows what there should be, given prompts as id -> set and images of each prompt by set.
 
         Generation that was stopped leaves a shorter manifest, which nothing else would show.
         """
-        wanted = ((name, prompt, sample) for prompt, name in prompts.items() for sample in range(samples))
+        wanted = ((name, prompt, sample) for prompt, name in prompts.items() for sample in range(samples[name]))
         return ImageSet(self.images, tuple(sorted(wanted)))
 
     def missing(self) -> tuple[str, ...]:
-        """What is not there: files by path, expected samples, and samples that other prompts have."""
+        """What is not there: files by path, expected samples, and samples that other prompts of a set have."""
         absent = [str(image.file) for image in self.images if not image.file.is_file()]
         samples: defaultdict[str, set[int]] = defaultdict(set)
         for image in self.images:
-            samples[image.prompt_id].add(image.sample)
-        every = set[int]().union(*samples.values())
-        wanted = {(prompt, sample) for prompt in samples for sample in every}
+            samples[image.set].add(image.sample)
+        wanted = {(image.prompt_id, sample) for image in self.images for sample in samples[image.set]}
         wanted.update((prompt, sample) for _, prompt, sample in self.expected)
         gaps = sorted(wanted - {(image.prompt_id, image.sample) for image in self.images})
         return (*absent, *(f"sample {sample} of {prompt}" for prompt, sample in gaps))

@@ -10,6 +10,7 @@ from fastflux.errors import FastFluxError
 from reports.build import FORMATS, build, write_text
 from reports.difference import difference
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.readme import update
 from reports.specs import TABLES
 from reports.table import to_markdown
 
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,diff}")
+    commands = parser.add_subparsers(required=True, metavar="{build,diff,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -94,6 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     differ.add_argument("fresh", type=Path, help="folder of the fresh records")
     differ.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
     differ.set_defaults(run=_diff)
+    filler = commands.add_parser(
+        "readme",
+        help="put the generated tables into README.md",
+        description="Fill the places of README.md that are marked `<!-- generated: NAME -->` ... `<!-- end -->`.",
+    )
+    filler.add_argument("--readme", type=Path, default=Path("README.md"), help="default: %(default)s")
+    filler.add_argument("--generated", type=Path, default=Path("reports/generated"), help="default: %(default)s")
+    filler.set_defaults(run=_readme)
     return parser
 
 
@@ -117,6 +126,11 @@ def _diff(options: argparse.Namespace) -> int:
         print(text, end="")
     else:
         print(write_text(options.out, text))
+    return EXIT_OK
+
+
+def _readme(options: argparse.Namespace) -> int:
+    print("README.md was filled anew." if update(options.readme, options.generated) else "README.md is as generated.")
     return EXIT_OK
 
 

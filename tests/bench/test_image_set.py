@@ -55,10 +55,12 @@ def test_a_manifest_that_stopped_early_is_noticed_when_the_prompts_are_known(
 ) -> None:
     images = ImageSet.read(write_images(hps_prompts[:2], size=8))
     assert images.missing() == ()
-    known = images.expecting({entry["id"]: entry["set"] for entry in [*hps_prompts[:3], GENEVAL]}, samples=2)
+    known = images.expecting(
+        {entry["id"]: entry["set"] for entry in [*hps_prompts[:3], GENEVAL]}, {"hps": 2, "geneval": 2}
+    )
     assert known.subset("hps").missing() == ("sample 0 of hps-anime-002", "sample 1 of hps-anime-002")
     assert known.subset("geneval").missing() == ("sample 0 of geneval-colors-000", "sample 1 of geneval-colors-000")
-    assert images.expecting({"hps-anime-000": "hps", "hps-anime-001": "hps"}, samples=2).missing() == ()
+    assert images.expecting({"hps-anime-000": "hps", "hps-anime-001": "hps"}, {"hps": 2}).missing() == ()
 
 
 @pytest.mark.parametrize("checked", [True, False], ids=["with sha256", "without"])

@@ -1,0 +1,39 @@
+"""Keeps the tables in README.md the generated ones: `python -m reports readme` fills the marked places."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from fastflux.errors import FastFluxError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, generated: Path) -> str:
+    """`text` with every marked place holding its file of `generated`, headings two levels down.
+
+    Raises FastFluxError when a named file is missing.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        path = generated / place["name"]
+        if not path.is_file():
+            raise FastFluxError(f"README.md shows {place['name']}, but {path} is missing: run `nox -s reports` first.")
+        lines = path.read_text(encoding="utf-8").strip().splitlines()
+        body = "\n".join(f"##{line}" if line.startswith("#") else line for line in lines)
+        return f"{place[1]}{body}\n{place[3]}"
+
+    return _PLACE.sub(fill, text)
+
+
+def update(readme: Path, generated: Path) -> bool:
+    """Fill the README's places; returns whether it changed."""
+    before = readme.read_text(encoding="utf-8")
+    after = filled(before, generated)
+    if after != before:
+        readme.write_text(after, encoding="utf-8")
+    return after != before

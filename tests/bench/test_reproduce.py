@@ -1,0 +1,137 @@
+"""The whole road on the committed weights, as small as it goes: prune, generate, score, measure, report, continue."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import bench.reproduce
+from bench.__main__ import main
+from bench.evaluate import Evaluation
+from bench.image_set import ImageSet
+from bench.profile import load_profile
+from bench.reproduce import reproduce
+from bench.results import RunRecord
+from bench.variants import chosen_variants
+from fastflux.errors import FastFluxError
+
+VARIANTS = ["fastflux-10", "l1-12"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three variants with one prompt of each style and task, and few steps."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        run(runs)
+    return runs
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """Two sampling steps and three latency rounds: this tests the road, not the figures."""
+
+    def short(name: str):  # noqa: ANN202
+        profile = load_profile(name)
+        return replace(
+            profile,
+            sampling=replace(profile.sampling, steps=2),
+            calibration=replace(profile.calibration, steps=2),
+            latency=replace(profile.latency, warmup=1, rounds=6),
+        )
+
+    patch.setattr(bench.reproduce, "load_profile", short)
+
+
+def run(runs: Path) -> None:
+    reproduce(profile_name="shapes", variant_names=VARIANTS, limit=1, seeds=1, runs=runs)
+
+
+def records(runs: Path) -> dict[str, RunRecord]:
+    folder = runs / "shapes-limit1-seeds1" / "results"
+    return {path.stem: RunRecord.read(path) for path in folder.glob("*.json")}
+
+
+def image_values(record: RunRecord) -> dict[str, dict[str, float]]:
+    names = ("hps", "geneval", "clip_score", "fid", "flops", "parameters")
+    return {name: dict(record.measurement(name).values) for name in names}  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_every_measurement_is_there(quick: Path) -> None:
+    found = records(quick)
+    assert set(found) == {"dense", *VARIANTS}
+    for record in found.values():
+        for name in ("hps", "geneval", "clip_score", "fid", "flops", "parameters", "memory", "latency"):
+            measurement = record.measurement(name)
+            assert measurement is not None
+            assert measurement.status == "ok", measurement.reason
+    assert found["dense"].plan is None
+    assert len(found["fastflux-10"].plan["replacements"]) == 5  # type: ignore[index, arg-type]
+    assert found["fastflux-10"].measurement("flops").values["ratio_to_dense"] < 1  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_tables_are_written(quick: Path) -> None:
+    reports = quick / "shapes-limit1-seeds1" / "reports"
+    text = (reports / "table6.md").read_text()
+    assert "FLUX-Shapes" in text
+    assert (reports / "table1.tex").read_text().count("\\toprule") >= 1
+    assert (reports / "image_grid.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_all_variants_draw_from_the_same_noise(quick: Path) -> None:
+    folder = quick / "shapes-limit1-seeds1"
+    seeds = [
+        [image.seed for image in ImageSet.read(folder / name / "manifest.jsonl").images]
+        for name in ("dense", *VARIANTS)
+    ]
+    assert seeds[0] == seeds[1] == seeds[2]
+    assert len(set(seeds[0])) == 10
+
+
+@pytest.mark.slow
+def test_a_second_run_measures_nothing_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    before = {name: record.to_json() for name, record in records(quick).items()}
+    monkeypatch.setattr(Evaluation, "scorers", property(lambda _: pytest.fail("a scorer was loaded")))
+    monkeypatch.setattr(Evaluation, "pipeline", property(lambda _: pytest.fail("the pipeline was loaded")))
+    run(quick)
+    assert {name: record.to_json() for name, record in records(quick).items()} == before
+
+
+@pytest.mark.slow
+def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    before = {name: image_values(record) for name, record in records(quick).items()}
+    folder = quick / "shapes-limit1-seeds1"
+    record = folder / "results" / "fastflux-10.json"
+    record.write_text(record.read_text()[:200])  # a truncated record
+    manifest = folder / "fastflux-10" / "manifest.jsonl"
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:4]))
+    (folder / "fastflux-10" / "images" / "hps-anime-000_0.png").write_bytes(b"no image")
+    (folder / "l1-12" / "transformer" / "config.json").unlink()
+    (folder / "l1-12" / "pruning.json").unlink()
+    run(quick)
+    assert {name: image_values(record) for name, record in records(quick).items()} == before
+
+
+def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> None:
+    profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
+    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants("x", ["table6"]))
+    with pytest.raises(FastFluxError, match="nowhere"):
+        evaluation.prune()
+
+
+def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--profile", "shpes"]) == 1
+    error = capsys.readouterr().err
+    assert "shapes" in error
+    assert "Traceback" not in error
+
+
+def test_records_are_plain_json(quick: Path) -> None:
+    for path in (quick / "shapes-limit1-seeds1" / "results").glob("*.json"):
+        assert json.loads(path.read_text())["profile"] == "shapes"
