@@ -98,7 +98,9 @@ def _install(root: Path, run: Run) -> None:
         )
         raise EnvironmentSetupError(message)
     uv = shutil.which("uv")
-    _say(f"{FOLDER} is being installed with {'uv' if uv else 'pip'}: once, 2 to 5 minutes, over 6 GB.")
+    _say(
+        f"{FOLDER} is being installed with {'uv' if uv else 'pip'}: once, over 6 GB, 2 to 5 minutes on an idle machine."
+    )
     for command in install_commands(root, uv):
         _say(" ".join(command))
         run(command)
