@@ -118,10 +118,15 @@ def _accept(evaluation: Evaluation) -> None:
         path.unlink()
     for path in (evaluation.folder / "results").glob("*.json"):
         shutil.copy2(path, target)
-    GENERATED.mkdir(parents=True, exist_ok=True)
+    # The default profile's documents lie on top, where README.md shows them; others have folders.
+    default = target == RESULTS / "cpu" / "shapes"
+    generated = GENERATED if default else GENERATED / target.relative_to(RESULTS)
+    generated.mkdir(parents=True, exist_ok=True)
     for path in sorted((evaluation.folder / "reports").iterdir()):
-        shutil.copy2(path, GENERATED)
-    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {GENERATED.relative_to(ROOT)}")
+        shutil.copy2(path, generated)
+    if default:
+        _reports("readme")
+    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {generated.relative_to(ROOT)}")
 
 
 def _show_stages(evaluation: Evaluation, total: float) -> None:
