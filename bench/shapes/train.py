@@ -28,6 +28,8 @@ from bench.shapes.world import render, sample_scenes
 STAGES = ("vae", "latents", "shallow", "distil", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 49_152
 RUNS = Path("runs/train_shapes")
+#: Whose curves lie beside which weights.
+CURVES = {"pipeline": ("vae", "shallow", "distil"), "detector": ("detector",), "clip": ("clip",), "hps": ("hps",)}
 
 
 def _vae(folder: Path, device: str) -> AutoencoderKL:
@@ -84,7 +86,15 @@ def _export(folder: Path) -> None:
         content = json.loads(config.read_text())
         if content.pop("_name_or_path", None) is not None:
             config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    console.print(f"FLUX-Shapes is in {target}")
+    for model, stages in CURVES.items():
+        curves = [(folder / f"{stage}.jsonl").read_text(encoding="utf-8") for stage in stages]
+        text = "".join(
+            json.dumps({"stage": stage, **json.loads(line)}) + "\n"
+            for stage, curve in zip(stages, curves, strict=True)
+            for line in curve.splitlines()
+        )
+        (WEIGHTS / model / "training_curves.jsonl").write_text(text, encoding="utf-8")
+    console.print(f"FLUX-Shapes is in {target}; its curves lie beside the weights")
 
 
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.

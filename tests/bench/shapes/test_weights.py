@@ -1,0 +1,90 @@
+"""The committed weights: whole, small, loadable with plain diffusers, described by cards that tell what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.shapes import WEIGHTS
+from bench.shapes.cards import write_cards
+from bench.shapes.detector import ShapesDetector
+from bench.shapes.quality import precision_recall
+from bench.shapes.scorers import counts_of, pixels_of
+from bench.shapes.world import sample_scenes
+
+PLAIN = """
+import sys, torch
+from diffusers import FluxPipeline
+pipeline = FluxPipeline.from_pretrained(sys.argv[1])
+config = pipeline.transformer.config
+assert (config.num_layers, config.num_single_layers, config.guidance_embeds) == (19, 38, True)
+draw = lambda: pipeline(["a photo of a red star"], height=64, width=64, num_inference_steps=2, guidance_scale=3.0,
+                        max_sequence_length=12, generator=[torch.Generator().manual_seed(0)], output_type="np").images
+first, second = draw(), draw()
+assert first.shape == (1, 64, 64, 3) and first.std() > 0.02
+assert (first == second).all()
+assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modules)
+"""
+
+
+def test_they_take_at_most_60_mb_and_no_pickle() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 60e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".md", ".txt", ".jinja"}
+
+
+def test_plain_diffusers_loads_the_pipeline_and_draws(tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN)
+    done = subprocess.run(
+        [sys.executable, str(script), str(WEIGHTS / "pipeline")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_detector_finds_what_is_there() -> None:
+    scenes = sample_scenes(40, 12345, "evaluation")
+    found = ShapesDetector.load(WEIGHTS / "detector")(pixels_of(scenes))
+    figures = precision_recall(found, scenes)
+    assert figures["precision"] >= 0.99
+    assert figures["recall"] >= 0.99
+
+
+def test_precision_and_recall_count_missing_and_surplus_objects() -> None:
+    scenes = sample_scenes(10, 3)
+    found = ShapesDetector.load(WEIGHTS / "detector")(pixels_of(scenes))
+    objects = sum(sum(counts.values()) for counts in counts_of(scenes))
+    assert precision_recall([[] for _ in found], scenes) == {"precision": 0, "recall": 0}
+    twice = precision_recall([[*image, *image] for image in found], scenes)
+    assert twice["precision"] == pytest.approx(0.5, abs=0.03)
+    assert precision_recall([found[0], *([] for _ in found[1:])], scenes)["recall"] == pytest.approx(
+        sum(counts_of(scenes)[0].values()) / objects
+    )
+
+
+def test_masks_lie_within_their_boxes() -> None:
+    for detections in ShapesDetector.load(WEIGHTS / "detector")(pixels_of(sample_scenes(6, 9))):
+        for found in detections:
+            rows, columns = np.nonzero(found.mask)
+            x0, y0, x1, y1 = found.box
+            assert rows.min() >= int(y0)
+            assert rows.max() < y1 + 1
+            assert columns.min() >= int(x0)
+            assert columns.max() < x1 + 1
+
+
+def test_the_cards_are_what_the_measured_figures_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality = json.loads((WEIGHTS / "quality.json").read_text())
+    for name in ("pipeline", "clip", "hps", "detector"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("bench.shapes.cards.WEIGHTS", tmp_path)
+    write_cards(quality)
+    for name in ("pipeline", "clip", "hps", "detector"):
+        assert (WEIGHTS / name / "README.md").read_text() == (tmp_path / name / "README.md").read_text()
