@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.shapes import WEIGHTS
+from bench.shapes import WEIGHTS, clip, detector, transformer, vae
 
 _HEAD = """---
 license: apache-2.0
@@ -57,7 +57,7 @@ def _detector(quality: Mapping[str, Any]) -> str:
         title="FLUX-Shapes detector",
         what="A one-stage, anchor-free detector of eight shapes with a foreground mask (`bench/shapes/detector.py`); "
         "it is behind GenEval's judge where Mask2Former stands in the benchmark.",
-        training="2,000 steps of 64 renders, a third of them mildly spoiled.",
+        training=f"{detector.SCHEDULE.steps:,} steps of {detector.BATCH} renders, a third of them mildly spoiled; from step {detector.RECONSTRUCTIONS_FROM:,} on, half of them VAE reconstructions.",
         rows="\n".join(rows),
         more="",
     )
@@ -68,7 +68,7 @@ def _clip(quality: Mapping[str, Any]) -> str:
         library="open_clip",
         title="FLUX-Shapes CLIP",
         what="A small open_clip model (ResNet image tower); for the CLIP score, GenEval's colours, FID and KID.",
-        training="1,600 contrastive steps of 160 pictures.",
+        training=f"{clip.CONTRASTIVE.steps:,} contrastive steps of {clip.CONTRASTIVE_BATCH} pictures.",
         rows=_row("top-1 caption retrieval among 100 captions", 0.90, quality["clip"]["top1_of_100"]),
         more="",
     )
@@ -93,7 +93,7 @@ def _hps(quality: Mapping[str, Any]) -> str:
         library="open_clip",
         title="FLUX-Shapes preference model",
         what="The FLUX-Shapes CLIP tuned on preference pairs; it stands where HPS v2 stands.",
-        training="700 Bradley-Terry steps of 32 captions with four pictures each: clean, spoiled, spoiled more, wrong.",
+        training=f"{clip.PREFERENCE.steps:,} Bradley-Terry steps of {clip.PREFERENCE_BATCH} captions with four pictures each: clean, spoiled, spoiled more, wrong.",
         rows="\n".join(rows),
         more="\n## Mean score (100 x cosine) by level of degradation\n\n" + "\n".join(curves) + "\n",
     )
@@ -141,10 +141,11 @@ def _pipeline(quality: Mapping[str, Any]) -> str:
         what="A text-to-image model of FLUX.1-dev's architecture (19 double + 38 single blocks, guidance-distilled) at "
         "width 64, small enough for two CPU cores. `FluxPipeline.from_pretrained(<this folder>)` loads it with plain diffusers; "
         "ask for 64x64 pictures, `max_sequence_length=12` and `guidance_scale=3.0`.",
-        training="VAE: 7,200 steps of 32 renders. Transformer: 5 + 10 blocks trained by flow matching for 5,800 steps of 128 "
-        "pictures, T5 and CLIP text encoders along; each block split into copies with a share of its gates; 600 steps at "
+        training=f"VAE: {vae.SCHEDULE.steps:,} steps of {vae.BATCH} renders. Transformer: 5 + 10 blocks trained by flow matching for {transformer.SHALLOW_SCHEDULE.steps:,} steps of {transformer.BATCH} "
+        "pictures, T5 and CLIP text encoders along; each block split into copies with a share of its gates; "
+        f"{transformer.DISTIL_SCHEDULE.steps:,} steps at "
         "19 + 38 blocks that distil the shallow model's classifier-free guidance at scales 1 to 5. These weights were not "
-        "made in one go: the VAE's first 5,600 steps had other loss and normalisation settings, and the transformer's "
+        "made in one go: the VAE's first 7,200 steps had other loss and normalisation settings, and the transformer's "
         "first 2,300 saw the latents of an earlier VAE. A run from scratch has the schedule without these detours.",
         rows="\n".join(rows),
         more="\n".join(more),

@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
@@ -21,14 +22,17 @@ from torchvision.ops import batched_nms
 from bench.metrics.detection import Detection
 from bench.shapes.degradation import spoil_some
 from bench.shapes.training import Schedule, train
+from bench.shapes.vae import reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
 from fastflux.errors import FastFluxError
 
 STRIDE = 4
 GRID = SIZE // STRIDE
-SCHEDULE = Schedule(steps=2000, lr=2e-3, ema=0.995, weight_decay=0.01)
+SCHEDULE = Schedule(steps=2400, lr=2e-3, ema=0.995, weight_decay=0.01)
 BATCH = 64
+#: From this step on, half of each batch has been through the VAE, through which all generated pictures come.
+RECONSTRUCTIONS_FROM = 2000
 #: What is reported at all; the judge applies its own, higher thresholds.
 MIN_SCORE = 0.05
 NMS_IOU = 0.5
@@ -109,14 +113,17 @@ def detector_loss(network: DetectorNetwork, images: Tensor, scenes: Scenes, devi
     return loss
 
 
-def train_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
-    """Train (or continue) on renders, a third of them mildly spoiled so that generated pictures are no surprise."""
+def train_detector(folder: Path, vae: AutoencoderKL, device: str = "cpu") -> DetectorNetwork:
+    """Train (or continue) on renders, a third of them mildly spoiled, later half of them reconstructed by the VAE."""
     torch.manual_seed(3)
     network = DetectorNetwork().to(device).to(memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(BATCH, 2 * 10**6 + step)
-        images = spoil_some(render(scenes, device), 1 / 3, 0.45, step)
+        images = render(scenes, device)
+        if step >= RECONSTRUCTIONS_FROM:
+            images[: BATCH // 2] = reconstruct(vae, images[: BATCH // 2])
+        images = spoil_some(images, 1 / 3, 0.45, step)
         return detector_loss(network, images, scenes, device), {}
 
     train("detector", network, loss_of_step, SCHEDULE, folder)

@@ -33,7 +33,7 @@ from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.scorers import counts_of, shapes_geneval
 from bench.shapes.transformer import pack, position_ids
-from bench.shapes.vae import encode
+from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
 from fastflux.architectures import architecture_of
@@ -54,13 +54,6 @@ def _images(tensor: Tensor) -> list[Pixels]:
 
 def _evaluation_scenes() -> Scenes:
     return sample_scenes(SCENES, 100, "evaluation")
-
-
-@torch.no_grad()
-def reconstruct(vae: Any, images: Tensor) -> Tensor:
-    """uint8 images through the VAE and back."""
-    parts = [((vae.decode(encode(vae, part)).sample + 1) * 127.5).round().clamp(0, 255) for part in images.split(128)]
-    return torch.cat(parts).to(torch.uint8)
 
 
 def precision_recall(found: Sequence[Sequence[Detection]], scenes: Scenes) -> dict[str, float]:

@@ -55,7 +55,8 @@ def _read_latents(folder: Path) -> Latents:
 
 
 def _detector(folder: Path, device: str) -> None:
-    network = train_detector(folder, device)
+    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
+    network = train_detector(folder, vae, device)
     _save_flat(network, WEIGHTS / "detector" / "model.safetensors")
 
 

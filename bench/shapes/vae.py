@@ -100,6 +100,13 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 256) -> Tensor:
 
 
 @torch.no_grad()
+def reconstruct(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """uint8 images through the VAE and back."""
+    parts = [((vae.decode(encode(vae, part)).sample + 1) * 127.5).round().clamp(0, 255) for part in images.split(128)]
+    return torch.cat(parts).to(torch.uint8)
+
+
+@torch.no_grad()
 def normalise_latents_(vae: AutoencoderKL, device: str = "cpu") -> None:
     """Give every latent channel mean 0 and deviation 1 by scaling quant_conv and, inversely, post_quant_conv.
 

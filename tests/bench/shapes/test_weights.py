@@ -1,4 +1,4 @@
-"""The committed weights: whole, small, loadable with plain diffusers, described by cards that tell what was measured."""
+"""The committed weights: whole, small, loadable with plain diffusers, described by cards that say what was measured."""
 
 import json
 import subprocess
