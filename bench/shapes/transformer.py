@@ -39,8 +39,8 @@ class Depth:
 
 SHALLOW = Depth(5, 10)
 FULL = Depth(19, 38)
-SHALLOW_SCHEDULE = Schedule(steps=4200, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
-DISTIL_SCHEDULE = Schedule(steps=450, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
+SHALLOW_SCHEDULE = Schedule(steps=4900, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
+DISTIL_SCHEDULE = Schedule(steps=400, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
 
 
 def build_transformer(depth: Depth) -> FluxTransformer2DModel:
