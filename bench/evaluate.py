@@ -52,6 +52,8 @@ class Evaluation:
     force: bool = False
     device: str = "cpu"
     seconds: dict[str, float] = field(default_factory=dict)
+    worked: bool = False
+    """Whether anything had to be made or measured."""
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -155,6 +157,7 @@ class Evaluation:
         saved = self.place(variant) / "transformer"
         if self.is_pruned(variant):
             return load_transformer(saved, device=self.device)
+        self.worked = True
         model = load_transformer(source, device=self.device)
         statistics = self.statistics if variant.config.needs_statistics else None
         prune_(model, variant.config, statistics, base_model=self.profile.title, base_revision=self.revision)
@@ -210,6 +213,7 @@ class Evaluation:
                     self._draw(variant, inputs, total)
 
     def _draw(self, variant: Variant, inputs: Mapping[str, JSON], total: int) -> None:
+        self.worked = True
         self.pipeline.transformer = self.transformer(variant)
         ticks = _Ticks(total, f"generate {variant.label}")
         generate(self.pipeline, self.prompts, self.sampling, self.place(variant), inputs, ticks.advance)
@@ -269,6 +273,7 @@ class Evaluation:
                 record = self.record(variant)
                 images: ImageSet | None = None
                 for metric in self._missing(record):
+                    self.worked = True
                     images = images or self._images(variant)
                     record = record.with_measurement(metric(images))
                     record.write(self.record_path(variant))
@@ -295,6 +300,7 @@ class Evaluation:
             whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
             if whole and _one_latency_run(records.values()) and not self.force:
                 return
+            self.worked = True
             models = {variant.id: self.transformer(variant).eval() for variant in self.variants}
             inputs, single = self._inputs(models[DENSE], self.profile.latency.batch), self._inputs(models[DENSE], 1)
             dense_flops = count_flops(models[DENSE], single)

@@ -22,8 +22,6 @@ from fastflux.errors import FastFluxError
 
 RESULTS = ROOT / "reports" / "results"
 GENERATED = ROOT / "reports" / "generated"
-#: Below so many seconds a run did nothing but look.
-CACHED_SECONDS = 60.0
 
 
 def reproduce(
@@ -134,7 +132,7 @@ def _show_stages(evaluation: Evaluation, total: float) -> None:
     for stage, seconds in evaluation.seconds.items():
         table.add_row(stage, f"{seconds:.1f}")
     console.print(table)
-    if total < CACHED_SECONDS:
+    if not evaluation.worked:
         console.print("Everything was measured before with the same inputs; --force measures it again.")
     where = os.path.relpath(evaluation.folder)
     console.print(f"Records are in {where}/results, tables and figures in {where}/reports.")
