@@ -82,7 +82,10 @@ def _export(folder: Path) -> None:
     target = WEIGHTS / "pipeline"
     shutil.rmtree(target, ignore_errors=True)
     # bfloat16 keeps three digits, which costs these models nothing measurable and halves what a clone carries.
-    pipeline.to(torch.bfloat16).save_pretrained(target)
+    pipeline.transformer.to(torch.bfloat16)
+    pipeline.vae.to(torch.bfloat16)
+    # The text encoders stay float32: transformers would load them as bfloat16 beside a float32 transformer.
+    pipeline.save_pretrained(target)
     for config in target.rglob("*.json"):
         content = json.loads(config.read_text())
         if content.pop("_name_or_path", None) is not None:
