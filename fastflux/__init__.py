@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import ModelMixin as ModelMixin
 
+    from fastflux.calibration import Calibration as Calibration
     from fastflux.calibration import collect_statistics as collect_statistics
     from fastflux.checkpoint import load_transformer as load_transformer
     from fastflux.checkpoint import save_transformer as save_transformer
     from fastflux.errors import FastFluxError as FastFluxError
+    from fastflux.folding import fold_ as fold_
     from fastflux.methods.block_removal import BlockRemovalConfig as BlockRemovalConfig
     from fastflux.methods.l1_norm import L1NormConfig as L1NormConfig
     from fastflux.methods.linear_replacement import LinearReplacementConfig as LinearReplacementConfig
+    from fastflux.methods.sandwich_training import SandwichTrainingConfig as SandwichTrainingConfig
     from fastflux.model import FastFluxTransformer2DModel as FastFluxTransformer2DModel
     from fastflux.model import plan_of as plan_of
     from fastflux.pipelines import export_pipeline as export_pipeline
@@ -29,32 +32,39 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BlockRemovalConfig": "fastflux.methods.block_removal",
+    "Calibration": "fastflux.calibration",
     "FastFluxError": "fastflux.errors",
     "FastFluxTransformer2DModel": "fastflux.model",
     "L1NormConfig": "fastflux.methods.l1_norm",
     "LinearReplacementConfig": "fastflux.methods.linear_replacement",
     "ModelMixin": "diffusers",  # diffusers asks a foreign package for this base class before it loads from it
     "PruningPlan": "fastflux.plan",
+    "SandwichTrainingConfig": "fastflux.methods.sandwich_training",
     "apply_plan_": "fastflux.pruning",
     "collect_statistics": "fastflux.calibration",
     "export_pipeline": "fastflux.pipelines",
+    "fold_": "fastflux.folding",
     "load_pipeline": "fastflux.pipelines",
     "load_transformer": "fastflux.checkpoint",
     "plan_of": "fastflux.model",
     "prune_": "fastflux.pruning",
     "save_transformer": "fastflux.checkpoint",
 }
+
 __all__ = [
     "BlockRemovalConfig",
+    "Calibration",
     "FastFluxError",
     "FastFluxTransformer2DModel",
     "L1NormConfig",
     "LinearReplacementConfig",
     "ModelMixin",
     "PruningPlan",
+    "SandwichTrainingConfig",
     "apply_plan_",
     "collect_statistics",
     "export_pipeline",
+    "fold_",
     "load_pipeline",
     "load_transformer",
     "plan_of",

@@ -1,6 +1,7 @@
 """The command line: ``python -m fastflux prune | inspect``."""
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --prompts prompts.txt -o fastflux-10
+  fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts prompts.txt --fold -o fastflux-10
   fastflux prune flux-dev --method block_removal --blocks 5 --ranking end2start -o removed-5
   fastflux prune flux-dev --method l1_norm --ratio 0.12 -o l1-12
 """
@@ -25,7 +27,8 @@ INSPECT_EXAMPLES = """examples:
   fastflux inspect fastflux-10
   fastflux inspect fastflux-10/transformer
 """
-SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed")
+#: Options that go into the method's config where they are given; which ones a method has, its config class says.
+SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"fastflux: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("fastflux: interrupted; nothing was written.\n")
+        sys.stderr.write(
+            "fastflux: interrupted; no output was written. The same command goes on from the blocks it finished.\n"
+        )
         return 130
     return 0
 
@@ -75,14 +80,29 @@ def _add_prune(commands: Any) -> None:
     prune.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     prune.add_argument("--overwrite", action="store_true", help="replace the output folder when it exists")
     method = prune.add_argument_group("method")
-    method.add_argument("--method", default="linear_replacement", help="%(default)s, block_removal or l1_norm")
+    method.add_argument(
+        "--method",
+        default="linear_replacement",
+        help="%(default)s, sandwich_training (the same, each block followed by training), block_removal or l1_norm",
+    )
     method.add_argument(
         "--ratio", type=float, help="share to prune, from 0 to 1: of blocks, or of parameters (l1_norm)"
     )
     method.add_argument("--blocks", type=int, help="number of blocks instead of a ratio")
     method.add_argument("--ranking", help="residual_r2, relative_output_error, start2end, end2start or random")
     method.add_argument("--ridge", type=float, help="relative ridge of the regression")
-    method.add_argument("--seed", type=int, help="seed of the random ranking")
+    method.add_argument("--seed", type=int, help="seed of the random ranking and of training")
+    method.add_argument("--layers", type=int, help="blocks in a sandwich: 1, 3 or 5 (sandwich_training)")
+    method.add_argument("--samples", type=int, help="images at one time step each to train on")
+    method.add_argument("--rank", type=int, help="rank of LoRA (sandwich_training)")
+    method.add_argument(
+        "--train-steps", type=int, help="training steps, for each block or for the whole model (l1_norm)"
+    )
+    method.add_argument("--batch", type=int, help="samples in a training step")
+    method.add_argument("--lr", type=float, help="learning rate")
+    method.add_argument(
+        "--fold", action="store_true", help="fold adjacent linear replacements into one (not for ControlNet)"
+    )
     calibration = prune.add_argument_group("calibration")
     calibration.add_argument("--prompts", type=Path, help="text file, a prompt a line, or .jsonl with a prompt key")
     calibration.add_argument("--limit", type=int, help="use the first LIMIT prompts only")
@@ -95,6 +115,11 @@ def _add_prune(commands: Any) -> None:
     calibration.add_argument("--calibration-seed", type=int, default=0, help="seed of the noise (%(default)s)")
     calibration.add_argument("--device", help="cpu, cuda, ... (cuda when there is one)")
     calibration.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    calibration.add_argument(
+        "--work",
+        type=Path,
+        help="folder of sandwich_training's progress, kept for other ratios (deleted in the end without this option)",
+    )
     plan = prune.add_argument_group("plan")
     plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
     prune.set_defaults(run=_prune)
@@ -107,7 +132,7 @@ def _prune(options: argparse.Namespace) -> None:
 
     # Everything cheap that can fail comes before the model is loaded.
     settings: dict[str, JSON] = {
-        name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None
+        name.removeprefix("train_"): getattr(options, name) for name in SETTINGS if getattr(options, name) is not None
     }
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
@@ -123,8 +148,9 @@ def _prune(options: argparse.Namespace) -> None:
 
     import torch
 
-    from fastflux.calibration import collect_statistics
+    from fastflux.calibration import Calibration
     from fastflux.checkpoint import revision_of
+    from fastflux.folding import fold_
     from fastflux.model import parameter_count
     from fastflux.pipelines import export_pipeline, load_pipeline
     from fastflux.pruning import prune_
@@ -141,30 +167,38 @@ def _prune(options: argparse.Namespace) -> None:
     pipeline: Any = load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
     transformer = pipeline.transformer
     before = parameter_count(transformer)
-    statistics = None
-    if config.needs_statistics:
-        drive = Trajectories(
-            pipeline,
-            prompts,
-            steps=options.steps,
-            guidance=options.guidance,
-            batch_size=options.batch_size,
-            height=options.height,
-            width=options.width,
-            text_tokens=options.text_tokens,
-            seed=options.calibration_seed,
-        )
-        with _progress(console) as progress:
-            task = progress.add_task("calibrating", total=len(prompts))
-            statistics = collect_statistics(transformer, lambda: drive(lambda done: progress.advance(task, done)))
-    plan = prune_(
-        transformer,
-        config,
-        statistics,
-        base_model=options.base_model or options.pipeline.resolve().name,
-        base_revision=revision_of(options.pipeline / "transformer"),
+    drive = Trajectories(
+        pipeline,
+        prompts,
+        steps=options.steps,
+        guidance=options.guidance,
+        batch_size=options.batch_size,
+        height=options.height,
+        width=options.width,
+        text_tokens=options.text_tokens,
+        seed=options.calibration_seed,
     )
+    work = options.work or options.output.with_name(f"{options.output.name}.progress")
+    with _progress(console) as progress:
+        calibrating = progress.add_task("calibrating", total=len(prompts), visible=config.needs_statistics)
+        replacing = progress.add_task("replacing blocks", total=None, visible=False)
+        calibration = Calibration(
+            lambda: drive(lambda done: progress.advance(calibrating, done)),
+            folder=work,
+            advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
+        )
+        plan = prune_(
+            transformer,
+            config,
+            calibration,
+            base_model=options.base_model or options.pipeline.resolve().name,
+            base_revision=revision_of(options.pipeline / "transformer"),
+        )
+    if options.fold:
+        plan = fold_(transformer)
     export_pipeline(options.pipeline, transformer, options.output, overwrite=options.overwrite)
+    if options.work is None:
+        shutil.rmtree(work, ignore_errors=True)
     after = parameter_count(transformer)
     console.print(
         f"{options.output}: plan {plan.hash}, {len(plan.replacements)} blocks replaced, "

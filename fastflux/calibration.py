@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,9 +15,41 @@ from fastflux.architectures import STREAMS, architecture_of
 from fastflux.errors import FastFluxError
 from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
+from fastflux.recording import RecordedInputs, Streams, record_inputs
 from fastflux.surgery import get_block
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
+
+
+@dataclass
+class Calibration:
+    """What pruning methods may learn of the dense model; each part is computed when a method first asks for it.
+
+    ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts. ``collected`` may hold the
+    statistics of an earlier pass. Methods that prune block after block keep their progress below ``folder``, if there
+    is one, tell ``advance`` (blocks done, blocks in all), and run ``batch_size`` samples at once.
+    """
+
+    drive: Callable[[], None] | None = None
+    collected: Statistics | None = None
+    folder: Path | None = None
+    batch_size: int = 64
+    advance: Callable[[int, int], object] = lambda _done, _total: None
+
+    def statistics(self, transformer: nn.Module) -> Statistics:
+        """Statistics of all blocks of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
+        if self.collected is None:
+            self.collected = collect_statistics(transformer, self._drive())
+        return self.collected
+
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
+        """Recorded inputs of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
+        return record_inputs(transformer, self._drive(), samples=samples, seed=seed)
+
+    def _drive(self) -> Callable[[], None]:
+        if self.drive is None:
+            raise FastFluxError("This method runs the model to calibrate: pass a function that does (drive).")
+        return self.drive
 
 
 def collect_statistics(
@@ -55,14 +87,20 @@ def _observe(streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callab
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
         # The model passes keywords, gradient checkpointing positions; the block returns text first.
         inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
-        outputs = dict(zip(STREAMS, reversed(output), strict=True))
-        for name in STREAMS:
-            x, after = inputs[name].detach().to(dtype), outputs[name].detach().to(dtype)
-            if name not in streams:
-                streams[name] = LinearStatistics.empty(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
-            streams[name].update(x, after - x)  # subtracted after the cast: bfloat16 would round the difference
+        observe_residual(streams, (inputs[STREAMS[0]], inputs[STREAMS[1]]), (output[1], output[0]), dtype=dtype)
 
     return hook
+
+
+def observe_residual(
+    streams: dict[str, LinearStatistics], before: Streams, after: Streams, *, dtype: torch.dtype = torch.float64
+) -> None:
+    """Add a block's inputs and residuals, image first, to the statistics of its streams."""
+    for name, first, last in zip(STREAMS, before, after, strict=True):
+        x, y = first.detach().to(dtype), last.detach().to(dtype)
+        if name not in streams:
+            streams[name] = LinearStatistics.empty(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
+        streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
 
 
 def save_statistics(statistics: Statistics, path: Path | str) -> None:

@@ -42,13 +42,15 @@ def fit_blocks(
     Streams whose output nobody reads (text after the last block) do not count in the scores, nor, in a joint block,
     in the fit.
     """
+    return {block: fit_block(transformer, block, streams, ridge=ridge) for block, streams in statistics.items()}
+
+
+def fit_block(
+    transformer: nn.Module, block: BlockRef, streams: dict[str, LinearStatistics], *, ridge: float = DEFAULT_RIDGE
+) -> BlockFit:
+    """Fit one block from the statistics of its streams; see `fit_blocks`."""
     architecture = architecture_of(transformer)
-    return {
-        block: _fit_block(
-            streams, architecture.stack(block).joint, architecture.streams_read(block, transformer), ridge
-        )
-        for block, streams in statistics.items()
-    }
+    return _fit_block(streams, architecture.stack(block).joint, architecture.streams_read(block, transformer), ridge)
 
 
 def _fit_block(streams: dict[str, LinearStatistics], joint: bool, read: tuple[str, ...], ridge: float) -> BlockFit:

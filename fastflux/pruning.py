@@ -6,7 +6,7 @@ from dataclasses import asdict
 from torch import nn
 
 from fastflux.architectures import architecture_of
-from fastflux.calibration import Statistics, collect_statistics
+from fastflux.calibration import Calibration, Statistics
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import PruningConfig, pruning_method
 from fastflux.model import attach_plan_, plan_of, rebuild_
@@ -16,29 +16,29 @@ from fastflux.plan import PruningPlan
 def prune_(
     transformer: nn.Module,
     config: PruningConfig,
-    statistics: Statistics | Callable[[], None] | None = None,
+    calibration: Calibration | Statistics | Callable[[], None] | None = None,
     *,
     base_model: str = "",
     base_revision: str = "",
 ) -> PruningPlan:
     """Prune a dense transformer in place by the method that ``config`` belongs to, and return the plan.
 
-    ``statistics`` come from `collect_statistics` on this transformer, or are a function that runs its forwards (see
-    there), needed when ``config.needs_statistics``. ``base_model`` and ``base_revision`` go into the plan. The
-    transformer becomes a ``FastFluxTransformer2DModel``; blocks that stay are not touched. Raises ``FastFluxError``
-    when the transformer is pruned already or of an unknown class, and when statistics are missing.
+    ``calibration`` is needed when ``config.needs_statistics``: a `Calibration`, or what it is made of, a function that
+    runs this transformer's forwards or the statistics that `collect_statistics` gave for it. ``base_model`` and
+    ``base_revision`` go into the plan. The transformer becomes a ``FastFluxTransformer2DModel``. Raises
+    ``FastFluxError`` when the transformer is pruned already or of an unknown class, and when there is no calibration.
     """
     architecture_of(transformer)
     method = pruning_method(config.method)
     if (earlier := plan_of(transformer)) is not None:
         raise FastFluxError(f"The transformer is pruned already, by plan {earlier.hash}: load the dense model first.")
-    if not config.needs_statistics:
-        statistics = None
-    elif statistics is None:
-        raise FastFluxError(f"{config.method} needs calibration statistics: pass collect_statistics(...) or a drive.")
-    if callable(statistics):
-        statistics = collect_statistics(transformer, statistics)
-    pruned = method.prune_(transformer, config, statistics)
+    if config.needs_statistics and calibration is None:
+        raise FastFluxError(f"{config.method} needs calibration: pass the statistics of collect_statistics or a drive.")
+    if callable(calibration):
+        calibration = Calibration(drive=calibration)
+    elif not isinstance(calibration, Calibration):
+        calibration = Calibration(collected=calibration)
+    pruned = method.prune_(transformer, config, calibration)
     plan = PruningPlan(
         base_model=base_model,
         base_revision=base_revision,

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fastflux.architectures import require_fraction
-from fastflux.calibration import Statistics
+from fastflux.calibration import Calibration
 from fastflux.errors import FastFluxError
+from fastflux.finetuning import FinetuningSettings, finetune_, outputs_of
 from fastflux.methods.registry import Pruned, register_pruning_method
 from fastflux.plan import PruningPlan
+from fastflux.recording import RecordedInputs
 from fastflux.surgery import slice_linear_
 
 MLP_STEPS = 192
@@ -24,19 +26,34 @@ MLP_STEPS = 192
 
 @dataclass(frozen=True)
 class L1NormConfig:
-    """Remove about the fraction ``ratio`` of all parameters, as near as whole heads and MLP steps allow."""
+    """Remove about the fraction ``ratio`` of all parameters, as near as whole heads and MLP steps allow.
+
+    With ``steps`` the sliced model is then fine-tuned as a whole: ``samples`` recorded from the dense model, drawn by
+    ``seed``, the rest as in `FinetuningSettings`.
+    """
 
     method: ClassVar[str] = "l1_norm"
 
     ratio: float
+    seed: int = 0
+    samples: int = 512
+    steps: int = 0
+    batch: int = 8
+    lr: float = 1e-4
 
     def __post_init__(self) -> None:
         require_fraction("The pruning ratio", self.ratio)
+        _ = self.settings  # which checks itself
 
     @property
     def needs_statistics(self) -> bool:
-        """Weights alone decide."""
-        return False
+        """Only fine-tuning runs the model: weights alone decide what is sliced."""
+        return self.steps > 0
+
+    @property
+    def settings(self) -> FinetuningSettings:
+        """How the sliced model is fine-tuned."""
+        return FinetuningSettings(self.steps, self.batch, self.lr)
 
 
 def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
@@ -55,14 +72,19 @@ def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
 
 
 @register_pruning_method(L1NormConfig, rebuild_=rebuild_)
-def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, statistics: Statistics | None) -> Pruned:
-    """Drop the heads and MLP channels of least L1 norm in every block."""
-    del statistics
+def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration: Calibration) -> Pruned:
+    """Drop the heads and MLP channels of least L1 norm in every block, then fine-tune if that is asked for."""
     heads, channels = choose_widths(transformer, config.ratio)
+    recorded: tuple[RecordedInputs, Tensor] | None = None
+    if config.needs_statistics:  # while the model is still dense
+        inputs = calibration.inputs(transformer, config.samples, config.seed)
+        recorded = inputs, outputs_of(transformer, inputs, calibration.batch_size)
     for block in _blocks(transformer):
         block.keep_heads_(_largest(block.head_norms(), heads))
         for mlp in block.mlps:
             mlp.keep_channels_(_largest(mlp.channel_norms(), channels))
+    if recorded is not None:
+        finetune_(transformer, *recorded, config.settings, seed=config.seed)
     return Pruned(skeleton={"heads": heads, "mlp_channels": channels})
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.blocks import LinearReplacementBlock
-from fastflux.calibration import Statistics
+from fastflux.calibration import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
 from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
@@ -49,11 +49,11 @@ class LinearReplacementConfig:
 
 @register_pruning_method(LinearReplacementConfig)
 def replace_with_linear_layers_(
-    transformer: nn.Module, config: LinearReplacementConfig, statistics: Statistics | None
+    transformer: nn.Module, config: LinearReplacementConfig, calibration: Calibration
 ) -> Pruned:
     """Replace the least important blocks; all statistics come from the dense model, so one pass serves every ratio."""
     count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
-    fits = fit_blocks(transformer, statistics or {}, ridge=config.ridge)
+    fits = fit_blocks(transformer, calibration.statistics(transformer), ridge=config.ridge)
     chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
     if missing := [str(block) for block in chosen if block not in fits]:
         raise FastFluxError(f"There are no calibration statistics of {missing[0]}: collect them on this transformer.")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 from torch import nn
 
 from fastflux.architectures import block_count, require_fraction
-from fastflux.calibration import Statistics
+from fastflux.calibration import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan, Replacement
@@ -22,7 +22,7 @@ class PruningConfig(Protocol):
 
     @property
     def needs_statistics(self) -> bool:
-        """Whether the method reads calibration statistics."""
+        """Whether the method calibrates, on the model's statistics or on its recorded inputs."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class PruningMethod:
 
     name: str
     config_class: type[Any]
-    prune_: Callable[[nn.Module, Any, Statistics | None], Pruned]
+    prune_: Callable[[nn.Module, Any, Calibration], Pruned]
     rebuild_: Callable[[nn.Module, PruningPlan], None]
 
 
 Config = TypeVar("Config", bound=PruningConfig)
-PruneFunction = Callable[[nn.Module, Config, Statistics | None], Pruned]
+PruneFunction = Callable[[nn.Module, Config, Calibration], Pruned]
 
 _METHODS: dict[str, PruningMethod] = {}
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Statistics, collect_statistics
 
+Drive = Callable[[nn.Module], Callable[[], None]]
+
 TINY = {
     "in_channels": 8,
     "num_layers": 2,
@@ -50,7 +52,7 @@ def transformer() -> Any:
 
 
 @pytest.fixture(scope="session")
-def drive() -> Callable[[nn.Module], Callable[[], None]]:
+def drive() -> Drive:
     """Four forwards of a transformer."""
 
     def driver(transformer: nn.Module) -> Callable[[], None]:
@@ -64,7 +66,7 @@ def drive() -> Callable[[nn.Module], Callable[[], None]]:
 
 
 @pytest.fixture(scope="session")
-def statistics(drive: Callable[[nn.Module], Callable[[], None]]) -> Statistics:
+def statistics(drive: Drive) -> Statistics:
     dense = make_tiny_flux()
     return collect_statistics(dense, drive(dense))
 

@@ -29,7 +29,8 @@ def test_flux_dev_at_the_papers_ratios(ratio: float, k: int, percent: float) -> 
     transformer = flux_dev()
     assert parameter_count(transformer) == DENSE_PARAMETERS
     plan = prune_(transformer, L1NormConfig(ratio))
-    assert plan.config == {"ratio": ratio, "heads": 24 - k, "mlp_channels": 12288 * (24 - k) // 24}
+    expected = {"ratio": ratio, "steps": 0, "heads": 24 - k, "mlp_channels": 12288 * (24 - k) // 24}
+    assert plan.config.items() >= expected.items()
     assert 100 * (1 - parameter_count(transformer) / DENSE_PARAMETERS) == pytest.approx(percent, abs=0.005)
     inputs = example_inputs(transformer, 1, 512, 512, 512, device="meta")
     assert transformer(**inputs).sample.shape == (1, 1024, 64)

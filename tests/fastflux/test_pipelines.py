@@ -163,6 +163,49 @@ def test_prune_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest
     assert str(plan.replacements[0].block) in told
 
 
+SANDWICH = (
+    *("--method", "sandwich_training", "--blocks", "3", "--ranking", "end2start", "--steps", "2", "--device", "cpu"),
+    *("--samples", "4", "--train-steps", "2", "--rank", "2"),
+)
+
+
+def test_prune_command_with_sandwich_training(
+    base: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastflux.methods import sandwich_training
+
+    command = ["prune", str(base), "--prompts", str(prompts), *SANDWICH]
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"], "no progress is left behind"
+    train, calls = sandwich_training.train_sandwich_, 0
+
+    def dies_at_the_third(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(sandwich_training, "train_sandwich_", dies_at_the_third)
+    assert main([*command, "-o", str(tmp_path / "again")]) == 130
+    assert "goes on from the blocks it finished" in capsys.readouterr().err
+    assert not (tmp_path / "again").exists()
+    assert main([*command, "-o", str(tmp_path / "again")]) == 0
+    assert calls == 4
+    assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(load_pipeline(tmp_path / "whole")))
+
+
+def test_prune_command_folds_on_request(base: Path, prompts: Path, tmp_path: Path) -> None:
+    command = ["prune", str(base), "--prompts", str(prompts), *SANDWICH]
+    assert main([*command, "-o", str(tmp_path / "plain")]) == 0
+    assert main([*command, "--fold", "-o", str(tmp_path / "folded")]) == 0
+    plain, folded = load_pipeline(tmp_path / "plain"), load_pipeline(tmp_path / "folded")
+    torch.testing.assert_close(draw(folded), draw(plain), rtol=1e-3, atol=1e-3)
+    plan = plan_of(load_transformer(tmp_path / "folded/transformer"))
+    assert plan is not None
+    assert sorted(item.kind for item in plan.replacements) == ["linear", "removed", "removed"]
+
+
 def test_prune_command_without_calibration(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "l1"
     assert main(["prune", str(base), "--method", "l1_norm", "--ratio", "0.2", "-o", str(out)]) == 0

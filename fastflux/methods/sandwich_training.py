@@ -1,0 +1,219 @@
+"""FastFLUX whole: linear replacement with Sandwich Training after each block (Algorithm 1).
+
+Pruning is progressive: the blocks are replaced one after another, least important first, so a run to the highest ratio
+has every lower one on its way. What each block changed is kept in a file; an interrupted run goes on from there, a
+lower ratio reads the first files only, and a higher one adds to them.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastflux.architectures import architecture_of
+from fastflux.blocks import LinearReplacementBlock
+from fastflux.calibration import Calibration, collect_statistics, observe_residual
+from fastflux.errors import FastFluxError
+from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks, require_ranking
+from fastflux.least_squares import DEFAULT_RIDGE, LinearStatistics
+from fastflux.methods.linear_replacement import copy_fit_
+from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.names import unknown_name
+from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
+from fastflux.recording import BlockStates, RecordedInputs, Streams
+from fastflux.sandwich import require_layers, sandwich_around
+from fastflux.sandwich_training import SandwichSettings, train_sandwich_
+from fastflux.surgery import get_block, replace_block_
+
+
+@dataclass(frozen=True)
+class SandwichTrainingConfig:
+    """Replace the least important blocks one by one, each repaired by Sandwich Training.
+
+    ``ratio`` or ``blocks``, ``ranking``, ``seed`` and ``ridge`` as in `LinearReplacementConfig`; ``replacement`` is
+    "linear", or "removed" for the ablation of Figure 6; ``layers`` 1, 3 or 5 (Figure 7); ``samples`` images at one time
+    step each calibrate and train (the paper uses 512 and another 512); the rest as in `SandwichSettings`. With
+    ``reuse_from``, a higher ratio, the sandwiches trained up to that ratio serve this one ("inference reuse").
+    """
+
+    method: ClassVar[str] = "sandwich_training"
+
+    ratio: float | None = None
+    blocks: int | None = None
+    ranking: str = "residual_r2"
+    ridge: float = DEFAULT_RIDGE
+    seed: int = 0
+    replacement: str = "linear"
+    layers: int = 3
+    samples: int = 512
+    rank: int = 16
+    steps: int = 200
+    batch: int = 8
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+    reuse_from: float | None = None
+
+    def __post_init__(self) -> None:
+        require_amount(self.method, self.ratio, self.blocks)
+        require_ranking(self.ranking)
+        require_layers(self.layers)
+        if self.replacement not in REPLACEMENT_KINDS:
+            raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
+        if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
+            raise FastFluxError(
+                f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
+            )
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Always: the blocks are fitted and trained on calibration data."""
+        return True
+
+    @property
+    def settings(self) -> SandwichSettings:
+        """How each sandwich is trained."""
+        return SandwichSettings(self.rank, self.steps, self.batch, self.lr, self.linear_lr)
+
+
+@register_pruning_method(SandwichTrainingConfig)
+def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, calibration: Calibration) -> Pruned:
+    """Replace and repair block after block; files of earlier runs in the calibration's folder are read, not redone."""
+    blocks = architecture_of(transformer).blocks(transformer)
+    config.settings.require_sensible(transformer)
+    count = amount(config.ratio, config.blocks, len(blocks))
+    further = count if config.reuse_from is None else amount(config.reuse_from, None, len(blocks))
+    require_spans(config, count=further, blocks=blocks)
+    inputs = calibration.inputs(transformer, config.samples, config.seed)
+    fits = None
+    if config.ranking in MEASURED_RANKINGS:
+        statistics = calibration.collected or collect_statistics(
+            transformer, lambda: inputs.replay(transformer, calibration.batch_size)
+        )
+        fits = fit_blocks(transformer, statistics, ridge=config.ridge)
+    ranked = rank_blocks(config.ranking, transformer, fits, seed=config.seed)
+    order = ranked[:further]
+    with TemporaryDirectory() as temporary:
+        folder = (calibration.folder or Path(temporary)) / _key(config, ranked, inputs)
+        folder.mkdir(parents=True, exist_ok=True)
+        progress = _Progress(transformer, config, calibration, inputs, folder)
+        progress.run(order, range(count))
+        # Blocks that only the higher ratio replaces, as they are at this one.
+        spared = {block: copy.deepcopy(get_block(transformer, block)) for block in order[count:]}
+        progress.run(order, range(count, further))
+    for block, module in spared.items():
+        stack = cast("nn.ModuleList", transformer.get_submodule(block.stack))
+        stack[block.index] = module
+    return Pruned(tuple(Replacement(block, config.replacement) for block in order[:count]))
+
+
+@dataclass
+class _Progress:
+    """Replaces blocks one by one, reading what ``folder`` holds and writing what it lacks."""
+
+    transformer: nn.Module
+    config: SandwichTrainingConfig
+    calibration: Calibration
+    inputs: RecordedInputs
+    folder: Path
+    states: BlockStates | None = None
+
+    def run(self, order: Sequence[BlockRef], turns: Iterable[int]) -> None:
+        """Take the given turns of Algorithm 1's second loop."""
+        for turn in turns:
+            center = order[turn]
+            path = self.folder / f"{turn:03d}-{center}.safetensors"
+            if path.exists():
+                replace_block_(self.transformer, Replacement(center, self.config.replacement))
+                load_change_(self.transformer, path)
+            else:
+                if self.states is None:
+                    self.states = BlockStates(self.transformer, self.inputs, self.calibration.batch_size)
+                self._replace(center, order[:turn], self.states, path)
+            self.calibration.advance(turn + 1, len(order))
+
+    def _replace(self, center: BlockRef, replaced: Sequence[BlockRef], states: BlockStates, path: Path) -> None:
+        """Fit, replace and train one block on what the model as it stands computes."""
+        config, transformer = self.config, self.transformer
+        sandwich = sandwich_around(center, replaced, states.blocks, layers=config.layers)
+        statistics: dict[str, LinearStatistics] = {}
+
+        def observe(block: BlockRef, before: Streams, after: Streams) -> None:
+            if block == center:
+                observe_residual(statistics, before, after)
+
+        before = states.before(sandwich.blocks[0])
+        targets = states.through(before, sandwich.blocks, observe)
+        new = replace_block_(transformer, Replacement(center, config.replacement))
+        if isinstance(new, LinearReplacementBlock):
+            copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
+        seed = config.seed * 1000 + len(replaced)
+        first, last = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
+        states.invalidate(sandwich.blocks[0])
+        save_change(transformer, sandwich.blocks, path, {"loss_before": first, "loss_after": last})
+
+
+def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequence[BlockRef]) -> None:
+    """Raise ``FastFluxError`` when replacing ``count`` of ``blocks`` leaves a sandwich without a block to adapt."""
+    if config.layers > 1 and count >= len(blocks):
+        raise FastFluxError(
+            f"All {len(blocks)} blocks would be replaced, so that none is left to adapt: lower the ratio."
+        )
+
+
+def _key(config: SandwichTrainingConfig, ranked: Sequence[BlockRef], inputs: RecordedInputs) -> str:
+    """16 hex digits of all that decides the changes but the amount; the inputs stand for model and calibration."""
+    amounts = ("ratio", "blocks", "reuse_from", "ranking")
+    settings: dict[str, object] = {name: value for name, value in asdict(config).items() if name not in amounts}
+    settings["order"] = [str(block) for block in ranked]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(inputs.rows.items()):
+        digest.update(name.encode())
+        digest.update(value.float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, figures: dict[str, float]) -> None:
+    """Write the weights of some blocks to a safetensors file, which appears complete or not at all."""
+    tensors = {
+        f"{block}/{name}": value.detach().cpu().contiguous()
+        for block in blocks
+        for name, value in get_block(transformer, block).state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, partial, metadata={name: repr(value) for name, value in figures.items()})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise FastFluxError(f"Cannot write {path}: {error}; free some space, then run the same again.") from error
+
+
+def read_change(path: Path) -> dict[BlockRef, dict[str, Tensor]]:
+    """What `save_change` wrote, by block; raises ``FastFluxError`` naming a file that cannot be read."""
+    states: dict[BlockRef, dict[str, Tensor]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  # a safetensors handle is no mapping
+                block, _, name = key.partition("/")
+                states.setdefault(BlockRef.parse(block), {})[name] = file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
+    return states
+
+
+def load_change_(transformer: nn.Module, path: Path) -> None:
+    """Fill blocks with the weights that `save_change` wrote; raises ``FastFluxError`` when they do not fit."""
+    with torch.no_grad():
+        for block, state in read_change(path).items():
+            try:
+                get_block(transformer, block).load_state_dict(state)
+            except RuntimeError as error:
+                raise FastFluxError(f"{path} holds another model's block {block}: delete it and run again.") from error
