@@ -34,7 +34,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
     reproduce.add_argument(
-        "--only", type=_names, metavar="TABLES", help="tables, comma-separated: table1,table2,table6,efficiency"
+        "--only",
+        type=_names,
+        metavar="TABLES",
+        help="tables, comma-separated: table1,table2,table4,table5,table6,efficiency",
     )
     reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")
@@ -55,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         reproduce(
             profile_name=options.profile,
-            tables=TABLES if options.only is None else options.only,
+            tables=tuple(TABLES) if options.only is None else options.only,
             variant_names=options.variants,
             limit=options.limit,
             seeds=options.seeds,

@@ -30,9 +30,8 @@ from bench.prompts import Prompt, limited, prompts_hash, read_prompts
 from bench.results import JSON, RecordError, RunRecord
 from bench.variants import DENSE, Variant
 from fastflux.architectures import example_inputs
-from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
-from fastflux.checkpoint import load_transformer, revision_of, save_transformer
-from fastflux.model import plan_of
+from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
+from fastflux.checkpoint import load_transformer, read_json, revision_of, save_transformer
 from fastflux.pipelines import check_pipeline, load_pipeline
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
@@ -120,21 +119,17 @@ class Evaluation:
     # -- calibrate and prune
 
     @cached_property
-    def statistics(self) -> Statistics:
-        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
-        prompts = read_prompts(self.profile.path(self.profile.calibration_prompts))
+    def calibration_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts whose trajectories calibrate the pruning methods."""
+        return read_prompts(self.profile.path(self.profile.calibration_prompts))
+
+    @cached_property
+    def drive(self) -> Trajectories:
+        """Samples the calibration prompts with the pipeline's present transformer."""
         settings = self.profile.calibration
-        key = _digest(
-            {"revision": self.revision, "rest": self.components_hash, "prompts": prompts_hash(prompts)}
-            | asdict(settings)
-        )
-        path = self.folder / f"calibration-{key}.safetensors"
-        if path.exists() and not self.force:
-            return load_statistics(path)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        drive = Trajectories(
+        return Trajectories(
             self.pipeline,
-            [prompt.prompt for prompt in prompts],
+            [prompt.prompt for prompt in self.calibration_prompts],
             steps=settings.steps,
             guidance=settings.guidance,
             batch_size=settings.batch,
@@ -142,33 +137,68 @@ class Evaluation:
             width=self.sampling.width,
             seed=settings.seed,
         )
-        console.print(f"calibrate on {len(prompts)} prompts x {settings.steps} steps")
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
+        path = self.folder / f"calibration-{_digest(self._calibration_inputs)}.safetensors"
+        if path.exists() and not self.force:
+            return load_statistics(path)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
         dense = load_transformer(self.pipeline_folder / "transformer", device=self.device)
         self.pipeline.transformer = dense
-        statistics = collect_statistics(dense, drive)
+        statistics = collect_statistics(dense, self.drive)
         save_statistics(statistics, path)
         return statistics
+
+    @cached_property
+    def _calibration_inputs(self) -> dict[str, JSON]:
+        """All that decides the calibration data."""
+        return {
+            "revision": self.revision,
+            "components": self.components_hash,
+            "calibration": asdict(self.profile.calibration),
+            "calibration_prompts": prompts_hash(self.calibration_prompts),
+        }
 
     def transformer(self, variant: Variant) -> nn.Module:
         """The variant's transformer, pruned and saved the first time, loaded afterwards."""
         source = self.pipeline_folder / "transformer"
         if variant.config is None:
             return load_transformer(source, device=self.device)
-        saved = self.place(variant) / "transformer"
         if self.is_pruned(variant):
-            return load_transformer(saved, device=self.device)
+            return load_transformer(self._saved(variant), device=self.device)
         self.worked = True
+        calibration: Calibration | None = None
+        if variant.config.needs_statistics:
+            calibration = Calibration(
+                self.drive, self.statistics, self.folder / "progress", self.profile.calibration.batch
+            )
         model = load_transformer(source, device=self.device)
-        statistics = self.statistics if variant.config.needs_statistics else None
-        prune_(model, variant.config, statistics, base_model=self.profile.title, base_revision=self.revision)
-        save_transformer(model, saved, overwrite=True)
+        self.pipeline.transformer = model  # whose forwards the calibration records
+        prune_(model, variant.config, calibration, base_model=self.profile.title, base_revision=self.revision)
+        save_transformer(model, self._saved(variant), overwrite=True)
         (self.place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
         return model.eval()
+
+    def _saved(self, variant: Variant) -> Path:
+        """Folder of a pruned variant's transformer."""
+        return self.place(variant) / "transformer"
+
+    def _plan(self, variant: Variant) -> dict[str, JSON] | None:
+        """The variant's plan as its saved config holds it; None for the dense model."""
+        if variant.config is None:
+            return None
+        if not self.is_pruned(variant):
+            self.transformer(variant)
+        plan: dict[str, JSON] = read_json(self._saved(variant) / "config.json")["pruning_plan"]
+        return plan
 
     def is_pruned(self, variant: Variant) -> bool:
         """Whether the variant's transformer lies there, made from the present inputs."""
         note = self.place(variant) / PRUNING_NOTE
-        there = (self.place(variant) / "transformer" / "config.json").exists() and note.exists()
+        there = (self._saved(variant) / "config.json").exists() and note.exists()
         return there and note.read_text(encoding="utf-8") == self._pruning_note(variant)
 
     def _pruning_note(self, variant: Variant) -> str:
@@ -176,15 +206,10 @@ class Evaluation:
 
     def _pruning_inputs(self, variant: Variant) -> dict[str, JSON]:
         """All that decides the pruned weights."""
-        prompts = read_prompts(self.profile.path(self.profile.calibration_prompts))
         config = variant.config
-        return {
-            "revision": self.revision,
-            "components": self.components_hash,
+        return self._calibration_inputs | {
             "method": "" if config is None else config.method,
             "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
-            "calibration": asdict(self.profile.calibration),
-            "calibration_prompts": prompts_hash(prompts),
         }
 
     def prune(self) -> None:
@@ -238,12 +263,11 @@ class Evaluation:
 
     def record(self, variant: Variant) -> RunRecord:
         """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
-        model_plan = None if variant.config is None else plan_of(self.transformer(variant))
         fresh = RunRecord(
             profile=self.profile.name,
             variant=variant.id,
             label=variant.label,
-            plan=None if model_plan is None else model_plan.to_json(),
+            plan=self._plan(variant),
             base_model=self.profile.title,
             base_revision=self.revision,
             environment=self.environment,

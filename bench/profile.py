@@ -6,12 +6,13 @@ import dataclasses
 import shutil
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
+from fastflux.plan import JSON
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path(__file__).parent / "profiles"
@@ -63,6 +64,8 @@ class Profile:
     sampling: Sampling
     calibration: CalibrationSettings
     latency: LatencySettings
+    methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    """Settings of pruning methods by name, where they are not the method's defaults."""
 
     def path(self, text: str) -> Path:
         """A path of the profile, made absolute."""

@@ -27,7 +27,7 @@ GENERATED = ROOT / "reports" / "generated"
 def reproduce(
     *,
     profile_name: str,
-    tables: Sequence[str] = TABLES,
+    tables: Sequence[str] = tuple(TABLES),
     variant_names: Sequence[str] | None = None,
     limit: int | None = None,
     seeds: int | None = None,
@@ -42,7 +42,7 @@ def reproduce(
     """
     began = monotonic()
     profile = load_profile(profile_name)
-    variants = chosen_variants(profile.title, tables, variant_names)
+    variants = chosen_variants(profile, tables, variant_names)
     if limit is not None and limit < 1:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
     if seeds is not None:

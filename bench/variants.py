@@ -1,22 +1,33 @@
-"""The variants of the comparison: the dense model, FastFLUX at the paper's ratios, L1-norm pruning at the paper's."""
+"""The variants of the comparison: the dense model, FastFLUX at the paper's ratios, its ablations, L1-norm pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.profile import Profile
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.registry import PruningConfig
+from fastflux.methods.registry import PruningConfig, make_config
 from fastflux.names import unknown_name
+from fastflux.plan import JSON
 
 DENSE = "dense"
 #: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
 FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
-#: Which variants each table needs; latency groups need all members.
-TABLES = ("table1", "table2", "table6", "efficiency")
+#: The ratio of the ablations in Tables 4 and 5, and the replacement orders of Table 5.
+ABLATED = 0.10
+ORDERS = {"start2end": "Start2End", "end2start": "End2Start"}
+_COMPARISON = ("fastflux-", "l1-")
+#: Which variants each table needs besides the dense model, by the beginnings of their ids.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "table1": _COMPARISON,
+    "table2": _COMPARISON,
+    "table4": ("fastflux-10", "brll-10"),
+    "table5": ("fastflux-10", *(f"{order}-10" for order in ORDERS)),
+    "table6": ("fastflux-",),
+    "efficiency": ("",),
+}
 
 
 @dataclass(frozen=True)
@@ -28,20 +39,26 @@ class Variant:
     config: PruningConfig | None
 
 
-def paper_variants(title: str) -> tuple[Variant, ...]:
-    """The ten variants of Tables 1, 2 and 6; `title` names the dense model."""
-    fastflux = (
-        Variant(f"fastflux-{100 * ratio:02.0f}", f"FastFLUX-{100 * ratio:.0f}%", LinearReplacementConfig(ratio=ratio))
-        for ratio in FASTFLUX_RATIOS
+def paper_variants(profile: Profile) -> tuple[Variant, ...]:
+    """The variants of Tables 1, 2, 4, 5 and 6, trained as the profile's `methods` say; its title names the dense model.
+
+    Raises FastFluxError when the profile gives a method settings that it does not have.
+    """
+
+    def variant(family: str, ratio: float, label: str, method: str, **settings: JSON) -> Variant:
+        config = make_config(method, {**profile.methods.get(method, {}), "ratio": ratio, **settings})
+        return Variant(f"{family}-{100 * ratio:02.0f}", label, config)
+
+    return (
+        Variant(DENSE, profile.title, None),
+        *(variant("fastflux", r, f"FastFLUX-{100 * r:.0f}%", "sandwich_training") for r in FASTFLUX_RATIOS),
+        *(variant("l1", r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
+        variant("brll", ABLATED, "w/o ST", "linear_replacement"),
+        *(variant(order, ABLATED, label, "sandwich_training", ranking=order) for order, label in ORDERS.items()),
     )
-    l1_norm = (
-        Variant(f"l1-{100 * ratio:02.0f}", f"FLUX-Pruning-{100 * ratio:.0f}%", L1NormConfig(ratio=ratio))
-        for ratio in L1_RATIOS
-    )
-    return (Variant(DENSE, title, None), *fastflux, *l1_norm)
 
 
-def chosen_variants(title: str, tables: Sequence[str], names: Sequence[str] | None = None) -> tuple[Variant, ...]:
+def chosen_variants(profile: Profile, tables: Sequence[str], names: Sequence[str] | None = None) -> tuple[Variant, ...]:
     """The variants that the tables need, or those named (dense always among them).
 
     Raises FastFluxError with a suggestion for an unknown table or variant.
@@ -49,11 +66,10 @@ def chosen_variants(title: str, tables: Sequence[str], names: Sequence[str] | No
     for table in tables:
         if table not in TABLES:
             raise unknown_name("table", table, TABLES)
-    variants = {variant.id: variant for variant in paper_variants(title)}
+    variants = {variant.id: variant for variant in paper_variants(profile)}
     if names is None:
-        if set(tables) <= {"table6"}:
-            return tuple(variant for variant in variants.values() if not variant.id.startswith("l1-"))
-        return tuple(variants.values())
+        wanted = tuple(beginning for table in tables for beginning in TABLES[table])
+        return tuple(variant for variant in variants.values() if variant.id == DENSE or variant.id.startswith(wanted))
     for name in names:
         if name not in variants:
             raise unknown_name("variant", name, variants)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastflux.errors import FastFluxError
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paper import paper_against_measured
-from reports.rows import read_rows
+from reports.rows import DENSE, FASTFLUX, L1, read_rows
 from reports.specs import TABLES
 from reports.table import Table, to_latex, to_markdown
 from reports.tables import SHAPES_PROFILE, make_table, model_name
@@ -109,7 +109,8 @@ def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Ite
     from reports.image_grid import image_grid
     from reports.style import save_figure
 
-    manifests = {row.label: path for row in rows if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
+    compared = [row for row in rows if row.family in (DENSE, FASTFLUX, L1)]
+    manifests = {row.label: path for row in compared if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
     if not manifests:
         raise FastFluxError(
             f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from reports.specs import Column, TableSpec
 
-_PAPER_METRICS = ("hps", "geneval", "flops", "latency", "plan")
+_PAPER_METRICS = ("hps", "geneval", "clip_score", "flops", "latency", "plan")
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 
 

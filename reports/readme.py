@@ -14,7 +14,7 @@ _PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)"
 
 
 def filled(text: str, generated: Path) -> str:
-    """`text` with every marked place holding its file of `generated`, headings two levels down.
+    """`text` with every marked place holding its file of `generated`, whose headings are of the third level.
 
     Raises FastFluxError when a named file is missing.
     """
@@ -23,9 +23,7 @@ def filled(text: str, generated: Path) -> str:
         path = generated / place["name"]
         if not path.is_file():
             raise FastFluxError(f"README.md shows {place['name']}, but {path} is missing: run `nox -s reports` first.")
-        lines = path.read_text(encoding="utf-8").strip().splitlines()
-        body = "\n".join(f"##{line}" if line.startswith("#") else line for line in lines)
-        return f"{place[1]}{body}\n{place[3]}"
+        return f"{place[1]}{path.read_text(encoding='utf-8').strip()}\n{place[3]}"
 
     return _PLACE.sub(fill, text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reports.rows import DENSE, FASTFLUX, L1
+from reports.rows import DENSE, FASTFLUX, L1, Row
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,23 @@ class Column:
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: its title, columns and families of variants (None: all); `paper` says that the paper has it too."""
+    """One table: its title, columns and rows; `paper` says that the paper has it too.
+
+    Rows are the variants of the `families` (None: all), or just the `variants` named, in the records' order.
+    """
 
     title: str
     columns: tuple[Column, ...]
     families: tuple[str, ...] | None = (DENSE, FASTFLUX, L1)
+    variants: tuple[str, ...] | None = None
     grouped: bool = False
     paper: bool = False
+
+    def holds(self, row: Row) -> bool:
+        """Whether the row is one of the table's."""
+        if self.variants is not None:
+            return row.variant in self.variants
+        return self.families is None or row.family in self.families
 
 
 LATENCY = Column("Latency (ms)", "latency.median_ms", share="latency.ratio_to_dense", share_spec="z.3f", ranked=False)
@@ -73,6 +83,18 @@ TABLES: dict[str, TableSpec] = {
             LATENCY,
         ),
         grouped=True,
+        paper=True,
+    ),
+    "table4": TableSpec(
+        "Table 4: without Sandwich Training",
+        (Column("HPS averaged", "hps.averaged"), Column("CLIP score", "clip_score.mean"), LATENCY),
+        variants=("dense", "fastflux-10", "brll-10"),
+        paper=True,
+    ),
+    "table5": TableSpec(
+        "Table 5: orders of replacement",
+        (Column("HPS averaged", "hps.averaged"),),
+        variants=("dense", "fastflux-10", "start2end-10", "end2start-10"),
         paper=True,
     ),
     "table6": TableSpec(

@@ -35,7 +35,7 @@ def make_table(
     Bold is the best of a latency group, underlined the best of all rows, both as displayed, so equal numbers are marked
     alike. Raises FastFluxError for a tolerance that is no fraction.
     """
-    chosen = [row for row in rows if spec.families is None or row.family in spec.families]
+    chosen = [row for row in rows if spec.holds(row)]
     scales = [_scale(column, chosen) for column in spec.columns]
     members = _grouped(chosen, tolerance) if spec.grouped else [("", [(row, "") for row in chosen])]
     best = [_best(column, chosen) for column in spec.columns]

@@ -1,5 +1,6 @@
 """Profiles and variants: the paper's rows, and what unknown names and impossible wishes get."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,25 +10,46 @@ from bench.profile import load_profile, require_disk
 from bench.reproduce import reproduce
 from bench.variants import TABLES, chosen_variants, paper_variants
 from fastflux.errors import FastFluxError
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
 
 def test_the_variants_are_the_papers() -> None:
-    variants = {variant.id: variant for variant in paper_variants("FLUX-Shapes")}
+    variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
-        "l1-12", "l1-21", "l1-27",
+        "l1-12", "l1-21", "l1-27", "brll-10", "start2end-10", "end2start-10",
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
     assert variants["l1-21"].label == "FLUX-Pruning-21%"
 
 
-def test_table6_needs_no_l1_variant() -> None:
-    assert not [v.id for v in chosen_variants("x", ["table6"]) if v.id.startswith("l1")]
-    assert len(chosen_variants("x", TABLES)) == 10
+def test_variants_are_trained_as_the_profile_says() -> None:
+    profile = load_profile("shapes")
+    configs = {variant.id: variant.config for variant in paper_variants(profile)}
+    for variant in ("fastflux-20", "start2end-10"):
+        config = configs[variant]
+        assert isinstance(config, SandwichTrainingConfig)
+        assert config.samples == profile.methods["sandwich_training"]["samples"]
+    with pytest.raises(FastFluxError, match="Unknown setting of l1_norm 'stesp'"):
+        paper_variants(replace(profile, methods={"l1_norm": {"stesp": 1}}))
+
+
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (["table4"], ["dense", "fastflux-10", "brll-10"]),
+        (["table5"], ["dense", "fastflux-10", "start2end-10", "end2start-10"]),
+        (["table6"], ["dense", *(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30"))]),
+    ],
+)
+def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
+    assert [variant.id for variant in chosen_variants(load_profile("shapes"), tables)] == expected
+    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 13
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:
-    assert [variant.id for variant in chosen_variants("x", TABLES, ["l1-12"])] == ["dense", "l1-12"]
+    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["l1-12"])
+    assert [variant.id for variant in chosen] == ["dense", "l1-12"]
 
 
 @pytest.mark.parametrize(

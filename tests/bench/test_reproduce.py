@@ -30,7 +30,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    """Two sampling steps and three latency rounds: this tests the road, not the figures."""
+    """Two sampling steps, two training steps, six latency rounds: this tests the road, not the figures."""
+    training = {"samples": 64, "steps": 2, "batch": 4}
 
     def short(name: str):  # noqa: ANN202
         profile = load_profile(name)
@@ -39,6 +40,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
             sampling=replace(profile.sampling, steps=2),
             calibration=replace(profile.calibration, steps=2),
             latency=replace(profile.latency, warmup=1, rounds=6),
+            methods={name: {**settings, **training} for name, settings in profile.methods.items()},
         )
 
     patch.setattr(bench.reproduce, "load_profile", short)
@@ -120,7 +122,7 @@ def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypa
 
 def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> None:
     profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
-    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants("x", ["table6"]))
+    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, ["table6"]))
     with pytest.raises(FastFluxError, match="nowhere"):
         evaluation.prune()
 

@@ -186,6 +186,19 @@ def test_nothing_measured_is_dashes_and_never_zero(make_record: MakeRecord) -> N
     assert table.footnotes == ("latency not measured", "geneval: not measured", "latency: not measured")
 
 
+def test_ablation_tables_hold_just_their_variants(make_record: MakeRecord, measured: Measured) -> None:
+    names = ["dense", "fastflux-10", "fastflux-20", "l1-12", "brll-10", "end2start-10"]
+    rows = rows_of([make_record(name, name, measured("hps", {"averaged": 20.0})) for name in names])
+
+    def variants(table: str) -> list[str]:
+        made = make_table(table, TABLES[table], rows)
+        return [row[0].text for group in made.groups for row in group.rows]
+
+    assert variants("table4") == ["dense", "fastflux-10", "brll-10"]
+    assert variants("table5") == ["dense", "fastflux-10", "end2start-10"]
+    assert variants("table6") == ["dense", "fastflux-10", "fastflux-20"]
+
+
 @pytest.mark.parametrize("name", [name for name, spec in TABLES.items() if spec.paper])
 def test_the_papers_table_fills_every_column_we_share(name: str) -> None:
     rows = paper_rows(name)
