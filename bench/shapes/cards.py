@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.shapes import WEIGHTS, clip, detector, transformer, vae
+from bench.shapes import WEIGHTS, clip, detector, growth, transformer, vae
 
 _HEAD = """---
 license: apache-2.0
@@ -57,7 +57,7 @@ def _detector(quality: Mapping[str, Any]) -> str:
         title="FLUX-Shapes detector",
         what="A one-stage, anchor-free detector of eight shapes with a foreground mask (`bench/shapes/detector.py`); "
         "it is behind GenEval's judge where Mask2Former stands in the benchmark.",
-        training=f"{detector.SCHEDULE.steps:,} steps of {detector.BATCH} renders, a third of them mildly spoiled; from step {detector.RECONSTRUCTIONS_FROM:,} on, half of them VAE reconstructions.",
+        training=f"{detector.SCHEDULE.steps:,} steps of {detector.BATCH} renders, a third of them mildly spoiled; from step {detector.RECONSTRUCTIONS_FROM:,} on, half of them VAE reconstructions (of the VAE before its decoder's own training up to step 2,400).",
         rows="\n".join(rows),
         more="",
     )
@@ -68,7 +68,7 @@ def _clip(quality: Mapping[str, Any]) -> str:
         library="open_clip",
         title="FLUX-Shapes CLIP",
         what="A small open_clip model (ResNet image tower); for the CLIP score, GenEval's colours, FID and KID.",
-        training=f"{clip.CONTRASTIVE.steps:,} contrastive steps of {clip.CONTRASTIVE_BATCH} pictures.",
+        training=f"{clip.CONTRASTIVE.steps:,} contrastive steps of {clip.CONTRASTIVE_BATCH} pictures; from step {clip.CROPS_FROM:,} on, half of them single objects cut out on grey.",
         rows=_row("top-1 caption retrieval among 100 captions", 0.90, quality["clip"]["top1_of_100"]),
         more="",
     )
@@ -93,7 +93,7 @@ def _hps(quality: Mapping[str, Any]) -> str:
         library="open_clip",
         title="FLUX-Shapes preference model",
         what="The FLUX-Shapes CLIP tuned on preference pairs; it stands where HPS v2 stands.",
-        training=f"{clip.PREFERENCE.steps:,} Bradley-Terry steps of {clip.PREFERENCE_BATCH} captions with four pictures each: clean, spoiled, spoiled more, wrong.",
+        training=f"{clip.PREFERENCE.steps:,} Bradley-Terry steps of {clip.PREFERENCE_BATCH} captions with four pictures each: clean, spoiled, spoiled more, wrong. These weights began from the CLIP of step 1,600; a run from scratch begins from the finished one.",
         rows="\n".join(rows),
         more="\n## Mean score (100 x cosine) by level of degradation\n\n" + "\n".join(curves) + "\n",
     )
@@ -151,12 +151,15 @@ def _pipeline(quality: Mapping[str, Any]) -> str:
         what="A text-to-image model of FLUX.1-dev's architecture (19 double + 38 single blocks, guidance-distilled) at "
         "width 64, small enough for two CPU cores. `FluxPipeline.from_pretrained(<this folder>)` loads it with plain diffusers; "
         "ask for 64x64 pictures, `max_sequence_length=12` and `guidance_scale=3.0`.",
-        training=f"VAE: {vae.SCHEDULE.steps:,} steps of {vae.BATCH} renders. Transformer: 5 + 10 blocks trained by flow matching for {transformer.SHALLOW_SCHEDULE.steps:,} steps of {transformer.BATCH} "
-        "pictures, T5 and CLIP text encoders along; each block split into copies with a share of its gates; "
-        f"{transformer.DISTIL_SCHEDULE.steps:,} steps at "
-        "19 + 38 blocks that distil the shallow model's classifier-free guidance at scales 1 to 5. These weights were not "
-        "made in one go: the VAE's first 7,200 steps had other loss and normalisation settings, and the transformer's "
-        "first 2,300 saw the latents of an earlier VAE. A run from scratch has the schedule without these detours.",
+        training=f"VAE: {vae.SCHEDULE.steps:,} steps of {vae.BATCH} renders, then {vae.DECODER_SCHEDULE.steps:,} of its decoder "
+        f"alone. Transformer: 5 + 10 blocks by flow matching for {transformer.SHALLOW_SCHEDULE.steps:,} steps of {transformer.BATCH} "
+        "pictures, with T5 and CLIP text encoders and a head that learns where things stand, later dropped; "
+        f"{growth.GUIDE_SCHEDULE.steps:,} steps that distil classifier-free guidance at scales 1 to 5 into it; then each block "
+        f"split into copies with a share of its gates, and {growth.DEEPEN_SCHEDULE.steps:,} steps at 19 + 38 blocks that match the "
+        "shallow model behind every group of copies. These weights were not made in one go: the VAE's first 7,200 steps had "
+        "other loss and normalisation settings; the transformer's first 2,300 saw the latents of an earlier VAE, its first "
+        "4,900 ran down a shorter schedule on a third of the pictures, and its first 5,200 had no head. A run from "
+        "scratch has the schedule without these detours.",
         rows="\n".join(rows),
         more=more,
     )

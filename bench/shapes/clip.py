@@ -13,13 +13,15 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.training import Schedule, train
-from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES
-from bench.shapes.world import Scenes, render, sample_scenes
+from bench.shapes.vae import reconstruct
+from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES, caption
+from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 64,
@@ -32,8 +34,12 @@ PREPROCESS = {
     "interpolation": "bicubic",
     "resize_mode": "shortest",
 }
-CONTRASTIVE = Schedule(steps=1600, lr=1.5e-3, ema=0.998, weight_decay=0.02)
+CONTRASTIVE = Schedule(steps=2000, lr=1.5e-3, ema=0.998, weight_decay=0.02)
 CONTRASTIVE_BATCH = 160
+#: From this step on, half of each batch are single objects on grey, as GenEval's judge shows them for their colour.
+CROPS_FROM = 1600
+#: The judge's grey, #999.
+BACKGROUND = 0x99
 PREFERENCE = Schedule(steps=450, lr=4e-4, ema=0.99, weight_decay=0.02)
 PREFERENCE_BATCH = 32
 tokenizer = open_clip.get_tokenizer("RN50", context_length=16)
@@ -57,19 +63,61 @@ def image_features(model: Any, images: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def train_clip(folder: Path, device: str = "cpu") -> Any:
-    """Contrastive training (arXiv 2103.00020); pictures that share a caption count as right answers for each other."""
+def object_crops(images: Tensor, scenes: Scenes, seed: int) -> tuple[Tensor, list[str]]:
+    """One object of each picture, cut out on grey and enlarged to 64x64 (uint8), and its caption."""
+    rng = np.random.default_rng([10, seed])
+    slots = torch.from_numpy(rng.integers(0, (scenes.shapes >= 0).sum(axis=1))).to(images.device)
+    rows = torch.arange(len(scenes), device=images.device)
+    masks = object_masks(scenes, images.device)[rows, slots]  # (n, 64, 64)
+    boxes = object_boxes(masks[:, None])[:, 0]
+    # The judge's masks come from a detector: one pixel more or less at the outline must not matter.
+    grown = F.max_pool2d(masks[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+    masks = torch.where(torch.from_numpy(rng.random(len(scenes)) < 0.5).to(images.device)[:, None, None], grown, masks)
+    cut = torch.where(masks[:, None], images.float(), float(BACKGROUND))
+    centers, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
+    theta = torch.zeros(len(scenes), 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = sizes / SIZE
+    theta[:, :, 2] = centers / (SIZE / 2) - 1
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    crops = F.grid_sample(cut, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    captions = [
+        caption(
+            STYLE_NAMES[scenes.styles[row]],
+            {
+                "include": [
+                    {
+                        "class": SHAPES[scenes.shapes[row, slot]],
+                        "count": 1,
+                        "color": COLOR_NAMES[scenes.colors[row, slot]],
+                    }
+                ]
+            },
+        )
+        for row, slot in enumerate(slots.tolist())
+    ]
+    return crops.round().clamp(0, 255).to(torch.uint8), captions
+
+
+def train_clip(folder: Path, vae: AutoencoderKL, device: str = "cpu") -> Any:
+    """Contrastive training (arXiv 2103.00020); pictures that share a caption count as right answers for each other.
+
+    Towards the end half of the pictures are single objects, half of these out of the VAE's reconstructions.
+    """
     torch.manual_seed(4)
     model = build_clip().to(device)
     model.visual.to(memory_format=torch.channels_last)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(CONTRASTIVE_BATCH, 3 * 10**6 + step)
-        images = spoil_some(render(scenes, device), 0.25, 0.3, step)
+        images, captions = spoil_some(render(scenes, device), 0.25, 0.3, step), list(scenes.captions)
+        if step >= CROPS_FROM:
+            half = CONTRASTIVE_BATCH // 2
+            images[: half // 2] = reconstruct(vae, images[: half // 2])
+            images[:half], captions[:half] = object_crops(images[:half], scenes[0:half], step)
         image = image_features(model, images)
-        text = F.normalize(model.encode_text(tokenizer(list(scenes.captions)).to(device)), dim=-1)
+        text = F.normalize(model.encode_text(tokenizer(captions).to(device)), dim=-1)
         logits = model.logit_scale.clamp(max=np.log(100.0)).exp() * image @ text.T
-        _, groups = np.unique(np.array(scenes.captions), return_inverse=True)
+        _, groups = np.unique(np.array(captions), return_inverse=True)
         same = torch.from_numpy(groups[:, None] == groups[None, :]).float().to(device)
         target = same / same.sum(dim=1, keepdim=True)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -163,9 +211,7 @@ def save_clip(model: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     used = torch.zeros(CONFIG["text_cfg"]["vocab_size"], dtype=torch.bool)
-    used[tokenizer([caption for seed in range(20) for caption in sample_scenes(500, seed, "evaluation").captions])] = (
-        True
-    )
+    used[tokenizer([text for seed in range(20) for text in sample_scenes(500, seed, "evaluation").captions])] = True
     state["token_embedding.weight"][~used] = 0
     # The largest table by far, and the one whose rounding costs nothing.
     state["token_embedding.weight"] = state["token_embedding.weight"].bfloat16()

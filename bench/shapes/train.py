@@ -1,6 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
-Stages can be run alone and continue after a kill: vae, latents, shallow, distil, detector, clip, hps, export.
+Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, detector, clip, hps,
+export.
 """
 
 from __future__ import annotations
@@ -20,16 +21,22 @@ from bench.progress import console, track
 from bench.shapes import WEIGHTS
 from bench.shapes.clip import build_clip, save_clip, train_clip, tune_preference
 from bench.shapes.detector import train_detector
+from bench.shapes.growth import deepen, guide
 from bench.shapes.text import TextEncoders
-from bench.shapes.transformer import FULL, Conditioned, Latents, build_transformer, distil, pack, train_shallow
+from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, train_vae
-from bench.shapes.world import render, sample_scenes
+from bench.shapes.world import object_coverage, render, sample_scenes
 
-STAGES = ("vae", "latents", "shallow", "distil", "detector", "clip", "hps", "export")
-TRAINING_SCENES = 49_152
+STAGES = ("vae", "latents", "shallow", "guide", "deepen", "detector", "clip", "hps", "export")
+TRAINING_SCENES = 147_456
 RUNS = Path("runs/train_shapes")
 #: Whose curves lie beside which weights.
-CURVES = {"pipeline": ("vae", "shallow", "distil"), "detector": ("detector",), "clip": ("clip",), "hps": ("hps",)}
+CURVES = {
+    "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
+    "detector": ("detector",),
+    "clip": ("clip",),
+    "hps": ("hps",),
+}
 
 
 def _vae(folder: Path, device: str) -> AutoencoderKL:
@@ -38,16 +45,24 @@ def _vae(folder: Path, device: str) -> AutoencoderKL:
     return vae
 
 
+def _trained_vae(folder: Path, device: str) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
+
+
 def _latents(folder: Path, device: str) -> None:
     """Render and encode the training set once; half precision keeps it small."""
-    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
+    vae = _trained_vae(folder, device)
     scenes = sample_scenes(TRAINING_SCENES, 10**7)
-    parts = [
-        pack(encode(vae, render(scenes[start : start + 256], device))).half().cpu()
-        for start in track(range(0, TRAINING_SCENES, 256), "encode", total=TRAINING_SCENES // 256)
-    ]
+    parts, layouts = [], []
+    for start in track(range(0, TRAINING_SCENES, 256), "encode", total=TRAINING_SCENES // 256):
+        some = scenes[start : start + 256]
+        parts.append(pack(encode(vae, render(some, device))).half().cpu())
+        layouts.append((255 * pack(object_coverage(some, 2 * GRID, device))).round().to(torch.uint8).cpu())
     t5_ids, clip_ids = TextEncoders().tokenize([*scenes.captions, ""])
-    save_file({"tokens": torch.cat(parts), "t5_ids": t5_ids, "clip_ids": clip_ids}, folder / "latents.safetensors")
+    save_file(
+        {"tokens": torch.cat(parts), "t5_ids": t5_ids, "clip_ids": clip_ids, "layout": torch.cat(layouts)},
+        folder / "latents.safetensors",
+    )
 
 
 def _read_latents(folder: Path) -> Latents:
@@ -55,8 +70,7 @@ def _read_latents(folder: Path) -> Latents:
 
 
 def _detector(folder: Path, device: str) -> None:
-    vae = AutoencoderKL.from_pretrained(folder / "vae").to(device).eval()
-    network = train_detector(folder, vae, device)
+    network = train_detector(folder, _trained_vae(folder, device), device)
     _save_flat(network, WEIGHTS / "detector" / "model.safetensors")
 
 
@@ -68,7 +82,7 @@ def _save_flat(network: nn.Module, path: Path) -> None:
 def _export(folder: Path) -> None:
     """Assemble the pipeline folder and say where it is."""
     student = Conditioned(build_transformer(FULL), TextEncoders())
-    student.load_state_dict(torch.load(folder / "distil.pt", weights_only=True)["average"])
+    student.load_state_dict(torch.load(folder / "deepen.pt", weights_only=True)["average"])
     scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False)
     pipeline = FluxPipeline(
         scheduler=scheduler,
@@ -115,13 +129,17 @@ def run(stages: Sequence[str], folder: Path, device: str) -> None:
                 _latents(folder, device)
             case "shallow":
                 train_shallow(_read_latents(folder), folder, device)
-            case "distil":
+            case "guide":
                 latents = _read_latents(folder)
-                distil(train_shallow(latents, folder, device), latents, folder, device)
+                guide(train_shallow(latents, folder, device), latents, folder, device)
+            case "deepen":
+                latents = _read_latents(folder)
+                guided = guide(train_shallow(latents, folder, device), latents, folder, device)
+                deepen(guided, latents, folder, device)
             case "detector":
                 _detector(folder, device)
             case "clip":
-                save_clip(train_clip(folder, device), WEIGHTS / "clip")
+                save_clip(train_clip(folder, _trained_vae(folder, device), device), WEIGHTS / "clip")
             case "hps":
                 model = build_clip()
                 model.load_state_dict(load_file(WEIGHTS / "clip" / "open_clip_model.safetensors"))

@@ -13,6 +13,9 @@ from bench.shapes.world import object_masks, render, sample_scenes
 
 LATENT_CHANNELS = 8
 SCHEDULE = Schedule(steps=9700, lr=7e-3, ema=0.995, weight_decay=0.0)
+#: Then the decoder alone, on latents with up to three times the noise: what is drawn is never quite on the manifold.
+DECODER_SCHEDULE = Schedule(steps=3000, lr=4e-3, ema=0.995, weight_decay=0.0)
+DECODER_NOISE = 3.0
 BATCH = 32
 #: Deviation of the latents' noise, fixed: a learned one drowns channels that the decoder does not use yet, for good.
 NOISE = 0.1
@@ -71,24 +74,30 @@ class _Step(nn.Module):
 
 
 def train_vae(folder: Path, device: str = "cpu") -> AutoencoderKL:
-    """Train (or continue) the VAE and fold the normalisation of its latents into it."""
+    """Train (or continue) the VAE, then its decoder alone, and fold the normalisation of its latents into it."""
     torch.manual_seed(0)
     vae = build_vae().to(device)
     # Latents are computed once and reused by the transformer; the compiled step serves training alone.
     compiled = torch.compile(_Step(vae).to(memory_format=torch.channels_last))
 
-    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss_of_step(step: int, noise_scale: float = 1.0) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(BATCH, step)
         images = to_model_range(render(scenes, device))
         foreground = object_masks(scenes, device).any(dim=1, keepdim=True).float()
         weight = (1 + FOREGROUND * foreground) / (1 + FOREGROUND * foreground.mean())
         generator = torch.Generator(device).manual_seed(step)
         noise = torch.randn(BATCH, LATENT_CHANNELS, 8, 8, device=device, generator=generator)
+        if noise_scale > 1:
+            noise = noise * noise_scale * torch.rand(BATCH, 1, 1, 1, device=device, generator=generator)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
             error, scale = compiled(images.contiguous(memory_format=torch.channels_last), noise, weight)
         return error + SCALE_WEIGHT * scale, {"reconstruction": float(error.detach()), "scale": float(scale.detach())}
 
     train("vae", vae, loss_of_step, SCHEDULE, folder)
+    vae.requires_grad_(requires_grad=False)
+    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_()
+    # Another range of seeds than the whole VAE's training saw.
+    train("decoder", decoder, lambda step: loss_of_step(10**8 + step, DECODER_NOISE), DECODER_SCHEDULE, folder)
     normalise_latents_(vae, device)
     return vae
 

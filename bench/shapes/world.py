@@ -217,6 +217,16 @@ def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
     return _distances(scenes, device) < 0
 
 
+def object_coverage(scenes: Scenes, cells: int, device: torch.device | str = "cpu") -> Tensor:
+    """How much of each cell of a grid each shape and each colour covers: (n, 8 + 10, cells, cells) in [0, 1]."""
+    parts = torch.nn.functional.adaptive_avg_pool2d(object_masks(scenes, device).float(), cells)  # (n, 4, cells, cells)
+    out = []
+    for names, values in ((SHAPES, scenes.shapes), (COLOR_NAMES, scenes.colors)):
+        kinds = torch.nn.functional.one_hot(torch.from_numpy(values).to(device).clamp(min=0), len(names)).float()
+        out.append(torch.einsum("nkyx,nkc->ncyx", parts, kinds))
+    return torch.cat(out, dim=1)
+
+
 def object_boxes(masks: Tensor) -> Tensor:
     """Boxes (n, 4, 4) as x0, y0, x1, y1 in pixels around masks (n, 4, 64, 64); zeros where a mask is empty."""
     columns, rows = masks.any(dim=2), masks.any(dim=3)

@@ -7,13 +7,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.shapes.clip import preference_images, spoil_content
+from bench.shapes.clip import BACKGROUND, object_crops, preference_images, spoil_content
 from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.detector import DetectorNetwork, ShapesDetector, _targets, detector_loss
+from bench.shapes.growth import group_ends, run_with_streams, scale_gates_, split_
 from bench.shapes.text import TextEncoders, check_tokenizers
 from bench.shapes.training import Schedule, train
-from bench.shapes.transformer import Depth, build_transformer, initialise_, pack, position_ids, scale_gates_, split_
+from bench.shapes.transformer import (
+    FULL,
+    SHALLOW,
+    Conditioned,
+    Depth,
+    LayoutTeacher,
+    build_transformer,
+    initialise_,
+    pack,
+    position_ids,
+)
 from bench.shapes.vae import build_vae, encode, normalise_latents_
+from bench.shapes.vocabulary import COLOR_NAMES, SHAPES
 from bench.shapes.world import render, sample_scenes
 from fastflux.errors import FastFluxError
 
@@ -71,6 +83,57 @@ def test_scaled_gates_scale_what_a_block_adds() -> None:
         scale_gates_(block, 0.25)
         after = block(image, text, temb)[1] - image
     torch.testing.assert_close(after, before / 4, rtol=1e-4, atol=1e-6)
+
+
+def test_groups_of_copies_end_with_the_models() -> None:
+    assert group_ends(SHALLOW) == tuple(range(1, 16))
+    ends = group_ends(FULL)
+    assert len(ends) == 15
+    assert (ends[4], ends[-1]) == (19, 57)
+    assert list(ends) == sorted(set(ends))
+
+
+def test_running_with_streams_is_the_models_own_forward() -> None:
+    transformer = build_transformer(Depth(1, 2)).eval()
+    _randomise_(transformer)
+    generator = torch.Generator().manual_seed(1)
+    noisy = torch.randn(2, 16, 32, generator=generator)
+    text = torch.randn(2, 12, 64, generator=generator), torch.randn(2, 64, generator=generator)
+    with torch.no_grad():
+        velocity, streams = run_with_streams(
+            transformer, (noisy, torch.tensor([0.3, 0.7]), torch.ones(2)), text, (1, 3)
+        )
+    assert torch.equal(velocity, _forward(transformer))
+    assert [stream.shape for stream in streams] == [(2, 28, 64)] * 2
+
+
+def test_the_layout_head_reads_the_last_double_block_and_leaves_no_hook() -> None:
+    supervised = LayoutTeacher(Conditioned(build_transformer(Depth(1, 1)), TextEncoders()))
+    t5_ids, clip_ids = supervised.model.text.tokenize(["a photo of a star"])
+    inputs = torch.randn(1, 16, 32), torch.tensor([0.5]), torch.ones(1), t5_ids, clip_ids
+    velocity, logits = supervised(*inputs)
+    assert (velocity.shape, logits.shape) == ((1, 16, 32), (1, 16, 72))
+    logits.sum().backward()
+    blocks = supervised.model.transformer
+    assert blocks.transformer_blocks[0].attn.to_q.weight.grad is not None
+    assert blocks.single_transformer_blocks[0].attn.to_q.weight.grad is None
+    supervised.hook.remove()
+    supervised.model(*inputs)
+    assert not supervised._features
+
+
+def test_object_crops_show_one_object_on_grey() -> None:
+    scenes = sample_scenes(24, 5)
+    crops, captions = object_crops(render(scenes), scenes, 0)
+    assert crops.shape == (24, 3, 64, 64)
+    assert all(sum(shape in caption.split() for shape in SHAPES) == 1 for caption in captions)
+    for row, caption in enumerate(captions):
+        own = {
+            (SHAPES[s], COLOR_NAMES[c]) for s, c in zip(scenes.shapes[row], scenes.colors[row], strict=True) if s >= 0
+        }
+        assert any(f"{color} {shape}" in caption for shape, color in own)
+        filled = (crops[row] != BACKGROUND).any(dim=0).float().mean()
+        assert 0.2 < filled <= 1.0, "the crop is filled by its object"
 
 
 def test_a_fresh_transformer_predicts_zero() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.shapes.vocabulary import COLOR_NAMES, COLORS, SHAPES, STYLE_NAMES, TASKS, caption, held_out, words
-from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
+from bench.shapes.world import SIZE, Scenes, object_boxes, object_coverage, object_masks, render, sample_scenes
 
 
 def one_object(shape: int, color: int, style: int) -> Scenes:
@@ -48,6 +48,18 @@ def test_training_scenes_hold_no_held_out_pair_and_evaluation_scenes_some() -> N
 def test_eight_of_eighty_pairs_are_held_out() -> None:
     assert sum(held_out(color, shape) for color in COLOR_NAMES for shape in SHAPES) == 8
     assert all(sum(held_out(color, shape) for color in COLOR_NAMES) == 1 for shape in SHAPES)
+
+
+def test_coverage_is_the_share_of_each_cell_by_class_and_by_color() -> None:
+    scenes = sample_scenes(20, 3)
+    coverage, masks = object_coverage(scenes, 8), object_masks(scenes)
+    assert coverage.shape == (20, 18, 8, 8)
+    by_class, by_color = coverage.split([8, 10], dim=1)
+    torch.testing.assert_close(by_class.sum(dim=1), by_color.sum(dim=1))
+    for row in range(20):
+        for shape in range(8):
+            pixels = masks[row, torch.from_numpy(scenes.shapes[row] == shape)].any(dim=0)
+            torch.testing.assert_close(by_class[row, shape, 2, 5], pixels[16:24, 40:48].float().mean())
 
 
 @settings(max_examples=15, deadline=None)

@@ -1,0 +1,173 @@
+"""From the shallow transformer to FLUX.1-dev's: guidance distilled into it, then its blocks split to 19 + 38.
+
+Why split: copying blocks and closing the copies' gates is exact but leaves most of them dead, and a benchmark of
+pruning methods on dead blocks tells nothing. Here each of the k copies of a block keeps 1/k of its gates, so that all
+carry signal; what the split breaks is mended by matching the shallow model's streams wherever a group of copies ends.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+
+from bench.shapes.text import WIDTH
+from bench.shapes.training import Schedule, train
+from bench.shapes.transformer import (
+    BATCH,
+    FULL,
+    SHALLOW,
+    Conditioned,
+    Depth,
+    Latents,
+    build_transformer,
+    compile_blocks_,
+    position_ids,
+)
+
+#: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
+GUIDANCE = (1.0, 5.0)
+GUIDE_SCHEDULE = Schedule(steps=500, lr=1e-3, muon=1e-3, ema=0.98, weight_decay=0.0, warmup=30)
+DEEPEN_SCHEDULE = Schedule(steps=800, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
+
+
+def _scales(step: int, device: str) -> Tensor:
+    """Guidance scales (batch,) of a step."""
+    low, high = GUIDANCE
+    return (low + (high - low) * torch.rand(BATCH, generator=torch.Generator().manual_seed(step))).to(device)
+
+
+def guide(shallow: Conditioned, latents: Latents, folder: Path, device: str = "cpu") -> Conditioned:
+    """A shallow student learns the guided velocity of the shallow teacher at every guidance scale.
+
+    One forward then does what classifier-free guidance needs two for, as in FLUX.1-dev (arXiv 2210.03142). The text
+    encoders stay the teacher's.
+    """
+    torch.manual_seed(2)
+    teacher = shallow.to(device).eval().requires_grad_(requires_grad=False)
+    student = Conditioned(copy.deepcopy(teacher.transformer), copy.deepcopy(teacher.text))
+    student.transformer.requires_grad_()
+    compile_blocks_(student)
+    ones = torch.ones(2 * BATCH, device=device)
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        # Another range of seeds than the teacher's training saw.
+        _, noisy, time, _, rows = latents.batch(10**6 + step, device)
+        scale = _scales(step, device)
+        both = torch.cat([rows, torch.full_like(rows, -1)])
+        with torch.no_grad():
+            t5_ids, clip_ids = latents.t5_ids[both].to(device), latents.clip_ids[both].to(device)
+            guided, unguided = teacher(noisy.repeat(2, 1, 1), time.repeat(2), ones, t5_ids, clip_ids).chunk(2)
+            target = unguided + scale[:, None, None] * (guided - unguided)
+        velocity = student(noisy, time, scale, latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device))
+        return (velocity - target).square().mean(), {}
+
+    train("guide", student, loss_of_step, GUIDE_SCHEDULE, folder)
+    return student
+
+
+def _shares(deep: int, shallow: int) -> list[int]:
+    """Into how many copies each of the shallow model's blocks is split."""
+    return [len(part) for part in torch.arange(deep).tensor_split(shallow)]
+
+
+def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DModel:
+    """A deeper transformer of copies of the shallow one's blocks, the k copies of a block with 1/k of its gates."""
+    deep = build_transformer(depth)
+    state = {key: value for key, value in shallow.state_dict().items() if "transformer_blocks." not in key}
+    missing = [
+        key for key in deep.load_state_dict(state, strict=False).missing_keys if "transformer_blocks." not in key
+    ]
+    if missing:
+        raise ValueError(f"the shallow transformer lacks {missing}")
+    for name in ("transformer_blocks", "single_transformer_blocks"):
+        sources, targets = getattr(shallow, name), getattr(deep, name)
+        shares = _shares(len(targets), len(sources))
+        copies = [(source, k) for source, k in zip(sources, shares, strict=True) for _ in range(k)]
+        for target, (source, k) in zip(targets, copies, strict=True):
+            target.load_state_dict(source.state_dict())
+            scale_gates_(target, 1 / k)
+    return deep
+
+
+@torch.no_grad()
+def scale_gates_(block: nn.Module, factor: float) -> None:
+    """Scale what a block adds: the gate rows of its AdaLN modulations (chunk 2 of 3, chunks 2 and 5 of 6)."""
+    for name in ("norm1", "norm1_context", "norm"):
+        norm = getattr(block, name, None)
+        if norm is None:
+            continue
+        for gate in range(2, norm.linear.out_features // WIDTH, 3):
+            rows = slice(gate * WIDTH, (gate + 1) * WIDTH)
+            norm.linear.weight[rows] *= factor
+            norm.linear.bias[rows] *= factor
+
+
+def group_ends(depth: Depth) -> tuple[int, ...]:
+    """How many blocks of a transformer of this depth have run when each of the shallow model's has done its part."""
+    double = list(accumulate(_shares(depth.double, SHALLOW.double)))
+    return (*double, *(depth.double + end for end in accumulate(_shares(depth.single, SHALLOW.single))))
+
+
+def run_with_streams(
+    transformer: FluxTransformer2DModel,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    text: tuple[Tensor, Tensor],
+    ends: tuple[int, ...],
+) -> tuple[Tensor, list[Tensor]]:
+    """Velocity, and both streams (n, 28, 64) behind the blocks that `ends` counts.
+
+    inputs: noisy tokens, times in [0, 1] and guidance scales; text: sequence and pooled vector. The same as the
+    model's own forward, whose inner streams hooks could read only at the cost of compiled blocks.
+    """
+    noisy, time, scale = inputs
+    sequence, pooled = text
+    text_ids, image_ids = position_ids(noisy.device)
+    hidden_states, encoder_hidden_states = transformer.x_embedder(noisy), transformer.context_embedder(sequence)
+    temb = transformer.time_text_embed(time * 1000, scale * 1000, pooled)
+    rotary = transformer.pos_embed(torch.cat([text_ids, image_ids]))
+    streams = []
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    for done, block in enumerate(blocks, 1):
+        encoder_hidden_states, hidden_states = block(
+            hidden_states=hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            temb=temb,
+            image_rotary_emb=rotary,
+            joint_attention_kwargs=None,
+        )
+        if done in ends:
+            streams.append(torch.cat([encoder_hidden_states, hidden_states], dim=1))
+    velocity: Tensor = transformer.proj_out(transformer.norm_out(hidden_states, temb))
+    return velocity, streams
+
+
+def deepen(guided: Conditioned, latents: Latents, folder: Path, device: str = "cpu") -> Conditioned:
+    """Split the guided model to full depth and train it to do what the shallow one does, group of copies by group."""
+    torch.manual_seed(3)
+    teacher = guided.to(device).eval().requires_grad_(requires_grad=False)
+    student = Conditioned(split_(teacher.transformer, FULL), copy.deepcopy(teacher.text)).to(device)
+    student.transformer.requires_grad_()
+    compile_blocks_(student)
+    compile_blocks_(teacher)
+    ends = group_ends(SHALLOW), group_ends(FULL)
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        _, noisy, time, _, rows = latents.batch(2 * 10**6 + step, device)
+        inputs = noisy, time, _scales(step, device)
+        with torch.no_grad():
+            text = teacher.text(latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device))
+            target, wanted = run_with_streams(teacher.transformer, inputs, text, ends[0])
+        velocity, streams = run_with_streams(student.transformer, inputs, text, ends[1])
+        # The text stream behind the last block is never read.
+        pairs = [(a, b) for a, b in zip(streams[:-1], wanted[:-1], strict=True)]
+        inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
+        error = (velocity - target).square().mean()
+        return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
+
+    train("deepen", student, loss_of_step, DEEPEN_SCHEDULE, folder)
+    return student
