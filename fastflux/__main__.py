@@ -1,21 +1,12 @@
-"""The command line: ``python -m fastflux prune | inspect``."""
+"""The command line: ``python -m fastflux prune | rank | generate | inspect``. What the commands do is in `commands`."""
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import Any
 
 from fastflux.errors import FastFluxError
-
-if TYPE_CHECKING:
-    from fastflux.plan import JSON
 
 PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --prompts prompts.txt -o fastflux-10
@@ -27,15 +18,23 @@ INSPECT_EXAMPLES = """examples:
   fastflux inspect fastflux-10
   fastflux inspect fastflux-10/transformer
 """
-#: Options that go into the method's config where they are given; which ones a method has, its config class says.
-SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
+RANK_EXAMPLES = """examples:
+  fastflux rank flux-dev --prompts prompts.txt
+  fastflux rank flux-dev --prompts prompts.txt --ranking relative_output_error --json ranking.json
+"""
+GENERATE_EXAMPLES = """examples:
+  fastflux generate fastflux-10 "a photo of a red bicycle" -o bicycle.png
+  fastflux generate fastflux-10 "a cat" "a dog" --steps 20 --seed 7 -o pets/
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; errors that users can mend are one sentence on stderr."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        from fastflux.commands import COMMANDS  # torch loads here, so that --help need not wait for it
+
+        COMMANDS[options.command](options)
     except FastFluxError as error:
         sys.stderr.write(f"fastflux: {error}\n")
         return 1
@@ -51,11 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastflux",
         description="Prune FLUX-style diffusion transformers.",
-        epilog=PRUNE_EXAMPLES + INSPECT_EXAMPLES.partition("\n")[2],
+        epilog="".join(
+            [
+                PRUNE_EXAMPLES,
+                *(part.partition("\n")[2] for part in (RANK_EXAMPLES, GENERATE_EXAMPLES, INSPECT_EXAMPLES)),
+            ]
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_prune(commands)
+    _add_rank(commands)
+    _add_generate(commands)
     inspect = commands.add_parser(
         "inspect",
         help="tell what was pruned",
@@ -63,7 +69,6 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     inspect.add_argument("folder", type=Path, help="a pipeline or transformer folder")
-    inspect.set_defaults(run=_inspect)
     return parser
 
 
@@ -103,7 +108,19 @@ def _add_prune(commands: Any) -> None:
     method.add_argument(
         "--fold", action="store_true", help="fold adjacent linear replacements into one (not for ControlNet)"
     )
-    calibration = prune.add_argument_group("calibration")
+    calibration = _add_calibration(prune)
+    calibration.add_argument(
+        "--work",
+        type=Path,
+        help="folder of sandwich_training's progress, kept for other ratios (deleted in the end without this option)",
+    )
+    plan = prune.add_argument_group("plan")
+    plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
+
+
+def _add_calibration(parser: argparse.ArgumentParser) -> Any:
+    """Options of `commands.open_pipeline` and `commands.trajectories`."""
+    calibration = parser.add_argument_group("calibration")
     calibration.add_argument("--prompts", type=Path, help="text file, a prompt a line, or .jsonl with a prompt key")
     calibration.add_argument("--limit", type=int, help="use the first LIMIT prompts only")
     calibration.add_argument("--steps", type=int, default=20, help="sampling steps (%(default)s)")
@@ -113,132 +130,47 @@ def _add_prune(commands: Any) -> None:
     calibration.add_argument("--width", type=int, help="pixels (the VAE's sample size)")
     calibration.add_argument("--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512)")
     calibration.add_argument("--calibration-seed", type=int, default=0, help="seed of the noise (%(default)s)")
-    calibration.add_argument("--device", help="cpu, cuda, ... (cuda when there is one)")
-    calibration.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    calibration.add_argument(
-        "--work",
-        type=Path,
-        help="folder of sandwich_training's progress, kept for other ratios (deleted in the end without this option)",
+    _add_place(calibration)
+    return calibration
+
+
+def _add_place(parser: Any) -> None:
+    parser.add_argument("--device", help="cpu, cuda, ... (cuda when there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+
+
+def _add_rank(commands: Any) -> None:
+    rank = commands.add_parser(
+        "rank",
+        help="tell how well each block can be replaced, without replacing any",
+        description="Calibrates once and lists the blocks, least important first.",
+        epilog=RANK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    plan = prune.add_argument_group("plan")
-    plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
-    prune.set_defaults(run=_prune)
+    rank.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout)")
+    rank.add_argument("--ranking", default="residual_r2", help="%(default)s or relative_output_error")
+    rank.add_argument("--ridge", type=float, default=1e-6, help="relative ridge of the regression (%(default)s)")
+    rank.add_argument("--json", type=Path, help="write the list there too")
+    _add_calibration(rank)
 
 
-def _prune(options: argparse.Namespace) -> None:
-    from fastflux.folders import require_absent
-    from fastflux.methods.registry import make_config
-    from fastflux.prompts import read_prompts
-
-    # Everything cheap that can fail comes before the model is loaded.
-    settings: dict[str, JSON] = {
-        name.removeprefix("train_"): getattr(options, name) for name in SETTINGS if getattr(options, name) is not None
-    }
-    config = make_config(options.method, settings)
-    require_absent(options.output, overwrite=options.overwrite)
-    for name in ("limit", "steps", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise FastFluxError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1.")
-    prompts: list[str] = []
-    if config.needs_statistics:
-        if options.prompts is None:
-            raise FastFluxError(f"{options.method} calibrates on prompts: give a file of them with --prompts.")
-        prompts = read_prompts(options.prompts)[: options.limit]
-
-    import torch
-
-    from fastflux.calibration import Calibration
-    from fastflux.checkpoint import revision_of
-    from fastflux.folding import fold_
-    from fastflux.model import parameter_count
-    from fastflux.pipelines import export_pipeline, load_pipeline
-    from fastflux.pruning import prune_
-    from fastflux.trajectories import Trajectories
-
-    console = Console(stderr=True)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise FastFluxError(
-            f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
-        ) from error
-    pipeline: Any = load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
-    transformer = pipeline.transformer
-    before = parameter_count(transformer)
-    drive = Trajectories(
-        pipeline,
-        prompts,
-        steps=options.steps,
-        guidance=options.guidance,
-        batch_size=options.batch_size,
-        height=options.height,
-        width=options.width,
-        text_tokens=options.text_tokens,
-        seed=options.calibration_seed,
+def _add_generate(commands: Any) -> None:
+    generate = commands.add_parser(
+        "generate",
+        help="draw with a pipeline, dense or pruned",
+        epilog=GENERATE_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    work = options.work or options.output.with_name(f"{options.output.name}.progress")
-    with _progress(console) as progress:
-        calibrating = progress.add_task("calibrating", total=len(prompts), visible=config.needs_statistics)
-        replacing = progress.add_task("replacing blocks", total=None, visible=False)
-        calibration = Calibration(
-            lambda: drive(lambda done: progress.advance(calibrating, done)),
-            folder=work,
-            advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
-        )
-        plan = prune_(
-            transformer,
-            config,
-            calibration,
-            base_model=options.base_model or options.pipeline.resolve().name,
-            base_revision=revision_of(options.pipeline / "transformer"),
-        )
-    if options.fold:
-        plan = fold_(transformer)
-    export_pipeline(options.pipeline, transformer, options.output, overwrite=options.overwrite)
-    if options.work is None:
-        shutil.rmtree(work, ignore_errors=True)
-    after = parameter_count(transformer)
-    console.print(
-        f"{options.output}: plan {plan.hash}, {len(plan.replacements)} blocks replaced, "
-        f"{after:,} parameters ({after / before:.1%} of the dense model).",
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from fastflux.checkpoint import read_json
-    from fastflux.plan import PruningPlan
-
-    inner = options.folder / "transformer"
-    config = read_json((inner if inner.is_dir() else options.folder) / "config.json")
-    table = Table(show_header=False, box=None)
-    table.add_row("class", str(config.get("_class_name")))
-    if (data := config.get("pruning_plan")) is None:
-        table.add_row("plan", "none: the model is dense")
-    else:
-        plan = PruningPlan.from_json(data)
-        table.add_row("plan", plan.hash)
-        table.add_row("base model", escape(f"{plan.base_model or 'not recorded'} {plan.base_revision}"))
-        table.add_row("method", plan.method)
-        for name, value in plan.config.items():
-            table.add_row(f"  {name}", escape(str(value)))
-        for replacement in plan.replacements:
-            table.add_row(replacement.kind, str(replacement.block))
-    Console(soft_wrap=True).print(table)
+    generate.add_argument("pipeline", type=Path, help="folder of the pipeline (diffusers layout)")
+    generate.add_argument("prompt", nargs="+", help="one image each")
+    generate.add_argument("-o", "--output", type=Path, required=True, help="a .png file, or a folder for several")
+    generate.add_argument("--steps", type=int, default=28, help="sampling steps (%(default)s)")
+    generate.add_argument("--guidance", type=float, default=3.5, help="guidance scale (%(default)s)")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the noise, the same for each (%(default)s)")
+    generate.add_argument("--height", type=int, help="pixels (the VAE's sample size)")
+    generate.add_argument("--width", type=int, help="pixels (the VAE's sample size)")
+    generate.add_argument("--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512)")
+    _add_place(generate)
 
 
 if __name__ == "__main__":

@@ -212,6 +212,33 @@ def test_prune_command_without_calibration(base: Path, tmp_path: Path) -> None:
     assert draw(load_pipeline(out)).shape == (1, 3, 32, 32)
 
 
+def test_rank_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "ranking.json"
+    command = ["rank", str(base), "--prompts", str(prompts), "--steps", "2", "--device", "cpu", "--json", str(out)]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    found = json.loads(out.read_text())["blocks"]
+    scores = [entry["residual_r2"] for entry in found]
+    assert len(found) == 6
+    assert scores == sorted(scores, reverse=True)
+    assert all(entry["block"] in told for entry in found)
+    assert main([*command, "--ranking", "residual_r3"]) == 1
+    assert "did you mean 'residual_r2'" in capsys.readouterr().err
+
+
+def test_generate_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    command = ["generate", str(base), "--steps", "1", "--height", "32", "--width", "32", "--device", "cpu"]
+    assert main([*command, "a red star", "a red ring", "-o", str(tmp_path / "many")]) == 0
+    assert main([*command, "a red ring", "-o", str(tmp_path / "one.png")]) == 0
+    with Image.open(tmp_path / "one.png") as alone, Image.open(tmp_path / "many/001.png") as second:
+        assert alone.size == (32, 32)
+        assert alone.tobytes() == second.tobytes()
+    assert main([*command, "a", "b", "-o", str(tmp_path / "two.png")]) == 1
+    assert "name a folder" in capsys.readouterr().err
+
+
 def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(base)]) == 0
     assert "the model is dense" in capsys.readouterr().out

@@ -1,0 +1,221 @@
+"""What the command line's commands do; `__main__` holds their options."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fastflux.calibration import Calibration, collect_statistics
+from fastflux.checkpoint import read_json, revision_of
+from fastflux.errors import FastFluxError
+from fastflux.folders import require_absent
+from fastflux.folding import fold_
+from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
+from fastflux.methods.registry import make_config
+from fastflux.model import parameter_count
+from fastflux.names import unknown_name
+from fastflux.pipelines import export_pipeline, load_pipeline
+from fastflux.plan import JSON, PruningPlan
+from fastflux.prompts import read_prompts
+from fastflux.pruning import prune_
+from fastflux.trajectories import Trajectories
+
+#: Options that go into the method's config where they are given; which ones a method has, its config class says.
+SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
+
+
+def prune(options: argparse.Namespace) -> None:
+    """Prune a pipeline's transformer and write a new pipeline."""
+    # Everything cheap that can fail comes before the model is loaded.
+    settings: dict[str, JSON] = {
+        name.removeprefix("train_"): getattr(options, name) for name in SETTINGS if getattr(options, name) is not None
+    }
+    config = make_config(options.method, settings)
+    require_absent(options.output, overwrite=options.overwrite)
+    require_positive(options, "limit", "steps", "batch_size")
+    prompts: list[str] = []
+    if config.needs_statistics:
+        prompts = calibration_prompts(options, options.method)
+
+    console = Console(stderr=True)
+    pipeline = open_pipeline(options)
+    transformer = pipeline.transformer
+    before = parameter_count(transformer)
+    drive = trajectories(options, pipeline, prompts)
+    work = options.work or options.output.with_name(f"{options.output.name}.progress")
+    with _progress(console) as progress:
+        calibrating = progress.add_task("calibrating", total=len(prompts), visible=config.needs_statistics)
+        replacing = progress.add_task("replacing blocks", total=None, visible=False)
+        calibration = Calibration(
+            lambda: drive(lambda done: progress.advance(calibrating, done)),
+            folder=work,
+            advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
+        )
+        plan = prune_(
+            transformer,
+            config,
+            calibration,
+            base_model=options.base_model or options.pipeline.resolve().name,
+            base_revision=revision_of(options.pipeline / "transformer"),
+        )
+    if options.fold:
+        plan = fold_(transformer)
+    export_pipeline(options.pipeline, transformer, options.output, overwrite=options.overwrite)
+    if options.work is None:
+        shutil.rmtree(work, ignore_errors=True)
+    after = parameter_count(transformer)
+    console.print(
+        f"{options.output}: plan {plan.hash}, {len(plan.replacements)} blocks replaced, "
+        f"{after:,} parameters ({after / before:.1%} of the dense model).",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _progress(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Tell what was pruned."""
+    inner = options.folder / "transformer"
+    config = read_json((inner if inner.is_dir() else options.folder) / "config.json")
+    table = Table(show_header=False, box=None)
+    table.add_row("class", str(config.get("_class_name")))
+    if (data := config.get("pruning_plan")) is None:
+        table.add_row("plan", "none: the model is dense")
+    else:
+        plan = PruningPlan.from_json(data)
+        table.add_row("plan", plan.hash)
+        table.add_row("base model", escape(f"{plan.base_model or 'not recorded'} {plan.base_revision}"))
+        table.add_row("method", plan.method)
+        for name, value in plan.config.items():
+            table.add_row(f"  {name}", escape(str(value)))
+        for replacement in plan.replacements:
+            table.add_row(replacement.kind, str(replacement.block))
+    Console(soft_wrap=True).print(table)
+
+
+def rank(options: argparse.Namespace) -> None:
+    """List the blocks, least important first."""
+    if options.ranking not in MEASURED_RANKINGS:
+        raise unknown_name("measured ranking", options.ranking, MEASURED_RANKINGS)
+    require_positive(options, "limit", "steps", "batch_size")
+    prompts = calibration_prompts(options, "rank")
+    console = Console(stderr=True)
+    pipeline = open_pipeline(options)
+    drive = trajectories(options, pipeline, prompts)
+    with _progress(console) as progress:
+        task = progress.add_task("calibrating", total=len(prompts))
+        statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
+    fits = fit_blocks(pipeline.transformer, statistics, ridge=options.ridge)
+    order = rank_blocks(options.ranking, pipeline.transformer, fits)
+    table = Table("#", "block", "residual R2", "relative output error", box=None)
+    for place, block in enumerate(order, 1):
+        fit = fits[block]
+        table.add_row(str(place), str(block), f"{fit.residual_r2:.4f}", f"{fit.relative_output_error:.4f}")
+    Console(soft_wrap=True).print(table)
+    if options.json is not None:
+        entries = [
+            {
+                "block": str(block),
+                "residual_r2": fits[block].residual_r2,
+                "relative_output_error": fits[block].relative_output_error,
+            }
+            for block in order
+        ]
+        try:
+            options.json.write_text(json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")
+        except OSError as error:
+            raise FastFluxError(f"Cannot write {options.json}: {error.strerror}; choose another place.") from error
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Draw one image for each prompt, all from the same seed, so that two models can be compared."""
+    require_positive(options, "steps")
+    single = options.output.suffix.lower() == ".png"
+    if single and len(options.prompt) > 1:
+        raise FastFluxError(
+            f"{len(options.prompt)} images do not fit into {options.output}: name a folder, or give one prompt."
+        )
+    pipeline = open_pipeline(options)
+    size = pipeline.vae.config.sample_size
+    text_tokens = options.text_tokens or min(512, pipeline.tokenizer_2.model_max_length)
+    (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
+    for number, prompt in enumerate(options.prompt):
+        image = pipeline(
+            prompt,
+            num_inference_steps=options.steps,
+            guidance_scale=options.guidance,
+            height=options.height or size,
+            width=options.width or size,
+            max_sequence_length=text_tokens,
+            generator=torch.Generator().manual_seed(options.seed),
+        ).images[0]
+        path = options.output if single else options.output / f"{number:03d}.png"
+        image.save(path)
+        Console(soft_wrap=True).print(escape(str(path)))
+
+
+def require_positive(options: argparse.Namespace, *names: str) -> None:
+    """Raise ``FastFluxError`` for an option that is given and below 1."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise FastFluxError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1.")
+
+
+def calibration_prompts(options: argparse.Namespace, what: str) -> list[str]:
+    """The prompts that ``what`` calibrates on; raises ``FastFluxError`` when there are none."""
+    if options.prompts is None:
+        raise FastFluxError(f"{what} calibrates on prompts: give a file of them with --prompts.")
+    return read_prompts(options.prompts)[: options.limit]
+
+
+def open_pipeline(options: argparse.Namespace) -> Any:
+    """The pipeline on the device and in the dtype asked for."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise FastFluxError(
+            f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
+        ) from error
+    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
+
+
+def trajectories(options: argparse.Namespace, pipeline: Any, prompts: list[str]) -> Trajectories:
+    """The model's own sampling of the prompts."""
+    return Trajectories(
+        pipeline,
+        prompts,
+        steps=options.steps,
+        guidance=options.guidance,
+        batch_size=options.batch_size,
+        height=options.height,
+        width=options.width,
+        text_tokens=options.text_tokens,
+        seed=options.calibration_seed,
+    )
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "prune": prune,
+    "rank": rank,
+    "generate": generate,
+    "inspect": inspect,
+}
