@@ -155,7 +155,10 @@ def generate(options: argparse.Namespace) -> None:
     pipeline = open_pipeline(options)
     size = pipeline.vae.config.sample_size
     text_tokens = options.text_tokens or min(512, pipeline.tokenizer_2.model_max_length)
-    (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
+    try:
+        (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FastFluxError(f"Cannot write to {options.output}: {error.strerror}; choose another place.") from error
     for number, prompt in enumerate(options.prompt):
         image = pipeline(
             prompt,

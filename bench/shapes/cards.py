@@ -158,8 +158,9 @@ def _pipeline(quality: Mapping[str, Any]) -> str:
         f"split into copies with a share of its gates, and {growth.DEEPEN_SCHEDULE.steps:,} steps at 19 + 38 blocks that match the "
         "shallow model behind every group of copies. These weights were not made in one go: the VAE's first 7,200 steps had "
         "other loss and normalisation settings; the transformer's first 2,300 saw the latents of an earlier VAE, its first "
-        "4,900 ran down a shorter schedule on a third of the pictures, and its first 5,200 had no head. A run from "
-        "scratch has the schedule without these detours.",
+        "4,900 ran down a shorter schedule on a third of the pictures, its first 5,200 had no head, and only its last 2,500, "
+        "with a rise and fall of the rate of their own, leaned towards noisy times. A run from scratch has the schedule "
+        "without these detours.",
         rows="\n".join(rows),
         more=more,
     )

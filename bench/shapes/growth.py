@@ -31,8 +31,8 @@ from bench.shapes.transformer import (
 
 #: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
 GUIDANCE = (1.0, 5.0)
-GUIDE_SCHEDULE = Schedule(steps=500, lr=1e-3, muon=1e-3, ema=0.98, weight_decay=0.0, warmup=30)
-DEEPEN_SCHEDULE = Schedule(steps=800, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
+GUIDE_SCHEDULE = Schedule(steps=400, lr=1e-3, muon=1e-3, ema=0.98, weight_decay=0.0, warmup=30)
+DEEPEN_SCHEDULE = Schedule(steps=600, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
 
 
 def _scales(step: int, device: str) -> Tensor:

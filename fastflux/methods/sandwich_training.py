@@ -34,6 +34,9 @@ from fastflux.sandwich import require_layers, sandwich_around
 from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
 
+VERSION = 1
+"""Raised whenever the same settings would give other weights, so that no earlier progress is taken for it."""
+
 
 @dataclass(frozen=True)
 class SandwichTrainingConfig:
@@ -134,6 +137,7 @@ class _Progress:
             if path.exists():
                 replace_block_(self.transformer, Replacement(center, self.config.replacement))
                 load_change_(self.transformer, path)
+                self.states = None  # the model has changed under them
             else:
                 if self.states is None:
                     self.states = BlockStates(self.transformer, self.inputs, self.calibration.batch_size)
@@ -173,7 +177,7 @@ def _key(config: SandwichTrainingConfig, ranked: Sequence[BlockRef], inputs: Rec
     """16 hex digits of all that decides the changes but the amount; the inputs stand for model and calibration."""
     amounts = ("ratio", "blocks", "reuse_from", "ranking")
     settings: dict[str, object] = {name: value for name, value in asdict(config).items() if name not in amounts}
-    settings["order"] = [str(block) for block in ranked]
+    settings |= {"order": [str(block) for block in ranked], "version": VERSION}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(inputs.rows.items()):
         digest.update(name.encode())
