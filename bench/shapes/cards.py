@@ -101,7 +101,7 @@ def _hps(quality: Mapping[str, Any]) -> str:
 
 def _removal(removal: Mapping[str, Any]) -> tuple[list[str], str]:
     """Rows and the curve of removing blocks outright."""
-    curve = removal["geneval_after_removal"]
+    curve = dict(sorted(removal["geneval_after_removal"].items(), key=lambda item: int(item[0].rstrip("%"))))
     low, middle, high = removal["loss_rise_min_median_max"]
     every, alive = removal["blocks"], removal["blocks_whose_removal_raises_the_loss"]
     drop5, drop20 = curve["0%"] - curve["5%"], curve["0%"] - curve["20%"]
