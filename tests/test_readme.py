@@ -19,7 +19,7 @@ def test_the_two_commands_stand_at_the_top() -> None:
 def test_its_tables_are_the_generated_ones() -> None:
     text = (ROOT / "README.md").read_text()
     assert filled(text, ROOT / "reports" / "generated") == text
-    assert text.count("<!-- generated:") == 3
+    assert text.count("<!-- generated:") == 5
 
 
 def test_its_links_lead_somewhere() -> None:
@@ -28,8 +28,8 @@ def test_its_links_lead_somewhere() -> None:
     assert not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
 
 
-def test_places_are_filled_with_lower_headings_and_a_missing_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.md").write_text("# Title\n\n| x |\n")
+def test_places_are_filled_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("### Title\n\n| x |\n")
     text = "before\n<!-- generated: a.md -->\nold\n<!-- end -->\nafter\n"
     assert filled(text, tmp_path) == "before\n<!-- generated: a.md -->\n### Title\n\n| x |\n<!-- end -->\nafter\n"
     with pytest.raises(FastFluxError, match=r"b\.md"):
