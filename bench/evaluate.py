@@ -50,6 +50,8 @@ class Evaluation:
     limit: int | None = None
     force: bool = False
     device: str = "cpu"
+    models: Path | None = None
+    """Folder of calibration and pruned models, which runs with fewer images can share; `folder` without one."""
     seconds: dict[str, float] = field(default_factory=dict)
     worked: bool = False
     """Whether anything had to be made or measured."""
@@ -112,6 +114,14 @@ class Evaluation:
         """Folder of a variant's files."""
         return self.folder / variant.id
 
+    def pruned_place(self, variant: Variant) -> Path:
+        """Folder of a variant's transformer and the note of what it was made from."""
+        return self._models / variant.id
+
+    @property
+    def _models(self) -> Path:
+        return self.models or self.folder
+
     def record_path(self, variant: Variant) -> Path:
         """File of a variant's record."""
         return self.folder / "results" / f"{variant.id}.json"
@@ -141,10 +151,10 @@ class Evaluation:
     @cached_property
     def statistics(self) -> Statistics:
         """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
-        path = self.folder / f"calibration-{_digest(self._calibration_inputs)}.safetensors"
+        path = self._models / f"calibration-{_digest(self._calibration_inputs)}.safetensors"
         if path.exists() and not self.force:
             return load_statistics(path)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._models.mkdir(parents=True, exist_ok=True)
         console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
         dense = load_transformer(self.pipeline_folder / "transformer", device=self.device)
         self.pipeline.transformer = dense
@@ -173,18 +183,18 @@ class Evaluation:
         calibration: Calibration | None = None
         if variant.config.needs_statistics:
             calibration = Calibration(
-                self.drive, self.statistics, self.folder / "progress", self.profile.calibration.batch
+                self.drive, self.statistics, self._models / "progress", self.profile.calibration.batch
             )
         model = load_transformer(source, device=self.device)
         self.pipeline.transformer = model  # whose forwards the calibration records
         prune_(model, variant.config, calibration, base_model=self.profile.title, base_revision=self.revision)
         save_transformer(model, self._saved(variant), overwrite=True)
-        (self.place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
+        (self.pruned_place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
         return model.eval()
 
     def _saved(self, variant: Variant) -> Path:
         """Folder of a pruned variant's transformer."""
-        return self.place(variant) / "transformer"
+        return self.pruned_place(variant) / "transformer"
 
     def _plan(self, variant: Variant) -> dict[str, JSON] | None:
         """The variant's plan as its saved config holds it; None for the dense model."""
@@ -197,7 +207,7 @@ class Evaluation:
 
     def is_pruned(self, variant: Variant) -> bool:
         """Whether the variant's transformer lies there, made from the present inputs."""
-        note = self.place(variant) / PRUNING_NOTE
+        note = self.pruned_place(variant) / PRUNING_NOTE
         there = (self._saved(variant) / "config.json").exists() and note.exists()
         return there and note.read_text(encoding="utf-8") == self._pruning_note(variant)
 
@@ -218,7 +228,7 @@ class Evaluation:
         _ = self.pipeline_folder  # checked before the long work
         if self.force:
             for variant in pruned:
-                (self.place(variant) / PRUNING_NOTE).unlink(missing_ok=True)
+                (self.pruned_place(variant) / PRUNING_NOTE).unlink(missing_ok=True)
         with self.timed("prune"):
             for variant in track(pruned, "prune", total=len(pruned)):
                 if not self.is_pruned(variant):

@@ -54,7 +54,9 @@ def reproduce(
         raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
     folder = runs / (profile.name if limit is None and seeds is None else f"{profile.name}-limit{limit}-seeds{seeds}")
     require_disk(folder, profile.disk_mib)
-    evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device)
+    # Fewer images need no other models: pruning is the longest part of a quick run.
+    models = runs / profile.name
+    evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
     evaluation.prune()
     evaluation.generate()
     evaluation.score()

@@ -114,10 +114,21 @@ def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypa
     manifest = folder / "fastflux-10" / "manifest.jsonl"
     manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:4]))
     (folder / "fastflux-10" / "images" / "hps-anime-000_0.png").write_bytes(b"no image")
-    (folder / "l1-12" / "transformer" / "config.json").unlink()
-    (folder / "l1-12" / "pruning.json").unlink()
+    pruned = quick / "shapes" / "l1-12"
+    (pruned / "transformer" / "config.json").unlink()
+    (pruned / "pruning.json").unlink()
     run(quick)
     assert {name: image_values(record) for name, record in records(quick).items()} == before
+
+
+def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    profile = bench.reproduce.load_profile("shapes")
+    variants = chosen_variants(profile, [], VARIANTS)
+    evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
+    evaluation.prune()
+    assert not evaluation.worked
+    assert not (quick / "shapes-limit2-seeds1").exists()
 
 
 def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> None:
