@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fastflux.progress import progress_bar
 
 T = TypeVar("T")
 #: All messages to the person at the keyboard go here; results go to stdout.
@@ -22,14 +23,7 @@ def track(items: Iterable[T], label: str, *, total: int, completed: int = 0) -> 
     if not console.is_terminal:
         yield from _quiet(items, label, total, completed)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=False) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task(label, total=total, completed=completed)
         for item in items:
             yield item

@@ -1,6 +1,5 @@
 """Collect what every block's replacement needs in one pass: statistics of inputs and residuals, no activations."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflux.architectures import STREAMS, architecture_of
@@ -17,6 +16,7 @@ from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
 from fastflux.recording import RecordedInputs, Streams, record_inputs
 from fastflux.surgery import get_block
+from fastflux.tensor_files import save_tensors
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
 
@@ -112,14 +112,7 @@ def save_statistics(statistics: Statistics, path: Path | str) -> None:
         for stream, moments in streams.items()
         for field in fields(LinearStatistics)
     }
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        save_file(tensors, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise FastFluxError(f"Cannot write {path}: {error}; free some space or choose another place.") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    save_tensors(tensors, path, remedy="free some space or choose another place")
 
 
 def load_statistics(path: Path | str, *, device: torch.device | str = "cpu") -> Statistics:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fastflux.calibration import Calibration, collect_statistics
@@ -23,9 +22,10 @@ from fastflux.model import parameter_count
 from fastflux.names import unknown_name
 from fastflux.pipelines import export_pipeline, load_pipeline
 from fastflux.plan import JSON, PruningPlan
+from fastflux.progress import progress_bar
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
-from fastflux.trajectories import Trajectories
+from fastflux.trajectories import Trajectories, drawing_sizes
 
 #: Options that go into the method's config where they are given; which ones a method has, its config class says.
 SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
@@ -50,7 +50,7 @@ def prune(options: argparse.Namespace) -> None:
     before = parameter_count(transformer)
     drive = trajectories(options, pipeline, prompts)
     work = options.work or options.output.with_name(f"{options.output.name}.progress")
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         calibrating = progress.add_task("calibrating", total=len(prompts), visible=config.needs_statistics)
         replacing = progress.add_task("replacing blocks", total=None, visible=False)
         calibration = Calibration(
@@ -77,17 +77,6 @@ def prune(options: argparse.Namespace) -> None:
         soft_wrap=True,
         markup=False,
     )
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def inspect(options: argparse.Namespace) -> None:
@@ -119,7 +108,7 @@ def rank(options: argparse.Namespace) -> None:
     console = Console(stderr=True)
     pipeline = open_pipeline(options)
     drive = trajectories(options, pipeline, prompts)
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         task = progress.add_task("calibrating", total=len(prompts))
         statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
     fits = fit_blocks(pipeline.transformer, statistics, ridge=options.ridge)
@@ -153,8 +142,7 @@ def generate(options: argparse.Namespace) -> None:
             f"{len(options.prompt)} images do not fit into {options.output}: name a folder, or give one prompt."
         )
     pipeline = open_pipeline(options)
-    size = pipeline.vae.config.sample_size
-    text_tokens = options.text_tokens or min(512, pipeline.tokenizer_2.model_max_length)
+    sizes = drawing_sizes(pipeline, options.height, options.width, options.text_tokens)
     try:
         (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -164,9 +152,7 @@ def generate(options: argparse.Namespace) -> None:
             prompt,
             num_inference_steps=options.steps,
             guidance_scale=options.guidance,
-            height=options.height or size,
-            width=options.width or size,
-            max_sequence_length=text_tokens,
+            **sizes,
             generator=torch.Generator().manual_seed(options.seed),
         ).images[0]
         path = options.output if single else options.output / f"{number:03d}.png"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastflux.descent import descend
 from fastflux.errors import FastFluxError
 from fastflux.recording import RecordedInputs, on_device
 
@@ -27,13 +28,6 @@ class FinetuningSettings:
                 raise FastFluxError(f"Fine-tuning's {name} is {value}, but it must be at least {least}.")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise FastFluxError(f"Fine-tuning's lr is {self.lr}, but it must be a positive number.")
-
-    def factor(self, step: int) -> float:
-        """The learning rate's factor at a step."""
-        warmup = max(1, self.steps // 20)
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
 
 @torch.no_grad()
@@ -61,24 +55,25 @@ def finetune_(
     if dtype != torch.float32:
         transformer.float()
     transformer.requires_grad_()
-    optimizer = torch.optim.AdamW(transformer.parameters(), lr=settings.lr, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(settings.steps):
-        rows = torch.randint(len(inputs), (settings.batch,), generator=generator)
+
+    def error(rows: Tensor) -> Tensor:
         arguments = {
             **{n: v[rows].float() if v.is_floating_point() else v[rows] for n, v in inputs.rows.items()},
             **inputs.shared,
         }
         output: Tensor = transformer(**on_device(arguments, transformer), return_dict=False)[0]
-        loss = (output - targets[rows].to(output)).square().mean()
-        if not torch.isfinite(loss):
-            raise FastFluxError(f"Fine-tuning's loss is not finite at step {step}: lower its learning rate.")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(transformer.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * settings.factor(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        return (output - targets[rows].to(output)).square().mean()
+
+    descend(
+        [(list(transformer.parameters()), settings.lr)],
+        error,
+        len(inputs),
+        steps=settings.steps,
+        batch=settings.batch,
+        seed=seed,
+        diverged="Fine-tuning's loss is not finite at step {step}: lower its learning rate.",
+        clip=1.0,
+    )
     if dtype != torch.float32:
         transformer.to(dtype)
     for parameter, wish in zip(transformer.parameters(), wanted, strict=True):

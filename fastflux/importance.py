@@ -50,11 +50,8 @@ def fit_block(
 ) -> BlockFit:
     """Fit one block from the statistics of its streams; see `fit_blocks`."""
     architecture = architecture_of(transformer)
-    return _fit_block(streams, architecture.stack(block).joint, architecture.streams_read(block, transformer), ridge)
-
-
-def _fit_block(streams: dict[str, LinearStatistics], joint: bool, read: tuple[str, ...], ridge: float) -> BlockFit:
-    if joint:
+    read = architecture.streams_read(block, transformer)
+    if architecture.stack(block).joint:
         pooled = streams[read[0]]
         for name in read[1:]:
             pooled = pooled.merge(streams[name])

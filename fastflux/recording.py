@@ -59,7 +59,7 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
     def observe(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal seen
         batch = len(kwargs[IMAGE_STREAM])
-        own = {key: value for key, value in kwargs.items() if _has_rows(key, value, batch)}
+        own = {key: value for key, value in kwargs.items() if has_rows(key, value, batch)}
         shared.update({key: value for key, value in kwargs.items() if key not in own})
         for row in range(batch):
             seen += 1
@@ -97,7 +97,7 @@ def on_device(arguments: Mapping[str, Any], transformer: nn.Module) -> dict[str,
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in arguments.items()}
 
 
-def _has_rows(name: str, value: object, batch: int) -> bool:
+def has_rows(name: str, value: object, batch: int) -> bool:
     """Whether an argument has an entry per image; position ids have none, whatever their length."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch and not name.endswith("_ids")
 
@@ -147,9 +147,6 @@ class BlockStates:
         finally:
             handle.remove()
         self._places[0] = streams
-
-    def __len__(self) -> int:
-        return len(self.inputs)
 
     def arguments(self, batch: int) -> dict[str, Any]:
         """What every block is given besides the streams, for one batch of samples."""

@@ -11,8 +11,9 @@ from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
 from fastflux.architectures import architecture_of
+from fastflux.descent import descend
 from fastflux.errors import FastFluxError
-from fastflux.recording import BlockStates, Streams, run_block
+from fastflux.recording import BlockStates, Streams, has_rows, run_block
 from fastflux.sandwich import Sandwich
 from fastflux.surgery import get_block, hidden_size
 
@@ -45,13 +46,6 @@ class SandwichSettings:
         for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
             if not (math.isfinite(rate) and rate >= 0):
                 raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
-
-    def factor(self, step: int) -> float:
-        """The learning rates' factor at a step."""
-        warmup = max(1, self.steps // 20)
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self.steps - warmup)))
 
 
 def train_sandwich_(
@@ -88,7 +82,16 @@ def train_sandwich_(
     try:
         before = batches.loss(modules)
         if lora or linear:
-            _descend(modules, lora, linear, batches, settings, seed)
+            descend(
+                [(lora, settings.lr), (linear, settings.linear_lr)],
+                lambda rows: batches.error(modules, rows),
+                len(batches),
+                steps=settings.steps,
+                batch=settings.batch,
+                seed=seed,
+                diverged="The sandwich's loss is not finite at step {step}: "
+                "lower its learning rate, or check the activations.",
+            )
         after = batches.loss(modules)
     finally:
         for tuner in tuners:
@@ -107,34 +110,6 @@ def _adapt(block: nn.Module, rank: int) -> Any:
     return LoraModel(block, config, ADAPTER)
 
 
-def _descend(
-    modules: Sequence[nn.Module],
-    lora: list[nn.Parameter],
-    linear: list[nn.Parameter],
-    batches: "_Batches",
-    settings: SandwichSettings,
-    seed: int,
-) -> None:
-    groups = [(lora, settings.lr), (linear, settings.linear_lr)]
-    optimizer = torch.optim.AdamW(
-        [{"params": parameters, "lr": rate, "base": rate} for parameters, rate in groups if parameters],
-        weight_decay=0.0,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(settings.steps):
-        rows = torch.randint(len(batches), (settings.batch,), generator=generator)
-        loss = batches.error(modules, rows)
-        if not torch.isfinite(loss):
-            raise FastFluxError(
-                f"The sandwich's loss is not finite at step {step}: lower its learning rate, or check the activations."
-            )
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * settings.factor(step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
 class _Batches:
     """All samples of a sandwich in one piece, to draw rows from."""
 
@@ -150,11 +125,11 @@ class _Batches:
         self.targets = _joined(targets)
         self.image_only, self.device = image_only, device
         arguments = [states.arguments(batch) for batch in range(len(inputs))]
-        sizes = [len(pair[0]) for pair in inputs]
+        first = len(inputs[0][0])
         self.own = {
             name: torch.cat([entry[name] for entry in arguments])
             for name, value in arguments[0].items()
-            if isinstance(value, Tensor) and len(value) == sizes[0]
+            if has_rows(name, value, first)
         }
         self.shared = {name: value for name, value in arguments[0].items() if name not in self.own}
 

@@ -40,8 +40,7 @@ class Trajectories:
 
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""
-        size = self.pipeline.vae.config.sample_size
-        text_tokens = self.text_tokens or min(MAX_TEXT_TOKENS, self.pipeline.tokenizer_2.model_max_length)
+        sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
         self.pipeline.set_progress_bar_config(disable=True)
         for start in range(0, len(self.prompts), self.batch_size):
             prompts = list(self.prompts[start : start + self.batch_size])
@@ -49,10 +48,18 @@ class Trajectories:
                 prompts,
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance,
-                height=self.height or size,
-                width=self.width or size,
-                max_sequence_length=text_tokens,
+                **sizes,
                 generator=[torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))],
                 output_type="latent",
             )
             advance(len(prompts))
+
+
+def drawing_sizes(pipeline: Any, height: int | None, width: int | None, text_tokens: int | None) -> dict[str, int]:
+    """A pipeline call's sizes: the VAE's sample size and the T5 tokenizer's maximum where nothing is asked for."""
+    size = pipeline.vae.config.sample_size
+    return {
+        "height": height or size,
+        "width": width or size,
+        "max_sequence_length": text_tokens or min(MAX_TEXT_TOKENS, pipeline.tokenizer_2.model_max_length),
+    }

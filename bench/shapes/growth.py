@@ -153,7 +153,6 @@ def deepen(guided: Conditioned, latents: Latents, folder: Path, device: str = "c
     student = Conditioned(split_(teacher.transformer, FULL), copy.deepcopy(teacher.text)).to(device)
     student.transformer.requires_grad_()
     compile_blocks_(student)
-    compile_blocks_(teacher)
     ends = group_ends(SHALLOW), group_ends(FULL)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -164,7 +163,7 @@ def deepen(guided: Conditioned, latents: Latents, folder: Path, device: str = "c
             target, wanted = run_with_streams(teacher.transformer, inputs, text, ends[0])
         velocity, streams = run_with_streams(student.transformer, inputs, text, ends[1])
         # The text stream behind the last block is never read.
-        pairs = [(a, b) for a, b in zip(streams[:-1], wanted[:-1], strict=True)]
+        pairs = zip(streams[:-1], wanted[:-1], strict=True)
         inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
         error = (velocity - target).square().mean()
         return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from bench.generate import generate
-from bench.image_set import ImageSet, Pixels
+from bench.image_set import ImageSet
 from bench.metrics.detection import Detection
 from bench.profile import ROOT, Profile, load_profile
 from bench.progress import console, track
@@ -31,7 +31,7 @@ from bench.shapes.cards import write_cards
 from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
 from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.detector import ShapesDetector
-from bench.shapes.scorers import counts_of, shapes_geneval
+from bench.shapes.scorers import counts_of, shapes_geneval, to_pixels
 from bench.shapes.transformer import pack, position_ids
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
@@ -46,10 +46,6 @@ SCENES = 1000
 THRESHOLD, OVERLAP = 0.3, 0.5
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
-
-
-def _images(tensor: Tensor) -> list[Pixels]:
-    return [np.ascontiguousarray(image) for image in tensor.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def _evaluation_scenes() -> Scenes:
@@ -88,7 +84,7 @@ def measure_detector_and_vae(vae: Any, detector: ShapesDetector) -> dict[str, An
     scenes = _evaluation_scenes()
     clean = torch.cat([render(scenes[start : start + 250]) for start in range(0, SCENES, 250)])
     again = reconstruct(vae, clean)
-    on_clean, on_again = detector(_images(clean)), detector(_images(again))
+    on_clean, on_again = detector(to_pixels(clean)), detector(to_pixels(again))
     same = [_counts(a) == _counts(b) for a, b in zip(on_clean, on_again, strict=True)]
     right = [_counts(found) == truth for found, truth in zip(on_clean, counts_of(scenes), strict=True)]
     error = (clean.float() - again.float()).abs().mean() / 127.5

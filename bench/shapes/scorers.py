@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from bench.image_set import Pixels
 from bench.metrics.base import Metric
@@ -29,7 +30,12 @@ SELF_TEST_IMAGES = 16
 def pixels_of(scenes: Scenes) -> list[Pixels]:
     """Renders as (64, 64, 3) uint8 arrays."""
     parts = [render(scenes[start : start + 256]) for start in range(0, len(scenes), 256)]
-    return [np.ascontiguousarray(image) for part in parts for image in part.permute(0, 2, 3, 1).numpy()]
+    return [image for part in parts for image in to_pixels(part)]
+
+
+def to_pixels(images: Tensor) -> list[Pixels]:
+    """uint8 images (n, 3, h, w) as (h, w, 3) arrays."""
+    return [np.ascontiguousarray(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def counts_of(scenes: Scenes) -> list[dict[str, int]]:

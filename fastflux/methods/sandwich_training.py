@@ -16,30 +16,30 @@ from typing import ClassVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastflux.architectures import architecture_of
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration, collect_statistics, observe_residual
 from fastflux.errors import FastFluxError
-from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks, require_ranking
-from fastflux.least_squares import DEFAULT_RIDGE, LinearStatistics
-from fastflux.methods.linear_replacement import copy_fit_
-from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
+from fastflux.least_squares import LinearStatistics
+from fastflux.methods.linear_replacement import LinearReplacementConfig, copy_fit_
+from fastflux.methods.registry import Pruned, amount, register_pruning_method
 from fastflux.names import unknown_name
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
 from fastflux.recording import BlockStates, RecordedInputs, Streams
 from fastflux.sandwich import require_layers, sandwich_around
 from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
+from fastflux.tensor_files import save_tensors
 
 VERSION = 1
 """Raised whenever the same settings would give other weights, so that no earlier progress is taken for it."""
 
 
 @dataclass(frozen=True)
-class SandwichTrainingConfig:
+class SandwichTrainingConfig(LinearReplacementConfig):
     """Replace the least important blocks one by one, each repaired by Sandwich Training.
 
     ``ratio`` or ``blocks``, ``ranking``, ``seed`` and ``ridge`` as in `LinearReplacementConfig`; ``replacement`` is
@@ -50,11 +50,6 @@ class SandwichTrainingConfig:
 
     method: ClassVar[str] = "sandwich_training"
 
-    ratio: float | None = None
-    blocks: int | None = None
-    ranking: str = "residual_r2"
-    ridge: float = DEFAULT_RIDGE
-    seed: int = 0
     replacement: str = "linear"
     layers: int = 3
     samples: int = 512
@@ -66,8 +61,7 @@ class SandwichTrainingConfig:
     reuse_from: float | None = None
 
     def __post_init__(self) -> None:
-        require_amount(self.method, self.ratio, self.blocks)
-        require_ranking(self.ranking)
+        super().__post_init__()
         require_layers(self.layers)
         if self.replacement not in REPLACEMENT_KINDS:
             raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
@@ -75,11 +69,6 @@ class SandwichTrainingConfig:
             raise FastFluxError(
                 f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
             )
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Always: the blocks are fitted and trained on calibration data."""
-        return True
 
     @property
     def settings(self) -> SandwichSettings:
@@ -192,12 +181,8 @@ def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, 
         for block in blocks
         for name, value in get_block(transformer, block).state_dict().items()
     }
-    partial = path.with_suffix(".partial")
-    try:
-        save_file(tensors, partial, metadata={name: repr(value) for name, value in figures.items()})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise FastFluxError(f"Cannot write {path}: {error}; free some space, then run the same again.") from error
+    metadata = {name: repr(value) for name, value in figures.items()}
+    save_tensors(tensors, path, remedy="free some space, then run the same again", metadata=metadata)
 
 
 def read_change(path: Path) -> dict[BlockRef, dict[str, Tensor]]:

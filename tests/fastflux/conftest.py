@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Statistics, collect_statistics
+from fastflux.methods import sandwich_training
 
 Drive = Callable[[nn.Module], Callable[[], None]]
 
@@ -74,3 +75,25 @@ def statistics(drive: Drive) -> Statistics:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "transformer"
+
+
+class DiesAtTheThird:
+    """Stands in for the training of a sandwich: the third call is interrupted, all others go through."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._train = sandwich_training.train_sandwich_
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        self.calls += 1
+        if self.calls == 3:
+            raise KeyboardInterrupt
+        return self._train(*arguments, **options)
+
+
+@pytest.fixture
+def dies_at_the_third(monkeypatch: pytest.MonkeyPatch) -> DiesAtTheThird:
+    """Sandwich Training from here on, with the calls it has counted."""
+    stand_in = DiesAtTheThird()
+    monkeypatch.setattr(sandwich_training, "train_sandwich_", stand_in)
+    return stand_in

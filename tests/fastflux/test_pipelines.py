@@ -21,6 +21,7 @@ from fastflux.pipelines import export_pipeline, load_pipeline
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
+from tests.fastflux.conftest import DiesAtTheThird
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
@@ -170,28 +171,16 @@ SANDWICH = (
 
 
 def test_prune_command_with_sandwich_training(
-    base: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    base: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dies_at_the_third: DiesAtTheThird
 ) -> None:
-    from fastflux.methods import sandwich_training
-
     command = ["prune", str(base), "--prompts", str(prompts), *SANDWICH]
-    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"], "no progress is left behind"
-    train, calls = sandwich_training.train_sandwich_, 0
-
-    def dies_at_the_third(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return train(*arguments, **options)
-
-    monkeypatch.setattr(sandwich_training, "train_sandwich_", dies_at_the_third)
     assert main([*command, "-o", str(tmp_path / "again")]) == 130
     assert "goes on from the blocks it finished" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
     assert main([*command, "-o", str(tmp_path / "again")]) == 0
-    assert calls == 4
+    assert dies_at_the_third.calls == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["again"], "no progress is left behind"
+    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
     assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(load_pipeline(tmp_path / "whole")))
 
 

@@ -19,7 +19,7 @@ from fastflux.pruning import prune_
 from fastflux.recording import BlockStates, record_inputs
 from fastflux.sandwich import sandwich_around
 from fastflux.surgery import get_block
-from tests.fastflux.conftest import Drive, make_tiny_flux, run, tiny_inputs
+from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, run, tiny_inputs
 
 SMALL: dict[str, Any] = {"ranking": "random", "samples": 32, "steps": 6, "rank": 2, "batch": 8}
 
@@ -94,24 +94,14 @@ def test_the_same_settings_give_the_same_bits(drive: Drive) -> None:
 
 
 def test_interrupted_at_any_block_it_ends_bit_identical(
-    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drive: Drive, tmp_path: Path, dies_at_the_third: DiesAtTheThird
 ) -> None:
-    whole = pruned(drive, blocks=3)
-    train, calls = sandwich_training.train_sandwich_, 0
-
-    def dies_at_the_third(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-        return train(*arguments, **options)
-
-    monkeypatch.setattr(sandwich_training, "train_sandwich_", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         pruned(drive, tmp_path, blocks=3)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-    assert equal(pruned(drive, tmp_path, blocks=3), whole)
-    assert calls == 4, "two blocks were read, the third was trained"
+    continued = pruned(drive, tmp_path, blocks=3)
+    assert dies_at_the_third.calls == 4, "two blocks were read, the third was trained"
+    assert equal(continued, pruned(drive, blocks=3))
 
 
 def test_lower_ratios_lie_on_the_way(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
