@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
@@ -56,6 +57,23 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=TEXT_TOKENS + 1)
 
 
+def _initialise_order_(t5: T5EncoderModel) -> None:
+    """Start T5's heads out on the word before, the word after, all before and all after; training moves them on.
+
+    At T5's own initialisation every head sees all words alike, and the encoder stays a bag of words: what `left` says of
+    a shape depends on whether the shape stands before or after it, which a sum over words cannot tell.
+    """
+    attention = t5.encoder.block[0].layer[0].SelfAttention
+    table = attention.relative_attention_bias.weight  # (32 buckets, heads), shared by all layers
+    after = attention.relative_attention_num_buckets // 2  # buckets below it hold keys before the query
+    with torch.no_grad():
+        table.mul_(0.3)
+        for head, (buckets, bias) in enumerate(
+            [(slice(1, 2), 6.0), (slice(after + 1, after + 2), 6.0), (slice(1, after), 3.0), (slice(after, None), 3.0)]
+        ):
+            table[buckets, head] += bias
+
+
 class TextEncoders(nn.Module):
     """Both encoders: captions to (sequence (n, 12, 64), pooled (n, 64)), exactly as FluxPipeline computes them."""
 
@@ -73,6 +91,7 @@ class TextEncoders(nn.Module):
                 dropout_rate=0.0,
             )
         )
+        _initialise_order_(self.t5)
         clip_ids = self.clip_tokenizer
         self.clip = CLIPTextModel(
             CLIPTextConfig(

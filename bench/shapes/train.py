@@ -29,6 +29,16 @@ from bench.shapes.world import object_coverage, render, sample_scenes
 
 STAGES = ("vae", "latents", "shallow", "guide", "deepen", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 147_456
+#: What the transformer sees: more relations and bindings than the world's own mixture, for they are learned last.
+TRAINING_TASKS = {
+    "single_object": 0.06,
+    "two_object": 0.20,
+    "counting": 0.12,
+    "colors": 0.06,
+    "position": 0.26,
+    "color_attr": 0.16,
+    "position_color": 0.14,
+}
 RUNS = Path("runs/train_shapes")
 #: Whose curves lie beside which weights.
 CURVES = {
@@ -52,7 +62,7 @@ def _trained_vae(folder: Path, device: str) -> AutoencoderKL:
 def _latents(folder: Path, device: str) -> None:
     """Render and encode the training set once; half precision keeps it small."""
     vae = _trained_vae(folder, device)
-    scenes = sample_scenes(TRAINING_SCENES, 10**7)
+    scenes = sample_scenes(TRAINING_SCENES, 10**7, tasks=TRAINING_TASKS)
     parts, layouts = [], []
     for start in track(range(0, TRAINING_SCENES, 256), "encode", total=TRAINING_SCENES // 256):
         some = scenes[start : start + 256]
