@@ -69,6 +69,12 @@ def reproduce_tables(session: nox.Session) -> None:
 
 
 @nox.session
+def rank(session: nox.Session) -> None:
+    """Measure the paper's importance of every block: FID and CLIP score without it."""
+    run_python(session, "-m", "bench", "rank", *session.posargs)
+
+
+@nox.session
 def train_shapes(session: nox.Session) -> None:
     """Train FLUX-Shapes and its scorers; a killed run continues."""
     run_python(session, "-m", "bench.shapes.train", *session.posargs)

@@ -45,6 +45,23 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--force", action="store_true", help="measure again what is there already")
     reproduce.add_argument("--accept", action="store_true", help="copy the records and documents to reports/")
     reproduce.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    rank = commands.add_parser(
+        "rank",
+        help="the paper's importance of every block: FID and CLIP score without it",
+        description="Draw the calibration prompts without each block in turn, score the images by FID (against the "
+        "dense model's) and CLIP score, and order the blocks, least important first. An interrupted run goes on at "
+        "its block.",
+        epilog="examples:\n"
+        "  python -m bench rank\n"
+        "  python -m bench rank --samples 4 --accept          make this order the one that the profile prunes in\n"
+        "  fastflux prune MODEL --ratio 0.1 --ranking reports/rankings/shapes.json --prompts prompts.txt -o OUT",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rank.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
+    rank.add_argument("--samples", type=int, default=2, help="images of each prompt (default: %(default)s)")
+    rank.add_argument("--force", action="store_true", help="measure again what is there already")
+    rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
+    rank.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     return parser
 
 
@@ -53,19 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _quiet_libraries()
     try:
-        from bench.reproduce import reproduce
-        from bench.variants import TABLES
-
-        reproduce(
-            profile_name=options.profile,
-            tables=tuple(TABLES) if options.only is None else options.only,
-            variant_names=options.variants,
-            limit=options.limit,
-            seeds=options.seeds,
-            force=options.force,
-            accept=options.accept,
-            device=options.device,
-        )
+        if options.command == "rank":
+            _rank(options)
+        else:
+            _reproduce(options)
     except FastFluxError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
@@ -76,6 +84,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("stopped; what is done is kept, the same command continues")
         return 130
     return 0
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from bench.reproduce import reproduce
+    from bench.variants import TABLES
+
+    reproduce(
+        profile_name=options.profile,
+        tables=tuple(TABLES) if options.only is None else options.only,
+        variant_names=options.variants,
+        limit=options.limit,
+        seeds=options.seeds,
+        force=options.force,
+        accept=options.accept,
+        device=options.device,
+    )
+
+
+def _rank(options: argparse.Namespace) -> None:
+    from bench.ranking import rank
+
+    rank(
+        profile_name=options.profile,
+        samples=options.samples,
+        force=options.force,
+        accept=options.accept,
+        device=options.device,
+    )
 
 
 def _quiet_libraries() -> None:

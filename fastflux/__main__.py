@@ -12,6 +12,7 @@ PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --prompts prompts.txt -o fastflux-10
   fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts prompts.txt --fold -o fastflux-10
   fastflux prune flux-dev --method block_removal --blocks 5 --ranking end2start -o removed-5
+  fastflux prune flux-dev --ratio 0.1 --ranking ranking.json --prompts prompts.txt -o fastflux-10
   fastflux prune flux-dev --method l1_norm --ratio 0.12 -o l1-12
 """
 INSPECT_EXAMPLES = """examples:
@@ -94,7 +95,11 @@ def _add_prune(commands: Any) -> None:
         "--ratio", type=float, help="share to prune, from 0 to 1: of blocks, or of parameters (l1_norm)"
     )
     method.add_argument("--blocks", type=int, help="number of blocks instead of a ratio")
-    method.add_argument("--ranking", help="residual_r2, relative_output_error, start2end, end2start or random")
+    method.add_argument(
+        "--ranking",
+        help="residual_r2, relative_output_error, output_mse, block_influence, start2end, end2start, random, or a file "
+        "that `fastflux rank --json` wrote",
+    )
     method.add_argument("--ridge", type=float, help="relative ridge of the regression")
     method.add_argument("--seed", type=int, help="seed of the random ranking and of training")
     method.add_argument("--layers", type=int, help="blocks in a sandwich: 1, 3 or 5 (sandwich_training)")
@@ -148,8 +153,10 @@ def _add_rank(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     rank.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout)")
-    rank.add_argument("--ranking", default="residual_r2", help="%(default)s or relative_output_error")
-    rank.add_argument("--ridge", type=float, default=1e-6, help="relative ridge of the regression (%(default)s)")
+    rank.add_argument(
+        "--ranking", default="residual_r2", help="%(default)s, relative_output_error, output_mse or block_influence"
+    )
+    rank.add_argument("--ridge", type=float, help="relative ridge of the regression")
     rank.add_argument("--json", type=Path, help="write the list there too")
     _add_calibration(rank)
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from fastflux.errors import FastFluxError
 from fastflux.folders import require_absent
 from fastflux.folding import fold_
 from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
+from fastflux.least_squares import DEFAULT_RIDGE
 from fastflux.methods.registry import make_config
 from fastflux.model import parameter_count
 from fastflux.names import unknown_name
@@ -37,6 +39,8 @@ def prune(options: argparse.Namespace) -> None:
     settings: dict[str, JSON] = {
         name.removeprefix("train_"): getattr(options, name) for name in SETTINGS if getattr(options, name) is not None
     }
+    if options.ranking is not None and options.ranking.endswith(".json"):
+        settings["ranking"] = read_ranking(Path(options.ranking))
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size")
@@ -111,26 +115,31 @@ def rank(options: argparse.Namespace) -> None:
     with progress_bar(console) as progress:
         task = progress.add_task("calibrating", total=len(prompts))
         statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
-    fits = fit_blocks(pipeline.transformer, statistics, ridge=options.ridge)
+    fits = fit_blocks(pipeline.transformer, statistics, ridge=DEFAULT_RIDGE if options.ridge is None else options.ridge)
     order = rank_blocks(options.ranking, pipeline.transformer, fits)
-    table = Table("#", "block", "residual R2", "relative output error", box=None)
+    table = Table("#", "block", *(name.replace("_", " ") for name in MEASURED_RANKINGS), box=None)
     for place, block in enumerate(order, 1):
-        fit = fits[block]
-        table.add_row(str(place), str(block), f"{fit.residual_r2:.4f}", f"{fit.relative_output_error:.4f}")
+        table.add_row(str(place), str(block), *(f"{getattr(fits[block], name):.4g}" for name in MEASURED_RANKINGS))
     Console(soft_wrap=True).print(table)
     if options.json is not None:
         entries = [
-            {
-                "block": str(block),
-                "residual_r2": fits[block].residual_r2,
-                "relative_output_error": fits[block].relative_output_error,
-            }
-            for block in order
+            {"block": str(block), **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS}} for block in order
         ]
         try:
             options.json.write_text(json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")
         except OSError as error:
             raise FastFluxError(f"Cannot write {options.json}: {error.strerror}; choose another place.") from error
+
+
+def read_ranking(path: Path) -> str:
+    """The order in a file that `rank` wrote, as a setting; raises ``FastFluxError`` when it holds none."""
+    if not path.exists():
+        raise FastFluxError(f"There is no {path}: write it with `fastflux rank --json {path}`.")
+    data = read_json(path)
+    try:
+        return ",".join(entry["block"] for entry in data["blocks"])
+    except (KeyError, TypeError) as error:
+        raise FastFluxError(f"{path} holds no ranking: write one with `fastflux rank --json`.") from error
 
 
 def generate(options: argparse.Namespace) -> None:

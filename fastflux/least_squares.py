@@ -30,6 +30,8 @@ class LinearStatistics:
 
     ``xx`` ``(features, features)``, ``xy`` ``(features, outputs)`` and ``yy`` (a scalar, the trace) are sums over the
     samples of centred products; ``mean_x`` and ``mean_y`` are the means; ``count`` is the number of samples.
+    ``cosine`` is the sum of the cosines between x and x + y, a block's input and output where y is its residual; 0
+    where x and y differ in size.
     """
 
     count: int
@@ -38,6 +40,7 @@ class LinearStatistics:
     xx: Tensor
     xy: Tensor
     yy: Tensor
+    cosine: Tensor
 
     @classmethod
     def empty(
@@ -53,7 +56,9 @@ class LinearStatistics:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        return cls(0, zeros(features), zeros(outputs), zeros(features, features), zeros(features, outputs), zeros())
+        return cls(
+            0, zeros(features), zeros(outputs), zeros(features, features), zeros(features, outputs), zeros(), zeros()
+        )
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -66,6 +71,8 @@ class LinearStatistics:
         y = y.reshape(-1, y.shape[-1]).to(self.xx)  # (samples, outputs)
         if len(x) == 0:
             return
+        if x.shape == y.shape:
+            self.cosine += torch.nn.functional.cosine_similarity(x, x + y).sum()
         mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
         x, y = x - mean_x, y - mean_y
         self.xx.addmm_(x.T, x)
@@ -83,6 +90,7 @@ class LinearStatistics:
             self.xx + other.xx,
             self.xy + other.xy,
             self.yy + other.yy,
+            self.cosine + other.cosine,
         )
         if other.count:
             both._shift(other.count, other.mean_x, other.mean_y)
@@ -151,6 +159,11 @@ class LinearStatistics:
         energy = float(self.xx.trace() + 2 * self.xy.trace() + self.yy)
         error = self.squared_error(fit)
         return error / energy if energy > 0 else error
+
+    def influence(self) -> float:
+        """1 - the mean cosine between x and x + y: ShortGPT's block influence (arXiv 2403.03853)."""
+        self._require_samples()
+        return 1.0 - float(self.cosine) / self.count
 
     def _require_samples(self) -> None:
         if self.count == 0:

@@ -6,6 +6,7 @@ were, and variants are to be compared at equal numbers only. Sources: arXiv 1706
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -61,8 +62,17 @@ class FID:
             if isinstance(reference_images, Path)
             else [partial(np.asarray, image) for image in reference_images]
         )
+        self._set_reference(readers)
+
+    def _set_reference(self, readers: Sequence[Callable[[], Pixels]]) -> None:
         self._reference = _Images(readers)
         self._reference_hash = self._reference.content_hash()
+
+    def against(self, images: Sequence[Pixels]) -> FID:
+        """The same metric with other reference images, (height, width, 3) uint8; the model is shared."""
+        other = copy.copy(self)
+        other._set_reference([partial(np.asarray, image) for image in images])  # noqa: SLF001  # of this class
+        return other
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "fid", "kid" and "kid_std" (over KID's subsets)."""

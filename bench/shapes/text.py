@@ -60,8 +60,8 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 def _initialise_order_(t5: T5EncoderModel) -> None:
     """Start T5's heads out on the word before, the word after, all before and all after; training moves them on.
 
-    At T5's own initialisation every head sees all words alike, and the encoder stays a bag of words: what `left` says of
-    a shape depends on whether the shape stands before or after it, which a sum over words cannot tell.
+    At T5's own initialisation every head sees all words alike, and the encoder stays a bag of words: what `left` says
+    of a shape depends on whether the shape stands before or after it, which a sum over words cannot tell.
     """
     attention = t5.encoder.block[0].layer[0].SelfAttention
     table = attention.relative_attention_bias.weight  # (32 buckets, heads), shared by all layers

@@ -125,6 +125,8 @@ class LayoutTeacher(nn.Module):
     matching alone hardly rewards knowing which of two shapes is the left one. Both heads are dropped later.
     """
 
+    named: Tensor
+
     def __init__(self, model: Conditioned) -> None:
         super().__init__()
         self.model = model

@@ -12,7 +12,7 @@ from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.errors import FastFluxError
-from fastflux.importance import FIXED_RANKINGS, MEASURED_RANKINGS, fit_blocks, rank_blocks
+from fastflux.importance import fit_blocks
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
@@ -161,35 +161,6 @@ def test_drive_can_stand_in_for_statistics(transformer: Any, statistics: Statist
     config = LinearReplacementConfig(ratio=0.5)
     assert prune_(transformer, config, drive(transformer)) == prune_(other, config, statistics)
     assert torch.equal(run(transformer), run(other))
-
-
-@pytest.mark.parametrize("ranking", [*MEASURED_RANKINGS, *FIXED_RANKINGS])
-def test_rankings_are_permutations(ranking: str, transformer: Any, statistics: Statistics) -> None:
-    order = rank_blocks(ranking, transformer, fit_blocks(transformer, statistics))
-    assert set(order) == set(architecture_of(transformer).blocks(transformer))
-    assert len(order) == 6
-
-
-def test_measured_rankings_follow_their_scores(transformer: Any, statistics: Statistics) -> None:
-    fits = fit_blocks(transformer, statistics)
-    r2 = [fits[block].residual_r2 for block in rank_blocks("residual_r2", transformer, fits)]
-    assert r2 == sorted(r2, reverse=True)
-    errors = [fits[b].relative_output_error for b in rank_blocks("relative_output_error", transformer, fits)]
-    assert errors == sorted(errors)
-
-
-def test_random_ranking_is_seeded(transformer: Any) -> None:
-    orders = [rank_blocks("random", transformer, seed=seed) for seed in (0, 0, 1)]
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2]
-
-
-def test_measured_rankings_need_all_blocks(transformer: Any, statistics: Statistics) -> None:
-    fits = fit_blocks(transformer, statistics)
-    del fits[SINGLE]
-    for given in (None, fits):
-        with pytest.raises(FastFluxError, match="needs calibration statistics of all 6 blocks"):
-            rank_blocks("residual_r2", transformer, given)
 
 
 def test_statistics_survive_the_disk(statistics: Statistics, tmp_path: Path) -> None:

@@ -164,6 +164,30 @@ def test_prune_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest
     assert str(plan.replacements[0].block) in told
 
 
+def test_a_written_ranking_is_followed(base: Path, prompts: Path, tmp_path: Path) -> None:
+    calibration = ("--prompts", str(prompts), "--steps", "2", "--device", "cpu")
+    written = tmp_path / "ranking.json"
+    assert main(["rank", str(base), *calibration, "--ranking", "block_influence", "--json", str(written)]) == 0
+    order = [entry["block"] for entry in json.loads(written.read_text())["blocks"]]
+    command = ["prune", str(base), "--method", "block_removal", "--blocks", "2", "-o", str(tmp_path / "out")]
+    assert main([*command, "--device", "cpu", "--ranking", str(written)]) == 0
+    plan = plan_of(load_transformer(tmp_path / "out" / "transformer"))
+    assert plan is not None
+    assert [str(replacement.block) for replacement in plan.replacements] == order[:2]
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "There is no"), ("{}", "holds no ranking"), ("[", "as JSON")])
+def test_a_faulty_ranking_file_is_one_sentence(
+    content: str | None, told: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "ranking.json"
+    if content is not None:
+        written.write_text(content)
+    command = ["prune", str(base), "--method", "block_removal", "--blocks", "2", "-o", str(tmp_path / "out")]
+    assert main([*command, "--device", "cpu", "--ranking", str(written)]) == 1
+    assert told in capsys.readouterr().err
+
+
 SANDWICH = (
     *("--method", "sandwich_training", "--blocks", "3", "--ranking", "end2start", "--steps", "2", "--device", "cpu"),
     *("--samples", "4", "--train-steps", "2", "--rank", "2"),

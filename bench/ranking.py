@@ -1,0 +1,250 @@
+"""`python -m bench rank`: the paper's importance of every block, by drawing without each and scoring what comes.
+
+Section 3.2 of arXiv 2506.10035. Beside it the rankings that one calibration pass gives, how far they agree, and what
+each costs. The order it writes is what the profile's pruning methods follow (`bench.variants`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rich.table import Table
+from scipy.stats import spearmanr
+from torch import nn
+
+from bench.evaluate import Evaluation
+from bench.generate import generate
+from bench.image_set import ImageSet
+from bench.metrics.base import Metric
+from bench.metrics.fid import FID
+from bench.profile import ROOT, Profile, Sampling, load_profile, require_disk
+from bench.progress import console, track
+from bench.prompts import prompts_hash
+from bench.results import JSON
+from fastflux.architectures import architecture_of
+from fastflux.calibration import collect_statistics
+from fastflux.checkpoint import load_transformer
+from fastflux.errors import FastFluxError
+from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
+from fastflux.plan import BlockRef, Replacement
+from fastflux.surgery import get_block, replace_block_
+
+RANKINGS = ROOT / "reports" / "rankings"
+SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What the images lose without a block: their FID, CLIP score, and the seconds it took to know."""
+
+    fid: float
+    clip_score: float
+    seconds: float
+
+
+def rank(
+    *,
+    profile_name: str,
+    samples: int = SAMPLES,
+    force: bool = False,
+    accept: bool = False,
+    device: str = "cpu",
+    runs: Path = ROOT / "runs",
+) -> Path:
+    """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
+
+    `samples` images of each calibration prompt are drawn without each block; FID is against the dense model's images
+    of the same prompts and noise, so no outside data is needed. A run that was interrupted goes on at its block.
+    Raises FastFluxError for an unknown profile, faulty input or too little disk, before the long work.
+    """
+    if samples < 1:
+        raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
+    profile = load_profile(profile_name)
+    folder = runs / profile.name / "ranking"
+    require_disk(folder, profile.disk_mib)
+    sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)
+    evaluation = Evaluation(replace(profile, sampling=sampling), folder.parent, (), device=device)
+    inputs: dict[str, JSON] = {
+        "revision": evaluation.revision,
+        "components": evaluation.components_hash,
+        "prompts": prompts_hash(evaluation.calibration_prompts),
+        "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+    }
+    folder = folder / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    if force:
+        shutil.rmtree(folder, ignore_errors=True)
+    removals, cost = _remove_each(evaluation, sampling, folder, inputs)
+    fits, seconds = _fit(evaluation, removals)
+    ranking = _ranking(removals, fits)
+    prompts = len(evaluation.calibration_prompts)
+    one_pass: dict[str, JSON] = {"forwards": prompts * profile.calibration.steps, "seconds": round(seconds, 1)}
+    costs: dict[str, JSON] = {"importance": cost, "one calibration pass": one_pass}
+    path = folder / "ranking.json"
+    _write(
+        path,
+        {
+            "ranking": "importance",
+            "profile": profile.name,
+            "base_model": profile.title,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": evaluation.environment,
+            "inputs": inputs,
+            "scorers": {name: _scorer(evaluation, name).info.reference for name in ("fid", "clip_score")},
+            "cost": costs,
+            **ranking,
+        },
+    )
+    _show(ranking, costs)
+    if accept:
+        target = committed_ranking(profile)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+        console.print(f"accepted: {target.relative_to(ROOT)}; the profile's methods follow it from now on")
+    return path
+
+
+def committed_ranking(profile: Profile) -> Path:
+    """Where the repository keeps the profile's ranking."""
+    return RANKINGS / f"{profile.name}.json"
+
+
+def _remove_each(
+    evaluation: Evaluation, sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]
+) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
+    """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
+    transformer = load_transformer(evaluation.pipeline_folder / "transformer", device=evaluation.device).eval()
+    pipeline = evaluation.pipeline
+    pipeline.transformer = transformer
+    prompts = evaluation.calibration_prompts
+
+    def draw(place: Path) -> ImageSet:
+        return ImageSet.read(generate(pipeline, prompts, sampling, place, inputs))
+
+    blocks = architecture_of(transformer).blocks(transformer)
+    began = monotonic()
+    dense = list(draw(folder / "dense"))
+    if not (folder / "dense.json").exists():
+        _write(folder / "dense.json", {"seconds": monotonic() - began})
+    fid, clip_score = _scorer(evaluation, "fid"), _scorer(evaluation, "clip_score")
+    if not isinstance(fid, FID):
+        raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
+    fid = fid.against(dense)
+    removals: dict[BlockRef, Removal] = {}
+    for block in track(blocks, "rank", total=len(blocks)):
+        note = folder / f"{block}.json"
+        if not note.exists():
+            _write(note, asdict(_remove(transformer, block, folder / "without", draw, (fid, clip_score))))
+        removals[block] = Removal(**_read(note))
+    forwards = len(dense) * sampling.steps * (len(blocks) + 1)
+    seconds = _read(folder / "dense.json")["seconds"] + sum(removal.seconds for removal in removals.values())
+    return removals, {"forwards": forwards, "seconds": round(seconds, 1)}
+
+
+def _remove(
+    transformer: nn.Module,
+    block: BlockRef,
+    place: Path,
+    draw: Callable[[Path], ImageSet],
+    metrics: tuple[Metric, Metric],
+) -> Removal:
+    """Draw and score without one block, and put it back."""
+    began = monotonic()
+    shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
+    kept = get_block(transformer, block)
+    replace_block_(transformer, Replacement(block, "removed"))
+    try:
+        images = draw(place)
+    finally:
+        transformer.get_submodule(block.stack)[block.index] = kept  # type: ignore[operator]  # a ModuleList
+    found = []
+    for metric, key in zip(metrics, ("fid", "mean"), strict=True):
+        measurement = metric(images)
+        if measurement.status != "ok":
+            raise FastFluxError(f"{measurement.info.name} without {block}: {measurement.reason}")
+        found.append(measurement.values[key])
+    shutil.rmtree(place)
+    return Removal(found[0], found[1], monotonic() - began)
+
+
+def _scorer(evaluation: Evaluation, name: str) -> Metric:
+    """The profile's metric of that name; raises FastFluxError where it has none."""
+    for metric in evaluation.scorers:
+        if metric.info.name == name:
+            return metric
+    raise FastFluxError(f"the profile {evaluation.profile.name} scores no {name}, which the importance is made of")
+
+
+def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:
+    """Linear fits of all blocks from a calibration pass, and its seconds."""
+    transformer = load_transformer(evaluation.pipeline_folder / "transformer", device=evaluation.device)
+    evaluation.pipeline.transformer = transformer
+    began = monotonic()
+    fits = fit_blocks(transformer, collect_statistics(transformer, evaluation.drive, blocks=blocks))
+    return fits, monotonic() - began
+
+
+def _ranking(removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, BlockFit]) -> dict[str, JSON]:
+    """All blocks, least important first, with every score; and Spearman's correlation of each order with that one."""
+    scores = importance_scores(
+        {block: removal.fid for block, removal in removals.items()},
+        {block: removal.clip_score for block, removal in removals.items()},
+    )
+    order = sorted(scores, key=lambda block: scores[block])
+    entries: list[JSON] = [
+        {
+            "block": str(block),
+            "importance": scores[block],
+            **asdict(removals[block]),
+            **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS},
+        }
+        for block in order
+    ]
+    agreement: dict[str, JSON] = {
+        name: _spearman(order, lambda block, name=name: -unimportance(name, fits[block]), scores)  # type: ignore[misc]
+        for name in MEASURED_RANKINGS
+    }
+    agreement["start2end"] = _spearman(order, list(removals).index, scores)
+    return {"blocks": entries, "spearman": agreement}
+
+
+def _spearman(
+    blocks: Sequence[BlockRef], other: Callable[[BlockRef], float], scores: Mapping[BlockRef, float]
+) -> float:
+    return float(spearmanr([other(block) for block in blocks], [scores[block] for block in blocks]).statistic)
+
+
+def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
+    measured = (name.replace("_", " ") for name in MEASURED_RANKINGS)
+    table = Table("#", "block", "importance", "FID", "CLIP score", *measured)
+    for place, entry in enumerate(ranking["blocks"], 1):
+        figures = (entry[key] for key in ("importance", "fid", "clip_score", *MEASURED_RANKINGS))
+        table.add_row(str(place), entry["block"], *(f"{figure:.4g}" for figure in figures))
+    console.print(table)
+    agreement = Table("order", "Spearman's correlation with the importance")
+    for name, value in ranking["spearman"].items():
+        agreement.add_row(name, f"{value:.3f}")
+    console.print(agreement)
+    for name, spent in cost.items():
+        console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
+
+
+def _write(path: Path, data: Mapping[str, JSON]) -> None:
+    """Write JSON so that the file is whole at every moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
