@@ -24,6 +24,7 @@ from bench.metrics.base import Metric
 from bench.metrics.flops import count_flops, measure_flops, measure_parameters
 from bench.metrics.latency import measure_latency
 from bench.metrics.memory import measure_memory
+from bench.metrics.pruning_cost import measure_pruning_cost
 from bench.profile import Profile, Sampling
 from bench.progress import console, track
 from bench.prompts import Prompt, limited, prompts_hash, read_prompts
@@ -32,11 +33,13 @@ from bench.variants import DENSE, Variant
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.checkpoint import load_transformer, read_json, revision_of, save_transformer
+from fastflux.cost import PruningCost
 from fastflux.pipelines import check_pipeline, load_pipeline
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
 
 PRUNING_NOTE = "pruning.json"
+COST = "cost.json"
 IMAGE_METRICS = ("hps", "geneval", "clip_score", "fid")
 
 
@@ -187,8 +190,11 @@ class Evaluation:
             )
         model = load_transformer(source, device=self.device)
         self.pipeline.transformer = model  # whose forwards the calibration records
+        calibration = calibration or Calibration()
         prune_(model, variant.config, calibration, base_model=self.profile.title, base_revision=self.revision)
         save_transformer(model, self._saved(variant), overwrite=True)
+        cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
+        (self.pruned_place(variant) / COST).write_text(cost, encoding="utf-8")
         (self.pruned_place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
         return model.eval()
 
@@ -205,10 +211,17 @@ class Evaluation:
         plan: dict[str, JSON] = read_json(self._saved(variant) / "config.json")["pruning_plan"]
         return plan
 
+    def _cost(self, variant: Variant) -> PruningCost | None:
+        """What pruning the variant took, None for the dense model."""
+        if variant.config is None:
+            return None
+        return PruningCost(**read_json(self.pruned_place(variant) / COST))
+
     def is_pruned(self, variant: Variant) -> bool:
         """Whether the variant's transformer lies there, made from the present inputs."""
         note = self.pruned_place(variant) / PRUNING_NOTE
-        there = (self._saved(variant) / "config.json").exists() and note.exists()
+        files = (self._saved(variant) / "config.json", self.pruned_place(variant) / COST, note)
+        there = all(file.exists() for file in files)
         return there and note.read_text(encoding="utf-8") == self._pruning_note(variant)
 
     def _pruning_note(self, variant: Variant) -> str:
@@ -330,7 +343,7 @@ class Evaluation:
         """FLOPs, parameters, memory, and the latency of all variants interleaved in one run."""
         with self.timed("measure"):
             records = {variant.id: self.record(variant) for variant in self.variants}
-            wanted = ("flops", "parameters", "memory", "latency")
+            wanted = ("flops", "parameters", "memory", "latency", "pruning_cost")
             whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
             if whole and _one_latency_run(records.values()) and not self.force:
                 return
@@ -366,6 +379,7 @@ class Evaluation:
                     measure_parameters(model, dense_total=dense_total),
                     measure_memory(model, steps[variant.id], device=self.device, settings=settings),
                     times[variant.id],
+                    measure_pruning_cost(self._cost(variant)),
                 ):
                     record = record.with_measurement(measurement)
                 record.write(self.record_path(variant))

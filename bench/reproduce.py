@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.evaluate import Evaluation
 from bench.profile import ROOT, load_profile, require_disk
 from bench.progress import console
-from bench.variants import TABLES, chosen_variants
+from bench.variants import TABLES, chosen_variants, require_current_rankings
 from fastflux.errors import FastFluxError
 
 RESULTS = ROOT / "reports" / "results"
@@ -57,6 +57,7 @@ def reproduce(
     # Fewer images need no other models: pruning is the longest part of a quick run.
     models = runs / profile.name
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
+    require_current_rankings(profile, evaluation.revision)
     evaluation.prune()
     evaluation.generate()
     evaluation.score()

@@ -1,7 +1,7 @@
 """Collect what every block's replacement needs in one pass: statistics of inputs and residuals, no activations."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflux.architectures import STREAMS, architecture_of
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
@@ -35,6 +36,8 @@ class Calibration:
     folder: Path | None = None
     batch_size: int = 64
     advance: Callable[[int, int], object] = lambda _done, _total: None
+    cost: PruningCost = field(default_factory=PruningCost)
+    """Of the latest pruning with this calibration, set by `fastflux.pruning.prune_`."""
 
     def statistics(self, transformer: nn.Module) -> Statistics:
         """Statistics of all blocks of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""

@@ -27,6 +27,7 @@ from fastflux.plan import JSON, PruningPlan
 from fastflux.progress import progress_bar
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
+from fastflux.ranking_files import read_ranking
 from fastflux.trajectories import Trajectories, drawing_sizes
 
 #: Options that go into the method's config where they are given; which ones a method has, its config class says.
@@ -75,6 +76,13 @@ def prune(options: argparse.Namespace) -> None:
     if options.work is None:
         shutil.rmtree(work, ignore_errors=True)
     after = parameter_count(transformer)
+    cost = calibration.cost
+    if cost.training_steps:
+        console.print(
+            f"{cost.training_steps:,} training steps, at most {cost.trainable_parameters:,} parameters at once, "
+            f"{cost.seconds:.0f} s",
+            markup=False,
+        )
     console.print(
         f"{options.output}: plan {plan.hash}, {len(plan.replacements)} blocks replaced, "
         f"{after:,} parameters ({after / before:.1%} of the dense model).",
@@ -129,17 +137,6 @@ def rank(options: argparse.Namespace) -> None:
             options.json.write_text(json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")
         except OSError as error:
             raise FastFluxError(f"Cannot write {options.json}: {error.strerror}; choose another place.") from error
-
-
-def read_ranking(path: Path) -> str:
-    """The order in a file that `rank` wrote, as a setting; raises ``FastFluxError`` when it holds none."""
-    if not path.exists():
-        raise FastFluxError(f"There is no {path}: write it with `fastflux rank --json {path}`.")
-    data = read_json(path)
-    try:
-        return ",".join(entry["block"] for entry in data["blocks"])
-    except (KeyError, TypeError) as error:
-        raise FastFluxError(f"{path} holds no ranking: write one with `fastflux rank --json`.") from error
 
 
 def generate(options: argparse.Namespace) -> None:

@@ -24,9 +24,10 @@ def prune_(
     """Prune a dense transformer in place by the method that ``config`` belongs to, and return the plan.
 
     ``calibration`` is needed when ``config.needs_statistics``: a `Calibration`, or what it is made of, a function that
-    runs this transformer's forwards or the statistics that `collect_statistics` gave for it. ``base_model`` and
-    ``base_revision`` go into the plan. The transformer becomes a ``FastFluxTransformer2DModel``. Raises
-    ``FastFluxError`` when the transformer is pruned already or of an unknown class, and when there is no calibration.
+    runs this transformer's forwards or the statistics that `collect_statistics` gave for it; a `Calibration` is told
+    the cost. ``base_model`` and ``base_revision`` go into the plan. The transformer becomes a
+    ``FastFluxTransformer2DModel``. Raises ``FastFluxError`` when the transformer is pruned already or of an unknown
+    class, and when there is no calibration.
     """
     architecture_of(transformer)
     method = pruning_method(config.method)
@@ -39,6 +40,7 @@ def prune_(
     elif not isinstance(calibration, Calibration):
         calibration = Calibration(collected=calibration)
     pruned = method.prune_(transformer, config, calibration)
+    calibration.cost = pruned.cost
     plan = PruningPlan(
         base_model=base_model,
         base_revision=base_revision,

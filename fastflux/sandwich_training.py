@@ -11,6 +11,7 @@ from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
 from fastflux.architectures import architecture_of
+from fastflux.cost import PruningCost
 from fastflux.descent import descend
 from fastflux.errors import FastFluxError
 from fastflux.recording import BlockStates, Streams, has_rows, run_block
@@ -48,6 +49,15 @@ class SandwichSettings:
                 raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
 
 
+@dataclass(frozen=True)
+class SandwichResult:
+    """The loss over all samples before and after training, and what it took."""
+
+    loss_before: float
+    loss_after: float
+    cost: PruningCost
+
+
 def train_sandwich_(
     transformer: nn.Module,
     sandwich: Sandwich,
@@ -57,8 +67,8 @@ def train_sandwich_(
     settings: SandwichSettings,
     *,
     seed: int,
-) -> tuple[float, float]:
-    """Train in place and return the loss over all samples before and after; LoRA ends merged into the weights.
+) -> SandwichResult:
+    """Train in place and tell the loss over all samples before and after; LoRA ends merged into the weights.
 
     ``inputs`` enter the sandwich's first block and ``targets`` left its last one before the center was replaced, both
     batched as ``states`` are. The loss is the mean squared error over both streams, text left out behind the model's
@@ -78,6 +88,7 @@ def train_sandwich_(
     for parameter in linear:
         parameter.requires_grad_()
     lora = [p for module in modules for name, p in module.named_parameters() if f".{ADAPTER}." in name]
+    trainable = sum(parameter.numel() for parameter in (*lora, *linear))
     batches = _Batches(states, inputs, targets, len(read) == 1, next(transformer.parameters()).device)
     try:
         before = batches.loss(modules)
@@ -100,7 +111,14 @@ def train_sandwich_(
             module.to(dtype)
         for name, parameter in transformer.named_parameters():
             parameter.requires_grad_(frozen.get(name, True))
-    return before, after
+    steps = settings.steps if lora or linear else 0
+    cost = PruningCost(
+        block_forwards=2 * len(batches) * len(modules),
+        block_trainings=steps * settings.batch * len(modules),
+        training_steps=steps,
+        trainable_parameters=trainable,
+    )
+    return SandwichResult(before, after, cost)
 
 
 def _adapt(block: nn.Module, rank: int) -> Any:

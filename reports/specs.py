@@ -94,7 +94,7 @@ TABLES: dict[str, TableSpec] = {
     "table5": TableSpec(
         "Table 5: orders of replacement",
         (Column("HPS averaged", "hps.averaged"),),
-        variants=("dense", "fastflux-10", "start2end-10", "end2start-10"),
+        variants=("dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"),
         paper=True,
     ),
     "table6": TableSpec(
@@ -108,6 +108,18 @@ TABLES: dict[str, TableSpec] = {
         ),
         families=(DENSE, FASTFLUX),
         paper=True,
+    ),
+    "cost": TableSpec(
+        "Cost of pruning, beyond the calibration's own forwards",
+        (
+            Column("Trained at once", "pruning_cost.trainable_parameters", spec=".0f", si=True, ranked=False),
+            Column("Training steps", "pruning_cost.training_steps", spec=".0f", ranked=False),
+            Column("Blocks trained x samples", "pruning_cost.block_trainings", si=True, ranked=False),
+            Column("Blocks run x samples", "pruning_cost.block_forwards", si=True, ranked=False),
+            Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False),
+            Column("HPS averaged", "hps.averaged"),
+        ),
+        families=(FASTFLUX, L1),
     ),
     "efficiency": TableSpec(
         "Efficiency and distribution metrics",

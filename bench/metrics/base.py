@@ -20,6 +20,7 @@ METRICS: Mapping[str, str] = {
     "parameters": "bench.metrics.flops:measure_parameters",
     "latency": "bench.metrics.latency:measure_latency",
     "memory": "bench.metrics.memory:measure_memory",
+    "pruning_cost": "bench.metrics.pruning_cost:measure_pruning_cost",
 }
 """Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
 

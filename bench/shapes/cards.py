@@ -153,13 +153,17 @@ def _pipeline(quality: Mapping[str, Any]) -> str:
         "ask for 64x64 pictures, `max_sequence_length=12` and `guidance_scale=3.0`.",
         training=f"VAE: {vae.SCHEDULE.steps:,} steps of {vae.BATCH} renders, then {vae.DECODER_SCHEDULE.steps:,} of its decoder "
         f"alone. Transformer: 5 + 10 blocks by flow matching for {transformer.SHALLOW_SCHEDULE.steps:,} steps of {transformer.BATCH} "
-        "pictures, with T5 and CLIP text encoders and a head that learns where things stand, later dropped; "
+        "pictures, with T5 and CLIP text encoders and two heads, later dropped: one learns from the image tokens where "
+        "things stand, the other from T5's tokens where what a word names stands and what colour it has; "
         f"{growth.GUIDE_SCHEDULE.steps:,} steps that distil classifier-free guidance at scales 1 to 5 into it; then each block "
         f"split into copies with a share of its gates, and {growth.DEEPEN_SCHEDULE.steps:,} steps at 19 + 38 blocks that match the "
         "shallow model behind every group of copies. These weights were not made in one go: the VAE's first 7,200 steps had "
         "other loss and normalisation settings; the transformer's first 2,300 saw the latents of an earlier VAE, its first "
-        "4,900 ran down a shorter schedule on a third of the pictures, its first 5,200 had no head, and only its last 2,500, "
-        "with a rise and fall of the rate of their own, leaned towards noisy times. A run from scratch has the schedule "
+        "4,900 ran down a shorter schedule on a third of the pictures, its first 5,200 had no head, its first 15,500 did not "
+        "lean towards noisy times, its first 18,000 saw the world's own mixture of tasks. T5 began at the usual "
+        "initialisation and was a bag of words until step 25,600; there it was replaced by one that starts out on word "
+        "order, fitted to the words' head and loosely to the old one's outputs, and 500 steps later the transformer knew "
+        "relations. From then on the rate was flat, falling in the last 3,000 steps. A run from scratch has the schedule "
         "without these detours.",
         rows="\n".join(rows),
         more=more,

@@ -29,7 +29,7 @@ from fastflux.errors import FastFluxError
 
 STRIDE = 4
 GRID = SIZE // STRIDE
-SCHEDULE = Schedule(steps=2800, lr=2e-3, ema=0.995, weight_decay=0.01)
+SCHEDULE = Schedule(steps=3200, lr=2e-3, ema=0.995, weight_decay=0.01)
 BATCH = 64
 #: From this step on, half of each batch has been through the VAE, through which all generated pictures come.
 RECONSTRUCTIONS_FROM = 2000

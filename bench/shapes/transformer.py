@@ -45,7 +45,7 @@ class Depth:
 
 SHALLOW = Depth(5, 10)
 FULL = Depth(19, 38)
-SHALLOW_SCHEDULE = Schedule(steps=33_000, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
+SHALLOW_SCHEDULE = Schedule(steps=31_500, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
 
 
 def build_transformer(depth: Depth) -> FluxTransformer2DModel:

@@ -14,7 +14,7 @@ from bench.shapes.world import object_masks, render, sample_scenes
 LATENT_CHANNELS = 8
 SCHEDULE = Schedule(steps=9700, lr=7e-3, ema=0.995, weight_decay=0.0)
 #: Then the decoder alone, on latents with up to three times the noise: what is drawn is never quite on the manifold.
-DECODER_SCHEDULE = Schedule(steps=1500, lr=4e-3, ema=0.995, weight_decay=0.0)
+DECODER_SCHEDULE = Schedule(steps=3500, lr=4e-3, ema=0.995, weight_decay=0.0)
 DECODER_NOISE = 3.0
 BATCH = 32
 #: Deviation of the latents' noise, fixed: a learned one drowns channels that the decoder does not use yet, for good.

@@ -6,13 +6,15 @@ of MLP channels, those with the largest L1 norm. The two streams of a double blo
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fastflux.architectures import require_fraction
+from fastflux.architectures import architecture_of, require_fraction
 from fastflux.calibration import Calibration
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.finetuning import FinetuningSettings, finetune_, outputs_of
 from fastflux.methods.registry import Pruned, register_pruning_method
@@ -75,17 +77,28 @@ def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
 def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration: Calibration) -> Pruned:
     """Drop the heads and MLP channels of least L1 norm in every block, then fine-tune if that is asked for."""
     heads, channels = choose_widths(transformer, config.ratio)
+    # While the model is still dense.
+    inputs = calibration.inputs(transformer, config.samples, config.seed) if config.needs_statistics else None
+    began = monotonic()
     recorded: tuple[RecordedInputs, Tensor] | None = None
-    if config.needs_statistics:  # while the model is still dense
-        inputs = calibration.inputs(transformer, config.samples, config.seed)
+    if inputs is not None:
         recorded = inputs, outputs_of(transformer, inputs, calibration.batch_size)
     for block in _blocks(transformer):
         block.keep_heads_(_largest(block.head_norms(), heads))
         for mlp in block.mlps:
             mlp.keep_channels_(_largest(mlp.channel_norms(), channels))
+    cost = PruningCost()
     if recorded is not None:
         finetune_(transformer, *recorded, config.settings, seed=config.seed)
-    return Pruned(skeleton={"heads": heads, "mlp_channels": channels})
+        blocks = len(architecture_of(transformer).blocks(transformer))
+        cost = PruningCost(
+            block_forwards=len(recorded[0]) * blocks,
+            block_trainings=config.steps * config.batch * blocks,
+            training_steps=config.steps,
+            trainable_parameters=sum(parameter.numel() for parameter in transformer.parameters()),
+        )
+    cost += PruningCost(seconds=monotonic() - began)
+    return Pruned(skeleton={"heads": heads, "mlp_channels": channels}, cost=cost)
 
 
 def choose_widths(transformer: nn.Module, ratio: float) -> tuple[int, int]:

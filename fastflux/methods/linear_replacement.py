@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from time import monotonic
 from typing import ClassVar, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
 from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
@@ -53,7 +55,9 @@ def replace_with_linear_layers_(
 ) -> Pruned:
     """Replace the least important blocks; all statistics come from the dense model, so one pass serves every ratio."""
     count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
-    fits = fit_blocks(transformer, calibration.statistics(transformer), ridge=config.ridge)
+    statistics = calibration.statistics(transformer)
+    began = monotonic()
+    fits = fit_blocks(transformer, statistics, ridge=config.ridge)
     chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
     if missing := [str(block) for block in chosen if block not in fits]:
         raise FastFluxError(f"There are no calibration statistics of {missing[0]}: collect them on this transformer.")
@@ -61,7 +65,7 @@ def replace_with_linear_layers_(
     for replacement in replacements:
         new = cast("LinearReplacementBlock", replace_block_(transformer, replacement))
         copy_fit_(new, fits[replacement.block])
-    return Pruned(replacements)
+    return Pruned(replacements, cost=PruningCost(seconds=monotonic() - began))
 
 
 def copy_fit_(block: LinearReplacementBlock, fit: BlockFit) -> None:

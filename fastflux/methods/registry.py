@@ -8,6 +8,7 @@ from torch import nn
 
 from fastflux.architectures import block_count, require_fraction
 from fastflux.calibration import Calibration
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan, Replacement
@@ -27,10 +28,11 @@ class PruningConfig(Protocol):
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method did: the blocks it replaced and what else the skeleton needs, to be kept in the plan's config."""
+    """What a method did: the blocks it replaced, what else the skeleton needs for the plan's config, and the cost."""
 
     replacements: tuple[Replacement, ...] = ()
     skeleton: Mapping[str, JSON] = field(default_factory=dict)
+    cost: PruningCost = field(default_factory=PruningCost)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import ClassVar, cast
 
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from fastflux.architectures import architecture_of
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration, collect_statistics, observe_residual
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
 from fastflux.least_squares import LinearStatistics
@@ -34,7 +36,7 @@ from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
 from fastflux.tensor_files import save_tensors
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other weights, so that no earlier progress is taken for it."""
 
 
@@ -104,7 +106,7 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
     for block, module in spared.items():
         stack = cast("nn.ModuleList", transformer.get_submodule(block.stack))
         stack[block.index] = module
-    return Pruned(tuple(Replacement(block, config.replacement) for block in order[:count]))
+    return Pruned(tuple(Replacement(block, config.replacement) for block in order[:count]), cost=progress.cost)
 
 
 @dataclass
@@ -117,6 +119,8 @@ class _Progress:
     inputs: RecordedInputs
     folder: Path
     states: BlockStates | None = None
+    cost: PruningCost = field(default_factory=PruningCost)
+    """Of all turns taken, wherever their files come from."""
 
     def run(self, order: Sequence[BlockRef], turns: Iterable[int]) -> None:
         """Take the given turns of Algorithm 1's second loop."""
@@ -131,10 +135,12 @@ class _Progress:
                 if self.states is None:
                     self.states = BlockStates(self.transformer, self.inputs, self.calibration.batch_size)
                 self._replace(center, order[:turn], self.states, path)
+            self.cost += read_cost(path)
             self.calibration.advance(turn + 1, len(order))
 
     def _replace(self, center: BlockRef, replaced: Sequence[BlockRef], states: BlockStates, path: Path) -> None:
         """Fit, replace and train one block on what the model as it stands computes."""
+        began, ran = monotonic(), states.block_forwards
         config, transformer = self.config, self.transformer
         sandwich = sandwich_around(center, replaced, states.blocks, layers=config.layers)
         statistics: dict[str, LinearStatistics] = {}
@@ -149,9 +155,11 @@ class _Progress:
         if isinstance(new, LinearReplacementBlock):
             copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
         seed = config.seed * 1000 + len(replaced)
-        first, last = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
+        trained = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
         states.invalidate(sandwich.blocks[0])
-        save_change(transformer, sandwich.blocks, path, {"loss_before": first, "loss_after": last})
+        spent = PruningCost(block_forwards=states.block_forwards - ran, seconds=monotonic() - began)
+        figures = {"loss_before": trained.loss_before, "loss_after": trained.loss_after, **asdict(trained.cost + spent)}
+        save_change(transformer, sandwich.blocks, path, figures)
 
 
 def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequence[BlockRef]) -> None:
@@ -183,6 +191,16 @@ def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, 
     }
     metadata = {name: repr(value) for name, value in figures.items()}
     save_tensors(tensors, path, remedy="free some space, then run the same again", metadata=metadata)
+
+
+def read_cost(path: Path) -> PruningCost:
+    """What the change in a file took; raises ``FastFluxError`` naming a file that cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            noted = file.metadata()
+        return PruningCost.parse(noted)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
 
 
 def read_change(path: Path) -> dict[BlockRef, dict[str, Tensor]]:

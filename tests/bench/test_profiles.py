@@ -1,5 +1,6 @@
 """Profiles and variants: the paper's rows, and what unknown names and impossible wishes get."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from bench import profile as profiles
 from bench.profile import load_profile, require_disk
 from bench.reproduce import reproduce
-from bench.variants import TABLES, chosen_variants, paper_variants
+from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
@@ -17,7 +18,7 @@ def test_the_variants_are_the_papers() -> None:
     variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
-        "l1-12", "l1-21", "l1-27", "brll-10", "start2end-10", "end2start-10",
+        "l1-12", "l1-21", "l1-27", "brll-10", "r2-10", "start2end-10", "end2start-10",
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
     assert variants["l1-21"].label == "FLUX-Pruning-21%"
@@ -34,17 +35,30 @@ def test_variants_are_trained_as_the_profile_says() -> None:
         paper_variants(replace(profile, methods={"l1_norm": {"stesp": 1}}))
 
 
+def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_path: Path) -> None:
+    order = ["single_transformer_blocks.4", "transformer_blocks.0"]
+    path = tmp_path / "ranking.json"
+    path.write_text(json.dumps({"inputs": {"revision": "abc"}, "blocks": [{"block": block} for block in order]}))
+    profile = replace(load_profile("shapes"), methods={"linear_replacement": {"ranking": str(path)}})
+    configs = {variant.id: variant.config for variant in paper_variants(profile)}
+    assert configs["brll-10"].ranking == ",".join(order)  # type: ignore[union-attr]
+    assert configs["fastflux-10"].ranking == "residual_r2"  # type: ignore[union-attr]
+    require_current_rankings(profile, "abc")
+    with pytest.raises(FastFluxError, match=r"ranks the weights abc, but .* holds def: run `python -m bench rank"):
+        require_current_rankings(profile, "def")
+
+
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
         (["table4"], ["dense", "fastflux-10", "brll-10"]),
-        (["table5"], ["dense", "fastflux-10", "start2end-10", "end2start-10"]),
+        (["table5"], ["dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"]),
         (["table6"], ["dense", *(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30"))]),
     ],
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), tables)] == expected
-    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 13
+    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 14
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

@@ -40,7 +40,10 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
             sampling=replace(profile.sampling, steps=2),
             calibration=replace(profile.calibration, steps=2),
             latency=replace(profile.latency, warmup=1, rounds=6),
-            methods={name: {**settings, **training} for name, settings in profile.methods.items()},
+            methods={
+                name: settings | training if "steps" in settings else settings
+                for name, settings in profile.methods.items()
+            },
         )
 
     patch.setattr(bench.reproduce, "load_profile", short)

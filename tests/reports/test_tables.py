@@ -232,6 +232,7 @@ CONTRACT = {
     "parameters": {"total", "ratio_to_dense"},
     "latency": {"median_ms", "p90_ms", "ratio_to_dense", "speedup"},
     "memory": {"peak_mib"},
+    "pruning_cost": {"block_forwards", "block_trainings", "training_steps", "trainable_parameters", "seconds"},
     "plan": {"ratio", "dropped_blocks"},
 }
 

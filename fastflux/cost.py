@@ -1,0 +1,42 @@
+"""What pruning a model took, in counts that do not depend on the machine, and in seconds that do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class PruningCost:
+    """The work of a pruning method beyond the calibration's own forwards, which every calibrated method needs.
+
+    ``block_forwards``: samples times blocks run without gradients; ``block_trainings``: samples times blocks run
+    forward and backward; ``training_steps``: optimiser steps; ``trainable_parameters``: the most trained at once,
+    which gradients and optimiser states need memory for; ``seconds``: wall time.
+    """
+
+    block_forwards: int = 0
+    block_trainings: int = 0
+    training_steps: int = 0
+    trainable_parameters: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Self) -> "PruningCost":
+        """Both one after the other."""
+        return PruningCost(
+            self.block_forwards + other.block_forwards,
+            self.block_trainings + other.block_trainings,
+            self.training_steps + other.training_steps,
+            max(self.trainable_parameters, other.trainable_parameters),
+            self.seconds + other.seconds,
+        )
+
+    @classmethod
+    def parse(cls, figures: Mapping[str, str]) -> Self:
+        """Read the figures, each as ``repr`` writes it; KeyError or ValueError where one is missing or faulty."""
+        return cls(
+            block_forwards=int(figures["block_forwards"]),
+            block_trainings=int(figures["block_trainings"]),
+            training_steps=int(figures["training_steps"]),
+            trainable_parameters=int(figures["trainable_parameters"]),
+            seconds=float(figures["seconds"]),
+        )

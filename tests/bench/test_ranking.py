@@ -1,0 +1,113 @@
+"""The importance of every block by removing it: on the committed weights, with four prompts and two steps."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.ranking
+from bench.__main__ import main
+from bench.metrics.fid import FID
+from bench.profile import Profile, load_profile
+from bench.ranking import committed_ranking, rank
+from bench.results import Measurement
+from fastflux.errors import FastFluxError
+from fastflux.importance import MEASURED_RANKINGS, listed_blocks
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
+    """`load_profile` with four calibration prompts and two steps."""
+    profile = load_profile("shapes")
+    prompts = tmp_path_factory.mktemp("prompts") / "calibration.jsonl"
+    lines = profile.path(profile.calibration_prompts).read_text().splitlines(keepends=True)
+    prompts.write_text("".join(lines[:4]))
+    shortened = replace(
+        profile,
+        calibration_prompts=str(prompts),
+        sampling=replace(profile.sampling, steps=2),
+        calibration=replace(profile.calibration, steps=2),
+    )
+    return lambda _name: shortened
+
+
+@pytest.fixture(scope="module")
+def ranked(short: Callable[[str], Profile], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.ranking, "load_profile", short)
+        return rank(profile_name="shapes", samples=1, runs=tmp_path_factory.mktemp("runs"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
+
+
+def test_every_block_is_scored_and_the_least_important_comes_first(ranked: Path) -> None:
+    found = read(ranked)
+    assert len(listed_blocks(",".join(entry["block"] for entry in found["blocks"]))) == 57
+    scores = [entry["importance"] for entry in found["blocks"]]
+    assert scores == sorted(scores)
+    assert -1 <= scores[0] <= scores[-1] <= 0
+    for entry in found["blocks"]:
+        assert entry["fid"] > 0  # against the dense model's images of the same noise: 0 only if nothing was removed
+        assert all(name in entry for name in MEASURED_RANKINGS)
+    assert set(found["spearman"]) == {*MEASURED_RANKINGS, "start2end"}
+    assert all(-1 <= value <= 1 for value in found["spearman"].values())
+    assert found["cost"]["importance"]["forwards"] == 4 * 2 * 58
+    assert found["cost"]["one calibration pass"]["forwards"] == 4 * 2
+
+
+def test_an_interrupted_run_goes_on_at_its_block(
+    ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(ranked)
+    lost = ranked.parent / f"{before['blocks'][5]['block']}.json"
+    expected = read(lost)
+    lost.unlink()
+    drawn: list[str] = []
+
+    def counted(pipeline: Any, prompts: Any, sampling: Any, folder: Path, inputs: Any) -> Path:
+        drawn.append(folder.name)
+        return real(pipeline, prompts, sampling, folder, inputs)
+
+    real = bench.ranking.generate
+    monkeypatch.setattr(bench.ranking, "generate", counted)
+    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    assert rank(profile_name="shapes", samples=1, runs=ranked.parents[3]) == ranked
+    assert drawn == ["dense", "without"]
+    assert {**read(lost), "seconds": 0} == {**expected, "seconds": 0}
+    assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
+
+
+def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
+    ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def incomplete(self: FID, images: Any) -> Any:
+        return Measurement.failed(self.info, "planted")
+
+    monkeypatch.setattr(FID, "__call__", incomplete)
+    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    next(path for path in sorted(ranked.parent.glob("*_blocks.*.json"))).unlink()
+    with pytest.raises(FastFluxError, match="planted"):
+        rank(profile_name="shapes", samples=1, runs=ranked.parents[3])
+
+
+def test_accepting_writes_where_the_profile_reads(
+    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ranking, "RANKINGS", tmp_path)
+    monkeypatch.setattr(bench.ranking, "ROOT", tmp_path)
+    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3])
+    assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
+
+
+def test_no_samples_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rank", "--samples", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
