@@ -39,7 +39,6 @@ from fastflux.plan import BlockRef, Replacement
 from fastflux.surgery import get_block, replace_block_
 
 RANKINGS = ROOT / "reports" / "rankings"
-SAMPLES = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Removal:
 def rank(
     *,
     profile_name: str,
-    samples: int = SAMPLES,
+    samples: int,
     force: bool = False,
     accept: bool = False,
     device: str = "cpu",
