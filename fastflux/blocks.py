@@ -3,6 +3,7 @@
 from typing import Any, TypeAlias
 
 import torch
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import Tensor, nn
 
 RotaryEmbedding: TypeAlias = tuple[Tensor, Tensor]
@@ -10,7 +11,29 @@ RotaryEmbedding: TypeAlias = tuple[Tensor, Tensor]
 FLOAT16_MAX = 65504.0
 
 
-class LinearReplacementBlock(nn.Module):
+class NoProcessor:
+    """What a block without attention has for an attention processor."""
+
+
+class _WithoutAttention(nn.Module):
+    """Keeps the block's place among the attention processors.
+
+    Diffusers numbers IP-Adapter's weights and scales by that place: without it those of the later blocks would shift.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._processor = NoProcessor()
+
+    def get_processor(self) -> NoProcessor:
+        """The stand-in; diffusers sets a scale on it, which nothing reads."""
+        return self._processor
+
+    def set_processor(self, processor: object) -> None:
+        """Let the processor go, weights and all: there is no attention that it could serve."""
+
+
+class LinearReplacementBlock(_WithoutAttention):
     """A block whose residual branch is one linear layer: ``y = x + W x + b`` (paper section 3.1).
 
     With ``joint`` (FLUX's single blocks) the one layer serves text and image tokens, otherwise (double blocks) each
@@ -46,7 +69,7 @@ class LinearReplacementBlock(nn.Module):
         return encoder_hidden_states, hidden_states
 
 
-class RemovedBlock(nn.Module):
+class RemovedBlock(_WithoutAttention):
     """A block of which only the shortcut is left."""
 
     def forward(
@@ -60,3 +83,10 @@ class RemovedBlock(nn.Module):
         """Return both streams as they came."""
         del temb, image_rotary_emb, joint_attention_kwargs
         return encoder_hidden_states, hidden_states
+
+
+# Diffusers' caches (FirstBlockCache among them) look blocks up by their exact class.
+for _block_class in (LinearReplacementBlock, RemovedBlock):
+    TransformerBlockRegistry.register(
+        _block_class, TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0)
+    )

@@ -72,7 +72,13 @@ def prune(options: argparse.Namespace) -> None:
         )
     if options.fold:
         plan = fold_(transformer)
-    export_pipeline(options.pipeline, transformer, options.output, overwrite=options.overwrite)
+    export_pipeline(
+        options.pipeline,
+        transformer,
+        options.output,
+        overwrite=options.overwrite,
+        calibration=drive if prompts else None,
+    )
     if options.work is None:
         shutil.rmtree(work, ignore_errors=True)
     after = parameter_count(transformer)

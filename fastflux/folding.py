@@ -20,7 +20,7 @@ def fold_(transformer: nn.Module) -> PruningPlan:
     With ``y = x + W1 x + b1`` and ``z = y + W2 y + b2`` the pair is ``z = x + W x + b`` for ``W = W1 + W2 + W2 W1`` and
     ``b = b1 + b2 + W2 b1``, computed in float64; the second block keeps its shortcut alone. A run may cross from double
     to single blocks: its first block then keeps a layer for each stream. Where residuals are added between blocks, as
-    ControlNet does, the folded model is another function: do not fold then. Raises ``FastFluxError`` when the
+    ControlNet does, the folded model is another function: its forward refuses them. Raises ``FastFluxError`` when the
     transformer was not pruned by FastFLUX.
     """
     plan = plan_of(transformer)

@@ -1,16 +1,20 @@
 """The diffusers model class of pruned FLUX transformers, whose config holds the pruning plan."""
 
+from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 from fastflux.architectures import FLUX, architecture_of
+from fastflux.blocks import RemovedBlock
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import pruning_method
 from fastflux.plan import PruningPlan
+
+CONTROLNET_RESIDUALS = ("controlnet_block_samples", "controlnet_single_block_samples")
 
 
 class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc]  # diffusers is untyped
@@ -56,6 +60,27 @@ class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc] 
         if pruning_plan is not None:
             rebuild_(self, PruningPlan.from_json(pruning_plan))
 
+    @wraps(FluxTransformer2DModel.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as ``FluxTransformer2DModel`` does; ``FastFluxError`` for ControlNet residuals on a folded model."""
+        if any(kwargs.get(name) is not None for name in CONTROLNET_RESIDUALS):
+            _require_unfolded(self)
+        return super().forward(*args, **kwargs)
+
+    def enable_cache(self, config: Any) -> None:
+        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache when there is no first block to go by."""
+        if isinstance(config, FirstBlockCacheConfig) and isinstance(self.transformer_blocks[0], RemovedBlock):
+            # Its residual is zero, and so would be the change that decides whether the other blocks run.
+            raise FastFluxError(
+                "FirstBlockCache goes by the first block's residual, but transformer_blocks.0 is removed: "
+                "use another cache, or prune without removing that block."
+            )
+        super().enable_cache(config)
+
+    def _load_ip_adapter_weights(self, *args: Any, **kwargs: Any) -> None:
+        _require_dense_widths(self)
+        super()._load_ip_adapter_weights(*args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """Load as diffusers does, but strictly: a missing, unexpected or misshapen weight is a ``FastFluxError``."""
@@ -67,6 +92,23 @@ class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc] 
 
 # diffusers writes the class's top-level package into model_index.json and looks it up there.
 FastFluxTransformer2DModel.__module__ = "fastflux"
+
+
+def _require_unfolded(transformer: nn.Module) -> None:
+    plan = plan_of(transformer)
+    if plan is not None and plan.config.get("folded") and len({item.kind for item in plan.replacements}) > 1:
+        raise FastFluxError(
+            "ControlNet adds residuals between blocks that folding has merged: use the model pruned without folding."
+        )
+
+
+def _require_dense_widths(transformer: nn.Module) -> None:
+    plan = plan_of(transformer)
+    if plan is not None and "heads" in plan.config:
+        raise FastFluxError(
+            f"Cannot load an IP-Adapter: its attention has the dense model's heads, of which {plan.method} left "
+            f"{plan.config['heads']} in every block."
+        )
 
 
 def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:

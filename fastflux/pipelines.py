@@ -12,19 +12,28 @@ from torch import nn
 from fastflux.checkpoint import first_sentence, read_json, require_weights, write_transformer
 from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
-from fastflux.model import FastFluxTransformer2DModel
+from fastflux.model import FastFluxTransformer2DModel, plan_of
+from fastflux.model_card import CARD, keep_foreign_cards, model_card
+from fastflux.trajectories import Trajectories
 
 INDEX = "model_index.json"
 
 
 def export_pipeline(
-    base_folder: Path | str, transformer: nn.Module, out_folder: Path | str, *, overwrite: bool = False
+    base_folder: Path | str,
+    transformer: nn.Module,
+    out_folder: Path | str,
+    *,
+    overwrite: bool = False,
+    calibration: Trajectories | None = None,
 ) -> None:
     """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
 
     After ``import fastflux``, ``FluxPipeline.from_pretrained(out_folder)`` loads it. The folder appears complete or not
-    at all. Raises ``FastFluxError`` when ``base_folder`` is no pipeline, or ``out_folder`` exists and ``overwrite`` is
-    not set, or cannot be written.
+    at all. A pruned model's folder gets a model card as its README.md, which tells of ``calibration`` if that is given;
+    a README.md that people wrote or changed in an overwritten folder stays there as README.previous.md. Raises
+    ``FastFluxError`` when ``base_folder`` is no pipeline, or ``out_folder`` exists and ``overwrite`` is not set, or
+    cannot be written.
     """
     base, out = Path(base_folder), Path(out_folder)
     index = read_json(base / INDEX)
@@ -35,8 +44,11 @@ def export_pipeline(
     package = "fastflux" if isinstance(transformer, FastFluxTransformer2DModel) else "diffusers"
     index["transformer"] = [package, type(transformer).__name__]
     index.pop("_name_or_path", None)
+    plan = plan_of(transformer)
     with new_folder(out, overwrite=overwrite) as partial:
         for item in sorted(base.iterdir()):
+            if plan is not None and item.name == CARD:
+                continue  # it tells of the dense model
             if item.name in ("transformer", INDEX) or item.name.startswith("."):
                 continue
             if item.is_dir():
@@ -46,6 +58,9 @@ def export_pipeline(
         (partial / "transformer").mkdir()
         write_transformer(transformer, partial / "transformer")
         (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        if plan is not None:
+            (partial / CARD).write_text(model_card(transformer, plan, base, calibration), encoding="utf-8")
+            keep_foreign_cards(out, partial)
 
 
 def load_pipeline(

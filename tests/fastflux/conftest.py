@@ -1,6 +1,6 @@
 """A FLUX transformer small enough for every test, with statistics of a few forwards."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from fastflux.architectures import example_inputs
+from fastflux.architectures import architecture_of, example_inputs
 from fastflux.calibration import Statistics, collect_statistics
 from fastflux.methods import sandwich_training
+from fastflux.model import attach_plan_
+from fastflux.plan import PruningPlan, Replacement
+from fastflux.surgery import replace_block_
 
 Drive = Callable[[nn.Module], Callable[[], None]]
 
@@ -33,6 +36,23 @@ def make_tiny_flux(seed: int = 0, **changes: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return FluxTransformer2DModel(**{**TINY, **changes}).eval()
+
+
+def make_replaced_flux(linear: Collection[int], removed: Collection[int] = (), seed: int = 0) -> Any:
+    """The tiny model whose blocks at the places ``linear`` are linear layers of random weights."""
+    transformer = make_tiny_flux()
+    blocks = architecture_of(transformer).blocks(transformer)
+    replacements = tuple(
+        Replacement(blocks[place], "linear" if place in linear else "removed") for place in sorted({*linear, *removed})
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for replacement in replacements:
+        for parameter in replace_block_(transformer, replacement).parameters():
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    attach_plan_(
+        transformer, PruningPlan("tiny", "r1", "linear_replacement", {"blocks": len(replacements)}, replacements)
+    )
+    return transformer
 
 
 def tiny_inputs(transformer: nn.Module, seed: int = 0, batch: int = 2) -> dict[str, Tensor]:

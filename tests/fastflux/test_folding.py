@@ -1,7 +1,6 @@
 """Folding leaves the function as it is and never costs a product more."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,36 +12,22 @@ from fastflux.blocks import RemovedBlock
 from fastflux.checkpoint import load_transformer, save_transformer
 from fastflux.errors import FastFluxError
 from fastflux.folding import fold_
-from fastflux.model import attach_plan_, parameter_count, plan_of
-from fastflux.plan import PruningPlan, Replacement
-from fastflux.surgery import get_block, replace_block_
-from tests.fastflux.conftest import make_tiny_flux, run
-
-
-def replaced(places: set[int], seed: int = 0) -> Any:
-    """A tiny model whose blocks at ``places`` are linear layers of random weights."""
-    transformer = make_tiny_flux()
-    blocks = architecture_of(transformer).blocks(transformer)
-    replacements = tuple(Replacement(blocks[place], "linear") for place in sorted(places))
-    generator = torch.Generator().manual_seed(seed)
-    for replacement in replacements:
-        for parameter in replace_block_(transformer, replacement).parameters():
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
-    attach_plan_(transformer, PruningPlan("tiny", "r1", "linear_replacement", {}, replacements))
-    return transformer
+from fastflux.model import parameter_count, plan_of
+from fastflux.surgery import get_block
+from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux, run
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 5)), st.integers(0, 1000))
 def test_folded_equals_unfolded(places: set[int], seed: int) -> None:
-    plain, folded = replaced(places, seed), replaced(places, seed)
+    plain, folded = make_replaced_flux(places, seed=seed), make_replaced_flux(places, seed=seed)
     fold_(folded)
     torch.testing.assert_close(run(folded), run(plain), rtol=1e-4, atol=1e-5)
     assert parameter_count(folded) <= parameter_count(plain)
 
 
 def test_each_run_keeps_one_linear_block() -> None:
-    transformer = replaced({0, 1, 2, 4})  # a run across double and single blocks, and a lone block
+    transformer = make_replaced_flux({0, 1, 2, 4})  # a run across double and single blocks, and a lone block
     plan = fold_(transformer)
     blocks = architecture_of(transformer).blocks(transformer)
     removed = [place for place, block in enumerate(blocks) if isinstance(get_block(transformer, block), RemovedBlock)]
@@ -52,7 +37,7 @@ def test_each_run_keeps_one_linear_block() -> None:
 
 
 def test_a_folded_model_is_saved_and_loaded(tmp_path: Path) -> None:
-    transformer = replaced({1, 2, 3})
+    transformer = make_replaced_flux({1, 2, 3})
     fold_(transformer)
     save_transformer(transformer, tmp_path / "folded")
     loaded = load_transformer(tmp_path / "folded")

@@ -92,7 +92,7 @@ def test_diffusers_own_save_pretrained_keeps_exports_loadable(exported: Path, tm
 
 
 def test_exports_stand_alone(exported: Path, base: Path) -> None:
-    assert {path.name for path in exported.iterdir()} == {path.name for path in base.iterdir()}
+    assert {path.name for path in exported.iterdir()} == {path.name for path in base.iterdir()} | {"README.md"}
     assert not any(path.is_symlink() for path in exported.rglob("*"))
     assert (exported / "vae/diffusion_pytorch_model.safetensors").stat().st_nlink == 1
 
@@ -158,6 +158,9 @@ def test_prune_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest
     assert plan.base_model == "tiny"
     assert plan.base_revision == revision_of(base / "transformer")
     assert plan.config["ranking"] == "relative_output_error"
+    card = (out / "README.md").read_text()
+    assert f"- Plan hash: `{plan.hash}`" in card
+    assert "own sampling of 3 prompts: 2 steps, guidance 3.5, noise from seed 0 on" in card
     assert main(["inspect", str(out)]) == 0
     told = capsys.readouterr().out
     assert plan.hash in told
@@ -222,6 +225,7 @@ def test_prune_command_folds_on_request(base: Path, prompts: Path, tmp_path: Pat
 def test_prune_command_without_calibration(base: Path, tmp_path: Path) -> None:
     out = tmp_path / "l1"
     assert main(["prune", str(base), "--method", "l1_norm", "--ratio", "0.2", "-o", str(out)]) == 0
+    assert "## Calibration\n\nNone:" in (out / "README.md").read_text()
     assert draw(load_pipeline(out)).shape == (1, 3, 32, 32)
 
 
