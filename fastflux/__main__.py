@@ -13,6 +13,7 @@ PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts prompts.txt --fold -o fastflux-10
   fastflux prune flux-dev --method block_removal --blocks 5 --ranking end2start -o removed-5
   fastflux prune flux-dev --ratio 0.1 --ranking ranking.json --prompts prompts.txt -o fastflux-10
+  fastflux prune black-forest-labs/FLUX.1-dev --ratio 0.1 --images pictures/ -o fastflux-10
   fastflux prune flux-dev --method l1_norm --ratio 0.12 -o l1-12
 """
 INSPECT_EXAMPLES = """examples:
@@ -82,7 +83,7 @@ def _add_prune(commands: Any) -> None:
         epilog=PRUNE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    prune.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout)")
+    prune.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout), or its hub id")
     prune.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     prune.add_argument("--overwrite", action="store_true", help="replace the output folder when it exists")
     method = prune.add_argument_group("method")
@@ -127,8 +128,13 @@ def _add_calibration(parser: argparse.ArgumentParser) -> Any:
     """Options of `commands.open_pipeline` and `commands.trajectories`."""
     calibration = parser.add_argument_group("calibration")
     calibration.add_argument("--prompts", type=Path, help="text file, a prompt a line, or .jsonl with a prompt key")
-    calibration.add_argument("--limit", type=int, help="use the first LIMIT prompts only")
-    calibration.add_argument("--steps", type=int, default=20, help="sampling steps (%(default)s)")
+    calibration.add_argument(
+        "--images",
+        type=Path,
+        help="folder of pictures with captions (picture.txt or metadata.jsonl) instead of prompts",
+    )
+    calibration.add_argument("--limit", type=int, help="use the first LIMIT prompts or pictures only")
+    calibration.add_argument("--steps", type=int, default=20, help="sampling steps, or noise levels (%(default)s)")
     calibration.add_argument("--guidance", type=float, default=3.5, help="guidance scale (%(default)s)")
     calibration.add_argument("--batch-size", type=int, default=1, help="prompts at once (%(default)s)")
     calibration.add_argument("--height", type=int, help="pixels (the VAE's sample size)")
@@ -152,7 +158,7 @@ def _add_rank(commands: Any) -> None:
         epilog=RANK_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    rank.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout)")
+    rank.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout), or its hub id")
     rank.add_argument(
         "--ranking", default="residual_r2", help="%(default)s, relative_output_error, output_mse or block_influence"
     )
@@ -168,7 +174,7 @@ def _add_generate(commands: Any) -> None:
         epilog=GENERATE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    generate.add_argument("pipeline", type=Path, help="folder of the pipeline (diffusers layout)")
+    generate.add_argument("pipeline", type=Path, help="folder of the pipeline (diffusers layout), or its hub id")
     generate.add_argument("prompt", nargs="+", help="one image each")
     generate.add_argument("-o", "--output", type=Path, required=True, help="a .png file, or a folder for several")
     generate.add_argument("--steps", type=int, default=28, help="sampling steps (%(default)s)")

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from rich.console import Console
@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastflux.calibration import Calibration, collect_statistics
+from fastflux.captioned_images import NoisedImages, read_captioned_images
 from fastflux.checkpoint import read_json, revision_of
 from fastflux.errors import FastFluxError
 from fastflux.folders import require_absent
 from fastflux.folding import fold_
+from fastflux.hub import local_pipeline
 from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
 from fastflux.least_squares import DEFAULT_RIDGE
 from fastflux.methods.registry import make_config
@@ -28,8 +30,10 @@ from fastflux.progress import progress_bar
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
 from fastflux.ranking_files import read_ranking
-from fastflux.trajectories import Trajectories, drawing_sizes
+from fastflux.trajectories import CalibrationRun, Trajectories, drawing_sizes
 
+#: Prompts, or pictures with their captions.
+CalibrationData: TypeAlias = list[str] | list[tuple[Path, str]]
 #: Options that go into the method's config where they are given; which ones a method has, its config class says.
 SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
 
@@ -45,18 +49,20 @@ def prune(options: argparse.Namespace) -> None:
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size")
-    prompts: list[str] = []
+    data: CalibrationData = []
     if config.needs_statistics:
-        prompts = calibration_prompts(options, options.method)
+        data = calibration_data(options, options.method)
+    name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
+    options.pipeline = local_pipeline(options.pipeline)
 
     console = Console(stderr=True)
     pipeline = open_pipeline(options)
     transformer = pipeline.transformer
     before = parameter_count(transformer)
-    drive = trajectories(options, pipeline, prompts)
+    drive = calibration_drive(options, pipeline, data)
     work = options.work or options.output.with_name(f"{options.output.name}.progress")
     with progress_bar(console) as progress:
-        calibrating = progress.add_task("calibrating", total=len(prompts), visible=config.needs_statistics)
+        calibrating = progress.add_task("calibrating", total=len(data), visible=config.needs_statistics)
         replacing = progress.add_task("replacing blocks", total=None, visible=False)
         calibration = Calibration(
             lambda: drive(lambda done: progress.advance(calibrating, done)),
@@ -67,7 +73,7 @@ def prune(options: argparse.Namespace) -> None:
             transformer,
             config,
             calibration,
-            base_model=options.base_model or options.pipeline.resolve().name,
+            base_model=options.base_model or name,
             base_revision=revision_of(options.pipeline / "transformer"),
         )
     if options.fold:
@@ -77,7 +83,7 @@ def prune(options: argparse.Namespace) -> None:
         transformer,
         options.output,
         overwrite=options.overwrite,
-        calibration=drive if prompts else None,
+        calibration=drive if data else None,
     )
     if options.work is None:
         shutil.rmtree(work, ignore_errors=True)
@@ -122,12 +128,13 @@ def rank(options: argparse.Namespace) -> None:
     if options.ranking not in MEASURED_RANKINGS:
         raise unknown_name("measured ranking", options.ranking, MEASURED_RANKINGS)
     require_positive(options, "limit", "steps", "batch_size")
-    prompts = calibration_prompts(options, "rank")
+    data = calibration_data(options, "rank")
+    options.pipeline = local_pipeline(options.pipeline)
     console = Console(stderr=True)
     pipeline = open_pipeline(options)
-    drive = trajectories(options, pipeline, prompts)
+    drive = calibration_drive(options, pipeline, data)
     with progress_bar(console) as progress:
-        task = progress.add_task("calibrating", total=len(prompts))
+        task = progress.add_task("calibrating", total=len(data))
         statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
     fits = fit_blocks(pipeline.transformer, statistics, ridge=DEFAULT_RIDGE if options.ridge is None else options.ridge)
     order = rank_blocks(options.ranking, pipeline.transformer, fits)
@@ -148,6 +155,7 @@ def rank(options: argparse.Namespace) -> None:
 def generate(options: argparse.Namespace) -> None:
     """Draw one image for each prompt, all from the same seed, so that two models can be compared."""
     require_positive(options, "steps")
+    options.pipeline = local_pipeline(options.pipeline)
     single = options.output.suffix.lower() == ".png"
     if single and len(options.prompt) > 1:
         raise FastFluxError(
@@ -180,10 +188,14 @@ def require_positive(options: argparse.Namespace, *names: str) -> None:
             raise FastFluxError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1.")
 
 
-def calibration_prompts(options: argparse.Namespace, what: str) -> list[str]:
-    """The prompts that ``what`` calibrates on; raises ``FastFluxError`` when there are none."""
-    if options.prompts is None:
-        raise FastFluxError(f"{what} calibrates on prompts: give a file of them with --prompts.")
+def calibration_data(options: argparse.Namespace, what: str) -> CalibrationData:
+    """The prompts or pictures that ``what`` calibrates on; raises ``FastFluxError`` when there are none."""
+    if (options.prompts is None) == (options.images is None):
+        raise FastFluxError(
+            f"{what} calibrates on prompts or on pictures: give a file with --prompts or a folder with --images."
+        )
+    if options.images is not None:
+        return read_captioned_images(options.images)[: options.limit]
     return read_prompts(options.prompts)[: options.limit]
 
 
@@ -199,19 +211,20 @@ def open_pipeline(options: argparse.Namespace) -> Any:
     return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
 
 
-def trajectories(options: argparse.Namespace, pipeline: Any, prompts: list[str]) -> Trajectories:
-    """The model's own sampling of the prompts."""
-    return Trajectories(
-        pipeline,
-        prompts,
-        steps=options.steps,
-        guidance=options.guidance,
-        batch_size=options.batch_size,
-        height=options.height,
-        width=options.width,
-        text_tokens=options.text_tokens,
-        seed=options.calibration_seed,
-    )
+def calibration_drive(options: argparse.Namespace, pipeline: Any, data: CalibrationData) -> CalibrationRun:
+    """The model's own sampling of prompts, or its forwards on noised pictures."""
+    settings = {
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "batch_size": options.batch_size,
+        "height": options.height,
+        "width": options.width,
+        "text_tokens": options.text_tokens,
+        "seed": options.calibration_seed,
+    }
+    if options.images is not None:
+        return NoisedImages(pipeline, data, **settings)  # type: ignore[arg-type]  # pictures, as the option says
+    return Trajectories(pipeline, data, **settings)  # type: ignore[arg-type]  # prompts
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {

@@ -20,7 +20,7 @@ from fastflux.architectures import architecture_of, config_of
 from fastflux.methods.registry import pruning_method
 from fastflux.model import FastFluxTransformer2DModel, parameter_count
 from fastflux.plan import JSON, PruningPlan
-from fastflux.trajectories import Trajectories
+from fastflux.trajectories import CalibrationRun
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2506.10035"
@@ -42,7 +42,7 @@ _SEALED = re.compile(re.escape(_SEAL).replace(r"\{digest\}", "([0-9a-f]{64})") +
 
 
 def model_card(
-    transformer: nn.Module, plan: PruningPlan, base_folder: Path, calibration: Trajectories | None = None
+    transformer: nn.Module, plan: PruningPlan, base_folder: Path, calibration: CalibrationRun | None = None
 ) -> str:
     """The card's text, YAML front matter first.
 
@@ -160,12 +160,9 @@ def _ranges(indices: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _calibration(plan: PruningPlan, calibration: Trajectories | None) -> str:
+def _calibration(plan: PruningPlan, calibration: CalibrationRun | None) -> str:
     if calibration is not None:
-        return (
-            f"On the base model's own sampling of {len(calibration.prompts)} prompts: {calibration.steps} steps, "
-            f"guidance {calibration.guidance:g}, noise from seed {calibration.seed} on."
-        )
+        return f"On {calibration.source}, guidance {calibration.guidance:g}, noise from seed {calibration.seed} on."
     config_class = pruning_method(plan.method).config_class
     names = {field.name for field in fields(config_class)}
     config = config_class(**{name: value for name, value in plan.config.items() if name in names})

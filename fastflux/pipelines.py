@@ -14,7 +14,7 @@ from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
 from fastflux.model import FastFluxTransformer2DModel, plan_of
 from fastflux.model_card import CARD, keep_foreign_cards, model_card
-from fastflux.trajectories import Trajectories
+from fastflux.trajectories import CalibrationRun
 
 INDEX = "model_index.json"
 
@@ -25,7 +25,7 @@ def export_pipeline(
     out_folder: Path | str,
     *,
     overwrite: bool = False,
-    calibration: Trajectories | None = None,
+    calibration: CalibrationRun | None = None,
 ) -> None:
     """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
 

@@ -2,13 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from fastflux.errors import FastFluxError
 
 MAX_TEXT_TOKENS = 512  # FluxPipeline's limit
+
+
+class CalibrationRun(Protocol):
+    """Runs a transformer on calibration data, and says on what."""
+
+    @property
+    def source(self) -> str:
+        """What it runs on, in words."""
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale."""
+
+    @property
+    def seed(self) -> int:
+        """Of the noise."""
+
+    def __call__(self, advance: Callable[[int], object] = ...) -> None:
+        """Run it; ``advance`` is told the number of prompts or pictures done after each batch."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +50,12 @@ class Trajectories:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.text_tokens is not None and not 1 <= self.text_tokens <= MAX_TEXT_TOKENS:
-            raise FastFluxError(f"{self.text_tokens} text tokens are asked for: FLUX takes 1 to {MAX_TEXT_TOKENS}.")
-        pixels = 2 * self.pipeline.vae_scale_factor
-        for name, size in (("height", self.height), ("width", self.width)):
-            if size is not None and (size < pixels or size % pixels):
-                raise FastFluxError(f"The {name} is {size} pixels, but it must be a multiple of {pixels}.")
+        require_sizes(self.pipeline, self.height, self.width, self.text_tokens)
+
+    @property
+    def source(self) -> str:
+        """What the calibration ran on, in words."""
+        return f"the base model's own sampling of {len(self.prompts)} prompts: {self.steps} steps"
 
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""
@@ -53,6 +72,16 @@ class Trajectories:
                 output_type="latent",
             )
             advance(len(prompts))
+
+
+def require_sizes(pipeline: Any, height: int | None, width: int | None, text_tokens: int | None) -> None:
+    """Raise ``FastFluxError`` for sizes, in pixels and T5 tokens, that the pipeline cannot draw."""
+    if text_tokens is not None and not 1 <= text_tokens <= MAX_TEXT_TOKENS:
+        raise FastFluxError(f"{text_tokens} text tokens are asked for: FLUX takes 1 to {MAX_TEXT_TOKENS}.")
+    pixels = 2 * pipeline.vae_scale_factor
+    for name, size in (("height", height), ("width", width)):
+        if size is not None and (size < pixels or size % pixels):
+            raise FastFluxError(f"The {name} is {size} pixels, but it must be a multiple of {pixels}.")
 
 
 def drawing_sizes(pipeline: Any, height: int | None, width: int | None, text_tokens: int | None) -> dict[str, int]:

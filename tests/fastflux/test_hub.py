@@ -1,0 +1,46 @@
+"""Pipelines by hub id, with the hub played by a function."""
+
+from pathlib import Path
+
+import pytest
+from diffusers import DiffusionPipeline
+
+from fastflux.__main__ import main
+from fastflux.checkpoint import load_transformer
+from fastflux.errors import FastFluxError
+from fastflux.hub import is_hub_id, local_pipeline
+from fastflux.model import plan_of
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("black-forest-labs/FLUX.1-dev", True), ("flux", False), ("/a/b", False), ("a/b/c", False), ("a b/c", False)],
+)
+def test_what_reads_as_a_hub_id(text: str, expected: bool) -> None:
+    assert is_hub_id(text) == expected
+
+
+def test_a_model_of_the_hub_is_pruned_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny_pipeline(tmp_path / "cache")
+    monkeypatch.setattr(
+        DiffusionPipeline, "download", lambda name: str(tmp_path / "cache") if name == "me/tiny" else ""
+    )
+    out = tmp_path / "out"
+    command = ["prune", "me/tiny", "--method", "block_removal", "--blocks", "1", "--ranking", "end2start"]
+    assert main([*command, "--device", "cpu", "-o", str(out)]) == 0
+    plan = plan_of(load_transformer(out / "transformer"))
+    assert plan is not None
+    assert plan.base_model == "me/tiny"
+
+
+def test_what_is_neither_folder_nor_on_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(_name: str) -> str:
+        raise OSError("gated repository")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", refuse)
+    with pytest.raises(FastFluxError, match=r"gated repository.*hf auth login"):
+        local_pipeline(Path("black-forest-labs/FLUX.1-dev"))
+    with pytest.raises(FastFluxError, match="no hub id"):
+        local_pipeline(tmp_path / "missing")
+    assert local_pipeline(tmp_path) == tmp_path
