@@ -17,6 +17,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
@@ -223,15 +224,16 @@ def _spearman(
 
 def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     measured = (name.replace("_", " ") for name in MEASURED_RANKINGS)
-    table = Table("#", "block", "importance", "FID", "CLIP score", *measured)
+    table = Table("#", "block", "importance", "FID", "CLIP score", *measured, box=None)
     for place, entry in enumerate(ranking["blocks"], 1):
         figures = (entry[key] for key in ("importance", "fid", "clip_score", *MEASURED_RANKINGS))
         table.add_row(str(place), entry["block"], *(f"{figure:.4g}" for figure in figures))
-    console.print(table)
-    agreement = Table("order", "Spearman's correlation with the importance")
+    out = Console(soft_wrap=True)  # whole rows, wherever they are written
+    out.print(table)
+    agreement = Table("order", "Spearman's correlation with the importance", box=None)
     for name, value in ranking["spearman"].items():
         agreement.add_row(name, f"{value:.3f}")
-    console.print(agreement)
+    out.print(agreement)
     for name, spent in cost.items():
         console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")
 
