@@ -30,6 +30,7 @@ from bench.metrics.fid import FID
 from bench.profile import ROOT, Profile, Sampling, load_profile, require_disk
 from bench.progress import console, track
 from bench.prompts import prompts_hash
+from bench.reporting import GENERATED, RANKINGS, run_reports
 from bench.results import JSON
 from fastflux.architectures import architecture_of
 from fastflux.calibration import collect_statistics
@@ -38,8 +39,6 @@ from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.plan import BlockRef, Replacement
 from fastflux.surgery import get_block, replace_block_
-
-RANKINGS = ROOT / "reports" / "rankings"
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,8 @@ def rank(
         target = committed_ranking(profile)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
+        default = profile.name == "shapes"  # whose documents lie on top, where README.md shows them
+        run_reports("importance", str(target), "-o", str(GENERATED if default else GENERATED / profile.name))
         console.print(f"accepted: {target.relative_to(ROOT)}; the profile's methods follow it from now on")
     return path
 

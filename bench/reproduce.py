@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +15,9 @@ from rich.table import Table
 from bench.evaluate import Evaluation
 from bench.profile import ROOT, load_profile, require_disk
 from bench.progress import console
+from bench.reporting import GENERATED, RESULTS, run_reports
 from bench.variants import TABLES, chosen_variants, require_current_rankings
 from fastflux.errors import FastFluxError
-
-RESULTS = ROOT / "reports" / "results"
-GENERATED = ROOT / "reports" / "generated"
 
 
 def reproduce(
@@ -76,7 +72,7 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
     """Build the documents beside the records, in a process of their own: reports read files, and know no model."""
     selected = _selected(evaluation)
     out = evaluation.folder / "reports"
-    _reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg",
+    run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg",
              "--images", str(evaluation.folder), "-o", str(out))  # fmt: skip
     return [(out / f"{table}.md").read_text(encoding="utf-8") for table in tables]
 
@@ -92,12 +88,6 @@ def _selected(evaluation: Evaluation) -> Path:
     return selected
 
 
-def _reports(*arguments: str) -> None:
-    process = subprocess.run([sys.executable, "-m", "reports", *arguments], cwd=ROOT, check=False, text=True)  # noqa: S603
-    if process.returncode:
-        raise FastFluxError("the reports could not be built; the message above says why. All measurements are kept.")
-
-
 def committed_records(profile_name: str, device: str) -> Path:
     """Folder of the committed records of a profile on a kind of device."""
     return RESULTS / torch.device(device).type / profile_name
@@ -108,7 +98,7 @@ def _show_differences(fresh: Path, profile_name: str, device: str) -> None:
     committed = committed_records(profile_name, device)
     if committed.is_dir() and any(committed.glob("*.json")):
         print("\n## This run against the committed records\n", flush=True)
-        _reports("diff", str(committed), str(fresh))
+        run_reports("diff", str(committed), str(fresh))
 
 
 def _accept(evaluation: Evaluation) -> None:
@@ -126,7 +116,7 @@ def _accept(evaluation: Evaluation) -> None:
     for path in sorted((evaluation.folder / "reports").iterdir()):
         shutil.copy2(path, generated)
     if default:
-        _reports("readme")
+        run_reports("readme")
     console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {generated.relative_to(ROOT)}")
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fastflux.errors import FastFluxError
-from reports.build import FORMATS, build, write_text
+from reports.build import FORMATS, build, build_importance, write_text
 from reports.difference import difference
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.readme import update
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,diff,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,importance,diff,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -84,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
     )
     builder.set_defaults(run=_build)
+    ranker = commands.add_parser(
+        "importance",
+        help="draw the importance of every block",
+        description="From a file of `python -m bench rank`: Figure 8 (importance.png, .svg), and how far the orders "
+        "agree and what they cost (ranking.md, .tex).",
+    )
+    ranker.add_argument("ranking", type=Path, help="a ranking file, such as reports/rankings/shapes.json")
+    ranker.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    ranker.set_defaults(run=_importance)
     differ = commands.add_parser(
         "diff",
         help="compare two folders of records",
@@ -116,6 +125,12 @@ def _build(options: argparse.Namespace) -> int:
         intervals=options.intervals, tolerance=options.tolerance,
     )  # fmt: skip
     for path in written:
+        print(path)
+    return EXIT_OK
+
+
+def _importance(options: argparse.Namespace) -> int:
+    for path in build_importance(options.ranking, options.out):
         print(path)
     return EXIT_OK
 

@@ -70,6 +70,23 @@ def build(
     return written
 
 
+def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
+    """Write the figure and the table of a ranking file; the paths written, in order.
+
+    Raises FastFluxError when the file holds no ranking.
+    """
+    from reports.importance import Ranking, importance_figure, orders_table
+    from reports.style import save_figure
+
+    ranking = Ranking.read(ranking_file)
+    written = [
+        write_text(out_dir / f"ranking.{kind}", _document([orders_table(ranking)], kind)) for kind in DOCUMENT_FORMATS
+    ]
+    return written + [
+        save_figure(importance_figure(ranking), out_dir / f"importance.{kind}") for kind in FIGURE_FORMATS
+    ]
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write UTF-8 text whole or not at all, with the same line ends on every system; returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)

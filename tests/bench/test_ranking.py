@@ -102,10 +102,12 @@ def test_accepting_writes_where_the_profile_reads(
     ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.ranking, "RANKINGS", tmp_path)
+    monkeypatch.setattr(bench.ranking, "GENERATED", tmp_path / "generated")
     monkeypatch.setattr(bench.ranking, "ROOT", tmp_path)
     monkeypatch.setattr(bench.ranking, "load_profile", short)
     rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3])
     assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
+    assert (tmp_path / "generated" / "importance.png").is_file()
 
 
 def test_no_samples_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

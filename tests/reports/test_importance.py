@@ -1,0 +1,85 @@
+"""Importance of blocks: the figure's points, the table's text, and what faulty files get."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reports.__main__ import main
+from reports.importance import Ranking, importance_figure, orders_table
+from reports.table import to_markdown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def entry(block: str, importance: float, r2: float) -> dict[str, Any]:
+    return {"block": block, "importance": importance, "residual_r2": r2, "fid": 1.0, "clip_score": 80.0}
+
+
+DATA: dict[str, Any] = {
+    "base_model": "tiny_model",
+    "blocks": [
+        entry("single_transformer_blocks.1", -0.9, 0.3),
+        entry("single_transformer_blocks.0", -0.8, 0.4),
+        entry("transformer_blocks.0", -0.1, 0.9),
+    ],
+    "spearman": {"residual_r2": -0.345, "block_influence": 0.5, "start2end": -1.0},
+    "cost": {
+        "importance": {"forwards": 148480, "seconds": 812.3},
+        "one calibration pass": {"forwards": 1280, "seconds": 4.6},
+    },
+    "scorers": {"fid": "a small FID", "clip_score": "a small CLIP"},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "ranking.json"
+    file.write_text(json.dumps({**DATA, "created": "today"}))
+    return file
+
+
+def test_the_table_reads_as_it_should(path: Path) -> None:
+    text = to_markdown(orders_table(Ranking.read(path)))
+    lines = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert lines[2:] == [
+        ["Importance (FID and CLIP score)", "1.00", "148,480", "812"],
+        ["Residual R²", "-0.34", "1,280", "5"],
+        ["Block influence", "0.50", "1,280", "5"],
+        ["Start2End", "-1.00", "\N{EN DASH}", "\N{EN DASH}"],
+    ]
+    assert "clip\\_score: a small CLIP" in text
+
+
+def test_the_figure_shows_importance_in_order_and_r2_along_the_flow(path: Path) -> None:
+    left, right = importance_figure(Ranking.read(path)).axes
+    points = {
+        line.get_label(): list(zip(*line.get_data(), strict=True)) for line in left.lines if len(line.get_xdata()) != 2
+    }
+    assert points["double blocks"] == [(3, -0.1)]
+    by_kind = {line.get_label(): line.get_data() for line in right.lines}
+    assert [list(values) for values in by_kind["double blocks"]] == [[1], [0.9]]
+    assert sorted(zip(*by_kind["single blocks"], strict=True)) == [(2, 0.4), (3, 0.3)]
+    marks = [line.get_xdata()[0] for line in left.lines if line.get_linestyle() == "--"]
+    assert marks == pytest.approx([0.1 * 3 + 0.5, 0.2 * 3 + 0.5, 0.3 * 3 + 0.5])
+
+
+def test_the_command_writes_both_and_repeats_its_bytes(path: Path, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        assert main(["importance", str(path), "-o", str(tmp_path / folder)]) == 0
+    names = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert names == ["importance.png", "importance.svg", "ranking.md", "ranking.tex"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({**DATA, "blocks": [{"block": "x"}]})])
+def test_a_faulty_file_is_one_sentence(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ranking.json"
+    path.write_text(content)
+    assert main(["importance", str(path), "-o", str(tmp_path / "out")]) == 1
+    assert "holds no ranking of blocks" in capsys.readouterr().err
+    assert main(["importance", str(tmp_path / "none.json"), "-o", str(tmp_path / "out")]) == 1
