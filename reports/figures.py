@@ -79,7 +79,7 @@ def _point(row: Row, key: str) -> tuple[float, float] | None:
 def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None:
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.margins(0.24, 0.16)  # room for the series' names left of their fastest points
+    axes.margins(0.34, 0.16)  # room for the series' names left of their fastest points
     for series in _SERIES:
         _draw_series(axes, [row for row in rows if row.family == series.family], key, series)
     for row in rows:

@@ -112,7 +112,7 @@ TABLES: dict[str, TableSpec] = {
     "cost": TableSpec(
         "Cost of pruning, beyond the calibration's own forwards",
         (
-            Column("Trained at once", "pruning_cost.trainable_parameters", spec=".0f", si=True, ranked=False),
+            Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False),
             Column("Training steps", "pruning_cost.training_steps", spec=".0f", ranked=False),
             Column("Blocks trained x samples", "pruning_cost.block_trainings", si=True, ranked=False),
             Column("Blocks run x samples", "pruning_cost.block_forwards", si=True, ranked=False),
