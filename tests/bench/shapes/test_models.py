@@ -107,19 +107,46 @@ def test_running_with_streams_is_the_models_own_forward() -> None:
     assert [stream.shape for stream in streams] == [(2, 28, 64)] * 2
 
 
-def test_the_layout_head_reads_the_last_double_block_and_leaves_no_hook() -> None:
+def test_the_heads_read_the_last_double_block_and_t5_and_leave_no_hook() -> None:
     supervised = LayoutTeacher(Conditioned(build_transformer(Depth(1, 1)), TextEncoders()))
     t5_ids, clip_ids = supervised.model.text.tokenize(["a photo of a star"])
     inputs = torch.randn(1, 16, 32), torch.tensor([0.5]), torch.ones(1), t5_ids, clip_ids
-    velocity, logits = supervised(*inputs)
-    assert (velocity.shape, logits.shape) == ((1, 16, 32), (1, 16, 72))
-    logits.sum().backward()
+    velocity, logits, words = supervised(*inputs)
+    assert (velocity.shape, logits.shape, words.shape) == ((1, 16, 32), (1, 16, 72), (1, 12, 74))
+    (logits.sum() + words.sum()).backward()
     blocks = supervised.model.transformer
     assert blocks.transformer_blocks[0].attn.to_q.weight.grad is not None
     assert blocks.single_transformer_blocks[0].attn.to_q.weight.grad is None
-    supervised.hook.remove()
+    assert supervised.model.text.t5.shared.weight.grad is not None
+    for hook in supervised.hooks:
+        hook.remove()
     supervised.model(*inputs)
     assert not supervised._features
+
+
+def test_a_words_loss_is_of_where_it_is_drawn_and_in_what_colour() -> None:
+    supervised = LayoutTeacher(Conditioned(build_transformer(Depth(1, 1)), TextEncoders()))
+    t5_ids, _ = supervised.model.text.tokenize(["a photo of a red star"])
+    star, red = SHAPES.index("star"), COLOR_NAMES.index("red")
+    cells = torch.zeros(1, 18, 8, 8)
+    cells[0, star, :, :4] = cells[0, len(SHAPES) + red, :, :4] = 1.0  # a red star fills the left half
+    layout = pack(cells)  # (1, 16, 72)
+    logits = torch.zeros(1, 12, 74)
+    uniform = 0.6931472 + 0.2 * 2.3025851  # two words of 64 even chances, and one colour of ten
+    assert float(supervised.misread(logits, t5_ids, layout)) == pytest.approx(uniform, rel=1e-5)
+    place = int((t5_ids[0] == supervised.model.text.t5_tokenizer.convert_tokens_to_ids("▁star")).nonzero())
+    logits[0, place, 64 + red] = 50.0
+    assert float(supervised.misread(logits, t5_ids, layout)) == pytest.approx(0.6931472, rel=1e-4)
+
+
+def test_t5_starts_out_on_the_order_of_words() -> None:
+    attention = TextEncoders().t5.encoder.block[0].layer[0].SelfAttention
+    with torch.no_grad():
+        bias = attention.compute_bias(5, 5)[0]  # (heads, queries, keys)
+    assert bias[0, 2].argmax() == 1, "the word before"
+    assert bias[1, 2].argmax() == 3, "the word after"
+    assert bias[2, 2, :2].min() > bias[2, 2, 2:].max(), "all before"
+    assert bias[3, 2, 3:].min() > bias[3, 2, :3].max(), "all after"
 
 
 def test_object_crops_show_one_object_on_grey() -> None:
