@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from fastflux.calibration import Calibration, collect_statistics
 from fastflux.captioned_images import NoisedImages, read_captioned_images
@@ -32,6 +32,8 @@ from fastflux.pruning import prune_
 from fastflux.ranking_files import read_ranking
 from fastflux.trajectories import CalibrationRun, Trajectories, drawing_sizes
 
+#: Characters a table of rankings takes; a narrower terminal wraps its lines.
+WIDE = 120
 #: Prompts, or pictures with their captions.
 CalibrationData: TypeAlias = list[str] | list[tuple[Path, str]]
 #: Options that go into the method's config where they are given; which ones a method has, its config class says.
@@ -138,10 +140,11 @@ def rank(options: argparse.Namespace) -> None:
         statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
     fits = fit_blocks(pipeline.transformer, statistics, ridge=DEFAULT_RIDGE if options.ridge is None else options.ridge)
     order = rank_blocks(options.ranking, pipeline.transformer, fits)
-    table = Table("#", "block", *(name.replace("_", " ") for name in MEASURED_RANKINGS), box=None)
+    table = Table("#", Column("block", no_wrap=True), *(name.replace("_", " ") for name in MEASURED_RANKINGS), box=None)
     for place, block in enumerate(order, 1):
         table.add_row(str(place), str(block), *(f"{getattr(fits[block], name):.4g}" for name in MEASURED_RANKINGS))
-    Console(soft_wrap=True).print(table)
+    out = Console(soft_wrap=True)
+    out.print(table, width=max(out.width, WIDE))
     if options.json is not None:
         entries = [
             {"block": str(block), **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS}} for block in order

@@ -140,9 +140,14 @@ def pipeline_of(transformer: Any) -> Any:
 def diffusers_log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """What diffusers logs, which it does not pass on to the root logger."""
     logger = logging.getLogger("diffusers")
+    level, disabled = logger.level, logging.root.manager.disable
+    logger.setLevel(logging.WARNING)  # another test's command line may have silenced it
+    logging.disable(logging.NOTSET)
     logger.addHandler(caplog.handler)
     yield caplog
     logger.removeHandler(caplog.handler)
+    logger.setLevel(level)
+    logging.disable(disabled)
 
 
 @row("LoRA of the base model")

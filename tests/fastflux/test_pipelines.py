@@ -268,7 +268,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2", "--method", "liner_replacement"], "did you mean 'linear_replacement'?"),
         (["--ratio", "0.2", "--ranking", "start2ned"], "did you mean 'start2end'?"),
         (["--ratio", "0.2", "--method", "l1_norm", "--ridge", "0.1"], "Unknown setting of l1_norm 'ridge'"),
-        (["--ratio", "0.2"], "give a file of them with --prompts"),
+        (["--ratio", "0.2"], "give a file with --prompts"),
         (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read the prompt file nowhere.txt"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
         (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
