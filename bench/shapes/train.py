@@ -29,15 +29,15 @@ from bench.shapes.world import object_coverage, render, sample_scenes
 
 STAGES = ("vae", "latents", "shallow", "guide", "deepen", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 147_456
-#: What the transformer sees: more relations and bindings than the world's own mixture, for they are learned last.
+#: What the transformer sees: more bindings than the world's own mixture, for they are learned last.
 TRAINING_TASKS = {
-    "single_object": 0.06,
-    "two_object": 0.20,
-    "counting": 0.12,
-    "colors": 0.06,
-    "position": 0.26,
-    "color_attr": 0.16,
-    "position_color": 0.14,
+    "single_object": 0.16,
+    "two_object": 0.19,
+    "counting": 0.14,
+    "colors": 0.07,
+    "position": 0.18,
+    "color_attr": 0.14,
+    "position_color": 0.12,
 }
 RUNS = Path("runs/train_shapes")
 #: Whose curves lie beside which weights.
