@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.environment import describe_environment
-from bench.generate import MANIFEST, generate, is_done, jobs_of
+from bench.base_model import BaseModel
+from bench.environment import describe_environment, device_name
+from bench.equal_latency import solve_equal_latency
+from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
 from bench.metrics.flops import count_flops, measure_flops, measure_parameters
@@ -29,17 +30,17 @@ from bench.profile import Profile, Sampling
 from bench.progress import console, track
 from bench.prompts import Prompt, limited, prompts_hash, read_prompts
 from bench.results import JSON, RecordError, RunRecord
-from bench.variants import DENSE, Variant
-from fastflux.architectures import example_inputs
-from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
-from fastflux.checkpoint import load_transformer, read_json, revision_of, save_transformer
+from bench.variants import Variant, with_ratio
+from fastflux.calibration import Calibration
+from fastflux.checkpoint import load_transformer, read_json, save_transformer
 from fastflux.cost import PruningCost
-from fastflux.pipelines import check_pipeline, load_pipeline
 from fastflux.pruning import prune_
-from fastflux.trajectories import Trajectories
 
 PRUNING_NOTE = "pruning.json"
 COST = "cost.json"
+EQUAL = "equal_latency.json"
+#: How near the latency of a variant must come to that of the one it is to be as fast as.
+EQUAL_WITHIN = 0.02
 IMAGE_METRICS = ("hps", "geneval", "clip_score", "fid")
 
 
@@ -58,6 +59,7 @@ class Evaluation:
     seconds: dict[str, float] = field(default_factory=dict)
     worked: bool = False
     """Whether anything had to be made or measured."""
+    _bases: dict[str, BaseModel] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -80,33 +82,16 @@ class Evaluation:
         return limited(every, self.limit)
 
     @cached_property
-    def pipeline_folder(self) -> Path:
-        """The base pipeline, checked: missing or truncated weights are an error before the long work."""
-        folder = self.profile.path(self.profile.pipeline)
-        check_pipeline(folder)
-        return folder
+    def main(self) -> BaseModel:
+        """The profile's own dense model."""
+        return self.base("")
 
-    @cached_property
-    def revision(self) -> str:
-        """Hash of the dense transformer's weights."""
-        return revision_of(self.pipeline_folder / "transformer")
-
-    @cached_property
-    def pipeline(self) -> Any:
-        """The dense pipeline, loaded once; variants take its transformer's place."""
-        pipeline: Any = load_pipeline(self.pipeline_folder, device=self.device)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    @cached_property
-    def components_hash(self) -> str:
-        """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
-        digest = hashlib.sha256()
-        for path in sorted(self.pipeline_folder.rglob("*")):
-            if path.is_file() and path.relative_to(self.pipeline_folder).parts[0] != "transformer":
-                digest.update(path.relative_to(self.pipeline_folder).as_posix().encode())
-                digest.update(path.read_bytes())
-        return digest.hexdigest()[:16]
+    def base(self, name: str) -> BaseModel:
+        """A dense model of the profile by name, "" for its own."""
+        if name not in self._bases:
+            profile = self.profile.of(name)
+            self._bases[name] = BaseModel(profile, self._models / name, device=self.device, force=self.force)
+        return self._bases[name]
 
     @cached_property
     def environment(self) -> dict[str, JSON]:
@@ -129,69 +114,20 @@ class Evaluation:
         """File of a variant's record."""
         return self.folder / "results" / f"{variant.id}.json"
 
-    # -- calibrate and prune
-
-    @cached_property
-    def calibration_prompts(self) -> tuple[Prompt, ...]:
-        """The prompts whose trajectories calibrate the pruning methods."""
-        return read_prompts(self.profile.path(self.profile.calibration_prompts))
-
-    @cached_property
-    def drive(self) -> Trajectories:
-        """Samples the calibration prompts with the pipeline's present transformer."""
-        settings = self.profile.calibration
-        return Trajectories(
-            self.pipeline,
-            [prompt.prompt for prompt in self.calibration_prompts],
-            steps=settings.steps,
-            guidance=settings.guidance,
-            batch_size=settings.batch,
-            height=self.sampling.height,
-            width=self.sampling.width,
-            seed=settings.seed,
-        )
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
-        path = self._models / f"calibration-{_digest(self._calibration_inputs)}.safetensors"
-        if path.exists() and not self.force:
-            return load_statistics(path)
-        self._models.mkdir(parents=True, exist_ok=True)
-        console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
-        dense = load_transformer(self.pipeline_folder / "transformer", device=self.device)
-        self.pipeline.transformer = dense
-        statistics = collect_statistics(dense, self.drive)
-        save_statistics(statistics, path)
-        return statistics
-
-    @cached_property
-    def _calibration_inputs(self) -> dict[str, JSON]:
-        """All that decides the calibration data."""
-        return {
-            "revision": self.revision,
-            "components": self.components_hash,
-            "calibration": asdict(self.profile.calibration),
-            "calibration_prompts": prompts_hash(self.calibration_prompts),
-        }
+    # -- prune
 
     def transformer(self, variant: Variant) -> nn.Module:
         """The variant's transformer, pruned and saved the first time, loaded afterwards."""
-        source = self.pipeline_folder / "transformer"
+        base = self.base(variant.base)
         if variant.config is None:
-            return load_transformer(source, device=self.device)
+            return base.dense()
         if self.is_pruned(variant):
             return load_transformer(self._saved(variant), device=self.device)
         self.worked = True
-        calibration: Calibration | None = None
-        if variant.config.needs_statistics:
-            calibration = Calibration(
-                self.drive, self.statistics, self._models / "progress", self.profile.calibration.batch
-            )
-        model = load_transformer(source, device=self.device)
-        self.pipeline.transformer = model  # whose forwards the calibration records
-        calibration = calibration or Calibration()
-        prune_(model, variant.config, calibration, base_model=self.profile.title, base_revision=self.revision)
+        calibration = base.calibration() if variant.config.needs_statistics else Calibration()
+        model = base.dense()
+        base.pipeline.transformer = model  # whose forwards the calibration records
+        prune_(model, variant.config, calibration, base_model=base.profile.title, base_revision=base.revision)
         save_transformer(model, self._saved(variant), overwrite=True)
         cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
         (self.pruned_place(variant) / COST).write_text(cost, encoding="utf-8")
@@ -230,22 +166,55 @@ class Evaluation:
     def _pruning_inputs(self, variant: Variant) -> dict[str, JSON]:
         """All that decides the pruned weights."""
         config = variant.config
-        return self._calibration_inputs | {
+        return {
+            **self.base(variant.base).calibration_inputs,
             "method": "" if config is None else config.method,
             "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
         }
 
     def prune(self) -> None:
-        """Make every pruned variant."""
+        """Make every pruned variant; those that are to be as fast as another one come after it."""
+        for name in {variant.base for variant in self.variants}:
+            _ = self.base(name).folder  # checked before the long work
         pruned = [variant for variant in self.variants if variant.config is not None]
-        _ = self.pipeline_folder  # checked before the long work
-        if self.force:
-            for variant in pruned:
-                (self.pruned_place(variant) / PRUNING_NOTE).unlink(missing_ok=True)
         with self.timed("prune"):
-            for variant in track(pruned, "prune", total=len(pruned)):
-                if not self.is_pruned(variant):
-                    self.transformer(variant)
+            for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), "prune", total=len(pruned)):
+                if self.force:
+                    (self.pruned_place(variant) / PRUNING_NOTE).unlink(missing_ok=True)
+                met = self._met(variant)
+                if not self.is_pruned(met):
+                    self.transformer(met)
+
+    def _met(self, variant: Variant) -> Variant:
+        """The variant with the ratio at which its measured latency meets that of `as_fast_as`, which it keeps."""
+        if not variant.as_fast_as:
+            return variant
+        target = next(item for item in self.variants if item.id == variant.as_fast_as)
+        base = self.base(variant.base)
+        inputs = {"target": self._pruning_inputs(target), "device": device_name(self.device), "tolerance": EQUAL_WITHIN}
+        note = self.pruned_place(variant) / EQUAL
+        found = read_json(note) if note.exists() and not self.force else {}
+        if found.get("inputs") != json.loads(json.dumps(inputs)):
+            self.worked = True
+            console.print(f"search the ratio of {variant.id} at the latency of {target.label}")
+            fast = self.transformer(target).eval()
+            inputs_of_step = base.step_inputs(fast, self.profile.latency.batch)
+            equal = solve_equal_latency(
+                base.dense(),
+                _Step(fast, inputs_of_step),
+                inputs_of_step,
+                tolerance=EQUAL_WITHIN,
+                device=self.device,
+                progress=lambda line: console.print(line, markup=False),
+            )
+            console.print(str(equal), markup=False)
+            found = {"inputs": inputs, "found": json.loads(equal.to_json())}
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(note, json.dumps(found, indent=1) + "\n")
+        ratio = found["found"]["ratio"]
+        met = with_ratio(variant, ratio, target)
+        self.variants = [met if item.id == variant.id else item for item in self.variants]
+        return met
 
     # -- generate and score
 
@@ -254,7 +223,11 @@ class Evaluation:
         total = len(jobs_of(self.prompts, self.sampling))
         with self.timed("generate"):
             for variant in self.variants:
-                inputs = self._sampling_record() | {"revision": self.revision, "pruning": self._pruning_inputs(variant)}
+                revision = self.base(variant.base).revision
+                inputs = self._sampling_record(variant) | {
+                    "revision": revision,
+                    "pruning": self._pruning_inputs(variant),
+                }
                 if self.force:
                     (self.place(variant) / MANIFEST).unlink(missing_ok=True)
                 if not is_done(self.prompts, self.sampling, self.place(variant), inputs):
@@ -262,19 +235,21 @@ class Evaluation:
 
     def _draw(self, variant: Variant, inputs: Mapping[str, JSON], total: int) -> None:
         self.worked = True
-        self.pipeline.transformer = self.transformer(variant)
+        base = self.base(variant.base)
+        base.pipeline.transformer = self.transformer(variant)
         ticks = _Ticks(total, f"generate {variant.label}")
-        generate(self.pipeline, self.prompts, self.sampling, self.place(variant), inputs, ticks.advance)
+        generate(base.pipeline, self.prompts, base.profile.sampling, self.place(variant), inputs, ticks.advance)
         ticks.close()
 
-    def _sampling_record(self) -> dict[str, JSON]:
+    def _sampling_record(self, variant: Variant) -> dict[str, JSON]:
         """What the record says of the sampling."""
-        settings = asdict(self.sampling)
+        base = self.base(variant.base)
+        settings = asdict(base.profile.sampling)
         return {
             **settings,
             "samples": dict(settings["samples"]),
             "prompts": prompts_hash(self.prompts),
-            "components": self.components_hash,
+            "components": base.components_hash,
         }
 
     @cached_property
@@ -291,10 +266,10 @@ class Evaluation:
             variant=variant.id,
             label=variant.label,
             plan=self._plan(variant),
-            base_model=self.profile.title,
-            base_revision=self.revision,
+            base_model=self.base(variant.base).profile.title,
+            base_revision=self.base(variant.base).revision,
             environment=self.environment,
-            sampling=self._sampling_record(),
+            sampling=self._sampling_record(variant),
             measurements=(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -340,61 +315,57 @@ class Evaluation:
     # -- measure
 
     def measure(self) -> None:
-        """FLOPs, parameters, memory, and the latency of all variants interleaved in one run."""
+        """FLOPs, parameters, memory, and the latency of all variants of a dense model interleaved in one run."""
         with self.timed("measure"):
-            records = {variant.id: self.record(variant) for variant in self.variants}
-            wanted = ("flops", "parameters", "memory", "latency", "pruning_cost")
-            whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
-            if whole and _one_latency_run(records.values()) and not self.force:
-                return
-            self.worked = True
-            models = {variant.id: self.transformer(variant).eval() for variant in self.variants}
-            inputs, single = self._inputs(models[DENSE], self.profile.latency.batch), self._inputs(models[DENSE], 1)
-            dense_flops = count_flops(models[DENSE], single)
-            dense_total = sum(p.numel() for p in models[DENSE].parameters())
-            steps = {name: _Step(model, inputs) for name, model in models.items()}
-            settings: dict[str, JSON] = {
-                "height": self.sampling.height,
-                "width": self.sampling.width,
-                "batch": self.profile.latency.batch,
-                "threads": torch.get_num_threads(),
-                "dtype": "float32",
-                "compiled": False,
-            }
-            latency = self.profile.latency
-            console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
-            times = measure_latency(
-                steps,
-                warmup=latency.warmup,
-                rounds=latency.rounds,
-                seed=self.sampling.seed,
-                device=self.device,
-                settings=settings,
-            )
-            for variant in self.variants:
-                model = models[variant.id]
-                record = records[variant.id]
-                for measurement in (
-                    measure_flops(model, single, dense_forward=dense_flops),
-                    measure_parameters(model, dense_total=dense_total),
-                    measure_memory(model, steps[variant.id], device=self.device, settings=settings),
-                    times[variant.id],
-                    measure_pruning_cost(self._cost(variant)),
-                ):
-                    record = record.with_measurement(measurement)
-                record.write(self.record_path(variant))
+            for name in dict.fromkeys(variant.base for variant in self.variants):
+                self._measure(self.base(name), [variant for variant in self.variants if variant.base == name])
 
-    def _inputs(self, transformer: nn.Module, batch: int) -> dict[str, torch.Tensor]:
-        """Arguments of one step on `batch` pictures."""
-        return example_inputs(
-            transformer,
-            batch,
-            self.sampling.height,
-            self.sampling.width,
-            self.pipeline.tokenizer_2.model_max_length,
-            torch.Generator().manual_seed(self.sampling.seed),
+    def _measure(self, base: BaseModel, variants: Sequence[Variant]) -> None:
+        """The variants of one dense model, which is among them."""
+        records = {variant.id: self.record(variant) for variant in variants}
+        wanted = ("flops", "parameters", "memory", "latency", "pruning_cost")
+        whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
+        if whole and _one_latency_run(records.values()) and not self.force:
+            return
+        self.worked = True
+        baseline = next(variant.id for variant in variants if variant.config is None)
+        models = {variant.id: self.transformer(variant).eval() for variant in variants}
+        dense = models[baseline]
+        inputs, single = base.step_inputs(dense, self.profile.latency.batch), base.step_inputs(dense, 1)
+        dense_flops = count_flops(dense, single)
+        dense_total = sum(p.numel() for p in dense.parameters())
+        steps = {name: _Step(model, inputs) for name, model in models.items()}
+        settings: dict[str, JSON] = {
+            "height": self.sampling.height,
+            "width": self.sampling.width,
+            "batch": self.profile.latency.batch,
+            "threads": torch.get_num_threads(),
+            "dtype": "float32",
+            "compiled": False,
+        }
+        latency = self.profile.latency
+        console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
+        times = measure_latency(
+            steps,
+            warmup=latency.warmup,
+            rounds=latency.rounds,
+            seed=self.sampling.seed,
+            baseline=baseline,
             device=self.device,
+            settings=settings,
         )
+        for variant in variants:
+            model = models[variant.id]
+            record = records[variant.id]
+            for measurement in (
+                measure_flops(model, single, dense_forward=dense_flops),
+                measure_parameters(model, dense_total=dense_total),
+                measure_memory(model, steps[variant.id], device=self.device, settings=settings),
+                times[variant.id],
+                measure_pruning_cost(self._cost(variant)),
+            ):
+                record = record.with_measurement(measurement)
+            record.write(self.record_path(variant))
 
 
 @dataclass(frozen=True)
@@ -434,7 +405,3 @@ def _one_latency_run(records: Any) -> bool:
             return False
         runs.add(json.dumps(measurement.settings, sort_keys=True))
     return len(runs) == 1
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]

@@ -17,6 +17,7 @@ from PIL import Image
 from bench.profile import Sampling
 from bench.prompts import Prompt
 from bench.results import JSON
+from fastflux.trajectories import drawing_sizes
 
 MANIFEST = "manifest.jsonl"
 
@@ -69,9 +70,9 @@ def generate(
             lines += [done[job.file] for job in batch]
         else:
             lines += _draw(pipeline, batch, sampling, folder)
-            _write_atomically(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
+            write_atomically(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
         advance(len(batch))
-    _write_atomically(folder / MANIFEST, "".join(lines))
+    write_atomically(folder / MANIFEST, "".join(lines))
     return folder / MANIFEST
 
 
@@ -104,7 +105,7 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
             if (folder / name).exists() and not (aside / name).exists():
                 os.replace(folder / name, aside / name)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(note, text)
+    write_atomically(note, text)
 
 
 def _verified(folder: Path) -> dict[str, str]:
@@ -128,9 +129,7 @@ def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> 
         [job.prompt.prompt for job in batch],
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
-        height=sampling.height,
-        width=sampling.width,
-        max_sequence_length=min(512, pipeline.tokenizer_2.model_max_length),
+        **drawing_sizes(pipeline, sampling.height, sampling.width, None),
         generator=[torch.Generator().manual_seed(job.seed) for job in batch],
         output_type="pil",
     ).images
@@ -152,5 +151,6 @@ def _write_bytes(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that the file is whole at every moment."""
     _write_bytes(path, text.encode())

@@ -51,6 +51,16 @@ class LatencySettings:
 
 
 @dataclass(frozen=True)
+class OtherModel:
+    """A second dense model that the profile prunes; `ranking` as pruning methods take it."""
+
+    title: str
+    pipeline: str
+    guidance: float
+    ranking: str
+
+
+@dataclass(frozen=True)
 class Profile:
     """One profile; paths are absolute or relative to the repository."""
 
@@ -66,6 +76,21 @@ class Profile:
     latency: LatencySettings
     methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     """Settings of pruning methods by name, where they are not the method's defaults."""
+    others: Mapping[str, OtherModel] = field(default_factory=dict)
+    """Further dense models by name, drawn and scored as the profile's own."""
+
+    def of(self, name: str) -> Profile:
+        """The profile with one of the `others` for its model; itself for ""."""
+        if not name:
+            return self
+        other = self.others[name]
+        return dataclasses.replace(
+            self,
+            title=other.title,
+            pipeline=other.pipeline,
+            sampling=dataclasses.replace(self.sampling, guidance=other.guidance),
+            calibration=dataclasses.replace(self.calibration, guidance=other.guidance),
+        )
 
     def path(self, text: str) -> Path:
         """A path of the profile, made absolute."""
@@ -82,7 +107,8 @@ def load_profile(name: str) -> Profile:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
         settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
-        return Profile(**{**data, "prompts": tuple(data["prompts"])}, **settings)
+        others = {key: OtherModel(**value) for key, value in data.pop("others", {}).items()}
+        return Profile(**{**data, "prompts": tuple(data["prompts"])}, **settings, others=others)
     except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Profile))
         raise FastFluxError(f"the profile {path} is faulty: {error}; it needs {fields}") from error

@@ -34,7 +34,6 @@ from bench.reporting import GENERATED, RANKINGS, run_reports
 from bench.results import JSON
 from fastflux.architectures import architecture_of
 from fastflux.calibration import collect_statistics
-from fastflux.checkpoint import load_transformer
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.plan import BlockRef, Replacement
@@ -72,10 +71,11 @@ def rank(
     require_disk(folder, profile.disk_mib)
     sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)
     evaluation = Evaluation(replace(profile, sampling=sampling), folder.parent, (), device=device)
+    base = evaluation.main
     inputs: dict[str, JSON] = {
-        "revision": evaluation.revision,
-        "components": evaluation.components_hash,
-        "prompts": prompts_hash(evaluation.calibration_prompts),
+        "revision": base.revision,
+        "components": base.components_hash,
+        "prompts": prompts_hash(base.calibration_prompts),
         "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
     }
     folder = folder / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
@@ -84,7 +84,7 @@ def rank(
     removals, cost = _remove_each(evaluation, sampling, folder, inputs)
     fits, seconds = _fit(evaluation, removals)
     ranking = _ranking(removals, fits)
-    prompts = len(evaluation.calibration_prompts)
+    prompts = len(base.calibration_prompts)
     one_pass: dict[str, JSON] = {"forwards": prompts * profile.calibration.steps, "seconds": round(seconds, 1)}
     costs: dict[str, JSON] = {"importance": cost, "one calibration pass": one_pass}
     path = folder / "ranking.json"
@@ -122,10 +122,10 @@ def _remove_each(
     evaluation: Evaluation, sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]
 ) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
     """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
-    transformer = load_transformer(evaluation.pipeline_folder / "transformer", device=evaluation.device).eval()
-    pipeline = evaluation.pipeline
+    transformer = evaluation.main.dense().eval()
+    pipeline = evaluation.main.pipeline
     pipeline.transformer = transformer
-    prompts = evaluation.calibration_prompts
+    prompts = evaluation.main.calibration_prompts
 
     def draw(place: Path) -> ImageSet:
         return ImageSet.read(generate(pipeline, prompts, sampling, place, inputs))
@@ -186,10 +186,10 @@ def _scorer(evaluation: Evaluation, name: str) -> Metric:
 
 def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:
     """Linear fits of all blocks from a calibration pass, and its seconds."""
-    transformer = load_transformer(evaluation.pipeline_folder / "transformer", device=evaluation.device)
-    evaluation.pipeline.transformer = transformer
+    transformer = evaluation.main.dense()
+    evaluation.main.pipeline.transformer = transformer
     began = monotonic()
-    fits = fit_blocks(transformer, collect_statistics(transformer, evaluation.drive, blocks=blocks))
+    fits = fit_blocks(transformer, collect_statistics(transformer, evaluation.main.drive, blocks=blocks))
     return fits, monotonic() - began
 
 

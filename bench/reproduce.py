@@ -53,7 +53,7 @@ def reproduce(
     # Fewer images need no other models: pruning is the longest part of a quick run.
     models = runs / profile.name
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
-    require_current_rankings(profile, evaluation.revision)
+    require_current_rankings(profile, evaluation.main.revision)
     evaluation.prune()
     evaluation.generate()
     evaluation.score()

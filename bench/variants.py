@@ -1,9 +1,9 @@
-"""The variants of the comparison: the dense model, FastFLUX at the paper's ratios, its ablations, L1-norm pruning."""
+"""The variants of the comparison: dense models, FastFLUX at the paper's ratios, its ablations, L1-norm pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profile import Profile
@@ -18,21 +18,38 @@ DENSE = "dense"
 #: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
 FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
-#: The ratio of the ablations in Tables 4 and 5, and the replacement orders of Table 5, with one of ours.
+#: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
+EQUALLED_RATIOS = (0.10, 0.15, 0.20)
+#: The ratio of the ablations in Tables 4 and 5 and Figures 6 and 7.
 ABLATED = 0.10
+#: The replacement orders of Table 5, with one of ours.
 ORDERS = {
     "r2": ("Residual R²", "residual_r2"),
     "start2end": ("Start2End", "start2end"),
     "end2start": ("End2Start", "end2start"),
 }
+#: The other ablations with Sandwich Training: Figures 6 and 7, and section 3.2's inference reuse.
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
+    "removal_st": ("Direct removal + ST", {"replacement": "removed"}),
+    "layers1": ("ST of 1 layer", {"layers": 1}),
+    "layers5": ("ST of 5 layers", {"layers": 5}),
+    "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
+}
+#: FastFLUX at these ratios is pruned from these seeds too, for the spread.
+SEEDED_RATIOS = (0.10, 0.20)
+SEEDS = (1, 2)
 _COMPARISON = ("fastflux-", "l1-")
 #: Which variants each table needs besides the dense model, by the beginnings of their ids.
 TABLES: Mapping[str, tuple[str, ...]] = {
     "table1": _COMPARISON,
     "table2": _COMPARISON,
+    "table3": ("fastflux-10", "sd3", "fastsd3-10"),
     "table4": ("fastflux-10", "brll-10"),
     "table5": ("fastflux-10", *(f"{order}-10" for order in ORDERS)),
     "table6": ("fastflux-",),
+    "ablations": ("fastflux-10", "brll-10", "removal-10", *(f"{name}-10" for name in ABLATIONS)),
+    "equal_latency": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in EQUALLED_RATIOS), "l1_equal-"),
+    "seeds": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in SEEDED_RATIOS), "seed"),
     "cost": _COMPARISON,
     "efficiency": ("",),
 }
@@ -40,33 +57,70 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A model to compare: `config` says how it is pruned, None is the dense model."""
+    """A model to compare: `config` says how it is pruned, None is a dense model.
+
+    `base` names one of the profile's other dense models, "" its own. `as_fast_as` names the variant whose measured
+    latency is to be met: `config`'s ratio is then where the search starts.
+    """
 
     id: str
     label: str
     config: PruningConfig | None
+    base: str = ""
+    as_fast_as: str = ""
 
 
 def paper_variants(profile: Profile) -> tuple[Variant, ...]:
-    """The variants of Tables 1, 2, 4, 5 and 6, trained as the profile's `methods` say; its title names the dense model.
+    """The variants of Tables 1 to 6 and Figures 6 and 7, trained as the profile's `methods` say.
 
-    Raises FastFluxError when the profile gives a method settings that it does not have.
+    The profile's title names the dense model. Raises FastFluxError when the profile gives a method settings that it
+    does not have.
     """
 
     def variant(family: str, ratio: float, label: str, method: str, **settings: JSON) -> Variant:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(f"{family}-{100 * ratio:02.0f}", label, config)
 
+    def fastflux(
+        family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
+    ) -> Variant:
+        return variant(family, ratio, label, "sandwich_training", **(settings or {}))
+
     return (
         Variant(DENSE, profile.title, None),
-        *(variant("fastflux", r, f"FastFLUX-{100 * r:.0f}%", "sandwich_training") for r in FASTFLUX_RATIOS),
+        *(fastflux("fastflux", f"FastFLUX-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
         *(variant("l1", r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
+        *(_equalled(variant("l1_equal", r, "", "l1_norm"), f"fastflux-{100 * r:02.0f}") for r in EQUALLED_RATIOS),
         variant("brll", ABLATED, "w/o ST", "linear_replacement"),
+        variant("removal", ABLATED, "Direct removal", "block_removal"),
+        *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
+        *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
         *(
-            variant(family, ABLATED, label, "sandwich_training", ranking=ranking)
-            for family, (label, ranking) in ORDERS.items()
+            fastflux(f"seed{seed}", f"FastFLUX-{100 * r:.0f}%, seed {seed}", r, {"seed": seed})
+            for r in SEEDED_RATIOS
+            for seed in SEEDS
+        ),
+        *(
+            made
+            for name, other in profile.others.items()
+            for made in (
+                Variant(name, other.title, None, name),
+                replace(
+                    fastflux(f"fast{name}", f"Fast{other.title}-10%", settings={"ranking": other.ranking}), base=name
+                ),
+            )
         ),
     )
+
+
+def _equalled(variant: Variant, target: str) -> Variant:
+    return replace(variant, label=f"FLUX-Pruning at the latency of {target}", as_fast_as=target)
+
+
+def with_ratio(variant: Variant, ratio: float, target: Variant) -> Variant:
+    """A variant that is to be as fast as `target`, with the ratio at which it is."""
+    config = replace(variant.config, ratio=ratio)  # type: ignore[type-var]  # configs are dataclasses
+    return replace(variant, config=config, label=f"FLUX-Pruning-{100 * ratio:.1f}% (latency of {target.label})")
 
 
 def _settings(profile: Profile, method: str) -> dict[str, JSON]:
@@ -103,11 +157,18 @@ def chosen_variants(profile: Profile, tables: Sequence[str], names: Sequence[str
             raise unknown_name("table", table, TABLES)
     variants = {variant.id: variant for variant in paper_variants(profile)}
     if names is None:
-        wanted = tuple(beginning for table in tables for beginning in TABLES[table])
-        return tuple(variant for variant in variants.values() if variant.id == DENSE or variant.id.startswith(wanted))
+        beginnings = tuple(beginning for table in tables for beginning in TABLES[table])
+        names = [name for name in variants if name.startswith(beginnings)] or [DENSE]
     for name in names:
         if name not in variants:
             raise unknown_name("variant", name, variants)
     if not names:
         raise FastFluxError("no variants were named; name some or leave the option away for all")
-    return tuple(variant for variant in variants.values() if variant.id in names or variant.id == DENSE)
+    needed = {DENSE, *names, *(variants[name].as_fast_as for name in names)}
+    bases = {variants[name].base for name in names}
+    # Ratios to dense need the dense model of each base.
+    return tuple(
+        variant
+        for variant in variants.values()
+        if variant.id in needed or (variant.config is None and variant.base in bases)
+    )

@@ -9,9 +9,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -54,7 +57,7 @@ class FID:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        self.info = MetricInfo("fid", "1", "distance", higher_is_better=False, reference=reference)
+        self.info = MetricInfo("fid", "2", "distance", higher_is_better=False, reference=reference)
         self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
         self.seed = seed
         readers: list[Callable[[], Pixels]] = (
@@ -67,6 +70,8 @@ class FID:
     def _set_reference(self, readers: Sequence[Callable[[], Pixels]]) -> None:
         self._reference = _Images(readers)
         self._reference_hash = self._reference.content_hash()
+        self._cache = mkdtemp(prefix="fid-")
+        weakref.finalize(self, shutil.rmtree, self._cache, ignore_errors=True)
 
     def against(self, images: Sequence[Pixels]) -> FID:
         """The same metric with other reference images, (height, width, 3) uint8; the model is shared."""
@@ -76,7 +81,8 @@ class FID:
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "fid", "kid" and "kid_std" (over KID's subsets)."""
-        subset_size = min(KID_SUBSET_SIZE, len(self._reference), len(images))
+        # A subset of nearly all images would be the same one a hundred times over.
+        subset_size = min(KID_SUBSET_SIZE, max(1, len(self._reference) // 2), max(1, len(images) // 2))
         settings: dict[str, JSON] = {
             **self.model.settings,
             "feature_layer": "image embedding, not normalised",
@@ -107,9 +113,12 @@ class FID:
             kid_subset_size=subset_size,
             rng_seed=self.seed,
             feature_extractor=_registered_extractor(self.model),
-            # The model keeps its own device. The cache's keys know nothing of the images' content, so it stays off.
+            # The model keeps its own device.
             cuda=False,
-            cache=False,
+            # Of the reference alone: torch-fidelity's keys know nothing of the images' content, this one does.
+            cache=True,
+            cache_root=self._cache,
+            input2_cache_name=self._reference_hash,
             batch_size=self.model.batch_size,
             save_cpu_ram=True,
             verbose=False,

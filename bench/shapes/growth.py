@@ -8,6 +8,7 @@ carry signal; what the split breaks is mended by matching the shallow model's st
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def guide(shallow: Conditioned, latents: Latents, folder: Path, device: str = "c
     return student
 
 
-def _shares(deep: int, shallow: int) -> list[int]:
+def shares_of(deep: int, shallow: int) -> list[int]:
     """Into how many copies each of the shallow model's blocks is split."""
     return [len(part) for part in torch.arange(deep).tensor_split(shallow)]
 
@@ -85,13 +86,17 @@ def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DMo
     if missing:
         raise ValueError(f"the shallow transformer lacks {missing}")
     for name in ("transformer_blocks", "single_transformer_blocks"):
-        sources, targets = getattr(shallow, name), getattr(deep, name)
-        shares = _shares(len(targets), len(sources))
-        copies = [(source, k) for source, k in zip(sources, shares, strict=True) for _ in range(k)]
-        for target, (source, k) in zip(targets, copies, strict=True):
-            target.load_state_dict(source.state_dict())
-            scale_gates_(target, 1 / k)
+        split_blocks_(getattr(shallow, name), getattr(deep, name))
     return deep
+
+
+def split_blocks_(sources: Sequence[nn.Module], targets: Sequence[nn.Module]) -> None:
+    """Fill the deeper stack with copies of the shallow one's blocks."""
+    shares = shares_of(len(targets), len(sources))
+    copies = [(source, k) for source, k in zip(sources, shares, strict=True) for _ in range(k)]
+    for target, (source, k) in zip(targets, copies, strict=True):
+        target.load_state_dict(source.state_dict())
+        scale_gates_(target, 1 / k)
 
 
 @torch.no_grad()
@@ -109,8 +114,8 @@ def scale_gates_(block: nn.Module, factor: float) -> None:
 
 def group_ends(depth: Depth) -> tuple[int, ...]:
     """How many blocks of a transformer of this depth have run when each of the shallow model's has done its part."""
-    double = list(accumulate(_shares(depth.double, SHALLOW.double)))
-    return (*double, *(depth.double + end for end in accumulate(_shares(depth.single, SHALLOW.single))))
+    double = list(accumulate(shares_of(depth.double, SHALLOW.double)))
+    return (*double, *(depth.double + end for end in accumulate(shares_of(depth.single, SHALLOW.single))))
 
 
 def run_with_streams(

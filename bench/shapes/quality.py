@@ -236,6 +236,12 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
         unseen = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl"), profile, scorer)
         quality["geneval_held_out_pairs"] = dict(unseen.values)
         path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
+    if "sd3" in parts:
+        small: Any = load_pipeline(WEIGHTS / "sd3")
+        drawn = _geneval(
+            small, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile.of("sd3"), shapes_geneval()
+        )
+        quality["sd3_geneval"] = dict(drawn.values)
     if "removal" in parts:
         scorer = shapes_geneval()
         quality["removal"] = measure_removal(pipeline, profile, scorer, quality["geneval"]["values"]["overall"])
@@ -250,7 +256,7 @@ def _open_clip(name: str) -> Any:
     return open_clip.create_model(f"local-dir:{WEIGHTS / name}").eval()
 
 
-PARTS = ("detector", "clip", "hps", "geneval", "removal")
+PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
-Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, detector, clip, hps,
+Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
 export.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,12 +22,13 @@ from bench.shapes import WEIGHTS
 from bench.shapes.clip import build_clip, save_clip, train_clip, tune_preference
 from bench.shapes.detector import train_detector
 from bench.shapes.growth import deepen, guide
+from bench.shapes.sd3 import BLOCKS, build_sd3, deepen_sd3, sd3_pipeline, train_sd3
 from bench.shapes.text import TextEncoders
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, train_vae
 from bench.shapes.world import object_coverage, render, sample_scenes
 
-STAGES = ("vae", "latents", "shallow", "guide", "deepen", "detector", "clip", "hps", "export")
+STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 147_456
 #: What the transformer sees: more bindings than the world's own mixture, for they are learned last.
 TRAINING_TASKS = {
@@ -43,6 +44,7 @@ RUNS = Path("runs/train_shapes")
 #: Whose curves lie beside which weights.
 CURVES = {
     "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
+    "sd3": ("sd3", "sd3_deepen"),
     "detector": ("detector",),
     "clip": ("clip",),
     "hps": ("hps",),
@@ -90,30 +92,27 @@ def _save_flat(network: nn.Module, path: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    """Assemble the pipeline folder and say where it is."""
+    """Assemble the pipeline folders and say where they are."""
     student = Conditioned(build_transformer(FULL), TextEncoders())
     student.load_state_dict(torch.load(folder / "deepen.pt", weights_only=True)["average"])
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False)
-    pipeline = FluxPipeline(
-        scheduler=scheduler,
-        vae=AutoencoderKL.from_pretrained(folder / "vae"),
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    # bfloat16 keeps three digits, which costs these models nothing measurable and halves what a clone carries. The text
+    # encoders stay float32: transformers would load them as bfloat16 beside a float32 transformer.
+    student.transformer.to(torch.bfloat16)
+    vae.to(torch.bfloat16)
+    flux = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
+        vae=vae,
         text_encoder=student.text.clip,
         tokenizer=student.text.clip_tokenizer,
         text_encoder_2=student.text.t5,
         tokenizer_2=student.text.t5_tokenizer,
         transformer=student.transformer,
     )
-    target = WEIGHTS / "pipeline"
-    shutil.rmtree(target, ignore_errors=True)
-    # bfloat16 keeps three digits, which costs these models nothing measurable and halves what a clone carries.
-    pipeline.transformer.to(torch.bfloat16)
-    pipeline.vae.to(torch.bfloat16)
-    # The text encoders stay float32: transformers would load them as bfloat16 beside a float32 transformer.
-    pipeline.save_pretrained(target)
-    for config in target.rglob("*.json"):
-        content = json.loads(config.read_text())
-        if content.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    _save_pipeline(flux, WEIGHTS / "pipeline")
+    sd3 = build_sd3(BLOCKS)
+    sd3.load_state_dict(torch.load(folder / "sd3_deepen.pt", weights_only=True)["average"])
+    _save_pipeline(sd3_pipeline(sd3.to(torch.bfloat16), student.text, vae, SHIFT), WEIGHTS / "sd3")
     for model, stages in CURVES.items():
         curves = [(folder / f"{stage}.jsonl").read_text(encoding="utf-8") for stage in stages]
         text = "".join(
@@ -122,7 +121,21 @@ def _export(folder: Path) -> None:
             for line in curve.splitlines()
         )
         (WEIGHTS / model / "training_curves.jsonl").write_text(text, encoding="utf-8")
-    console.print(f"FLUX-Shapes is in {target}; its curves lie beside the weights")
+    console.print(f"FLUX-Shapes is in {WEIGHTS / 'pipeline'}, SD3-Shapes in {WEIGHTS / 'sd3'}; curves lie beside them")
+
+
+def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
+    """Write a pipeline folder afresh, its model card kept, without the paths of where its parts came from."""
+    card = target / "README.md"
+    told = card.read_text(encoding="utf-8") if card.exists() else None
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target)
+    for config in target.rglob("*.json"):
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    if told is not None:
+        card.write_text(told, encoding="utf-8")
 
 
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
@@ -146,6 +159,10 @@ def run(stages: Sequence[str], folder: Path, device: str) -> None:
                 latents = _read_latents(folder)
                 guided = guide(train_shallow(latents, folder, device), latents, folder, device)
                 deepen(guided, latents, folder, device)
+            case "sd3":
+                latents = _read_latents(folder)
+                guided = guide(train_shallow(latents, folder, device), latents, folder, device)
+                deepen_sd3(train_sd3(guided, latents, folder, device), guided, latents, folder, device)
             case "detector":
                 _detector(folder, device)
             case "clip":

@@ -45,7 +45,7 @@ class Depth:
 
 SHALLOW = Depth(5, 10)
 FULL = Depth(19, 38)
-SHALLOW_SCHEDULE = Schedule(steps=31_500, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
+SHALLOW_SCHEDULE = Schedule(steps=36_000, lr=2e-3, muon=5e-3, ema=0.998, weight_decay=0.01)
 
 
 def build_transformer(depth: Depth) -> FluxTransformer2DModel:
@@ -81,6 +81,13 @@ def pack(latents: Tensor) -> Tensor:
     n, c, height, width = latents.shape
     tokens = latents.view(n, c, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return tokens.reshape(n, GRID * GRID, 4 * c)
+
+
+def unpack(tokens: Tensor) -> Tensor:
+    """Tokens (n, 16, 4c) to latents (n, c, 8, 8): `pack` undone."""
+    n, _, channels = tokens.shape
+    grid = tokens.view(n, GRID, GRID, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return grid.reshape(n, channels // 4, 2 * GRID, 2 * GRID)
 
 
 def position_ids(device: torch.device | str) -> tuple[Tensor, Tensor]:

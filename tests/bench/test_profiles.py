@@ -9,7 +9,7 @@ import pytest
 from bench import profile as profiles
 from bench.profile import load_profile, require_disk
 from bench.reproduce import reproduce
-from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings
+from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
@@ -18,7 +18,9 @@ def test_the_variants_are_the_papers() -> None:
     variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
-        "l1-12", "l1-21", "l1-27", "brll-10", "r2-10", "start2end-10", "end2start-10",
+        "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "brll-10", "removal-10",
+        "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10", "end2start-10",
+        "seed1-10", "seed2-10", "seed1-20", "seed2-20", "sd3", "fastsd3-10",
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
     assert variants["l1-21"].label == "FLUX-Pruning-21%"
@@ -51,6 +53,7 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
+        (["table3"], ["dense", "fastflux-10", "sd3", "fastsd3-10"]),
         (["table4"], ["dense", "fastflux-10", "brll-10"]),
         (["table5"], ["dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"]),
         (["table6"], ["dense", *(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30"))]),
@@ -58,12 +61,31 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), tables)] == expected
-    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 14
+    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 28
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:
     chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["l1-12"])
     assert [variant.id for variant in chosen] == ["dense", "l1-12"]
+    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["fastsd3-10"])
+    assert [variant.id for variant in chosen] == ["dense", "sd3", "fastsd3-10"]
+    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["l1_equal-15"])
+    assert [variant.id for variant in chosen] == ["dense", "fastflux-15", "l1_equal-15"]
+
+
+def test_a_variant_as_fast_as_another_gets_the_ratio_found_and_its_label() -> None:
+    variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
+    met = with_ratio(variants["l1_equal-10"], 0.084, variants["fastflux-10"])
+    assert met.label == "FLUX-Pruning-8.4% (latency of FastFLUX-10%)"
+    assert met.config == replace(variants["l1_equal-10"].config, ratio=0.084)  # type: ignore[type-var]
+
+
+def test_the_profile_of_another_model_draws_and_calibrates_at_its_guidance() -> None:
+    profile = load_profile("shapes")
+    other = profile.of("sd3")
+    assert (other.title, other.sampling.guidance, other.calibration.guidance) == ("SD3-Shapes", 1.0, 1.0)
+    assert other.sampling.seed == profile.sampling.seed
+    assert profile.of("") is profile
 
 
 @pytest.mark.parametrize(

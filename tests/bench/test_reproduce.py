@@ -8,6 +8,7 @@ import pytest
 
 import bench.reproduce
 from bench.__main__ import main
+from bench.base_model import BaseModel
 from bench.evaluate import Evaluation
 from bench.image_set import ImageSet
 from bench.profile import load_profile
@@ -102,7 +103,7 @@ def test_a_second_run_measures_nothing_again(quick: Path, monkeypatch: pytest.Mo
     shorten(monkeypatch)
     before = {name: record.to_json() for name, record in records(quick).items()}
     monkeypatch.setattr(Evaluation, "scorers", property(lambda _: pytest.fail("a scorer was loaded")))
-    monkeypatch.setattr(Evaluation, "pipeline", property(lambda _: pytest.fail("the pipeline was loaded")))
+    monkeypatch.setattr(BaseModel, "pipeline", property(lambda _: pytest.fail("the pipeline was loaded")))
     run(quick)
     assert {name: record.to_json() for name, record in records(quick).items()} == before
 

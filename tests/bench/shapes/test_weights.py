@@ -30,17 +30,32 @@ assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modul
 """
 
 
+PLAIN_SD3 = """
+import sys, torch
+from diffusers import StableDiffusion3Pipeline
+pipeline = StableDiffusion3Pipeline.from_pretrained(sys.argv[1])
+assert pipeline.transformer.config.num_layers == 24
+draw = lambda: pipeline(["a photo of a red star"], height=64, width=64, num_inference_steps=2, guidance_scale=1.0,
+                        max_sequence_length=12, generator=[torch.Generator().manual_seed(0)], output_type="np").images
+first, second = draw(), draw()
+assert first.shape == (1, 64, 64, 3) and first.std() > 0.02
+assert (first == second).all()
+assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modules)
+"""
+
+
 def test_they_take_at_most_60_mb_and_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 60e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".md", ".txt", ".jinja"}
 
 
-def test_plain_diffusers_loads_the_pipeline_and_draws(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("folder", "code"), [("pipeline", PLAIN), ("sd3", PLAIN_SD3)])
+def test_plain_diffusers_loads_the_pipeline_and_draws(tmp_path: Path, folder: str, code: str) -> None:
     script = tmp_path / "plain.py"
-    script.write_text(PLAIN)
+    script.write_text(code)
     done = subprocess.run(
-        [sys.executable, str(script), str(WEIGHTS / "pipeline")],
+        [sys.executable, str(script), str(WEIGHTS / folder)],
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,132 @@
+"""A dense pipeline that variants are made of: checked, hashed, loaded once, and run on the calibration prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.profile import Profile
+from bench.progress import console
+from bench.prompts import Prompt, prompts_hash, read_prompts
+from bench.results import JSON, digest
+from fastflux.architectures import example_inputs
+from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
+from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.pipelines import check_pipeline, load_pipeline
+from fastflux.trajectories import Trajectories, drawing_sizes
+
+
+@dataclass
+class BaseModel:
+    """The dense model of a profile; what is computed from it for all variants is kept below `store`."""
+
+    profile: Profile
+    store: Path
+    device: str = "cpu"
+    force: bool = False
+
+    @cached_property
+    def folder(self) -> Path:
+        """The pipeline's folder, checked: missing or truncated weights are an error before the long work."""
+        folder = self.profile.path(self.profile.pipeline)
+        check_pipeline(folder)
+        return folder
+
+    @cached_property
+    def revision(self) -> str:
+        """Hash of the dense transformer's weights."""
+        return revision_of(self.folder / "transformer")
+
+    @cached_property
+    def components_hash(self) -> str:
+        """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
+        found = hashlib.sha256()
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file() and path.relative_to(self.folder).parts[0] != "transformer":
+                found.update(path.relative_to(self.folder).as_posix().encode())
+                found.update(path.read_bytes())
+        return found.hexdigest()[:16]
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The dense pipeline, loaded once; variants take its transformer's place."""
+        pipeline: Any = load_pipeline(self.folder, device=self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def dense(self) -> nn.Module:
+        """The dense transformer, loaded afresh."""
+        return load_transformer(self.folder / "transformer", device=self.device)
+
+    def step_inputs(self, transformer: nn.Module, batch: int) -> dict[str, Tensor]:
+        """Arguments of one step on `batch` pictures of the profile's size."""
+        sampling = self.profile.sampling
+        sizes = drawing_sizes(self.pipeline, sampling.height, sampling.width, None)
+        # SD3 puts its CLIP encoders' tokens before T5's.
+        clip_tokens = self.pipeline.tokenizer_max_length if "tokenizer_3" in self.pipeline.components else 0
+        return example_inputs(
+            transformer,
+            batch,
+            sampling.height,
+            sampling.width,
+            sizes["max_sequence_length"] + clip_tokens,
+            torch.Generator().manual_seed(sampling.seed),
+            device=self.device,
+        )
+
+    # -- calibration
+
+    @cached_property
+    def calibration_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts whose trajectories calibrate the pruning methods."""
+        return read_prompts(self.profile.path(self.profile.calibration_prompts))
+
+    @cached_property
+    def calibration_inputs(self) -> Mapping[str, JSON]:
+        """All that decides the calibration data."""
+        return {
+            "revision": self.revision,
+            "components": self.components_hash,
+            "calibration": asdict(self.profile.calibration),
+            "calibration_prompts": prompts_hash(self.calibration_prompts),
+        }
+
+    @cached_property
+    def drive(self) -> Trajectories:
+        """Samples the calibration prompts with the pipeline's present transformer."""
+        settings = self.profile.calibration
+        return Trajectories(
+            self.pipeline,
+            [prompt.prompt for prompt in self.calibration_prompts],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            batch_size=settings.batch,
+            height=self.profile.sampling.height,
+            width=self.profile.sampling.width,
+            seed=settings.seed,
+        )
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
+        path = self.store / f"calibration-{digest(self.calibration_inputs)}.safetensors"
+        if path.exists() and not self.force:
+            return load_statistics(path)
+        self.store.mkdir(parents=True, exist_ok=True)
+        console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
+        dense = self.dense()
+        self.pipeline.transformer = dense
+        statistics = collect_statistics(dense, self.drive)
+        save_statistics(statistics, path)
+        return statistics
+
+    def calibration(self) -> Calibration:
+        """What pruning methods may learn of the model, with a folder for their progress."""
+        return Calibration(self.drive, self.statistics, self.store / "progress", self.profile.calibration.batch)
