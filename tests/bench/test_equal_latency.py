@@ -1,0 +1,132 @@
+"""Sliced copies of a tiny model against targets, by a clock that the models themselves move."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bench.equal_latency import solve_equal_latency
+from bench.latency_search import EqualLatency
+from fastflux.errors import FastFluxError
+from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
+from fastflux.model import parameter_count
+from fastflux.pruning import prune_
+from tests.fastflux.conftest import make_tiny_flux, tiny_inputs
+
+
+class Workbench:
+    """A dense model whose steps, and those of its copies, take a second for each parameter."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.dense = make_tiny_flux(num_attention_heads=4, attention_head_dim=16, axes_dims_rope=(4, 6, 6))
+        self.parameters = parameter_count(self.dense)
+        self.dense.register_forward_hook(lambda model, *_: self.spend(parameter_count(model)))
+        self.inputs = tiny_inputs(self.dense)
+        self.lines: list[str] = []
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+    def target(self, share: float) -> Callable[[], None]:
+        """A step that takes this share of the dense one's time."""
+        return lambda: self.spend(share * self.parameters)
+
+    def solve(self, target: Callable[[], object], **settings: Any) -> EqualLatency:
+        return solve_equal_latency(
+            self.dense, target, self.inputs, progress=self.lines.append, clock=lambda: self.now, **settings
+        )
+
+
+@pytest.fixture
+def bench() -> Workbench:
+    return Workbench()
+
+
+@pytest.mark.parametrize("share", [0.95, 0.87, 0.8])
+def test_the_ratio_found_prunes_to_the_targets_latency(bench: Workbench, share: float) -> None:
+    before = {name: value.clone() for name, value in bench.dense.state_dict().items()}
+    found = bench.solve(bench.target(share))
+    assert found.met
+    assert found.latency_ratio == pytest.approx(1, abs=0.02)
+    assert found.ratio == pytest.approx(1 - share, abs=0.02)
+    sliced = make_tiny_flux(num_attention_heads=4, attention_head_dim=16, axes_dims_rope=(4, 6, 6))
+    plan = prune_(sliced, L1NormConfig(found.ratio))
+    assert (plan.config["heads"], plan.config["mlp_channels"]) == (found.heads, found.mlp_channels)
+    assert parameter_count(sliced) == pytest.approx(share * bench.parameters, rel=0.02)
+    assert len(found.candidate_ms) == len(found.target_ms) == found.rounds == 15
+    assert found.interval is not None
+    assert len(bench.lines) == len(found.tried)
+    assert "of the target's time in 15 rounds" in bench.lines[-1]
+    after = bench.dense.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_target_slower_than_the_dense_model(bench: Workbench) -> None:
+    found = bench.solve(bench.target(1.3))
+    assert (found.ratio, found.heads, found.met) == (0.0, 4, False)
+    assert "23.1% faster than its target, not within 2.0%" in str(found)
+
+
+def test_a_target_faster_than_slicing_can_reach(bench: Workbench) -> None:
+    found = bench.solve(bench.target(0.01))
+    assert not found.met
+    assert found.heads == 1
+    assert found.ratio == pytest.approx(largest_ratio(bench.dense), abs=0.001)
+    assert "slower than its target" in str(found)
+
+
+def fails() -> None:
+    raise RuntimeError("out of memory")
+
+
+def test_steps_that_fail_are_named(bench: Workbench) -> None:
+    with pytest.raises(FastFluxError, match=r"The target's step failed, .*RuntimeError in round 0: out of memory"):
+        bench.solve(fails)
+    bench.dense.register_forward_pre_hook(lambda *_: fails())
+    with pytest.raises(FastFluxError, match=r"step of L1-norm pruning at 0.0 failed"):
+        bench.solve(bench.target(0.9))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tolerance": 0}, "The tolerance is 0"),
+        ({"tolerance": 2}, "0.02 stands for 2%"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"final_rounds": 0}, "final_rounds is 0"),
+        ({"candidates": 0}, "candidates is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(bench: Workbench, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(FastFluxError, match=message):
+        bench.solve(bench.target(0.9), **settings)
+
+
+def test_a_pruned_model_is_refused(bench: Workbench) -> None:
+    prune_(bench.dense, L1NormConfig(0.1))
+    with pytest.raises(FastFluxError, match="pruned already, by plan"):
+        bench.solve(bench.target(0.9))
+
+
+def test_real_time_shows_a_target_that_runs_the_model_twice(bench: Workbench) -> None:
+    def twice() -> None:
+        with torch.inference_mode():
+            bench.dense(**bench.inputs)
+            bench.dense(**bench.inputs)
+
+    found = solve_equal_latency(bench.dense, twice, bench.inputs)
+    assert found.ratio == 0
+    assert found.latency_ratio < 0.8
+
+
+def test_a_ratio_keeps_the_same_widths_every_time() -> None:
+    one, other = (
+        Workbench().dense,
+        make_tiny_flux(5, num_attention_heads=4, attention_head_dim=16, axes_dims_rope=(4, 6, 6)),
+    )
+    for ratio in (0.1437, 0.25, largest_ratio(one)):
+        assert choose_widths(one, ratio) == choose_widths(one, ratio) == choose_widths(other, ratio)
+    with pytest.raises(FastFluxError, match="Cannot remove"):
+        choose_widths(one, largest_ratio(one) + 0.02)
