@@ -95,8 +95,9 @@ class NoisedImages(CalibrationRun[tuple[Path, str]]):
         pixels = self.pipeline.image_processor.preprocess(
             [_opened(path) for path in paths], height=height, width=width, resize_mode="crop"
         )
-        latents: Tensor = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
-        return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+        known: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return known
 
 
 def _noise_like(clean: Tensor, seed: int) -> Tensor:

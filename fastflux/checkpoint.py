@@ -45,9 +45,9 @@ def load_transformer(
     do not fit each other.
     """
     folder = Path(folder)
-    name = read_json(folder / "config.json").get("_class_name")
+    name = str(read_json(folder / "config.json").get("_class_name"))
     if name not in MODEL_CLASSES:
-        raise unknown_name(f"transformer class in {folder / 'config.json'}", str(name), MODEL_CLASSES)
+        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, MODEL_CLASSES)
     require_weights(folder)
     try:
         model, info = MODEL_CLASSES[name].from_pretrained(

@@ -31,9 +31,9 @@ def export_pipeline(
 
     After ``import fastflux``, diffusers' own pipeline class loads it (``FluxPipeline.from_pretrained(out_folder)``, or
     ``StableDiffusion3Pipeline``). The folder appears complete or not at all. A pruned model's folder gets a model card
-    as its README.md, which tells of ``calibration`` if that is given; a README.md that people wrote or changed in an overwritten folder stays there as README.previous.md. Raises
-    ``FastFluxError`` when ``base_folder`` is no pipeline, or ``out_folder`` exists and ``overwrite`` is not set, or
-    cannot be written.
+    as its README.md, which tells of ``calibration`` if that is given; a README.md that people wrote or changed in an
+    overwritten folder stays there as README.previous.md. Raises ``FastFluxError`` when ``base_folder`` is no pipeline,
+    or ``out_folder`` exists and ``overwrite`` is not set, or cannot be written.
     """
     base, out = Path(base_folder), Path(out_folder)
     index = read_json(base / INDEX)

@@ -15,16 +15,8 @@ from fastflux.checkpoint import load_transformer
 from fastflux.errors import FastFluxError
 from fastflux.model import plan_of
 from fastflux.pipelines import load_pipeline
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 CAPTIONS = ("a red star", "a blue ring", "a photo of a star")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    write_tiny_pipeline(folder)
-    return folder
 
 
 @pytest.fixture
