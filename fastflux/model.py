@@ -140,6 +140,14 @@ class FastFluxSD3Transformer2DModel(PrunedTransformer, SD3Transformer2DModel):  
         )
         _rebuild_from_json_(self, pruning_plan)
 
+    def enable_cache(self, config: Any) -> None:
+        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache, which fails on SD3, dense or pruned."""
+        if isinstance(config, FirstBlockCacheConfig):
+            raise FastFluxError(
+                "FirstBlockCache reads the text that leaves the last block, but SD3's gives none: use another cache."
+            )
+        super().enable_cache(config)
+
     @wraps(SD3Transformer2DModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run as ``SD3Transformer2DModel`` does; ``FastFluxError`` for ControlNet residuals on a folded model."""

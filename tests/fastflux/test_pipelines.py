@@ -128,10 +128,10 @@ def test_broken_pipelines_get_one_clear_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_batching_does_not_change_the_trajectories(base: Path) -> None:
+def test_batching_does_not_change_the_trajectories(pipelines: Callable[[str], Path], family: str) -> None:
     from fastflux.calibration import collect_statistics
 
-    pipeline: Any = load_pipeline(base)
+    pipeline: Any = load_pipeline(pipelines(family))
     totals = []
     for size in (1, 3):
         statistics = collect_statistics(pipeline.transformer, Trajectories(pipeline, PROMPTS, steps=2, batch_size=size))
