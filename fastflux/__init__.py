@@ -1,4 +1,4 @@
-"""FastFLUX: prune FLUX-style diffusion transformers by replacing residual branches with linear layers.
+"""FastFLUX: prune diffusion transformers, FLUX and SD3, by replacing residual branches with linear layers.
 
 ``import fastflux`` is cheap: torch and diffusers load with the first name that needs them. It also lets diffusers load
 exported pipelines, which name this package in their model_index.json.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fastflux.methods.l1_norm import L1NormConfig as L1NormConfig
     from fastflux.methods.linear_replacement import LinearReplacementConfig as LinearReplacementConfig
     from fastflux.methods.sandwich_training import SandwichTrainingConfig as SandwichTrainingConfig
+    from fastflux.model import FastFluxSD3Transformer2DModel as FastFluxSD3Transformer2DModel
     from fastflux.model import FastFluxTransformer2DModel as FastFluxTransformer2DModel
     from fastflux.model import plan_of as plan_of
     from fastflux.pipelines import export_pipeline as export_pipeline
@@ -34,6 +35,7 @@ _HOMES = {
     "BlockRemovalConfig": "fastflux.methods.block_removal",
     "Calibration": "fastflux.calibration",
     "FastFluxError": "fastflux.errors",
+    "FastFluxSD3Transformer2DModel": "fastflux.model",
     "FastFluxTransformer2DModel": "fastflux.model",
     "L1NormConfig": "fastflux.methods.l1_norm",
     "LinearReplacementConfig": "fastflux.methods.linear_replacement",
@@ -55,6 +57,7 @@ __all__ = [
     "BlockRemovalConfig",
     "Calibration",
     "FastFluxError",
+    "FastFluxSD3Transformer2DModel",
     "FastFluxTransformer2DModel",
     "L1NormConfig",
     "LinearReplacementConfig",

@@ -15,6 +15,7 @@ PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --ranking ranking.json --prompts prompts.txt -o fastflux-10
   fastflux prune black-forest-labs/FLUX.1-dev --ratio 0.1 --images pictures/ -o fastflux-10
   fastflux prune flux-dev --method l1_norm --ratio 0.12 -o l1-12
+  fastflux prune sd3-medium --ratio 0.1 --guidance 7 --prompts prompts.txt -o fastsd3-10
 """
 INSPECT_EXAMPLES = """examples:
   fastflux inspect fastflux-10
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastflux",
-        description="Prune FLUX-style diffusion transformers.",
+        description="Prune the diffusion transformers of FLUX and Stable Diffusion 3.",
         epilog="".join(
             [
                 PRUNE_EXAMPLES,
@@ -79,7 +80,7 @@ def _add_prune(commands: Any) -> None:
         "prune",
         help="prune a pipeline's transformer and write a new pipeline",
         description="Calibrates on the model's own trajectories for the prompts, prunes and writes a pipeline that "
-        "FluxPipeline.from_pretrained loads after `import fastflux`.",
+        "diffusers' own pipeline class loads after `import fastflux`.",
         epilog=PRUNE_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -125,7 +126,7 @@ def _add_prune(commands: Any) -> None:
 
 
 def _add_calibration(parser: argparse.ArgumentParser) -> Any:
-    """Options of `commands.open_pipeline` and `commands.trajectories`."""
+    """Options of `commands.open_pipeline` and `commands.calibration_drive`."""
     calibration = parser.add_argument_group("calibration")
     calibration.add_argument("--prompts", type=Path, help="text file, a prompt a line, or .jsonl with a prompt key")
     calibration.add_argument(
@@ -139,7 +140,9 @@ def _add_calibration(parser: argparse.ArgumentParser) -> Any:
     calibration.add_argument("--batch-size", type=int, default=1, help="prompts at once (%(default)s)")
     calibration.add_argument("--height", type=int, help="pixels (the VAE's sample size)")
     calibration.add_argument("--width", type=int, help="pixels (the VAE's sample size)")
-    calibration.add_argument("--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512)")
+    calibration.add_argument(
+        "--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512; SD3: 256)"
+    )
     calibration.add_argument("--calibration-seed", type=int, default=0, help="seed of the noise (%(default)s)")
     _add_place(calibration)
     return calibration
@@ -182,7 +185,7 @@ def _add_generate(commands: Any) -> None:
     generate.add_argument("--seed", type=int, default=0, help="seed of the noise, the same for each (%(default)s)")
     generate.add_argument("--height", type=int, help="pixels (the VAE's sample size)")
     generate.add_argument("--width", type=int, help="pixels (the VAE's sample size)")
-    generate.add_argument("--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512)")
+    generate.add_argument("--text-tokens", type=int, help="T5 tokens a prompt (the tokenizer's, at most 512; SD3: 256)")
     _add_place(generate)
 
 

@@ -1,15 +1,17 @@
-"""All that differs between transformer families: block stacks, what a block reads and writes, and example inputs.
+"""All that differs between transformer families: block stacks, what a block reads and writes, inputs and sizes.
 
-A new family is one more `Architecture` in `ARCHITECTURES`; nothing else asks which family it is dealing with.
+A new family is one more `Architecture` in `ARCHITECTURES` and a model class in `fastflux.model`; nothing else asks
+which family it is dealing with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastflux import flux_inputs, sd3_inputs
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
 
@@ -28,10 +30,12 @@ class BlockStack:
 
     ``joint``: the block has one residual branch over text and image tokens together (FLUX's single blocks), so one
     linear layer serves both streams; otherwise (double blocks) each stream has a residual branch of its own.
+    ``keeps_last``: the last block is never pruned; SD3's lacks the text's half and gives None for its text.
     """
 
     name: str
     joint: bool
+    keeps_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,33 @@ class Architecture:
     Every block maps ``(hidden_states, encoder_hidden_states, temb, ...)`` to ``(encoder_hidden_states,
     hidden_states)``: diffusers returns text first. ``stacks`` stand in the order of the data flow. The text output of
     the very last block is never read.
+
+    ``make_inputs`` and ``noised_inputs`` give a forward's arguments (see `fastflux.flux_inputs`). Of the pipeline:
+    ``t5_tokenizer`` is the component whose length limits the text, ``text_tokens`` what the pipeline takes of it
+    unasked, ``clip_in_sequence`` whether CLIP's tokens stand in the sequence too. An image token covers
+    ``latents_per_token`` latents a side, and an image at most ``most_tokens`` tokens a side, where there is a limit.
     """
 
     name: str
     transformer_class: str
+    pipeline_class: str
     stacks: tuple[BlockStack, ...]
     make_inputs: Callable[..., dict[str, Tensor]]
+    noised_inputs: Callable[..., Iterator[dict[str, Any]]]
+    t5_tokenizer: str
+    text_tokens: int
+    clip_in_sequence: bool
+    latents_per_token: Callable[[Any], int]
+    most_tokens: Callable[[Any], int | None]
+
+    def chain(self, transformer: nn.Module) -> tuple[BlockRef, ...]:
+        """All blocks that a forward runs, in the order of the data flow."""
+        return tuple(BlockRef(stack.name, i) for stack in self.stacks for i in range(_length(transformer, stack)))
 
     def blocks(self, transformer: nn.Module) -> tuple[BlockRef, ...]:
-        """All blocks that may be pruned, in the order of the data flow."""
-        return tuple(
-            BlockRef(stack.name, index)
-            for stack in self.stacks
-            for index in range(len(transformer.get_submodule(stack.name)))  # type: ignore[arg-type]  # a ModuleList
-        )
+        """All blocks that may be pruned, in the order of the data flow: the chain without those that are kept."""
+        kept = {BlockRef(stack.name, _length(transformer, stack) - 1) for stack in self.stacks if stack.keeps_last}
+        return tuple(block for block in self.chain(transformer) if block not in kept)
 
     def stack(self, block: BlockRef) -> BlockStack:
         """The stack that ``block`` names; raises ``FastFluxError`` when this family has no such stack."""
@@ -66,7 +83,23 @@ class Architecture:
 
     def streams_read(self, block: BlockRef, transformer: nn.Module) -> tuple[str, ...]:
         """The streams of the block's output that anything downstream reads."""
-        return (IMAGE_STREAM,) if block == self.blocks(transformer)[-1] else STREAMS
+        return (IMAGE_STREAM,) if block == self.chain(transformer)[-1] else STREAMS
+
+    def require_side(self, transformer: nn.Module, name: str, pixels: int, vae_scale_factor: int) -> None:
+        """Raise ``FastFluxError`` unless ``pixels`` is a height or width (its ``name``) that the family can draw."""
+        config = config_of(transformer)
+        token = self.latents_per_token(config) * vae_scale_factor
+        if pixels < token or pixels % token:
+            raise FastFluxError(f"The {name} is {pixels} pixels, but it must be a multiple of {token}.")
+        most = self.most_tokens(config)
+        if most is not None and pixels > most * token:
+            raise FastFluxError(
+                f"The {name} is {pixels} pixels, but the transformer's position embedding ends at {most * token}."
+            )
+
+
+def _length(transformer: nn.Module, stack: BlockStack) -> int:
+    return len(transformer.get_submodule(stack.name))  # type: ignore[arg-type]  # a ModuleList
 
 
 def architecture_of(transformer: nn.Module) -> Architecture:
@@ -91,7 +124,7 @@ def require_fraction(name: str, value: float) -> None:
 
 
 def block_count(ratio: float, blocks: int) -> int:
-    """How many of ``blocks`` blocks to replace at a pruning ratio in [0, 1].
+    """How many of ``blocks`` blocks, all that a forward runs, to replace at a pruning ratio in [0, 1].
 
     FLUX.1-dev's 57 blocks follow the paper's counts (see `PAPER_COUNTED_BLOCKS`), other depths ``round(ratio *
     blocks)``. Raises ``FastFluxError`` for a ratio outside [0, 1].
@@ -119,56 +152,49 @@ def example_inputs(
 ) -> dict[str, Tensor]:
     """Keyword arguments of one ``transformer.forward`` for images of ``height`` x ``width`` pixels.
 
+    ``text_tokens`` is the length of the text sequence (`fastflux.drawing.sequence_length` tells a pipeline's).
     Random values are drawn on the generator's device (the CPU without one) and then moved, so that every device gets
-    the same; on ``device="meta"`` nothing is drawn. Raises ``FastFluxError`` when the pixels do not fill whole tokens.
+    the same; on ``device="meta"`` nothing is drawn. Raises ``FastFluxError`` for pixels that the family cannot draw.
     """
-    make = architecture_of(transformer).make_inputs
-    inputs = make(transformer, batch, height, width, text_tokens, generator, torch.device(device), vae_scale_factor)
+    architecture = architecture_of(transformer)
+    for name, pixels in (("height", height), ("width", width)):
+        architecture.require_side(transformer, name, pixels, vae_scale_factor)
+    source = "meta" if torch.device(device).type == "meta" else (generator.device if generator is not None else "cpu")
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=None if source == "meta" else generator, device=source)
+
+    rows, columns = height // vae_scale_factor, width // vae_scale_factor
+    inputs = architecture.make_inputs(transformer, batch, rows, columns, text_tokens, draw)
     return {
         name: value.to(device) if name.endswith("_ids") else value.to(device, dtype) for name, value in inputs.items()
     }
 
 
-def _flux_inputs(
-    transformer: nn.Module,
-    batch: int,
-    height: int,
-    width: int,
-    text_tokens: int,
-    generator: torch.Generator | None,
-    device: torch.device,
-    vae_scale_factor: int,
-) -> dict[str, Tensor]:
-    pixels = 2 * vae_scale_factor  # FluxPipeline packs 2 x 2 latents into a token
-    if height % pixels or width % pixels or min(height, width) < pixels:
-        raise FastFluxError(f"Images of {height}x{width} pixels do not fill whole tokens: use multiples of {pixels}.")
-    rows, columns = height // pixels, width // pixels
-    config = config_of(transformer)
-    source = "meta" if device.type == "meta" else (generator.device if generator is not None else "cpu")
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=None if source == "meta" else generator, device=source)
-
-    image_ids = torch.zeros(rows, columns, 3)
-    image_ids[..., 1] = torch.arange(rows)[:, None]
-    image_ids[..., 2] = torch.arange(columns)[None, :]
-    inputs = {
-        "hidden_states": draw(batch, rows * columns, config.in_channels),
-        "encoder_hidden_states": draw(batch, text_tokens, config.joint_attention_dim),
-        "pooled_projections": draw(batch, config.pooled_projection_dim),
-        "timestep": torch.full((batch,), 0.5),
-        "img_ids": image_ids.reshape(rows * columns, 3),
-        "txt_ids": torch.zeros(text_tokens, 3),
-    }
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((batch,), 3.5)
-    return inputs
-
-
 FLUX = Architecture(
     name="FLUX",
     transformer_class="FluxTransformer2DModel",
+    pipeline_class="FluxPipeline",
     stacks=(BlockStack("transformer_blocks", joint=False), BlockStack("single_transformer_blocks", joint=True)),
-    make_inputs=_flux_inputs,
+    make_inputs=flux_inputs.example_inputs,
+    noised_inputs=flux_inputs.noised_inputs,
+    t5_tokenizer="tokenizer_2",
+    text_tokens=512,
+    clip_in_sequence=False,
+    latents_per_token=lambda _config: flux_inputs.LATENTS_PER_TOKEN,
+    most_tokens=lambda _config: None,
 )
-ARCHITECTURES = (FLUX,)
+SD3 = Architecture(
+    name="SD3",
+    transformer_class="SD3Transformer2DModel",
+    pipeline_class="StableDiffusion3Pipeline",
+    stacks=(BlockStack("transformer_blocks", joint=False, keeps_last=True),),
+    make_inputs=sd3_inputs.example_inputs,
+    noised_inputs=sd3_inputs.noised_inputs,
+    t5_tokenizer="tokenizer_3",
+    text_tokens=256,
+    clip_in_sequence=True,
+    latents_per_token=lambda config: int(config.patch_size),
+    most_tokens=lambda config: int(config.pos_embed_max_size),
+)
+ARCHITECTURES = (FLUX, SD3)

@@ -21,6 +21,9 @@ class _WithoutAttention(nn.Module):
     Diffusers numbers IP-Adapter's weights and scales by that place: without it those of the later blocks would shift.
     """
 
+    context_pre_only = False
+    """SD3 adds ControlNet residuals behind blocks that say so: all that may be pruned give text."""
+
     def __init__(self) -> None:
         super().__init__()
         self._processor = NoProcessor()

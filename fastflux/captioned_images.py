@@ -2,17 +2,17 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image
 from torch import Tensor
 
+from fastflux.architectures import architecture_of
+from fastflux.calibration_run import CalibrationRun
+from fastflux.drawing import drawing_sizes
 from fastflux.errors import FastFluxError
-from fastflux.trajectories import drawing_sizes, require_sizes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 METADATA = "metadata.jsonl"
@@ -57,93 +57,53 @@ def _caption(path: Path) -> str:
     return text.read_text(encoding="utf-8").strip()
 
 
-@dataclass(frozen=True)
-class NoisedImages:
-    """Runs a FLUX transformer on pictures, noised to ``steps`` levels each, for `collect_statistics`.
+class NoisedImages(CalibrationRun[tuple[Path, str]]):
+    """Runs a transformer on pictures with captions, noised to ``steps`` levels each, as `CalibrationRun` says.
 
     The levels are those of the pipeline's scheduler for as many sampling steps. A picture is resized to cover
-    ``height`` x ``width`` pixels (the VAE's sample size) and cropped at its centre; its noise comes from ``seed`` plus
-    its index, so batching does not change it. ``FastFluxError`` for sizes that FLUX cannot draw and pictures that
-    cannot be read.
+    ``height`` x ``width`` pixels and cropped at its centre. ``FastFluxError`` for pictures that cannot be read.
     """
-
-    pipeline: Any
-    images: Sequence[tuple[Path, str]]
-    steps: int = 20
-    guidance: float = 3.5
-    batch_size: int = 1
-    height: int | None = None
-    width: int | None = None
-    text_tokens: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_sizes(self.pipeline, self.height, self.width, self.text_tokens)
 
     @property
     def source(self) -> str:
         """What the calibration ran on, in words."""
-        return f"{len(self.images)} pictures with captions: {self.steps} noise levels each"
+        return f"{len(self.data)} pictures with captions: {self.steps} noise levels each"
 
     @torch.no_grad()
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all pictures; ``advance`` is told the number done after each batch."""
-        pipeline = self.pipeline
-        transformer = pipeline.transformer
-        sizes = drawing_sizes(pipeline, self.height, self.width, self.text_tokens)
-        for start in range(0, len(self.images), self.batch_size):
-            batch = self.images[start : start + self.batch_size]
-            clean, ids = self._tokens([path for path, _ in batch], sizes["height"], sizes["width"])
-            noise = torch.stack(
-                [
-                    torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(self.seed + start + i))
-                    for i in range(len(batch))
-                ]
-            ).to(clean)
-            sequence, pooled, text_ids = pipeline.encode_prompt(
-                prompt=[caption for _, caption in batch],
-                prompt_2=None,
-                max_sequence_length=sizes["max_sequence_length"],
-            )
-            guidance = None
-            if transformer.config.guidance_embeds:
-                guidance = torch.full((len(batch),), self.guidance, device=clean.device)
-            for sigma in self._levels(clean.shape[1]):
-                transformer(
-                    hidden_states=(1 - sigma) * clean + sigma * noise,
-                    timestep=torch.full((len(batch),), sigma, device=clean.device, dtype=clean.dtype),
-                    guidance=guidance,
-                    pooled_projections=pooled,
-                    encoder_hidden_states=sequence,
-                    txt_ids=text_ids,
-                    img_ids=ids,
-                    return_dict=False,
-                )
+        transformer = self.pipeline.transformer
+        noised_inputs = architecture_of(transformer).noised_inputs
+        sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
+        for start in range(0, len(self.data), self.batch_size):
+            batch = self.data[start : start + self.batch_size]
+            for arguments in noised_inputs(
+                self.pipeline,
+                self._latents([path for path, _ in batch], sizes["height"], sizes["width"]),
+                [caption for _, caption in batch],
+                partial(_noise_like, seed=self.seed + start),
+                steps=self.steps,
+                guidance=self.guidance,
+                text_tokens=sizes["max_sequence_length"],
+            ):
+                transformer(**arguments, return_dict=False)
             advance(len(batch))
 
-    def _tokens(self, paths: Sequence[Path], height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Packed latents (n, tokens, channels) of pictures, and their position ids."""
-        pipeline = self.pipeline
-        vae = pipeline.vae
-        pixels = pipeline.image_processor.preprocess(
+    def _latents(self, paths: Sequence[Path], height: int, width: int) -> Tensor:
+        """Latents (n, channels, rows, columns) of pictures, as the transformer knows them."""
+        vae = self.pipeline.vae
+        pixels = self.pipeline.image_processor.preprocess(
             [_opened(path) for path in paths], height=height, width=width, resize_mode="crop"
         )
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
-        latents = (latents - vae.config.shift_factor) * vae.config.scaling_factor
-        count, channels, rows, columns = latents.shape
-        tokens = pipeline._pack_latents(latents, count, channels, rows, columns)  # noqa: SLF001  # FLUX's own order
-        ids = pipeline._prepare_latent_image_ids(count, rows // 2, columns // 2, latents.device, latents.dtype)  # noqa: SLF001
-        return tokens.to(pipeline.transformer.dtype), ids
+        known: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return known
 
-    def _levels(self, tokens: int) -> list[float]:
-        """The scheduler's noise levels in (0, 1] for this many image tokens."""
-        scheduler = self.pipeline.scheduler
-        settings = scheduler.config
-        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        mu = calculate_shift(tokens, *(settings[name] for name in names))
-        sigmas = torch.linspace(1, 1 / self.steps, self.steps).tolist()
-        scheduler.set_timesteps(sigmas=sigmas, mu=mu)
-        return [float(sigma) for sigma in scheduler.sigmas[:-1]]
+
+def _noise_like(clean: Tensor, seed: int) -> Tensor:
+    """Noise of the shape (n, ...) of ``clean``, each picture's from a seed of its own."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(clean))]
+    return torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators]).to(clean)
 
 
 def _opened(path: Path) -> Image.Image:

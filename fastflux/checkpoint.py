@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
-from fastflux.model import FastFluxTransformer2DModel, plan_of, require_all_weights
+from fastflux.model import MODEL_CLASSES, plan_of, require_all_weights
 from fastflux.names import unknown_name
-
-MODEL_CLASSES: dict[str, Any] = {cls.__name__: cls for cls in (FluxTransformer2DModel, FastFluxTransformer2DModel)}
 
 
 def save_transformer(transformer: nn.Module, folder: Path | str, *, overwrite: bool = False) -> None:
@@ -48,9 +45,9 @@ def load_transformer(
     do not fit each other.
     """
     folder = Path(folder)
-    name = read_json(folder / "config.json").get("_class_name")
+    name = str(read_json(folder / "config.json").get("_class_name"))
     if name not in MODEL_CLASSES:
-        raise unknown_name(f"transformer class in {folder / 'config.json'}", str(name), MODEL_CLASSES)
+        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, MODEL_CLASSES)
     require_weights(folder)
     try:
         model, info = MODEL_CLASSES[name].from_pretrained(

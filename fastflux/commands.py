@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fastflux.calibration import Calibration, collect_statistics
+from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
 from fastflux.checkpoint import read_json, revision_of
+from fastflux.drawing import drawing_sizes
 from fastflux.errors import FastFluxError
 from fastflux.folders import require_absent
 from fastflux.folding import fold_
@@ -30,12 +32,10 @@ from fastflux.progress import progress_bar
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
 from fastflux.ranking_files import read_ranking
-from fastflux.trajectories import CalibrationRun, Trajectories, drawing_sizes
+from fastflux.trajectories import Trajectories
 
 #: Characters a table of rankings takes; a narrower terminal wraps its lines.
 WIDE = 120
-#: Prompts, or pictures with their captions.
-CalibrationData: TypeAlias = list[str] | list[tuple[Path, str]]
 #: Options that go into the method's config where they are given; which ones a method has, its config class says.
 SETTINGS = ("ratio", "blocks", "ranking", "ridge", "seed", "layers", "samples", "rank", "train_steps", "batch", "lr")
 
@@ -51,9 +51,7 @@ def prune(options: argparse.Namespace) -> None:
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size")
-    data: CalibrationData = []
-    if config.needs_statistics:
-        data = calibration_data(options, options.method)
+    kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
 
@@ -61,7 +59,7 @@ def prune(options: argparse.Namespace) -> None:
     pipeline = open_pipeline(options)
     transformer = pipeline.transformer
     before = parameter_count(transformer)
-    drive = calibration_drive(options, pipeline, data)
+    drive = calibration_drive(options, pipeline, kind, data)
     work = options.work or options.output.with_name(f"{options.output.name}.progress")
     with progress_bar(console) as progress:
         calibrating = progress.add_task("calibrating", total=len(data), visible=config.needs_statistics)
@@ -130,11 +128,11 @@ def rank(options: argparse.Namespace) -> None:
     if options.ranking not in MEASURED_RANKINGS:
         raise unknown_name("measured ranking", options.ranking, MEASURED_RANKINGS)
     require_positive(options, "limit", "steps", "batch_size")
-    data = calibration_data(options, "rank")
+    kind, data = calibration_data(options, "rank")
     options.pipeline = local_pipeline(options.pipeline)
     console = Console(stderr=True)
     pipeline = open_pipeline(options)
-    drive = calibration_drive(options, pipeline, data)
+    drive = calibration_drive(options, pipeline, kind, data)
     with progress_bar(console) as progress:
         task = progress.add_task("calibrating", total=len(data))
         statistics = collect_statistics(pipeline.transformer, lambda: drive(lambda done: progress.advance(task, done)))
@@ -191,15 +189,18 @@ def require_positive(options: argparse.Namespace, *names: str) -> None:
             raise FastFluxError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1.")
 
 
-def calibration_data(options: argparse.Namespace, what: str) -> CalibrationData:
-    """The prompts or pictures that ``what`` calibrates on; raises ``FastFluxError`` when there are none."""
+def calibration_data(options: argparse.Namespace, what: str) -> tuple[type[CalibrationRun[Any]], list[Any]]:
+    """What runs on the data that ``what`` calibrates on, and the data: prompts, or pictures with their captions.
+
+    Raises ``FastFluxError`` when there are none.
+    """
     if (options.prompts is None) == (options.images is None):
         raise FastFluxError(
             f"{what} calibrates on prompts or on pictures: give a file with --prompts or a folder with --images."
         )
     if options.images is not None:
-        return read_captioned_images(options.images)[: options.limit]
-    return read_prompts(options.prompts)[: options.limit]
+        return NoisedImages, read_captioned_images(options.images)[: options.limit]
+    return Trajectories, read_prompts(options.prompts)[: options.limit]
 
 
 def open_pipeline(options: argparse.Namespace) -> Any:
@@ -214,20 +215,21 @@ def open_pipeline(options: argparse.Namespace) -> Any:
     return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
 
 
-def calibration_drive(options: argparse.Namespace, pipeline: Any, data: CalibrationData) -> CalibrationRun:
-    """The model's own sampling of prompts, or its forwards on noised pictures."""
-    settings = {
-        "steps": options.steps,
-        "guidance": options.guidance,
-        "batch_size": options.batch_size,
-        "height": options.height,
-        "width": options.width,
-        "text_tokens": options.text_tokens,
-        "seed": options.calibration_seed,
-    }
-    if options.images is not None:
-        return NoisedImages(pipeline, data, **settings)  # type: ignore[arg-type]  # pictures, as the option says
-    return Trajectories(pipeline, data, **settings)  # type: ignore[arg-type]  # prompts
+def calibration_drive(
+    options: argparse.Namespace, pipeline: Any, kind: type[CalibrationRun[Any]], data: list[Any]
+) -> CalibrationRun[Any]:
+    """A run of the given kind with the options' settings."""
+    return kind(
+        pipeline,
+        data,
+        steps=options.steps,
+        guidance=options.guidance,
+        batch_size=options.batch_size,
+        height=options.height,
+        width=options.width,
+        text_tokens=options.text_tokens,
+        seed=options.calibration_seed,
+    )
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {

@@ -11,7 +11,7 @@ from fastflux.errors import FastFluxError
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether the text can name a model on the hub: an owner and a name."""
+    """Whether the text can name a model on the hub: an owner and a name; a folder's bare name is none."""
     try:
         validate_repo_id(text)
     except HFValidationError:

@@ -1,28 +1,61 @@
-"""The diffusers model class of pruned FLUX transformers, whose config holds the pruning plan."""
+"""The diffusers model classes of pruned transformers, whose config holds the pruning plan."""
 
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel
+from diffusers import FirstBlockCacheConfig, FluxTransformer2DModel, SD3Transformer2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
-from fastflux.architectures import FLUX, architecture_of
+from fastflux.architectures import architecture_of
 from fastflux.blocks import RemovedBlock
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import pruning_method
 from fastflux.plan import PruningPlan
 
-CONTROLNET_RESIDUALS = ("controlnet_block_samples", "controlnet_single_block_samples")
+CONTROLNET_RESIDUALS = (
+    *("controlnet_block_samples", "controlnet_single_block_samples"),
+    "block_controlnet_hidden_states",
+)
 
 
-class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc]  # diffusers is untyped
-    """A FLUX transformer pruned by FastFLUX.
+class PrunedTransformer:
+    """What all pruned models share, mixed in before diffusers' class of the dense model.
 
-    Takes the arguments of ``FluxTransformer2DModel`` and ``pruning_plan``, a `PruningPlan` as JSON values; without one
-    it is the dense model.
+    The class's ``pruning_plan`` argument is a `PruningPlan` as JSON values; without one it is the dense model.
     """
+
+    transformer_blocks: nn.ModuleList
+
+    def enable_cache(self, config: Any) -> None:
+        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache when there is no first block to go by."""
+        if isinstance(config, FirstBlockCacheConfig) and isinstance(self.transformer_blocks[0], RemovedBlock):
+            # Its residual is zero, and so would be the change that decides whether the other blocks run.
+            raise FastFluxError(
+                "FirstBlockCache goes by the first block's residual, but transformer_blocks.0 is removed: "
+                "use another cache, or prune without removing that block."
+            )
+        super().enable_cache(config)  # type: ignore[misc]  # diffusers' class comes next
+
+    def _load_ip_adapter_weights(self, *args: Any, **kwargs: Any) -> None:
+        _require_dense_widths(self)
+        super()._load_ip_adapter_weights(*args, **kwargs)  # type: ignore[misc]  # diffusers' class comes next
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load as diffusers does, but strictly: a missing, unexpected or misshapen weight is a ``FastFluxError``."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(  # type: ignore[misc]  # diffusers' class comes next
+            pretrained_model_name_or_path, output_loading_info=True, **kwargs
+        )
+        require_all_weights(info, pretrained_model_name_or_path)
+        return (model, info) if wants_info else model
+
+
+class FastFluxTransformer2DModel(PrunedTransformer, FluxTransformer2DModel):  # type: ignore[misc]  # diffusers is untyped
+    """A FLUX transformer pruned by FastFLUX: ``FluxTransformer2DModel``'s arguments and a ``pruning_plan``."""
 
     # diffusers reads these for device maps and for compile_repeated_blocks.
     _no_split_modules: ClassVar = ["FluxTransformerBlock", "FluxSingleTransformerBlock", "LinearReplacementBlock"]
@@ -57,41 +90,93 @@ class FastFluxTransformer2DModel(FluxTransformer2DModel):  # type: ignore[misc] 
             guidance_embeds=guidance_embeds,
             axes_dims_rope=axes_dims_rope,
         )
-        if pruning_plan is not None:
-            rebuild_(self, PruningPlan.from_json(pruning_plan))
+        _rebuild_from_json_(self, pruning_plan)
 
     @wraps(FluxTransformer2DModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run as ``FluxTransformer2DModel`` does; ``FastFluxError`` for ControlNet residuals on a folded model."""
-        if any(kwargs.get(name) is not None for name in CONTROLNET_RESIDUALS):
-            _require_unfolded(self)
+        _require_no_residuals_between_folded_blocks(self, kwargs)
         return super().forward(*args, **kwargs)
 
+
+class FastFluxSD3Transformer2DModel(PrunedTransformer, SD3Transformer2DModel):  # type: ignore[misc]  # diffusers is untyped
+    """An SD3 transformer pruned by FastFLUX: ``SD3Transformer2DModel``'s arguments and a ``pruning_plan``."""
+
+    _no_split_modules: ClassVar = ["JointTransformerBlock", "LinearReplacementBlock"]
+    _repeated_blocks: ClassVar = ["JointTransformerBlock", "LinearReplacementBlock"]
+
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
+    def __init__(
+        self,
+        sample_size: int = 128,
+        patch_size: int = 2,
+        in_channels: int = 16,
+        num_layers: int = 18,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 18,
+        joint_attention_dim: int = 4096,
+        caption_projection_dim: int = 1152,
+        pooled_projection_dim: int = 2048,
+        out_channels: int = 16,
+        pos_embed_max_size: int = 96,
+        dual_attention_layers: tuple[int, ...] = (),
+        qk_norm: str | None = None,
+        pruning_plan: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            sample_size=sample_size,
+            patch_size=patch_size,
+            in_channels=in_channels,
+            num_layers=num_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            caption_projection_dim=caption_projection_dim,
+            pooled_projection_dim=pooled_projection_dim,
+            out_channels=out_channels,
+            pos_embed_max_size=pos_embed_max_size,
+            dual_attention_layers=dual_attention_layers,
+            qk_norm=qk_norm,
+        )
+        _rebuild_from_json_(self, pruning_plan)
+
     def enable_cache(self, config: Any) -> None:
-        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache when there is no first block to go by."""
-        if isinstance(config, FirstBlockCacheConfig) and isinstance(self.transformer_blocks[0], RemovedBlock):
-            # Its residual is zero, and so would be the change that decides whether the other blocks run.
+        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache, which fails on SD3, dense or pruned."""
+        if isinstance(config, FirstBlockCacheConfig):
             raise FastFluxError(
-                "FirstBlockCache goes by the first block's residual, but transformer_blocks.0 is removed: "
-                "use another cache, or prune without removing that block."
+                "FirstBlockCache reads the text that leaves the last block, but SD3's gives none: use another cache."
             )
         super().enable_cache(config)
 
-    def _load_ip_adapter_weights(self, *args: Any, **kwargs: Any) -> None:
-        _require_dense_widths(self)
-        super()._load_ip_adapter_weights(*args, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """Load as diffusers does, but strictly: a missing, unexpected or misshapen weight is a ``FastFluxError``."""
-        wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        require_all_weights(info, pretrained_model_name_or_path)
-        return (model, info) if wants_info else model
+    @wraps(SD3Transformer2DModel.forward)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as ``SD3Transformer2DModel`` does; ``FastFluxError`` for ControlNet residuals on a folded model."""
+        _require_no_residuals_between_folded_blocks(self, kwargs)
+        return super().forward(*args, **kwargs)
 
 
-# diffusers writes the class's top-level package into model_index.json and looks it up there.
-FastFluxTransformer2DModel.__module__ = "fastflux"
+DENSE_CLASSES: tuple[Any, ...] = (FluxTransformer2DModel, SD3Transformer2DModel)
+PRUNED_CLASSES: Mapping[str, Any] = {
+    FluxTransformer2DModel.__name__: FastFluxTransformer2DModel,
+    SD3Transformer2DModel.__name__: FastFluxSD3Transformer2DModel,
+}
+"""By the name of the dense model's class."""
+MODEL_CLASSES: Mapping[str, Any] = {cls.__name__: cls for cls in (*DENSE_CLASSES, *PRUNED_CLASSES.values())}
+"""All classes that can be loaded, by name."""
+
+for _class in PRUNED_CLASSES.values():
+    # diffusers writes the class's top-level package into model_index.json and looks it up there.
+    _class.__module__ = "fastflux"
+
+
+def _rebuild_from_json_(transformer: Any, pruning_plan: dict[str, Any] | None) -> None:
+    if pruning_plan is not None:
+        rebuild_(transformer, PruningPlan.from_json(pruning_plan))
+
+
+def _require_no_residuals_between_folded_blocks(transformer: Any, arguments: Mapping[str, Any]) -> None:
+    if any(arguments.get(name) is not None for name in CONTROLNET_RESIDUALS):
+        _require_unfolded(transformer)
 
 
 def _require_unfolded(transformer: nn.Module) -> None:
@@ -102,7 +187,7 @@ def _require_unfolded(transformer: nn.Module) -> None:
         )
 
 
-def _require_dense_widths(transformer: nn.Module) -> None:
+def _require_dense_widths(transformer: Any) -> None:
     plan = plan_of(transformer)
     if plan is not None and "heads" in plan.config:
         raise FastFluxError(
@@ -118,8 +203,7 @@ def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
 
 def attach_plan_(transformer: nn.Module, plan: PruningPlan) -> None:
     """Make a pruned transformer of diffusers' own class one of ours, which saves and loads with its plan."""
-    if architecture_of(transformer) is FLUX:
-        transformer.__class__ = FastFluxTransformer2DModel
+    transformer.__class__ = PRUNED_CLASSES[architecture_of(transformer).transformer_class]
     transformer.register_to_config(pruning_plan=plan.to_json())  # type: ignore[operator]  # a diffusers ConfigMixin
 
 

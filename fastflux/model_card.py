@@ -12,15 +12,14 @@ from typing import Any
 import torch
 import yaml  # type: ignore[import-untyped]  # huggingface_hub's own reader of the metadata raises its errors
 from huggingface_hub import ModelCardData, metadata_load
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # imported there, without an __all__
 from torch import nn
 
 from fastflux.architectures import architecture_of, config_of
+from fastflux.calibration_run import CalibrationRun
+from fastflux.hub import is_hub_id
 from fastflux.methods.registry import pruning_method
-from fastflux.model import FastFluxTransformer2DModel, parameter_count
+from fastflux.model import PRUNED_CLASSES, parameter_count
 from fastflux.plan import JSON, PruningPlan
-from fastflux.trajectories import CalibrationRun
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2506.10035"
@@ -30,31 +29,32 @@ _LOADING = """## How to load it
 
 ```python
 import fastflux  # makes the pruned transformer's class known to diffusers
-from diffusers import FluxPipeline
+from diffusers import {pipeline}
 
-pipeline = FluxPipeline.from_pretrained("path/to/this/folder")
+pipeline = {pipeline}.from_pretrained("path/to/this/folder")
 ```
 
-Without `import fastflux`, `FluxPipeline.from_pretrained` stops with an error; it does not draw wrong images."""
+Without `import fastflux`, `{pipeline}.from_pretrained` stops with an error; it does not draw wrong images."""
 
 _SEAL = "<!-- Written by FastFLUX; sha256 of the text above: {digest} -->"
 _SEALED = re.compile(re.escape(_SEAL).replace(r"\{digest\}", "([0-9a-f]{64})") + r"\s*\Z")
 
 
 def model_card(
-    transformer: nn.Module, plan: PruningPlan, base_folder: Path, calibration: CalibrationRun | None = None
+    transformer: nn.Module, plan: PruningPlan, base_folder: Path, calibration: CalibrationRun[Any] | None = None
 ) -> str:
     """The card's text, YAML front matter first.
 
     ``base_folder`` is the dense pipeline's; licence and licence file are its. ``calibration`` is what the pruning ran
     on, where it is known. Figures are those of ``transformer`` and of its dense skeleton; nothing else is claimed.
     """
+    architecture = architecture_of(transformer)
     metadata, licence = _licence(base_folder)
     data = ModelCardData(
-        base_model=plan.base_model if _is_hub_id(plan.base_model) else None,
+        base_model=plan.base_model if is_hub_id(plan.base_model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
-        tags=["fastflux", "pruned", "flux"],
+        tags=["fastflux", "pruned", architecture.name.lower()],
         **metadata,
     )
     base = _code(plan.base_model) if plan.base_model else "a model whose name was not recorded"
@@ -70,7 +70,7 @@ def model_card(
         "## Pruning plan\n\n" + "\n".join(_plan(transformer, plan)),
         "## Calibration\n\n" + _calibration(plan, calibration),
         "## Measured\n\n" + "\n".join(_figures(transformer)),
-        _LOADING,
+        _LOADING.format(pipeline=architecture.pipeline_class),
         f"## Licence\n\n{licence}",
     ]
     text = "\n\n".join(parts) + "\n"
@@ -96,15 +96,6 @@ def _is_untouched(card: Path) -> bool:
     text = card.read_text(encoding="utf-8", errors="replace")
     seal = _SEALED.search(text)
     return seal is not None and hashlib.sha256(text[: seal.start() - 1].encode()).hexdigest() == seal[1]
-
-
-def _is_hub_id(name: str) -> bool:
-    """Whether the hub takes the name for a model; it refuses cards whose base_model can be none."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def _licence(base: Path) -> tuple[dict[str, Any], str]:
@@ -139,7 +130,7 @@ def _plan(transformer: nn.Module, plan: PruningPlan) -> Iterator[str]:
         f"{_code(name)} {_code(_shown(value))}" for name, value in plan.config.items() if value is not None
     )
     yield f"- Settings: {settings or 'none'}"
-    order = architecture_of(transformer).blocks(transformer)
+    order = architecture_of(transformer).chain(transformer)
     yield f"- Blocks replaced: {len(plan.replacements)} of {len(order)}"
     kinds = {item.block: item.kind for item in plan.replacements}
     for kind, meaning in (("linear", "by linear layers"), ("removed", "by their shortcut alone")):
@@ -160,7 +151,7 @@ def _ranges(indices: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _calibration(plan: PruningPlan, calibration: CalibrationRun | None) -> str:
+def _calibration(plan: PruningPlan, calibration: CalibrationRun[Any] | None) -> str:
     if calibration is not None:
         return f"On {calibration.source}, guidance {calibration.guidance:g}, noise from seed {calibration.seed} on."
     config_class = pruning_method(plan.method).config_class
@@ -178,7 +169,7 @@ def _figures(transformer: nn.Module) -> Iterator[str]:
 def _dense_parameters(transformer: nn.Module) -> int:
     config = {**config_of(transformer), "pruning_plan": None}
     with torch.device("meta"):
-        return parameter_count(FastFluxTransformer2DModel.from_config(config))
+        return parameter_count(PRUNED_CLASSES[architecture_of(transformer).transformer_class].from_config(config))
 
 
 def _code(text: str) -> str:

@@ -9,12 +9,12 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
+from fastflux.calibration_run import CalibrationRun
 from fastflux.checkpoint import first_sentence, read_json, require_weights, write_transformer
 from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
-from fastflux.model import FastFluxTransformer2DModel, plan_of
+from fastflux.model import PrunedTransformer, plan_of
 from fastflux.model_card import CARD, keep_foreign_cards, model_card
-from fastflux.trajectories import CalibrationRun
 
 INDEX = "model_index.json"
 
@@ -25,15 +25,15 @@ def export_pipeline(
     out_folder: Path | str,
     *,
     overwrite: bool = False,
-    calibration: CalibrationRun | None = None,
+    calibration: CalibrationRun[Any] | None = None,
 ) -> None:
     """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
 
-    After ``import fastflux``, ``FluxPipeline.from_pretrained(out_folder)`` loads it. The folder appears complete or not
-    at all. A pruned model's folder gets a model card as its README.md, which tells of ``calibration`` if that is given;
-    a README.md that people wrote or changed in an overwritten folder stays there as README.previous.md. Raises
-    ``FastFluxError`` when ``base_folder`` is no pipeline, or ``out_folder`` exists and ``overwrite`` is not set, or
-    cannot be written.
+    After ``import fastflux``, diffusers' own pipeline class loads it (``FluxPipeline.from_pretrained(out_folder)``, or
+    ``StableDiffusion3Pipeline``). The folder appears complete or not at all. A pruned model's folder gets a model card
+    as its README.md, which tells of ``calibration`` if that is given; a README.md that people wrote or changed in an
+    overwritten folder stays there as README.previous.md. Raises ``FastFluxError`` when ``base_folder`` is no pipeline,
+    or ``out_folder`` exists and ``overwrite`` is not set, or cannot be written.
     """
     base, out = Path(base_folder), Path(out_folder)
     index = read_json(base / INDEX)
@@ -41,7 +41,7 @@ def export_pipeline(
         raise FastFluxError(f"{base / INDEX} names no transformer: FastFLUX prunes transformer pipelines only.")
     if out.resolve() == base.resolve() or base.resolve() in out.resolve().parents:
         raise FastFluxError(f"Cannot export to {out}, which is the base pipeline's own folder: choose another folder.")
-    package = "fastflux" if isinstance(transformer, FastFluxTransformer2DModel) else "diffusers"
+    package = "fastflux" if isinstance(transformer, PrunedTransformer) else "diffusers"
     index["transformer"] = [package, type(transformer).__name__]
     index.pop("_name_or_path", None)
     plan = plan_of(transformer)

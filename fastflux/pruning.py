@@ -26,8 +26,8 @@ def prune_(
     ``calibration`` is needed when ``config.needs_statistics``: a `Calibration`, or what it is made of, a function that
     runs this transformer's forwards or the statistics that `collect_statistics` gave for it; a `Calibration` is told
     the cost. ``base_model`` and ``base_revision`` go into the plan. The transformer becomes a
-    ``FastFluxTransformer2DModel``. Raises ``FastFluxError`` when the transformer is pruned already or of an unknown
-    class, and when there is no calibration.
+    `fastflux.model.PrunedTransformer` of its family. Raises ``FastFluxError`` when the transformer is pruned already or
+    of an unknown class, and when there is no calibration.
     """
     architecture_of(transformer)
     method = pruning_method(config.method)

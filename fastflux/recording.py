@@ -124,7 +124,7 @@ class BlockStates:
     _arguments: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.blocks = architecture_of(self.transformer).blocks(self.transformer)
+        self.blocks = architecture_of(self.transformer).chain(self.transformer)
         self._enter()
 
     @torch.no_grad()
@@ -195,8 +195,11 @@ class BlockStates:
 
 
 def run_block(module: nn.Module, streams: Streams, arguments: Mapping[str, Any]) -> Streams:
-    """One block under diffusers' contract: text first in its result, image first here."""
+    """One block under diffusers' contract: text first in its result, image first here.
+
+    SD3's last block gives no text, and nothing reads it there: the text that went in stands for it.
+    """
     encoder_hidden_states, hidden_states = module(
         hidden_states=streams[0], encoder_hidden_states=streams[1], **arguments
     )
-    return hidden_states, encoder_hidden_states
+    return hidden_states, streams[1] if encoder_hidden_states is None else encoder_hidden_states

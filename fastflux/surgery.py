@@ -17,11 +17,23 @@ def get_block(transformer: nn.Module, block: BlockRef) -> nn.Module:
     return _stack(transformer, block)[block.index]
 
 
+def require_prunable(transformer: nn.Module, block: BlockRef) -> None:
+    """Raise ``FastFluxError`` unless the transformer has the block and it may be pruned."""
+    get_block(transformer, block)
+    architecture = architecture_of(transformer)
+    if block not in architecture.blocks(transformer):
+        raise FastFluxError(
+            f"Cannot replace {block}: {architecture.name}'s last block is no block like the others and is kept."
+        )
+
+
 def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Module:
     """Put the replacement's module in the block's place, on its device, in its dtype and mode, and return it.
 
     A ``linear`` replacement starts as the identity; `copy_fit_` of `linear_replacement` or a checkpoint fills it.
+    Raises ``FastFluxError`` for a block that there is not or that must not be pruned.
     """
+    require_prunable(transformer, replacement.block)
     stack = _stack(transformer, replacement.block)
     old = stack[replacement.block.index]
     if replacement.kind == "removed":

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastflux.architectures import architecture_of
 from fastflux.calibration import Calibration
 from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks, require_ranking
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
@@ -37,7 +36,7 @@ class BlockRemovalConfig:
 @register_pruning_method(BlockRemovalConfig)
 def remove_blocks_(transformer: nn.Module, config: BlockRemovalConfig, calibration: Calibration) -> Pruned:
     """Remove the least important blocks."""
-    count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
+    count = amount(transformer, config.ratio, config.blocks)
     fits = fit_blocks(transformer, calibration.statistics(transformer)) if config.needs_statistics else None
     chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
     replacements = tuple(Replacement(block, "removed") for block in chosen)

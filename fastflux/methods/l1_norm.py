@@ -1,10 +1,10 @@
 """L1-norm structured pruning of attention heads and MLP channels, the paper's FLUX-Pruning baseline.
 
 Hidden size, modulation, embedders, head width and rotary embedding stay; every block keeps the same number of heads and
-of MLP channels, those with the largest L1 norm. The two streams of a double block share their heads.
+of MLP channels, those with the largest L1 norm. The two streams of a double block share their heads. SD3's last
+block, whose text half ends before the attention's output, is sliced like the others.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, ClassVar
@@ -18,9 +18,9 @@ from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.finetuning import FinetuningSettings, finetune_, outputs_of
 from fastflux.methods.registry import Pruned, register_pruning_method
-from fastflux.plan import PruningPlan
+from fastflux.plan import BlockRef, PruningPlan
 from fastflux.recording import RecordedInputs
-from fastflux.surgery import slice_linear_
+from fastflux.surgery import get_block, slice_linear_
 
 MLP_STEPS = 192
 """MLP channels go in 192nds: 64 of FLUX.1-dev's 12288, since GPU kernels want such multiples."""
@@ -90,7 +90,7 @@ def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration:
     cost = PruningCost()
     if recorded is not None:
         finetune_(transformer, *recorded, config.settings, seed=config.seed)
-        blocks = len(architecture_of(transformer).blocks(transformer))
+        blocks = len(architecture_of(transformer).chain(transformer))
         cost = PruningCost(
             block_forwards=len(recorded[0]) * blocks,
             block_trainings=config.steps * config.batch * blocks,
@@ -155,7 +155,7 @@ class _Widths:
 
 
 def _widths_of(transformer: nn.Module) -> _Widths:
-    blocks = list(_blocks(transformer))
+    blocks = _blocks(transformer)
     total = sum(parameter.numel() for parameter in transformer.parameters())
     return _Widths(
         heads=blocks[0].attention.heads,
@@ -202,7 +202,7 @@ class _Mlp:
 
 @dataclass(frozen=True)
 class _Block:
-    """The parts of a FLUX block that are sliced. A single block's output layer takes [heads | MLP channels]."""
+    """The parts of a block that are sliced. A joint block's output layer takes [heads | MLP channels]."""
 
     attention: Any
     outputs: tuple[Any, ...]
@@ -214,17 +214,21 @@ class _Block:
         return tuple(getattr(self.attention, name) for name in names if hasattr(self.attention, name))
 
     @property
+    def head_dim(self) -> int:
+        return int(self.attention.to_q.out_features // self.attention.heads)
+
+    @property
     def parameters_per_head(self) -> int:
         rows = sum(linear.in_features + (linear.bias is not None) for linear in self.inputs)
-        return int(self.attention.head_dim * (rows + sum(linear.out_features for linear in self.outputs)))
+        return int(self.head_dim * (rows + sum(linear.out_features for linear in self.outputs)))
 
     def head_norms(self) -> Tensor:
         """L1 norm of each head's rows over all streams, ``(heads,)``."""
         rows = torch.stack([_row_norms(linear) for linear in self.inputs]).sum(dim=0)
-        return rows.reshape(self.attention.heads, self.attention.head_dim).sum(dim=1)
+        return rows.reshape(self.attention.heads, self.head_dim).sum(dim=1)
 
     def keep_heads_(self, kept: Tensor) -> None:
-        width = self.attention.head_dim
+        width = self.head_dim
         inner = self.attention.heads * width
         rows = (kept[:, None] * width + torch.arange(width, device=kept.device)).flatten()
         for linear in self.inputs:
@@ -235,14 +239,32 @@ class _Block:
             _update_packing(linear, len(rows))
         self.attention.heads = len(kept)
         self.attention.inner_dim = len(rows)
+        if hasattr(self.attention, "inner_kv_dim"):  # SD3's attention tells it apart
+            self.attention.inner_kv_dim = len(rows)
 
 
-def _blocks(transformer: Any) -> Iterator[_Block]:
-    for block in transformer.transformer_blocks:
-        mlps = tuple(_Mlp(block, ff.net[0].proj, ff.net[2]) for ff in (block.ff, block.ff_context))
-        yield _Block(block.attn, (block.attn.to_out[0], block.attn.to_add_out), mlps)
-    for block in transformer.single_transformer_blocks:
-        yield _Block(block.attn, (block.proj_out,), (_Mlp(block, block.proj_mlp, block.proj_out),))
+def _blocks(transformer: nn.Module) -> list[_Block]:
+    """All blocks; raises ``FastFluxError`` for blocks with a second attention, which SD3.5 has."""
+    architecture = architecture_of(transformer)
+    return [
+        _joint_block(get_block(transformer, block))
+        if architecture.stack(block).joint
+        else _double_block(get_block(transformer, block), block)
+        for block in architecture.chain(transformer)
+    ]
+
+
+def _joint_block(block: Any) -> _Block:
+    return _Block(block.attn, (block.proj_out,), (_Mlp(block, block.proj_mlp, block.proj_out),))
+
+
+def _double_block(block: Any, name: BlockRef) -> _Block:
+    if getattr(block, "attn2", None) is not None:
+        raise FastFluxError(f"l1_norm cannot slice {name}, which has a second attention: use another method.")
+    # The text's half ends early in SD3's last block.
+    outputs = (block.attn.to_out[0], block.attn.to_add_out)
+    mlps = tuple(_Mlp(block, ff.net[0].proj, ff.net[2]) for ff in (block.ff, block.ff_context) if ff is not None)
+    return _Block(block.attn, tuple(linear for linear in outputs if linear is not None), mlps)
 
 
 def _row_norms(linear: nn.Linear) -> Tensor:

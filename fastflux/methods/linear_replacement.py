@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
+from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
@@ -54,7 +54,7 @@ def replace_with_linear_layers_(
     transformer: nn.Module, config: LinearReplacementConfig, calibration: Calibration
 ) -> Pruned:
     """Replace the least important blocks; all statistics come from the dense model, so one pass serves every ratio."""
-    count = amount(config.ratio, config.blocks, len(architecture_of(transformer).blocks(transformer)))
+    count = amount(transformer, config.ratio, config.blocks)
     statistics = calibration.statistics(transformer)
     began = monotonic()
     fits = fit_blocks(transformer, statistics, ridge=config.ridge)

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
-from fastflux.architectures import block_count, require_fraction
+from fastflux.architectures import architecture_of, block_count, require_fraction
 from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan, Replacement
-from fastflux.surgery import get_block, replace_block_
+from fastflux.surgery import replace_block_, require_prunable
 
 
 class PruningConfig(Protocol):
@@ -54,7 +54,7 @@ _METHODS: dict[str, PruningMethod] = {}
 def replace_blocks_(transformer: nn.Module, plan: PruningPlan) -> None:
     """Give the transformer the plan's replacement blocks, unfilled."""
     for replacement in plan.replacements:
-        get_block(transformer, replacement.block)  # a plan that does not fit changes nothing
+        require_prunable(transformer, replacement.block)  # a plan that does not fit changes nothing
     for replacement in plan.replacements:
         replace_block_(transformer, replacement)
 
@@ -119,10 +119,16 @@ def require_amount(method: str, ratio: float | None, blocks: int | None) -> None
         raise FastFluxError(f"The number of blocks to replace is {blocks}, but it must not be negative.")
 
 
-def amount(ratio: float | None, blocks: int | None, total: int) -> int:
-    """The number of blocks to replace out of ``total``; raises ``FastFluxError`` when more are asked for."""
+def amount(transformer: nn.Module, ratio: float | None, blocks: int | None) -> int:
+    """The number of blocks to replace; raises ``FastFluxError`` when more ``blocks`` are asked for than may be pruned.
+
+    ``ratio`` is a fraction of all blocks that the transformer runs (SD3: 24, the last one, which is kept, included);
+    a ratio near 1 ends at those that may be pruned.
+    """
+    architecture = architecture_of(transformer)
+    most = len(architecture.blocks(transformer))
     if blocks is None:
-        return block_count(ratio or 0.0, total)
-    if blocks > total:
-        raise FastFluxError(f"Cannot replace {blocks} blocks: the transformer has {total}.")
+        return min(block_count(ratio or 0.0, len(architecture.chain(transformer))), most)
+    if blocks > most:
+        raise FastFluxError(f"Cannot replace {blocks} blocks: the transformer has {most} that may be pruned.")
     return blocks

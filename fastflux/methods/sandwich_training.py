@@ -81,11 +81,11 @@ class SandwichTrainingConfig(LinearReplacementConfig):
 @register_pruning_method(SandwichTrainingConfig)
 def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, calibration: Calibration) -> Pruned:
     """Replace and repair block after block; files of earlier runs in the calibration's folder are read, not redone."""
-    blocks = architecture_of(transformer).blocks(transformer)
+    chain = architecture_of(transformer).chain(transformer)
     config.settings.require_sensible(transformer)
-    count = amount(config.ratio, config.blocks, len(blocks))
-    further = count if config.reuse_from is None else amount(config.reuse_from, None, len(blocks))
-    require_spans(config, count=further, blocks=blocks)
+    count = amount(transformer, config.ratio, config.blocks)
+    further = count if config.reuse_from is None else amount(transformer, config.reuse_from, None)
+    require_spans(config, count=further, blocks=chain)
     inputs = calibration.inputs(transformer, config.samples, config.seed)
     fits = None
     if config.ranking in MEASURED_RANKINGS:

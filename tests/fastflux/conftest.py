@@ -1,12 +1,13 @@
-"""A FLUX transformer small enough for every test, with statistics of a few forwards."""
+"""Transformers and pipelines of both families, small enough for every test, with statistics of a few forwards."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from fastflux.architectures import architecture_of, example_inputs
@@ -30,6 +31,20 @@ TINY = {
     "axes_dims_rope": (4, 2, 2),
 }
 
+TINY_SD3 = {
+    "sample_size": 4,
+    "patch_size": 2,
+    "in_channels": 2,
+    "out_channels": 2,
+    "num_layers": 7,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 20,
+    "caption_projection_dim": 16,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 8,
+}
+
 
 def make_tiny_flux(seed: int = 0, **changes: Any) -> Any:
     """A dense transformer of 2 double and 4 single blocks, 2 heads x 8, with seeded random weights."""
@@ -38,9 +53,26 @@ def make_tiny_flux(seed: int = 0, **changes: Any) -> Any:
         return FluxTransformer2DModel(**{**TINY, **changes}).eval()
 
 
+def make_tiny_sd3(seed: int = 0, **changes: Any) -> Any:
+    """A dense transformer of 7 blocks, the last of which is kept, 2 heads x 8, with seeded random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer: Any = SD3Transformer2DModel(**{**TINY_SD3, **changes}).eval()
+    return transformer
+
+
+Make = Callable[..., Any]
+FAMILIES: Mapping[str, Make] = {"flux": make_tiny_flux, "sd3": make_tiny_sd3}
+
+
 def make_replaced_flux(linear: Collection[int], removed: Collection[int] = (), seed: int = 0) -> Any:
-    """The tiny model whose blocks at the places ``linear`` are linear layers of random weights."""
-    transformer = make_tiny_flux()
+    """The tiny FLUX whose blocks at the places ``linear`` are linear layers of random weights."""
+    return make_replaced(make_tiny_flux, linear, removed, seed)
+
+
+def make_replaced(make: Make, linear: Collection[int], removed: Collection[int] = (), seed: int = 0) -> Any:
+    """A tiny model whose blocks at the places ``linear`` are linear layers of random weights."""
+    transformer = make()
     blocks = architecture_of(transformer).blocks(transformer)
     replacements = tuple(
         Replacement(blocks[place], "linear" if place in linear else "removed") for place in sorted({*linear, *removed})
@@ -72,6 +104,19 @@ def transformer() -> Any:
     return make_tiny_flux()
 
 
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family in turn."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def make(family: str) -> Make:
+    """What makes the family's dense tiny model."""
+    return FAMILIES[family]
+
+
 @pytest.fixture(scope="session")
 def drive() -> Drive:
     """Four forwards of a transformer."""
@@ -87,9 +132,39 @@ def drive() -> Drive:
 
 
 @pytest.fixture(scope="session")
-def statistics(drive: Drive) -> Statistics:
-    dense = make_tiny_flux()
-    return collect_statistics(dense, drive(dense))
+def statistics_of(drive: Drive) -> Callable[[str], Statistics]:
+    """Statistics of a family's tiny model."""
+
+    @cache
+    def collect(family: str) -> Statistics:
+        dense = FAMILIES[family]()
+        return collect_statistics(dense, drive(dense))
+
+    return collect
+
+
+@pytest.fixture(scope="session")
+def statistics(statistics_of: Callable[[str], Statistics]) -> Statistics:
+    return statistics_of("flux")
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's tiny pipeline; to be read, not changed."""
+    from tests.fastflux.tiny_pipeline import write_tiny_pipeline
+
+    @cache
+    def write(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family) / "tiny"
+        write_tiny_pipeline(folder, family)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def base(pipelines: Callable[[str], Path]) -> Path:
+    return pipelines("flux")
 
 
 @pytest.fixture

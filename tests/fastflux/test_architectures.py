@@ -81,5 +81,5 @@ def test_example_inputs_on_the_meta_device() -> None:
 
 @pytest.mark.parametrize("size", [(20, 32), (32, 0)])
 def test_pixels_that_fill_no_tokens(transformer: Any, size: tuple[int, int]) -> None:
-    with pytest.raises(FastFluxError, match="use multiples of 16"):
+    with pytest.raises(FastFluxError, match="must be a multiple of 16"):
         example_inputs(transformer, 1, *size, 3)

@@ -1,6 +1,7 @@
 """Calibration on pictures with captions: what the transformer is shown, and what faulty folders get."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,15 @@ from PIL import Image
 
 from fastflux.__main__ import main
 from fastflux.calibration import collect_statistics
+from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
 from fastflux.checkpoint import load_transformer
 from fastflux.errors import FastFluxError
 from fastflux.model import plan_of
 from fastflux.pipelines import load_pipeline
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
+from fastflux.trajectories import Trajectories
 
 CAPTIONS = ("a red star", "a blue ring", "a photo of a star")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    write_tiny_pipeline(folder)
-    return folder
 
 
 @pytest.fixture
@@ -40,7 +35,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def seen_by(pipeline: Any, drive: NoisedImages) -> list[dict[str, Any]]:
+def seen_by(pipeline: Any, drive: CalibrationRun[Any]) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     handle = pipeline.transformer.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(kwargs), with_kwargs=True
@@ -71,8 +66,21 @@ def test_each_picture_is_noised_to_the_schedulers_levels(base: Path, pictures: P
     torch.testing.assert_close(seen[0]["pooled_projections"], pooled)
 
 
-def test_the_levels_are_those_of_sampling(base: Path, pictures: Path) -> None:
-    pipeline: Any = load_pipeline(base)
+def test_sd3_is_shown_what_guided_sampling_shows_it(pipelines: Callable[[str], Path], pictures: Path) -> None:
+    pipeline: Any = load_pipeline(pipelines("sd3"))
+    found = read_captioned_images(pictures)[:2]
+    seen = seen_by(pipeline, NoisedImages(pipeline, found, steps=2, guidance=5.0, batch_size=2, seed=5))
+    sampled = seen_by(pipeline, Trajectories(pipeline, CAPTIONS[:2], steps=2, guidance=5.0, batch_size=2, seed=5))
+    for ours, theirs in zip(seen, sampled, strict=True):
+        for name in ("encoder_hidden_states", "pooled_projections", "timestep"):
+            torch.testing.assert_close(ours[name], theirs[name])
+        assert ours["hidden_states"].shape == theirs["hidden_states"].shape == (4, 2, 4, 4)
+    torch.testing.assert_close(seen[0]["hidden_states"], sampled[0]["hidden_states"])  # level 1: nothing but noise
+    assert not torch.allclose(seen[1]["hidden_states"], sampled[1]["hidden_states"])
+
+
+def test_the_levels_are_those_of_sampling(pipelines: Callable[[str], Path], family: str, pictures: Path) -> None:
+    pipeline: Any = load_pipeline(pipelines(family))
     levels = [
         float(k["timestep"][0])
         for k in seen_by(pipeline, NoisedImages(pipeline, read_captioned_images(pictures)[:1], steps=4))
@@ -86,8 +94,8 @@ def test_the_levels_are_those_of_sampling(base: Path, pictures: Path) -> None:
     assert levels == pytest.approx(sampled, abs=1e-5)
 
 
-def test_batching_does_not_change_what_is_seen(base: Path, pictures: Path) -> None:
-    pipeline: Any = load_pipeline(base)
+def test_batching_does_not_change_what_is_seen(pipelines: Callable[[str], Path], family: str, pictures: Path) -> None:
+    pipeline: Any = load_pipeline(pipelines(family))
     found = read_captioned_images(pictures)
     totals = []
     for size in (1, 3):

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastflux.architectures import architecture_of
 from fastflux.blocks import RemovedBlock
 from fastflux.checkpoint import save_transformer
 from fastflux.errors import FastFluxError
@@ -22,7 +23,8 @@ from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.model import FastFluxTransformer2DModel
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux, run, tiny_inputs
+from fastflux.surgery import get_block
+from tests.fastflux.conftest import Make, make_replaced, make_replaced_flux, make_tiny_flux, run, tiny_inputs
 
 README = Path(__file__).parents[2] / "README.md"
 TESTED: set[str] = set()
@@ -48,8 +50,14 @@ def sliced() -> Any:
     return transformer
 
 
+@pytest.fixture
+def pruned_of(make: Make) -> Any:
+    """The same of each family in turn."""
+    return make_replaced(make, {0, 2, 5}, removed={3})
+
+
 def stacked(transformer: Any) -> list[nn.Module]:
-    return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    return [get_block(transformer, block) for block in architecture_of(transformer).chain(transformer)]
 
 
 def test_every_row_of_the_readme_is_tested() -> None:
@@ -69,19 +77,22 @@ def fresh_compiler() -> Iterator[None]:
 @row("`torch.compile(fullgraph=True)`")
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("per_block", [False, True])
-def test_compiles_without_a_graph_break(per_block: bool, pruned: Any) -> None:
+def test_compiles_without_a_graph_break(per_block: bool, pruned_of: Any) -> None:
+    pruned = pruned_of
     expected = run(pruned)
     if per_block:
         pruned.compile_repeated_blocks(fullgraph=True, backend="eager")
         compiled = [block for block in stacked(pruned) if block._compiled_call_impl is not None]
-        assert len(compiled) == 5, "all but the removed block, which computes nothing"
+        assert len(compiled) == len(stacked(pruned)) - 1, "all but the removed block, which computes nothing"
     else:
         pruned.compile(fullgraph=True, backend="eager")
     torch.testing.assert_close(run(pruned), expected)
 
 
 @row("Gradient checkpointing")
-def test_gradient_checkpointing_gives_the_same_gradients(pruned: Any) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(pruned_of: Any) -> None:
+    pruned = pruned_of
+
     def gradients() -> dict[str, Tensor]:
         pruned.zero_grad()
         pruned(**tiny_inputs(pruned), return_dict=False)[0].square().sum().backward()
@@ -93,7 +104,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(pruned: Any) -> None:
     for block in stacked(pruned):
         block.register_forward_pre_hook(lambda module, _: calls.append(module))
     checkpointed = gradients()
-    assert len(calls) == 6 + 5, "in the backward pass all run again but the removed block, which has nothing to save"
+    assert len(calls) == 2 * len(stacked(pruned)) - 1, (
+        "in the backward pass all run again but the removed block, which has nothing to save"
+    )
     assert "transformer_blocks.0.linear_context.weight" in plain
     assert plain.keys() == checkpointed.keys()
     for name, gradient in plain.items():

@@ -10,7 +10,6 @@ from fastflux.checkpoint import load_transformer
 from fastflux.errors import FastFluxError
 from fastflux.hub import is_hub_id, local_pipeline
 from fastflux.model import plan_of
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 
 @pytest.mark.parametrize(
@@ -21,11 +20,10 @@ def test_what_reads_as_a_hub_id(text: str, expected: bool) -> None:
     assert is_hub_id(text) == expected
 
 
-def test_a_model_of_the_hub_is_pruned_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_tiny_pipeline(tmp_path / "cache")
-    monkeypatch.setattr(
-        DiffusionPipeline, "download", lambda name: str(tmp_path / "cache") if name == "me/tiny" else ""
-    )
+def test_a_model_of_the_hub_is_pruned_under_its_name(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DiffusionPipeline, "download", lambda name: str(base) if name == "me/tiny" else "")
     out = tmp_path / "out"
     command = ["prune", "me/tiny", "--method", "block_removal", "--blocks", "1", "--ranking", "end2start"]
     assert main([*command, "--device", "cpu", "-o", str(out)]) == 0

@@ -1,7 +1,7 @@
 """The contract of every registered pruning method, and the errors of their configs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from fastflux.calibration import Calibration, Statistics
 from fastflux.checkpoint import load_transformer, save_transformer
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import make_config, pruning_methods
-from fastflux.model import FastFluxTransformer2DModel, parameter_count, plan_of
+from fastflux.model import PrunedTransformer, parameter_count, plan_of
 from fastflux.plan import PruningPlan
 from fastflux.pruning import apply_plan_, prune_
 from fastflux.surgery import get_block
-from tests.fastflux.conftest import Drive, make_tiny_flux, run, tiny_inputs
+from tests.fastflux.conftest import Drive, Make, run, tiny_inputs
 
 METHODS = sorted(pruning_methods())
 SETTINGS: Mapping[str, Any] = {"ratio": 0.34}
@@ -26,25 +26,31 @@ FURTHER: Mapping[str, Mapping[str, Any]] = {"sandwich_training": {"samples": 16,
 
 
 @pytest.fixture(params=METHODS)
-def pruned(request: pytest.FixtureRequest, statistics: Statistics, drive: Drive) -> tuple[Any, PruningPlan]:
-    transformer = make_tiny_flux()
+def pruned(
+    request: pytest.FixtureRequest,
+    family: str,
+    make: Make,
+    statistics_of: Callable[[str], Statistics],
+    drive: Drive,
+) -> tuple[Any, PruningPlan]:
+    transformer = make()
     config = make_config(request.param, {**SETTINGS, **FURTHER.get(request.param, {})})
-    calibration = Calibration(drive(transformer), statistics)
+    calibration = Calibration(drive(transformer), statistics_of(family))
     plan = prune_(transformer, config, calibration, base_model="tiny", base_revision="r1")
     return transformer, plan
 
 
-def test_keeps_the_models_interface(pruned: tuple[Any, PruningPlan]) -> None:
+def test_keeps_the_models_interface(pruned: tuple[Any, PruningPlan], make: Make) -> None:
     transformer, _ = pruned
-    dense = make_tiny_flux()
+    dense = make()
     assert run(transformer).shape == run(dense).shape
-    assert isinstance(transformer, FastFluxTransformer2DModel)
+    assert isinstance(transformer, PrunedTransformer)
     assert architecture_of(transformer).blocks(transformer) == architecture_of(dense).blocks(dense)
     assert parameter_count(transformer) < parameter_count(dense)
 
 
-def test_changes_the_output(pruned: tuple[Any, PruningPlan]) -> None:
-    assert not torch.equal(run(pruned[0]), run(make_tiny_flux()))
+def test_changes_the_output(pruned: tuple[Any, PruningPlan], make: Make) -> None:
+    assert not torch.equal(run(pruned[0]), run(make()))
 
 
 def test_plan_survives_json(pruned: tuple[Any, PruningPlan]) -> None:
@@ -63,9 +69,9 @@ def test_saved_and_loaded_outputs_are_bit_identical(pruned: tuple[Any, PruningPl
     assert plan_of(loaded) == plan
 
 
-def test_skeleton_takes_the_weights(pruned: tuple[Any, PruningPlan]) -> None:
+def test_skeleton_takes_the_weights(pruned: tuple[Any, PruningPlan], make: Make) -> None:
     transformer, plan = pruned
-    skeleton = make_tiny_flux(seed=1)
+    skeleton = make(seed=1)
     apply_plan_(skeleton, plan)
     skeleton.load_state_dict(transformer.state_dict(), strict=True)
     assert torch.equal(run(skeleton), run(transformer))
@@ -89,9 +95,9 @@ def test_works_under_gradient_checkpointing(pruned: tuple[Any, PruningPlan]) -> 
 
 
 @pytest.mark.parametrize("pruned", ["block_removal", "linear_replacement"], indirect=True)
-def test_other_blocks_stay_untouched(pruned: tuple[Any, PruningPlan]) -> None:
+def test_other_blocks_stay_untouched(pruned: tuple[Any, PruningPlan], make: Make) -> None:
     transformer, plan = pruned
-    dense = make_tiny_flux()
+    dense = make()
     replaced = {replacement.block for replacement in plan.replacements}
     assert len(replaced) == 2
     for block in set(architecture_of(dense).blocks(dense)) - replaced:

@@ -1,5 +1,6 @@
 """The model card of an export: what it says, what it never claims, and what becomes of a card people wrote."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from fastflux.plan import PruningPlan
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
 from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 BASE_CARD = """---
 license: other
@@ -129,7 +129,7 @@ def test_the_hub_reads_its_metadata(dense: Path, tmp_path: Path) -> None:
     assert card.text.lstrip().startswith("# `someone/tiny-FLUX`, pruned")
 
 
-@pytest.mark.parametrize("name", ["null", "1.0", "yes", "2024-01-01", "someone/no"])
+@pytest.mark.parametrize("name", ["null/null", "1.0/2.0", "2024-01-01/yes", "someone/no"])
 def test_base_models_that_yaml_would_take_for_something_else(name: str, dense: Path) -> None:
     assert ModelCard(card_of(dense, base_model=name)).data.base_model == name
 
@@ -142,6 +142,7 @@ def test_base_models_that_yaml_would_take_for_something_else(name: str, dense: P
         ("`quoted`", "`` `quoted` ``"),
         ("two\n---\nlines", "`two --- lines`"),
         ("../FLUX.1-dev", "`../FLUX.1-dev`"),
+        ("flux-dev", "`flux-dev`"),
         ("модель", "`модель`"),
         ("bytes \udcff", "`bytes ?`"),
         ("", "A model whose name was not recorded"),
@@ -232,42 +233,43 @@ def test_a_card_that_people_wrote_is_kept_and_ours_is_not(dense: Path, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
-    write_tiny_pipeline(folder)
+def described(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline with a card and a licence."""
+    folder = tmp_path_factory.mktemp("described") / "tiny"
+    shutil.copytree(base, folder)
     (folder / "README.md").write_text(BASE_CARD)
     (folder / "LICENSE.md").write_text("terms")
     return folder
 
 
-def test_exports_have_a_card_and_the_licence(base: Path, tmp_path: Path) -> None:
+def test_exports_have_a_card_and_the_licence(described: Path, tmp_path: Path) -> None:
     transformer = make_tiny_flux()
     prune_(
         transformer,
         BlockRemovalConfig(blocks=1, ranking="end2start"),
         base_model="tiny",
-        base_revision=revision_of(base / "transformer"),
+        base_revision=revision_of(described / "transformer"),
     )
     out = tmp_path / "out"
-    export_pipeline(base, transformer, out)
+    export_pipeline(described, transformer, out)
     card = ModelCard.load(out / "README.md")
     assert card.data.license_name == "flux-1-dev-non-commercial-license"
     assert "The dense model" not in card.text
     assert (out / "LICENSE.md").read_text() == "terms"
 
     (out / "README.md").write_text("# My own words\n")
-    export_pipeline(base, transformer, out, overwrite=True)
+    export_pipeline(described, transformer, out, overwrite=True)
     assert (out / "README.previous.md").read_text() == "# My own words\n"
     assert ModelCard.load(out / "README.md").text == card.text
 
 
-def test_exporting_a_dense_model_keeps_the_base_models_card(base: Path, tmp_path: Path) -> None:
-    export_pipeline(base, make_tiny_flux(), tmp_path / "same")
+def test_exporting_a_dense_model_keeps_the_base_models_card(described: Path, tmp_path: Path) -> None:
+    export_pipeline(described, make_tiny_flux(), tmp_path / "same")
     assert (tmp_path / "same/README.md").read_text() == BASE_CARD
 
 
-def test_loading_without_fastflux_is_an_error(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    export_pipeline(base, make_replaced_flux({2}), tmp_path / "out")
+def test_loading_without_fastflux_is_an_error(described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_pipeline(described, make_replaced_flux({2}), tmp_path / "out")
     monkeypatch.delitem(sys.modules, "fastflux")  # as in a process that has not imported it
     with pytest.raises(ValueError, match="import fastflux before calling `from_pretrained`"):
         FluxPipeline.from_pretrained(tmp_path / "out")

@@ -22,16 +22,8 @@ from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
 from tests.fastflux.conftest import DiesAtTheThird
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
-    write_tiny_pipeline(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +48,11 @@ def draw(pipeline: Any) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def exported(base: Path) -> Path:
+def exported(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline: Any = load_pipeline(base)
     drive = Trajectories(pipeline, PROMPTS, steps=2, batch_size=2)
     prune_(pipeline.transformer, LinearReplacementConfig(ratio=0.34), drive, base_model="tiny")
-    out = base.parent / "fastflux-34"
+    out = tmp_path_factory.mktemp("exported") / "fastflux-34"
     export_pipeline(base, pipeline.transformer, out)
     return out
 
@@ -109,7 +101,7 @@ def test_existing_or_own_folders_are_refused(exported: Path, base: Path) -> None
     with pytest.raises(FastFluxError, match="the base pipeline's own folder"):
         export_pipeline(base, transformer, base / "pruned")
     with pytest.raises(FastFluxError, match=r"There is no .*model_index.json"):
-        export_pipeline(base / "vae", transformer, base.parent / "other")
+        export_pipeline(base / "vae", transformer, exported.parent / "other")
 
 
 def truncate(path: Path) -> None:
@@ -136,10 +128,10 @@ def test_broken_pipelines_get_one_clear_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_batching_does_not_change_the_trajectories(base: Path) -> None:
+def test_batching_does_not_change_the_trajectories(pipelines: Callable[[str], Path], family: str) -> None:
     from fastflux.calibration import collect_statistics
 
-    pipeline: Any = load_pipeline(base)
+    pipeline: Any = load_pipeline(pipelines(family))
     totals = []
     for size in (1, 3):
         statistics = collect_statistics(pipeline.transformer, Trajectories(pipeline, PROMPTS, steps=2, batch_size=size))
