@@ -69,9 +69,9 @@ def generate(
             lines += [done[job.file] for job in batch]
         else:
             lines += _draw(pipeline, batch, sampling, folder)
-            _write_atomically(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
+            write_atomically(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
         advance(len(batch))
-    _write_atomically(folder / MANIFEST, "".join(lines))
+    write_atomically(folder / MANIFEST, "".join(lines))
     return folder / MANIFEST
 
 
@@ -104,7 +104,7 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
             if (folder / name).exists() and not (aside / name).exists():
                 os.replace(folder / name, aside / name)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_atomically(note, text)
+    write_atomically(note, text)
 
 
 def _verified(folder: Path) -> dict[str, str]:
@@ -152,5 +152,7 @@ def _write_bytes(path: Path, data: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file that is whole at every moment; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     _write_bytes(path, text.encode())

@@ -157,8 +157,8 @@ class RunRecord:
     @property
     def key(self) -> str:
         """16 hexadecimal digits over the plan, the base model's revision, the sampling settings and the profile."""
-        plan = None if self.plan is None else _digest(self.plan)
-        return _digest([plan, self.base_model, self.base_revision, self.sampling, self.profile])
+        plan = None if self.plan is None else digest(self.plan)
+        return digest([plan, self.base_model, self.base_revision, self.sampling, self.profile])
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement of that metric name, or None where it was not taken."""
@@ -290,6 +290,7 @@ def _plain(value: object, where: str) -> JSON:
     raise RecordError(f"{where} is a {type(value).__name__}; expected plain JSON data.")
 
 
-def _digest(data: JSON) -> str:
+def digest(data: JSON) -> str:
+    """16 hexadecimal digits of the SHA-256 over the data's canonical JSON."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

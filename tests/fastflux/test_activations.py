@@ -38,8 +38,8 @@ def stores(folder: Path) -> list[ActivationStore]:
 
 def open_files(folder: Path) -> list[str]:
     """Files below the folder that this process holds open, though they have no names any more."""
-    links = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
-    targets = [os.readlink(link) for link in links if link.is_symlink()]
+    links = list(Path("/proc/self/fd").iterdir())
+    targets = [str(link.readlink()) for link in links if link.is_symlink()]
     return [target for target in targets if target.startswith(str(folder))]
 
 
@@ -158,7 +158,7 @@ def test_an_error_leaves_no_file_open(drive: Drive, tmp_path: Path, dies_at_the_
 def test_a_full_disk_is_one_sentence(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Any, stream: torch.Tensor) -> Any:
         with monkeypatch.context() as patch:
-            patch.setattr(self, "_open", lambda: _Full())
+            patch.setattr(self, "_open", _Full)
             return put(self, stream)
 
     from fastflux import activations
