@@ -62,6 +62,24 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--force", action="store_true", help="measure again what is there already")
     rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
     rank.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    recollection = commands.add_parser(
+        "recollection",
+        help="what collecting activations costs, against collecting them afresh for every block",
+        description="Prune the first blocks of the profile's order twice in one run, with one training step each: as "
+        "fastflux does, which keeps what has not changed, and as Algorithm 1 reads, which runs the whole model twice "
+        "for every block. Both must give the same weights. The figures go to runs/<profile>/recollection.json.",
+        epilog="examples:\n"
+        "  python -m bench recollection\n"
+        "  python -m bench recollection --samples 64 --blocks 3 --activations disk",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    recollection.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
+    recollection.add_argument("--blocks", type=int, default=11, help="blocks to replace (default: %(default)s)")
+    recollection.add_argument("--samples", type=int, default=512, help="samples to calibrate on (default: %(default)s)")
+    recollection.add_argument("--keep", type=int, default=4, help="places that fastflux keeps (default: %(default)s)")
+    recollection.add_argument("--activations", choices=("ram", "disk"), default="ram", help="where it keeps them")
+    recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
+    recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     return parser
 
 
@@ -72,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "rank":
             _rank(options)
+        elif options.command == "recollection":
+            _recollection(options)
         else:
             _reproduce(options)
     except FastFluxError as error:
@@ -109,6 +129,20 @@ def _rank(options: argparse.Namespace) -> None:
         profile_name=options.profile,
         samples=options.samples,
         force=options.force,
+        accept=options.accept,
+        device=options.device,
+    )
+
+
+def _recollection(options: argparse.Namespace) -> None:
+    from bench.recollection import recollection
+
+    recollection(
+        profile_name=options.profile,
+        blocks=options.blocks,
+        samples=options.samples,
+        keep=options.keep,
+        activations=options.activations,
         accept=options.accept,
         device=options.device,
     )

@@ -19,8 +19,9 @@ from bench.results import JSON, digest
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.drawing import sequence_length
 from fastflux.pipelines import check_pipeline, load_pipeline
-from fastflux.trajectories import Trajectories, drawing_sizes
+from fastflux.trajectories import Trajectories
 
 
 @dataclass
@@ -68,15 +69,12 @@ class BaseModel:
     def step_inputs(self, transformer: nn.Module, batch: int) -> dict[str, Tensor]:
         """Arguments of one step on `batch` pictures of the profile's size."""
         sampling = self.profile.sampling
-        sizes = drawing_sizes(self.pipeline, sampling.height, sampling.width, None)
-        # SD3 puts its CLIP encoders' tokens before T5's.
-        clip_tokens = self.pipeline.tokenizer_max_length if "tokenizer_3" in self.pipeline.components else 0
         return example_inputs(
             transformer,
             batch,
             sampling.height,
             sampling.width,
-            sizes["max_sequence_length"] + clip_tokens,
+            sequence_length(self.pipeline),
             torch.Generator().manual_seed(sampling.seed),
             device=self.device,
         )

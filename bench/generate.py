@@ -17,7 +17,7 @@ from PIL import Image
 from bench.profile import Sampling
 from bench.prompts import Prompt
 from bench.results import JSON
-from fastflux.trajectories import drawing_sizes
+from fastflux.drawing import drawing_sizes
 
 MANIFEST = "manifest.jsonl"
 
@@ -129,7 +129,7 @@ def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> 
         [job.prompt.prompt for job in batch],
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
-        **drawing_sizes(pipeline, sampling.height, sampling.width, None),
+        **drawing_sizes(pipeline, sampling.height, sampling.width),
         generator=[torch.Generator().manual_seed(job.seed) for job in batch],
         output_type="pil",
     ).images
@@ -152,5 +152,6 @@ def _write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that the file is whole at every moment."""
+    """Write a text file that is whole at every moment; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     _write_bytes(path, text.encode())

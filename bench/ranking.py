@@ -6,9 +6,7 @@ each costs. The order it writes is what the profile's pruning methods follow (`b
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +21,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from bench.evaluate import Evaluation
-from bench.generate import generate
+from bench.generate import generate, write_atomically
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
 from bench.metrics.fid import FID
@@ -31,9 +29,10 @@ from bench.profile import ROOT, Profile, Sampling, load_profile, require_disk
 from bench.progress import console, track
 from bench.prompts import prompts_hash
 from bench.reporting import GENERATED, RANKINGS, run_reports
-from bench.results import JSON
+from bench.results import JSON, digest
 from fastflux.architectures import architecture_of
 from fastflux.calibration import collect_statistics
+from fastflux.checkpoint import read_json
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.plan import BlockRef, Replacement
@@ -78,7 +77,7 @@ def rank(
         "prompts": prompts_hash(base.calibration_prompts),
         "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
     }
-    folder = folder / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    folder = folder / digest(inputs)
     if force:
         shutil.rmtree(folder, ignore_errors=True)
     removals, cost = _remove_each(evaluation, sampling, folder, inputs)
@@ -144,9 +143,9 @@ def _remove_each(
         note = folder / f"{block}.json"
         if not note.exists():
             _write(note, asdict(_remove(transformer, block, folder / "without", draw, (fid, clip_score))))
-        removals[block] = Removal(**_read(note))
+        removals[block] = Removal(**read_json(note))
     forwards = len(dense) * sampling.steps * (len(blocks) + 1)
-    seconds = _read(folder / "dense.json")["seconds"] + sum(removal.seconds for removal in removals.values())
+    seconds = read_json(folder / "dense.json")["seconds"] + sum(removal.seconds for removal in removals.values())
     return removals, {"forwards": forwards, "seconds": round(seconds, 1)}
 
 
@@ -239,14 +238,5 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
         console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return data
-
-
 def _write(path: Path, data: Mapping[str, JSON]) -> None:
-    """Write JSON so that the file is whole at every moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(data, indent=1) + "\n")

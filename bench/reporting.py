@@ -11,6 +11,7 @@ from fastflux.errors import FastFluxError
 RESULTS = ROOT / "reports" / "results"
 GENERATED = ROOT / "reports" / "generated"
 RANKINGS = ROOT / "reports" / "rankings"
+RECOLLECTION = ROOT / "reports" / "recollection"
 
 
 def run_reports(*arguments: str) -> None:

@@ -121,6 +121,18 @@ def _add_prune(commands: Any) -> None:
         type=Path,
         help="folder of sandwich_training's progress, kept for other ratios (deleted in the end without this option)",
     )
+    calibration.add_argument(
+        "--activations",
+        choices=("ram", "disk"),
+        default="ram",
+        help="where sandwich_training keeps what enters the blocks: disk needs little memory and changes nothing else",
+    )
+    calibration.add_argument(
+        "--keep",
+        type=int,
+        default=4,
+        help="places of the model it is kept for: fewer need less room and more forwards (%(default)s)",
+    )
     plan = prune.add_argument_group("plan")
     plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
 

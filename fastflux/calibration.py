@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, TypeAlias
 
 import torch
@@ -10,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fastflux.activations import KEEP, ActivationStore, Streams, require_bounds
 from fastflux.architectures import STREAMS, architecture_of
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
-from fastflux.recording import RecordedInputs, Streams, record_inputs
+from fastflux.recording import BlockStates, RecordedInputs, record_inputs
 from fastflux.surgery import get_block
 from fastflux.tensor_files import save_tensors
 
@@ -28,7 +30,10 @@ class Calibration:
 
     ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts. ``collected`` may hold the
     statistics of an earlier pass. Methods that prune block after block keep their progress below ``folder``, if there
-    is one, tell ``advance`` (blocks done, blocks in all), and run ``batch_size`` samples at once.
+    is one, tell ``advance`` (blocks done, blocks in all), and run ``batch_size`` samples at once. What enters the
+    blocks, for all samples, is kept for ``keep`` places of the model, so that not every block starts at the model's
+    input: with ``activations`` "ram" in memory, with "disk" in files below ``folder``, or the system's temporary folder
+    without one, of which a batch is in memory at a time. Neither changes a bit of the result.
     """
 
     drive: Callable[[], None] | None = None
@@ -38,6 +43,11 @@ class Calibration:
     advance: Callable[[int, int], object] = lambda _done, _total: None
     cost: PruningCost = field(default_factory=PruningCost)
     """Of the latest pruning with this calibration, set by `fastflux.pruning.prune_`."""
+    activations: str = "ram"
+    keep: int = KEEP
+
+    def __post_init__(self) -> None:
+        require_bounds(self.activations, self.keep)
 
     def statistics(self, transformer: nn.Module) -> Statistics:
         """Statistics of all blocks of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
@@ -48,6 +58,14 @@ class Calibration:
     def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
         """Recorded inputs of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
         return record_inputs(transformer, self._drive(), samples=samples, seed=seed)
+
+    def store(self) -> ActivationStore:
+        """Where activations are to be kept; a context that deletes all that is left in the end."""
+        return ActivationStore(None if self.activations == "ram" else self.folder or Path(gettempdir()))
+
+    def block_states(self, transformer: nn.Module, inputs: RecordedInputs, store: ActivationStore) -> BlockStates:
+        """The streams between the transformer's blocks, kept in ``store``."""
+        return BlockStates(transformer, inputs, self.batch_size, self.keep, store)
 
     def _drive(self) -> Callable[[], None]:
         if self.drive is None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from fastflux.activations import require_bounds
 from fastflux.calibration import Calibration, collect_statistics
 from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
@@ -51,6 +52,7 @@ def prune(options: argparse.Namespace) -> None:
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size")
+    require_bounds(options.activations, options.keep)
     kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
@@ -68,6 +70,8 @@ def prune(options: argparse.Namespace) -> None:
             lambda: drive(lambda done: progress.advance(calibrating, done)),
             folder=work,
             advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
+            activations=options.activations,
+            keep=options.keep,
         )
         plan = prune_(
             transformer,

@@ -11,7 +11,9 @@ class PruningCost:
 
     ``block_forwards``: samples times blocks run without gradients; ``block_trainings``: samples times blocks run
     forward and backward; ``training_steps``: optimiser steps; ``trainable_parameters``: the most trained at once,
-    which gradients and optimiser states need memory for; ``seconds``: wall time.
+    which gradients and optimiser states need memory for; ``seconds``: wall time; ``activation_bytes``: the most
+    recorded inputs, block inputs and outputs held at once, in RAM or in files; ``peak_memory_bytes``: of the device, or
+    on a CPU of the whole process, during those seconds (`fastflux.memory`), None where it was not measured.
     """
 
     block_forwards: int = 0
@@ -19,15 +21,20 @@ class PruningCost:
     training_steps: int = 0
     trainable_parameters: int = 0
     seconds: float = 0.0
+    activation_bytes: int = 0
+    peak_memory_bytes: int | None = None
 
     def __add__(self, other: Self) -> "PruningCost":
-        """Both one after the other."""
+        """Both one after the other: work adds up, of what is held at once the larger counts."""
+        peaks = [peak for peak in (self.peak_memory_bytes, other.peak_memory_bytes) if peak is not None]
         return PruningCost(
             self.block_forwards + other.block_forwards,
             self.block_trainings + other.block_trainings,
             self.training_steps + other.training_steps,
             max(self.trainable_parameters, other.trainable_parameters),
             self.seconds + other.seconds,
+            max(self.activation_bytes, other.activation_bytes),
+            max(peaks, default=None),
         )
 
     @classmethod
@@ -39,4 +46,6 @@ class PruningCost:
             training_steps=int(figures["training_steps"]),
             trainable_parameters=int(figures["trainable_parameters"]),
             seconds=float(figures["seconds"]),
+            activation_bytes=int(figures["activation_bytes"]),
+            peak_memory_bytes=None if (peak := figures["peak_memory_bytes"]) == "None" else int(peak),
         )

@@ -5,20 +5,20 @@ would repeat everything before the span; here the recorded inputs enter the tran
 the spans are kept as long as no block before them changes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastflux.activations import KEEP, ActivationStore, KeptStreams, Streams
 from fastflux.architectures import IMAGE_STREAM, STREAMS, TEXT_STREAM, architecture_of
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
 from fastflux.surgery import get_block
-
-Streams = tuple[Tensor, Tensor]
-"""(hidden_states (rows, image tokens, dim), encoder_hidden_states (rows, text tokens, dim))."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class RecordedInputs:
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values())))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples."""
+        return sum(value.nbytes for value in self.rows.values())
 
     def batches(self, size: int) -> Iterator[dict[str, Any]]:
         """Arguments for batches of at most ``size`` samples."""
@@ -112,41 +117,41 @@ class BlockStates:
 
     ``before(block)`` starts from the nearest place that is still valid: the model's own input, or one of at most
     ``keep`` places whose streams were kept. ``invalidate(block)`` must be told of every block that changes.
-    ``block_forwards`` counts samples times blocks that were run, the cost of it all.
+    ``store`` says where they lie: at most the input, ``keep`` places and what is being computed are held at once.
+    ``block_forwards`` counts samples times blocks that were run, ``seconds`` what that took: the cost of it all.
     """
 
     transformer: nn.Module
     inputs: RecordedInputs
     batch_size: int
-    keep: int = 4
+    keep: int = KEEP
+    store: ActivationStore = field(default_factory=ActivationStore)
     block_forwards: int = 0
-    _places: dict[int, list[Streams]] = field(default_factory=dict)
+    seconds: float = 0.0
+    _places: dict[int, KeptStreams] = field(default_factory=dict)
     _arguments: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.blocks = architecture_of(self.transformer).chain(self.transformer)
-        self._enter()
+        self._places[0] = self.store.keep(self._enter())
 
-    @torch.no_grad()
-    def _enter(self) -> None:
+    def _enter(self) -> Iterator[Streams]:
         """Run the embedders: streams before the first block, and what every block is given besides."""
-        streams: list[Streams] = []
+        reached: list[Streams] = []
 
         def stop(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            streams.append((kwargs[IMAGE_STREAM].cpu(), kwargs[TEXT_STREAM].cpu()))
+            reached.append((kwargs[IMAGE_STREAM].cpu(), kwargs[TEXT_STREAM].cpu()))
             self._arguments.append({key: value for key, value in kwargs.items() if key not in STREAMS})
             raise _Entered
 
-        handle = get_block(self.transformer, self.blocks[0]).register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            for arguments in self.inputs.batches(self.batch_size):
-                try:
+        for arguments in self.inputs.batches(self.batch_size):
+            handle = get_block(self.transformer, self.blocks[0]).register_forward_pre_hook(stop, with_kwargs=True)
+            try:
+                with torch.no_grad(), suppress(_Entered):
                     self.transformer(**on_device(arguments, self.transformer))
-                except _Entered:
-                    continue
-        finally:
-            handle.remove()
-        self._places[0] = streams
+            finally:
+                handle.remove()
+            yield reached.pop()
 
     def arguments(self, batch: int) -> dict[str, Any]:
         """What every block is given besides the streams, for one batch of samples."""
@@ -157,35 +162,46 @@ class BlockStates:
         at = self.blocks.index(block)
         self._places = {place: streams for place, streams in self._places.items() if place <= at}
 
-    def before(self, block: BlockRef) -> list[Streams]:
+    def before(self, block: BlockRef) -> KeptStreams:
         """Streams before ``block``, a pair for each batch, on the CPU."""
         at = self.blocks.index(block)
         start = max(place for place in self._places if place <= at)
+        if start == at:
+            return self._places[at]
         streams = self.through(self._places[start], self.blocks[start:at])
-        if at not in self._places:
-            self._places[at] = streams
-            self._thin()
+        self._places[at] = streams
+        self._thin()
         return streams
 
-    @torch.no_grad()
     def through(
         self,
-        streams: Sequence[Streams],
+        streams: Iterable[Streams],
         blocks: Sequence[BlockRef],
         observe: Callable[[BlockRef, Streams, Streams], None] = lambda _block, _before, _after: None,
-    ) -> list[Streams]:
+    ) -> KeptStreams:
         """Run ``streams`` through consecutive blocks; ``observe`` sees every block's streams before and after."""
-        device = next(self.transformer.parameters()).device
-        out = []
-        for batch, pair in enumerate(streams):
-            current = (pair[0].to(device), pair[1].to(device))
-            for block in blocks:
-                after = run_block(get_block(self.transformer, block), current, self._arguments[batch])
-                observe(block, current, after)
-                current = after
-            self.block_forwards += len(blocks) * len(current[0])
-            out.append((current[0].cpu(), current[1].cpu()))
+        began = monotonic()
+        out = self.store.keep(self._run(batch, pair, blocks, observe) for batch, pair in enumerate(streams))
+        self.seconds += monotonic() - began
         return out
+
+    @torch.no_grad()
+    def _run(
+        self,
+        batch: int,
+        streams: Streams,
+        blocks: Sequence[BlockRef],
+        observe: Callable[[BlockRef, Streams, Streams], None],
+    ) -> Streams:
+        """One batch through consecutive blocks."""
+        device = next(self.transformer.parameters()).device
+        current = (streams[0].to(device), streams[1].to(device))
+        for block in blocks:
+            after = run_block(get_block(self.transformer, block), current, self._arguments[batch])
+            observe(block, current, after)
+            current = after
+        self.block_forwards += len(blocks) * len(current[0])
+        return current[0].cpu(), current[1].cpu()
 
     def _thin(self) -> None:
         """Keep the model's input and the ``keep`` places reached last."""

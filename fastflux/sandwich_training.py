@@ -10,11 +10,12 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
+from fastflux.activations import KeptStreams, Streams
 from fastflux.architectures import architecture_of
 from fastflux.cost import PruningCost
 from fastflux.descent import descend
 from fastflux.errors import FastFluxError
-from fastflux.recording import BlockStates, Streams, has_rows, run_block
+from fastflux.recording import BlockStates, has_rows, run_block
 from fastflux.sandwich import Sandwich
 from fastflux.surgery import get_block, hidden_size
 
@@ -62,8 +63,8 @@ def train_sandwich_(
     transformer: nn.Module,
     sandwich: Sandwich,
     states: BlockStates,
-    inputs: Sequence[Streams],
-    targets: Sequence[Streams],
+    inputs: KeptStreams,
+    targets: KeptStreams,
     settings: SandwichSettings,
     *,
     seed: int,
@@ -129,21 +130,20 @@ def _adapt(block: nn.Module, rank: int) -> Any:
 
 
 class _Batches:
-    """All samples of a sandwich in one piece, to draw rows from."""
+    """The samples of a sandwich to draw rows from, wherever they lie: only the rows drawn are read."""
 
     def __init__(
         self,
         states: BlockStates,
-        inputs: Sequence[Streams],
-        targets: Sequence[Streams],
+        inputs: KeptStreams,
+        targets: KeptStreams,
         image_only: bool,
         device: torch.device,
     ) -> None:
-        self.inputs = _joined(inputs)
-        self.targets = _joined(targets)
+        self.inputs, self.targets, self.size = inputs, targets, states.batch_size
         self.image_only, self.device = image_only, device
         arguments = [states.arguments(batch) for batch in range(len(inputs))]
-        first = len(inputs[0][0])
+        first = min(states.batch_size, inputs.samples)
         self.own = {
             name: torch.cat([entry[name] for entry in arguments])
             for name, value in arguments[0].items()
@@ -152,7 +152,7 @@ class _Batches:
         self.shared = {name: value for name, value in arguments[0].items() if name not in self.own}
 
     def __len__(self) -> int:
-        return len(self.inputs[0])
+        return self.inputs.samples
 
     def error(self, modules: Sequence[nn.Module], rows: Tensor) -> Tensor:
         """Mean squared error of the chosen samples."""
@@ -170,15 +170,12 @@ class _Batches:
         return squares / sum(difference.numel() for difference in differences)
 
     @torch.no_grad()
-    def loss(self, modules: Sequence[nn.Module], size: int = 256) -> float:
+    def loss(self, modules: Sequence[nn.Module]) -> float:
         """Mean squared error of all samples."""
-        parts = torch.arange(len(self)).split(size)
+        parts = torch.arange(len(self)).split(self.size)
         total = sum(float(self.error(modules, rows)) * len(rows) for rows in parts)
         return total / len(self)
 
-    def _rows(self, streams: Streams, rows: Tensor) -> Streams:
-        return (streams[0][rows].to(self.device).float(), streams[1][rows].to(self.device).float())
-
-
-def _joined(streams: Sequence[Streams]) -> Streams:
-    return torch.cat([pair[0] for pair in streams]), torch.cat([pair[1] for pair in streams])
+    def _rows(self, streams: KeptStreams, rows: Tensor) -> Streams:
+        first, second = streams.rows(rows)
+        return first.to(self.device).float(), second.to(self.device).float()

@@ -116,6 +116,7 @@ TABLES: dict[str, TableSpec] = {
             Column("Training steps", "pruning_cost.training_steps", spec=".0f", ranked=False),
             Column("Blocks trained x samples", "pruning_cost.block_trainings", si=True, ranked=False),
             Column("Blocks run x samples", "pruning_cost.block_forwards", si=True, ranked=False),
+            Column("Peak memory (MiB)", "pruning_cost.peak_memory_mib", spec=".0f", ranked=False),
             Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False),
             Column("HPS averaged", "hps.averaged"),
         ),

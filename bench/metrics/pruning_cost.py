@@ -1,4 +1,4 @@
-"""What pruning a variant took: forwards, training and seconds, as the method counted them (`fastflux.cost`)."""
+"""What pruning a variant took: forwards, training, memory and seconds, as the method counted them (`fastflux.cost`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from bench.results import Measurement, MetricInfo
 from fastflux.cost import PruningCost
 
 INFO = MetricInfo(
-    "pruning_cost", "1", "count, or seconds", higher_is_better=False, reference="beyond the calibration's own forwards"
+    "pruning_cost",
+    "2",
+    "count, seconds, bytes or MiB",
+    higher_is_better=False,
+    reference="beyond the calibration's own forwards",
 )
 
 
 def measure_pruning_cost(cost: PruningCost | None) -> Measurement:
-    """Values "block_forwards", "block_trainings", "training_steps", "trainable_parameters", "seconds"."""
+    """Values as `PruningCost` names them, with "peak_memory_mib" for its bytes; none where memory was not measured."""
     if cost is None:
         return Measurement.skipped(INFO, "the dense model is not pruned")
-    return Measurement(INFO, "ok", values={name: float(value) for name, value in asdict(cost).items()})
+    values = asdict(cost)
+    if (peak := values.pop("peak_memory_bytes")) is not None:
+        values["peak_memory_mib"] = peak / 2**20
+    return Measurement(INFO, "ok", values={name: float(value) for name, value in values.items()})

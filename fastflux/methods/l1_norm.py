@@ -17,6 +17,7 @@ from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.finetuning import FinetuningSettings, finetune_, outputs_of
+from fastflux.memory import PeakMemory
 from fastflux.methods.registry import Pruned, register_pruning_method
 from fastflux.plan import BlockRef, PruningPlan
 from fastflux.recording import RecordedInputs
@@ -79,7 +80,7 @@ def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration:
     heads, channels = choose_widths(transformer, config.ratio)
     # While the model is still dense.
     inputs = calibration.inputs(transformer, config.samples, config.seed) if config.needs_statistics else None
-    began = monotonic()
+    began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     recorded: tuple[RecordedInputs, Tensor] | None = None
     if inputs is not None:
         recorded = inputs, outputs_of(transformer, inputs, calibration.batch_size)
@@ -96,8 +97,9 @@ def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration:
             block_trainings=config.steps * config.batch * blocks,
             training_steps=config.steps,
             trainable_parameters=sum(parameter.numel() for parameter in transformer.parameters()),
+            activation_bytes=recorded[0].nbytes + recorded[1].nbytes,
         )
-    cost += PruningCost(seconds=monotonic() - began)
+    cost += PruningCost(seconds=monotonic() - began, peak_memory_bytes=memory.read())
     return Pruned(skeleton={"heads": heads, "mlp_channels": channels}, cost=cost)
 
 

@@ -15,6 +15,7 @@ from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
 from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
+from fastflux.memory import PeakMemory
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
 from fastflux.plan import Replacement
 from fastflux.surgery import replace_block_
@@ -56,7 +57,7 @@ def replace_with_linear_layers_(
     """Replace the least important blocks; all statistics come from the dense model, so one pass serves every ratio."""
     count = amount(transformer, config.ratio, config.blocks)
     statistics = calibration.statistics(transformer)
-    began = monotonic()
+    began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     fits = fit_blocks(transformer, statistics, ridge=config.ridge)
     chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
     if missing := [str(block) for block in chosen if block not in fits]:
@@ -65,7 +66,7 @@ def replace_with_linear_layers_(
     for replacement in replacements:
         new = cast("LinearReplacementBlock", replace_block_(transformer, replacement))
         copy_fit_(new, fits[replacement.block])
-    return Pruned(replacements, cost=PruningCost(seconds=monotonic() - began))
+    return Pruned(replacements, cost=PruningCost(seconds=monotonic() - began, peak_memory_bytes=memory.read()))
 
 
 def copy_fit_(block: LinearReplacementBlock, fit: BlockFit) -> None:

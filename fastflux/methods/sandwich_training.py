@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from fastflux.activations import ActivationStore, Streams
 from fastflux.architectures import architecture_of
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration, collect_statistics, observe_residual
@@ -26,18 +27,19 @@ from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
 from fastflux.least_squares import LinearStatistics
+from fastflux.memory import PeakMemory
 from fastflux.methods.linear_replacement import LinearReplacementConfig, copy_fit_
 from fastflux.methods.registry import Pruned, amount, register_pruning_method
 from fastflux.names import unknown_name
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
-from fastflux.recording import BlockStates, RecordedInputs, Streams
+from fastflux.recording import BlockStates, RecordedInputs
 from fastflux.sandwich import require_layers, sandwich_around
 from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
 from fastflux.tensor_files import save_tensors
 
-VERSION = 2
-"""Raised whenever the same settings would give other weights, so that no earlier progress is taken for it."""
+VERSION = 3
+"""Raised whenever the same settings would give other weights or figures: no earlier progress is then taken for it."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
         fits = fit_blocks(transformer, statistics, ridge=config.ridge)
     ranked = rank_blocks(config.ranking, transformer, fits, seed=config.seed)
     order = ranked[:further]
-    with TemporaryDirectory() as temporary:
+    with TemporaryDirectory() as temporary, calibration.store() as store:
         folder = (calibration.folder or Path(temporary)) / _key(config, ranked, inputs)
         folder.mkdir(parents=True, exist_ok=True)
-        progress = _Progress(transformer, config, calibration, inputs, folder)
+        progress = _Progress(transformer, config, calibration, inputs, folder, store)
         progress.run(order, range(count))
         # Blocks that only the higher ratio replaces, as they are at this one.
         spared = {block: copy.deepcopy(get_block(transformer, block)) for block in order[count:]}
@@ -118,6 +120,7 @@ class _Progress:
     calibration: Calibration
     inputs: RecordedInputs
     folder: Path
+    store: ActivationStore
     states: BlockStates | None = None
     cost: PruningCost = field(default_factory=PruningCost)
     """Of all turns taken, wherever their files come from."""
@@ -133,7 +136,7 @@ class _Progress:
                 self.states = None  # the model has changed under them
             else:
                 if self.states is None:
-                    self.states = BlockStates(self.transformer, self.inputs, self.calibration.batch_size)
+                    self.states = self.calibration.block_states(self.transformer, self.inputs, self.store)
                 self._replace(center, order[:turn], self.states, path)
             self.cost += read_cost(path)
             self.calibration.advance(turn + 1, len(order))
@@ -141,6 +144,8 @@ class _Progress:
     def _replace(self, center: BlockRef, replaced: Sequence[BlockRef], states: BlockStates, path: Path) -> None:
         """Fit, replace and train one block on what the model as it stands computes."""
         began, ran = monotonic(), states.block_forwards
+        memory = PeakMemory(next(self.transformer.parameters()).device)
+        self.store.restart()
         config, transformer = self.config, self.transformer
         sandwich = sandwich_around(center, replaced, states.blocks, layers=config.layers)
         statistics: dict[str, LinearStatistics] = {}
@@ -157,7 +162,12 @@ class _Progress:
         seed = config.seed * 1000 + len(replaced)
         trained = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
         states.invalidate(sandwich.blocks[0])
-        spent = PruningCost(block_forwards=states.block_forwards - ran, seconds=monotonic() - began)
+        spent = PruningCost(
+            block_forwards=states.block_forwards - ran,
+            seconds=monotonic() - began,
+            activation_bytes=self.inputs.nbytes + self.store.peak_bytes,
+            peak_memory_bytes=memory.read(),
+        )
         figures = {"loss_before": trained.loss_before, "loss_after": trained.loss_after, **asdict(trained.cost + spent)}
         save_change(transformer, sandwich.blocks, path, figures)
 

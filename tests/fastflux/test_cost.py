@@ -1,19 +1,21 @@
 """What pruning is said to have taken, against counts by hand."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.memory import PeakMemory
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux
+from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, tiny_inputs
 
 STEPS, BATCH, SAMPLES, RANK = 3, 4, 16, 2
 
@@ -43,6 +45,7 @@ def test_the_first_sandwich_by_hand(drive: Drive) -> None:
     width = dense.config.num_attention_heads * dense.config.attention_head_dim
     assert cost.trainable_parameters == lora + 2 * (width * width + width)
     assert cost.seconds > 0
+    assert cost.peak_memory_bytes is None or cost.peak_memory_bytes > cost.activation_bytes
 
 
 def test_costs_add_up_and_are_the_same_after_an_interruption(
@@ -69,8 +72,55 @@ def test_finetuning_trains_everything_and_a_linear_fit_nothing(drive: Drive) -> 
     assert (cost.block_trainings, cost.block_forwards) == (STEPS * BATCH * 6, SAMPLES * 6)
     assert cost_of(drive, L1NormConfig(ratio=0.2)).trainable_parameters == 0
     linear = cost_of(drive, LinearReplacementConfig(blocks=1))
-    assert replace(linear, seconds=0.0) == PruningCost()
+    assert replace(linear, seconds=0.0, peak_memory_bytes=None) == PruningCost()
     assert linear.seconds > 0
+    # The samples' inputs and the dense model's outputs, all float32.
+    one = tiny_inputs(transformer, batch=1)
+    sample = sum(value.numel() for name, value in one.items() if not name.endswith("_ids"))
+    assert cost.activation_bytes == 4 * SAMPLES * (sample + one["hidden_states"].numel())
+
+
+def test_the_larger_peak_counts_and_work_adds_up() -> None:
+    first = PruningCost(1, 2, 3, 40, 5.0, activation_bytes=60, peak_memory_bytes=7)
+    second = PruningCost(1, 1, 1, 4, 1.0, activation_bytes=6, peak_memory_bytes=70)
+    assert first + second == PruningCost(2, 3, 4, 40, 6.0, activation_bytes=60, peak_memory_bytes=70)
+    assert (first + PruningCost()).peak_memory_bytes == 7, "what was not measured does not count"
+    assert (PruningCost() + PruningCost()).peak_memory_bytes is None
+    for cost in (first, PruningCost()):
+        assert PruningCost.parse({name: repr(value) for name, value in asdict(cost).items()}) == cost
+    with pytest.raises(KeyError):
+        PruningCost.parse({"seconds": "1.0"})
+
+
+def test_the_bytes_held_by_hand(drive: Drive) -> None:
+    transformer = make_tiny_flux()
+    cost = cost_of(drive, sandwich(1, ranking="end2start"))
+    one = tiny_inputs(transformer, batch=1)
+    recorded = sum(value.numel() for name, value in one.items() if not name.endswith("_ids"))
+    width = transformer.config.num_attention_heads * transformer.config.attention_head_dim
+    # Before the first block, before the sandwich of the last two and behind it: 4 image and 3 text tokens each.
+    assert cost.activation_bytes == 4 * SAMPLES * (recorded + 3 * (4 + 3) * width)
+    less = cost_of(drive, sandwich(1))  # which begins at the first block
+    assert less.activation_bytes == 4 * SAMPLES * (recorded + 2 * (4 + 3) * width)
+
+
+@pytest.mark.skipif(PeakMemory("cpu").read() is None, reason="this system does not tell a process' peak memory")
+def test_the_peak_of_a_process_begins_anew() -> None:
+    mib = 2**20
+    before = PeakMemory("cpu")
+    large = torch.ones(64 * mib)
+    high = before.read()
+    del large
+    after = PeakMemory("cpu").read()
+    assert high is not None
+    assert after is not None
+    assert high - after > 128 * mib
+    assert PeakMemory("meta").read() is None
+
+
+def test_a_peak_that_cannot_begin_anew_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastflux.memory._PROCESS", tmp_path / "absent")
+    assert PeakMemory("cpu").read() is None
 
 
 def test_a_file_without_its_cost_is_named(tmp_path: Path) -> None:

@@ -232,7 +232,15 @@ CONTRACT = {
     "parameters": {"total", "ratio_to_dense"},
     "latency": {"median_ms", "p90_ms", "ratio_to_dense", "speedup"},
     "memory": {"peak_mib"},
-    "pruning_cost": {"block_forwards", "block_trainings", "training_steps", "trainable_parameters", "seconds"},
+    "pruning_cost": {
+        "block_forwards",
+        "block_trainings",
+        "training_steps",
+        "trainable_parameters",
+        "seconds",
+        "activation_bytes",
+        "peak_memory_mib",
+    },
     "plan": {"ratio", "dropped_blocks"},
 }
 
