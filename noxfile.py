@@ -98,5 +98,8 @@ def reports(session: nox.Session) -> None:
 
 @nox.session
 def benchmark(session: nox.Session) -> None:
-    """Time the library's own hot paths (pytest-benchmark)."""
-    run_python(session, "-m", "pytest", "--benchmark-only", *session.posargs)
+    """Time the library's own hot paths, kept in .benchmarks/ and compared with the run before (pytest-benchmark)."""
+    options = ["--benchmark-only", "--benchmark-autosave", "--benchmark-columns=min,median,iqr,rounds"]
+    if any(Path(".benchmarks").glob("*/*.json")):  # with nothing to compare with, it would warn
+        options.append("--benchmark-compare")
+    run_python(session, "-m", "pytest", "tests/bench/bench_hot_paths.py", *options, *session.posargs)
