@@ -85,12 +85,12 @@ def collect_statistics(
     For each stream (``hidden_states``: image tokens, ``encoder_hidden_states``: text tokens) x is the block's input and
     y its residual, output minus input; tokens are the samples. ``drive`` runs the transformer's forwards, for example a
     pipeline on calibration prompts. ``blocks`` defaults to all. Raises ``FastFluxError`` when ``drive`` never ran a
-    block.
+    block, and at the first forward that meets values that are not finite.
     """
     chosen = architecture_of(transformer).blocks(transformer) if blocks is None else tuple(blocks)
     statistics: Statistics = {block: {} for block in chosen}
     handles = [
-        get_block(transformer, block).register_forward_hook(_observe(statistics[block], dtype), with_kwargs=True)
+        get_block(transformer, block).register_forward_hook(_observe(block, statistics[block], dtype), with_kwargs=True)
         for block in chosen
     ]
     try:
@@ -104,24 +104,38 @@ def collect_statistics(
     return statistics
 
 
-def _observe(streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callable[..., None]:
+def _observe(block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
         # The model passes keywords, gradient checkpointing positions; the block returns text first.
         inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
-        observe_residual(streams, (inputs[STREAMS[0]], inputs[STREAMS[1]]), (output[1], output[0]), dtype=dtype)
+        observe_residual(block, streams, (inputs[STREAMS[0]], inputs[STREAMS[1]]), (output[1], output[0]), dtype=dtype)
 
     return hook
 
 
 def observe_residual(
-    streams: dict[str, LinearStatistics], before: Streams, after: Streams, *, dtype: torch.dtype = torch.float64
+    block: BlockRef,
+    streams: dict[str, LinearStatistics],
+    before: Streams,
+    after: Streams,
+    *,
+    dtype: torch.dtype = torch.float64,
 ) -> None:
-    """Add a block's inputs and residuals, image first, to the statistics of its streams."""
+    """Add a block's inputs and residuals, image first, to the statistics of its streams.
+
+    Raises ``FastFluxError`` for values that are not finite.
+    """
     for name, first, last in zip(STREAMS, before, after, strict=True):
         x, y = first.detach().to(dtype), last.detach().to(dtype)
         if name not in streams:
             streams[name] = LinearStatistics.empty(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
         streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
+        # Which a NaN or an infinity anywhere in x or y cannot leave finite.
+        if not torch.isfinite(streams[name].mean_x.sum() + streams[name].yy):
+            raise FastFluxError(
+                f"The calibration met values that are not finite in the {name} of {block}: "
+                "check the model's weights and dtype."
+            )
 
 
 def save_statistics(statistics: Statistics, path: Path | str) -> None:

@@ -32,12 +32,18 @@ class FinetuningSettings:
 
 @torch.no_grad()
 def outputs_of(transformer: nn.Module, inputs: RecordedInputs, batch_size: int) -> Tensor:
-    """The transformer's outputs for all samples, on the CPU: what a pruned model is trained to give."""
+    """The transformer's outputs for all samples, on the CPU: what a pruned model is trained to give.
+
+    Raises ``FastFluxError`` for outputs that are not finite.
+    """
     parts = [
         transformer(**on_device(arguments, transformer), return_dict=False)[0].cpu()
         for arguments in inputs.batches(batch_size)
     ]
-    return torch.cat(parts)
+    outputs = torch.cat(parts)
+    if not torch.isfinite(outputs).all():
+        raise FastFluxError("The dense model's outputs are not finite: check its weights and dtype.")
+    return outputs
 
 
 def finetune_(

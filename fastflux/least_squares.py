@@ -125,7 +125,9 @@ class LinearStatistics:
             return LinearFit(torch.zeros_like(self.xy.T), self.mean_y.clone())
         damped = self.xx + torch.eye(features, dtype=self.xx.dtype, device=self.xx.device) * (ridge * scale)
         factor, info = torch.linalg.cholesky_ex(damped)
-        if info.item() != 0:
+        # A feature that the others determine leaves nothing of its variance, or rounding errors.
+        left = factor.diagonal().square() / damped.diagonal()
+        if info.item() != 0 or float(left.min()) < 100 * features * torch.finfo(torch.float64).eps:
             raise FastFluxError(
                 f"The normal equations of {self.count} samples in {features} dimensions are singular at ridge {ridge}: "
                 f"raise the ridge (for example to {DEFAULT_RIDGE}) or calibrate on more prompts."

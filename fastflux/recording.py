@@ -52,7 +52,8 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
     """Run ``drive`` and keep ``samples`` of the single-image forwards it makes, chosen evenly by reservoir sampling.
 
     Each kept sample is one image at one time step. Kept on the CPU, so that memory is bounded by ``samples`` whatever
-    ``drive`` runs. Raises ``FastFluxError`` when ``drive`` makes fewer forwards than that, or of differing sizes.
+    ``drive`` runs. Raises ``FastFluxError`` when ``drive`` makes fewer forwards than that, of differing sizes, or on
+    values that are not finite.
     """
     if samples < 1:
         raise FastFluxError(f"{samples} samples are to be recorded, but it must be at least 1.")
@@ -65,6 +66,10 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
         nonlocal seen
         batch = len(kwargs[IMAGE_STREAM])
         own = {key: value for key, value in kwargs.items() if has_rows(key, value, batch)}
+        if faulty := [key for key, value in own.items() if not torch.isfinite(value).all()]:
+            raise FastFluxError(
+                f"The calibration ran the model on {faulty[0]} that are not finite: check the weights and the dtype."
+            )
         shared.update({key: value for key, value in kwargs.items() if key not in own})
         for row in range(batch):
             seen += 1

@@ -74,7 +74,7 @@ def train_sandwich_(
     ``inputs`` enter the sandwich's first block and ``targets`` left its last one before the center was replaced, both
     batched as ``states`` are. The loss is the mean squared error over both streams, text left out behind the model's
     last block, where nothing reads it. Training runs in float32, whatever the weights' dtype, and in the samples' order
-    that ``seed`` decides. Raises ``FastFluxError`` when the loss is not finite.
+    that ``seed`` decides. Raises ``FastFluxError`` when the activations or the loss are not finite.
     """
     settings.require_sensible(transformer)
     read = architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer)
@@ -93,6 +93,10 @@ def train_sandwich_(
     batches = _Batches(states, inputs, targets, len(read) == 1, next(transformer.parameters()).device)
     try:
         before = batches.loss(modules)
+        if not math.isfinite(before):
+            raise FastFluxError(
+                f"The activations around {sandwich.center} are not finite: check the model's weights and dtype."
+            )
         if lora or linear:
             descend(
                 [(lora, settings.lr), (linear, settings.linear_lr)],

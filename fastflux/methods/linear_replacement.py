@@ -18,7 +18,7 @@ from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
 from fastflux.memory import PeakMemory
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
 from fastflux.plan import Replacement
-from fastflux.surgery import replace_block_
+from fastflux.surgery import hidden_size, replace_block_
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,14 @@ def replace_with_linear_layers_(
     chosen = rank_blocks(config.ranking, transformer, fits, seed=config.seed)[:count]
     if missing := [str(block) for block in chosen if block not in fits]:
         raise FastFluxError(f"There are no calibration statistics of {missing[0]}: collect them on this transformer.")
+    width = hidden_size(transformer)
+    for block in chosen:
+        for stream, fit in fits[block].fits.items():
+            if (found := len(fit.bias)) != width:
+                raise FastFluxError(
+                    f"The calibration statistics of {block} ({stream}) have {found} features, but the transformer's "
+                    f"width is {width}: collect them on this transformer."
+                )
     replacements = tuple(Replacement(block, "linear") for block in chosen)
     for replacement in replacements:
         new = cast("LinearReplacementBlock", replace_block_(transformer, replacement))

@@ -152,7 +152,7 @@ class _Progress:
 
         def observe(block: BlockRef, before: Streams, after: Streams) -> None:
             if block == center:
-                observe_residual(statistics, before, after)
+                observe_residual(block, statistics, before, after)
 
         before = states.before(sandwich.blocks[0])
         targets = states.through(before, sandwich.blocks, observe)

@@ -106,6 +106,12 @@ def edit_config(folder: Path, **changes: Any) -> None:
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
+def edit_plan(folder: Path, blocks: list[str]) -> None:
+    """Let the config's plan name other blocks."""
+    plan = json.loads((folder / "config.json").read_text())["pruning_plan"]
+    edit_config(folder, pruning_plan={**plan, "replacements": [{"block": name, "kind": "linear"} for name in blocks]})
+
+
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated weights": (truncate, "safetensors is truncated or corrupt"),
     "truncated header": (shorten_header, "safetensors is truncated or corrupt"),
@@ -130,6 +136,19 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}'),
         "part-2.safetensors is missing",
     ),
+    "plan of other blocks": (
+        lambda folder: edit_plan(folder, [f"single_transformer_blocks.{index}" for index in range(4)]),
+        "do not fit their config.json|Cannot load the transformer",
+    ),
+    "plan of a deeper model": (
+        lambda folder: edit_plan(folder, ["single_transformer_blocks.30"]),
+        "no block single_transformer_blocks.30",
+    ),
+    "plan of another architecture": (
+        lambda folder: edit_plan(folder, ["layers.0"]),
+        "no block layers.0: its stacks are",
+    ),
+    "no plan": (lambda folder: edit_config(folder, pruning_plan=None), "do not fit their config.json"),
     "plan of a newer version": (
         lambda folder: edit_config(folder, pruning_plan={"schema_version": 9}),
         "schema version 9",

@@ -116,6 +116,20 @@ def test_fewer_samples_than_features_needs_the_ridge() -> None:
         statistics_of(x, y).solve(ridge=0.0)
 
 
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10_000), features=st.integers(2, 8), scale=st.sampled_from([1e-2, 1.0, 3.0]))
+def test_features_that_depend_on_each_other_need_the_ridge(seed: int, features: int, scale: float) -> None:
+    x, y = samples(seed, 50, features, 2)
+    x[:, 0] = scale * x[:, 1:].sum(dim=1)
+    statistics = statistics_of(x, y)
+    with pytest.raises(FastFluxError, match="are singular at ridge"):
+        statistics.solve(ridge=0.0)
+    fit = statistics.solve()
+    assert torch.isfinite(fit.weight).all()
+    least = statistics_of(x[:, 1:], y)
+    assert statistics.squared_error(fit) == pytest.approx(least.squared_error(least.solve(ridge=0.0)), rel=1e-3)
+
+
 def test_no_samples_and_values_that_are_not_finite_are_errors() -> None:
     with pytest.raises(FastFluxError, match="no samples"):
         LinearStatistics.empty(2, 2).solve()

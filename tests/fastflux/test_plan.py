@@ -1,5 +1,6 @@
 """Plans as data: JSON round trip, hash, and what bad JSON gets."""
 
+import json
 import subprocess
 import sys
 from typing import Any
@@ -23,6 +24,35 @@ PLAN = PruningPlan(
 @given(stack=st.sampled_from(["transformer_blocks", "single_transformer_blocks"]), index=st.integers(0, 99))
 def test_block_names_round_trip(stack: str, index: int) -> None:
     assert BlockRef.parse(str(BlockRef(stack, index))) == BlockRef(stack, index)
+
+
+BLOCKS = st.builds(BlockRef, st.sampled_from(["transformer_blocks", "single_transformer_blocks"]), st.integers(0, 99))
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+PLANS = st.builds(
+    PruningPlan,
+    base_model=st.text(),
+    base_revision=st.text(),
+    method=st.text(),
+    config=st.dictionaries(st.text(), VALUES | st.lists(VALUES), max_size=4),
+    replacements=st.lists(
+        st.builds(Replacement, BLOCKS, st.sampled_from(["linear", "removed"])),
+        unique_by=lambda replacement: replacement.block,
+        max_size=8,
+    ).map(tuple),
+)
+
+
+@given(PLANS)
+def test_every_plan_comes_back_from_its_json(plan: PruningPlan) -> None:
+    again = PruningPlan.from_json(json.loads(json.dumps(plan.to_json())))
+    assert again == plan
+    assert again.hash == plan.hash
+
+
+@given(PLANS, PLANS)
+def test_plans_share_a_hash_only_where_they_are_equal(first: PruningPlan, second: PruningPlan) -> None:
+    same = json.dumps(first.to_json(), sort_keys=True) == json.dumps(second.to_json(), sort_keys=True)
+    assert (first.hash == second.hash) == same
 
 
 def test_json_is_what_it_says() -> None:
