@@ -5,19 +5,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+import bench.evaluate
 import bench.reproduce
 from bench.__main__ import main
 from bench.base_model import BaseModel
 from bench.evaluate import Evaluation
 from bench.image_set import ImageSet
+from bench.latency_search import EqualLatency
 from bench.profile import load_profile
 from bench.reproduce import reproduce
 from bench.results import RunRecord
 from bench.variants import chosen_variants
 from fastflux.errors import FastFluxError
 
-VARIANTS = ["fastflux-10", "l1-12"]
+VARIANTS = ["fastflux-10", "l1-12", "l1_equal-10"]
+FOUND = 0.084
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +51,12 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
             },
         )
 
+    def search(dense: nn.Module, target: object, inputs: object, **settings: object) -> EqualLatency:
+        del dense, target, inputs, settings
+        return EqualLatency(FOUND, 3, 200, 1.0, (0.99, 1.01), 6, (1.0,) * 6, (1.0,) * 6)
+
     patch.setattr(bench.reproduce, "load_profile", short)
+    patch.setattr(bench.evaluate, "solve_equal_latency", search)
 
 
 def run(runs: Path) -> None:
@@ -76,6 +85,16 @@ def test_every_measurement_is_there(quick: Path) -> None:
     assert found["dense"].plan is None
     assert len(found["fastflux-10"].plan["replacements"]) == 5  # type: ignore[index, arg-type]
     assert found["fastflux-10"].measurement("flops").values["ratio_to_dense"] < 1  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_the_ratio_found_for_a_latency_is_pruned_to_and_told(quick: Path) -> None:
+    record = records(quick)["l1_equal-10"]
+    assert record.label == "FLUX-Pruning-8.4% (latency of FastFLUX-10%)"
+    assert record.plan["config"]["ratio"] == FOUND  # type: ignore[index, call-overload]
+    note = json.loads((quick / "shapes" / "l1_equal-10" / "equal_latency.json").read_text())
+    assert note["found"]["ratio"] == FOUND
+    assert note["inputs"]["target"]["method"] == "sandwich_training"
 
 
 @pytest.mark.slow
