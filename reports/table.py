@@ -45,12 +45,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Header:
-    """A column's heading: which direction is better, the format of its values and its alignment."""
+    """A column's heading: which direction is better, the format of its values and its alignment.
+
+    A column of sentences has a `width`, the part of the line's width that LaTeX breaks them to.
+    """
 
     text: str
     direction: Direction = ""
     spec: str = "z.2f"
     align: Literal["left", "right"] = "right"
+    width: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,16 @@ def to_latex(table: Table) -> str:
         text = rf"\textbf{{{text}}}" if cell.bold else text
         text = rf"\underline{{{text}}}" if cell.underline else text
         text = " ".join([text, *(_signed(escape_latex(part)) for part in _behind(cell, header))])
-        return text + (rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else "")
+        text += rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else ""
+        return rf"{{\raggedright {text}\par}}" if header.width else text
 
-    columns = "".join("r" if header.align == "right" else "l" for header in table.headers)
+    columns = "".join(_latex_column(header) for header in table.headers)
     heads = [_latex_heading(header) for header in table.headers]
     caption = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
     lines = [
         r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", rf"\caption{{{' '.join(caption)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
-        *([r"\small"] if len(columns) > _MANY_COLUMNS else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        *([r"\small"] if len(table.headers) > _MANY_COLUMNS or any(header.width for header in table.headers) else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         _latex_row(heads),
     ]  # fmt: skip
     for group in table.groups:
@@ -198,6 +203,12 @@ def to_latex(table: Table) -> str:
     notes += [escape_latex(note) for note in table.notes]
     lines += [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _latex_column(header: Header) -> str:
+    if header.width:
+        return rf"p{{{header.width:g}\linewidth}}"
+    return "r" if header.align == "right" else "l"
 
 
 def _latex_heading(header: Header) -> str:
