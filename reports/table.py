@@ -150,7 +150,11 @@ def to_markdown(table: Table) -> str:
         ]
     # A group's heading may run past its column in the source: it would widen the first column of every row.
     plain = [line for line in lines if len(line) == 1 or any(line[1:])]
-    widths = [max(3, *(len(line[column]) for line in plain)) for column in range(len(table.headers))]
+    # Sentences are not padded: one long one would widen the source of every row.
+    widths = [
+        3 if header.width else max(3, *(len(line[column]) for line in plain))
+        for column, header in enumerate(table.headers)
+    ]
     rule = [
         "-" * (width - 1) + ":" if header.align == "right" else "-" * width
         for width, header in zip(widths, table.headers, strict=True)
