@@ -78,7 +78,7 @@ def build(
         if kind in formats
     ]
     if kinds:
-        written += _build_quality(rows, out_dir, kinds)
+        written += _build_figures(rows, out_dir, kinds)
     if images_dir is not None:
         written += _build_grid(rows, images_dir, out_dir, kinds or ["png"])
     return written
@@ -133,14 +133,24 @@ def _document(parts: Iterable[Table], kind: str) -> str:
     return "\n".join(render(table) for table in parts)
 
 
-def _build_quality(rows: Sequence[Row], out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
+    """The figures for which there are records."""
     # matplotlib takes a second to import: tables alone need not wait for it.
+    from reports.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
     from reports.figures import has_quality, quality_against_latency
     from reports.style import save_figure
 
-    if not has_quality(rows):
-        return []
-    return [save_figure(quality_against_latency(rows), out_dir / f"quality_against_latency.{kind}") for kind in kinds]
+    drawn = {
+        "quality_against_latency": (has_quality, quality_against_latency),
+        "linear_layer": (has_linear_layer, linear_layer_figure),
+        "sandwich_size": (has_sandwich_size, sandwich_size_figure),
+    }
+    written = []
+    for name, (possible, draw) in drawn.items():
+        if possible(rows):
+            figure = draw(rows)
+            written += [save_figure(figure, out_dir / f"{name}.{kind}") for kind in kinds]
+    return written
 
 
 def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:

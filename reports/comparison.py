@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from bench.statistics import Weighting
     from reports.rows import Row
 
-#: The scores with a value for each image: what counts once in the mean over all, as the metric itself takes it.
-_WEIGHTING: Mapping[str, Weighting] = {
-    "hps.averaged": "images",
-    "geneval.overall": "strata",
-    "clip_score.mean": "images",
+#: The scores with a value for each image: what counts once in the mean over all, as the metric itself takes it, and the
+#: number format.
+_SCORES: Mapping[str, tuple[Weighting, str]] = {
+    "hps.averaged": ("images", ".2f"),
+    "geneval.overall": ("strata", ".3f"),
+    "clip_score.mean": ("images", ".2f"),
 }
 _SEED = 0
 SIGNIFICANT = 0.05
@@ -42,13 +43,32 @@ class Comparison:
             return 0
         return 1 if self.difference > 0 else -1
 
+    @property
+    def change(self) -> str:
+        """The difference as text: "+1.16 [+0.83, +1.51], p < 0.001"."""
+        spec = _SCORES[self.key][1]
+        bounds = "" if self.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in self.interval))
+        return f"{self.difference:+{spec}}{bounds}, {chance(self.p_value)}"
+
+    @property
+    def figures(self) -> str:
+        """Both scores and their difference as text."""
+        spec = _SCORES[self.key][1]
+        ours, theirs = (f"{row.label} {row.number(self.key):{spec}}" for row in (self.candidate, self.baseline))
+        return f"{ours} against {theirs}: {self.change}"
+
+
+def chance(p_value: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
 
 def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
     """The paired comparison of the score `key` ("hps.averaged"), or the reason why there is none.
 
     Raises KeyError for a key that has no score for each image.
     """
-    weighting = _WEIGHTING[key]
+    weighting = _SCORES[key][0]
     found = []
     for row in (candidate, baseline):
         scored = _scored(row, key)

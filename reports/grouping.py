@@ -15,7 +15,7 @@ DEFAULT_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class LatencyPair:
-    """A baseline and a candidate of similar latency; `difference` is relative to the slower of the two, None if unknown."""
+    """A baseline and a candidate of similar latency; `difference` is relative to the slower one, None if unknown."""
 
     baseline: str
     candidate: str

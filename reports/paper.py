@@ -80,7 +80,10 @@ def _change_table(
     body = tuple(
         (
             Cell(text=row.label),
-            *(_change_cell(column, row, dense.get(row.baseline), scale) for column, (scale, _) in zip(columns, scales, strict=True)),
+            *(
+                _change_cell(column, row, dense.get(row.baseline), scale)
+                for column, (scale, _) in zip(columns, scales, strict=True)
+            ),
         )
         for row in rows
     )

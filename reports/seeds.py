@@ -20,7 +20,7 @@ _COLUMNS = (HPS, GENEVAL, CLIP)
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:
-    """A row for each variant that was pruned with other seeds too, under the dense model; the table says if none was."""
+    """A row for each variant that was pruned with other seeds too, under the dense model; it says if none was."""
     repeated = {
         row.variant: [row, *repeats]
         for row in rows
@@ -29,12 +29,14 @@ def seeds_table(rows: Sequence[Row]) -> Table:
     shown = [row for members in repeated.values() for row in members]
     dense = [row for row in rows if row.variant == DENSE]
     model, *scores = headers(_COLUMNS, rows, [""] * len(_COLUMNS))
-    lines = [(Cell(text=row.label), Cell(text=""), *(value_cell(column, row, 1.0) for column in _COLUMNS)) for row in dense]
+    lines = [
+        (Cell(text=row.label), Cell(text=""), *(value_cell(column, row, 1.0) for column in _COLUMNS)) for row in dense
+    ]
     for members in repeated.values():
         cells = [_spread(column, members) for column in _COLUMNS]
         lines.append((Cell(text=members[0].label), Cell(float(len(members))), *cells))
     notes = [
-        "Mean and standard deviation over prunings with different seeds, in brackets the lowest and the highest of them."
+        "Mean and standard deviation over prunings with different seeds, in brackets the lowest and the highest."
         if repeated
         else "No variant was pruned with more than one seed."
     ]

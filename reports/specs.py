@@ -149,7 +149,14 @@ TABLES: dict[str, TableSpec] = {
         "Ablations at 10%",
         (HPS, GENEVAL, CLIP, TRAINED, SECONDS),
         variants=(
-            "dense", "fastflux-10", "reuse-10", "layers1-10", "layers5-10", "brll-10", "removal_st-10", "removal-10",
+            "dense",
+            "fastflux-10",
+            "reuse-10",
+            "layers1-10",
+            "layers5-10",
+            "brll-10",
+            "removal_st-10",
+            "removal-10",
         ),
     ),
     "cost": TableSpec(

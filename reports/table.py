@@ -188,12 +188,13 @@ def to_latex(table: Table) -> str:
         return rf"{{\raggedright {text}\par}}" if header.width else text
 
     columns = "".join(_latex_column(header) for header in table.headers)
+    wide = len(table.headers) > _MANY_COLUMNS or any(header.width for header in table.headers)
     heads = [_latex_heading(header) for header in table.headers]
     caption = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
     lines = [
         r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", rf"\caption{{{' '.join(caption)}}}",
         rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
-        *([r"\small"] if len(table.headers) > _MANY_COLUMNS or any(header.width for header in table.headers) else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        *([r"\small"] if wide else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         _latex_row(heads),
     ]  # fmt: skip
     for group in table.groups:

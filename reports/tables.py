@@ -11,8 +11,8 @@ from reports.table import Cell, Direction, Group, Header, Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from reports.rows import Row
     from reports.grouping import LatencyPair
+    from reports.rows import Row
     from reports.specs import Column, Pairing, TableSpec
 
 SHAPES_PROFILE = "shapes"
@@ -215,7 +215,7 @@ def _legend(
             if made
             else "No L1-norm variant pruned to the latency of a FastFLUX variant is among the records."
         )
-    elif len({row.baseline for row in chosen}) > 1:
+    elif len({row.baseline for row in chosen}) > 1 and any(column.share for column in spec.columns):
         lines.append("Ratios are to the dense model of the same base.")
     if missing := sorted(set(spec.variants or ()) - {row.variant for row in chosen}, key=(spec.variants or ()).index):
         lines.append(f"Not among the records: {', '.join(missing)}.")

@@ -1,7 +1,6 @@
 """How a claim is decided: predicates over records, each giving a verdict, the figures it rests on and a sentence.
 
 A score is compared prompt by prompt (`reports.comparison`); only a difference with two-sided p < 0.05 counts as one.
-Counts and FLOPs have no chance in them and are compared as they are, latencies by their 95% intervals.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from reports.rows import Row
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
-_FORMATS = {"hps.averaged": ".2f", "geneval.overall": ".3f", "clip_score.mean": ".2f"}
 
 
 @dataclass(frozen=True)
@@ -44,97 +42,80 @@ class Finding:
 
 Check: TypeAlias = Callable[[Evidence], Finding]
 
+_HPS = "hps.averaged"
+_NO_GROUP = "no FastFLUX and L1-norm variant of similar latency"
+_BETTER: Mapping[int, Verdict] = {1: "reproduced", 0: "inconclusive", -1: "not reproduced"}
+_AT_LEAST: Mapping[int, Verdict] = {1: "reproduced", 0: "reproduced", -1: "not reproduced"}
+_ALIKE: Mapping[int, Verdict] = {1: "not reproduced", 0: "reproduced", -1: "not reproduced"}
+_SENTENCES = {1: "Significantly higher.", 0: "No significant difference.", -1: "Significantly lower."}
+
 
 def unmeasured(reason: str) -> Finding:
     """The finding where something that the claim needs is missing."""
     return Finding("not measured", "", f"{reason[:1].upper()}{reason[1:]}.")
 
 
-@dataclass(frozen=True)
-class Better:
+def better(candidate: str, baseline: str, key: str = _HPS) -> Check:
     """The candidate's score is significantly higher; a significantly lower one is the contrary."""
-
-    candidate: str
-    baseline: str
-    key: str = "hps.averaged"
-
-    def __call__(self, evidence: Evidence) -> Finding:
-        return _judged(self, evidence, {1: "reproduced", 0: "inconclusive", -1: "not reproduced"})
+    return _judged(candidate, baseline, key, _BETTER)
 
 
-@dataclass(frozen=True)
-class AtLeast:
+def at_least(candidate: str, baseline: str, key: str = _HPS) -> Check:
     """The candidate's score is not significantly lower."""
-
-    candidate: str
-    baseline: str
-    key: str = "hps.averaged"
-
-    def __call__(self, evidence: Evidence) -> Finding:
-        return _judged(self, evidence, {1: "reproduced", 0: "reproduced", -1: "not reproduced"})
+    return _judged(candidate, baseline, key, _AT_LEAST)
 
 
-@dataclass(frozen=True)
-class Alike:
+def alike(candidate: str, baseline: str, key: str = _HPS) -> Check:
     """The two scores do not differ significantly."""
-
-    candidate: str
-    baseline: str
-    key: str = "hps.averaged"
-
-    def __call__(self, evidence: Evidence) -> Finding:
-        return _judged(self, evidence, {1: "not reproduced", 0: "reproduced", -1: "not reproduced"})
+    return _judged(candidate, baseline, key, _ALIKE)
 
 
-@dataclass(frozen=True)
-class Keeps:
+def keeps(candidate: str, baseline: str, share: float, key: str = _HPS) -> Check:
     """The candidate keeps at least the `share` of the baseline's score; the interval of the difference decides."""
 
-    candidate: str
-    baseline: str
-    share: float
-    key: str = "hps.averaged"
-
-    def __call__(self, evidence: Evidence) -> Finding:
-        found = _compared(self.candidate, self.baseline, self.key, evidence)
+    def check(evidence: Evidence) -> Finding:
+        found = _compared(candidate, baseline, key, evidence)
         if isinstance(found, str):
             return unmeasured(found)
-        whole = found.baseline.number(self.key) or 0.0
-        limit = (self.share - 1) * whole
-        figures = f"{_figures(found)}: {1 + found.difference / whole:.1%} kept" if whole > 0 else _figures(found)
+        whole = found.baseline.number(key) or 0.0
         if found.interval is None or whole <= 0:
-            return Finding("inconclusive", figures, "The difference has no interval.")
+            return Finding("inconclusive", found.figures, "The difference has no interval to hold a share against.")
+        figures = f"{found.figures}: {1 + found.difference / whole:.1%} kept"
+        limit = (share - 1) * whole
         if found.interval[0] >= limit:
-            return Finding("reproduced", figures, f"At least {self.share:.1%} is kept.")
+            return Finding("reproduced", figures, f"At least {share:.1%} is kept.")
         if found.interval[1] < limit:
-            return Finding("not reproduced", figures, f"Less than {self.share:.1%} is kept.")
-        return Finding("inconclusive", figures, f"The interval holds {self.share:.1%}.")
+            return Finding("not reproduced", figures, f"Less than {share:.1%} is kept.")
+        return Finding("inconclusive", figures, f"The interval holds {share:.1%}.")
+
+    return check
 
 
-@dataclass(frozen=True)
-class Every:
-    """All parts hold. One contrary part is enough against the claim."""
+def every(*checks: Check) -> Check:
+    """All of them hold. One contrary finding is enough against the claim."""
 
-    parts: tuple[Check, ...]
+    def check(evidence: Evidence) -> Finding:
+        return _together([part(evidence) for part in checks], "comparisons")
 
-    def __call__(self, evidence: Evidence) -> Finding:
-        return _together([part(evidence) for part in self.parts])
+    return check
 
 
-@dataclass(frozen=True)
-class BetterInEveryGroup:
+def better_in_every_group(key: str) -> Check:
     """FastFLUX's score is significantly higher than the L1-norm variant's in every latency group."""
+    return in_every_group(lambda ours, theirs: _verdict(compare(ours, theirs, key), _BETTER))
 
-    key: str
 
-    def __call__(self, evidence: Evidence) -> Finding:
+def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
+    """What `compared` says of FastFLUX's and the L1-norm variant's row holds in every latency group."""
+
+    def check(evidence: Evidence) -> Finding:
         pairs = latency_groups(evidence.rows)
         if not pairs:
-            return unmeasured(NO_GROUP)
-        return _together([Better(pair.candidate, pair.baseline, self.key)(evidence) for pair in pairs], "groups")
+            return unmeasured(_NO_GROUP)
+        found = [compared(evidence.rows[pair.candidate], evidence.rows[pair.baseline]) for pair in pairs]
+        return _together(found, "groups")
 
-
-NO_GROUP = "no FastFLUX and L1-norm variant of similar latency"
+    return check
 
 
 def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
@@ -149,6 +130,19 @@ def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
     return equal or pair_by_latency(latencies(L1), latencies(FASTFLUX)).pairs
 
 
+def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verdict]) -> Check:
+    def check(evidence: Evidence) -> Finding:
+        return _verdict(_compared(candidate, baseline, key, evidence), verdicts)
+
+    return check
+
+
+def _verdict(found: Comparison | str, verdicts: Mapping[int, Verdict]) -> Finding:
+    if isinstance(found, str):
+        return unmeasured(found)
+    return Finding(verdicts[found.sign], found.figures, _SENTENCES[found.sign])
+
+
 def _compared(candidate: str, baseline: str, key: str, evidence: Evidence) -> Comparison | str:
     missing = [variant for variant in (candidate, baseline) if variant not in evidence.rows]
     if missing:
@@ -156,27 +150,7 @@ def _compared(candidate: str, baseline: str, key: str, evidence: Evidence) -> Co
     return compare(evidence.rows[candidate], evidence.rows[baseline], key)
 
 
-def _judged(check: Better | AtLeast | Alike, evidence: Evidence, verdicts: Mapping[int, Verdict]) -> Finding:
-    found = _compared(check.candidate, check.baseline, check.key, evidence)
-    if isinstance(found, str):
-        return unmeasured(found)
-    sentences = {
-        1: "Significantly higher.",
-        0: "No significant difference.",
-        -1: "Significantly lower.",
-    }
-    return Finding(verdicts[found.sign], _figures(found), sentences[found.sign])
-
-
-def _figures(found: Comparison) -> str:
-    spec = _FORMATS[found.key]
-    values = [f"{row.label} {row.number(found.key):{spec}}" for row in (found.candidate, found.baseline)]
-    bounds = "" if found.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in found.interval))
-    chance = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
-    return f"{values[0]} against {values[1]}: {found.difference:+{spec}}{bounds}, {chance}"
-
-
-def _together(findings: Sequence[Finding], what: str = "comparisons") -> Finding:
+def _together(findings: Sequence[Finding], what: str) -> Finding:
     """One finding of many: against the claim if one is, open if one is, for it if all are."""
     if len(findings) == 1:
         return findings[0]
@@ -184,7 +158,6 @@ def _together(findings: Sequence[Finding], what: str = "comparisons") -> Finding
     order: tuple[Verdict, ...] = ("not reproduced", "not measured", "inconclusive", "reproduced")
     verdict = next(verdict for verdict in order if verdict in verdicts)
     figures = "; ".join(finding.figures for finding in findings if finding.figures)
-    held = verdicts.count("reproduced")
-    sentence = f"Holds in {held} of {len(findings)} {what}."
-    gaps = [finding.sentence for finding in findings if finding.verdict == "not measured"]
-    return Finding(verdict, figures, " ".join([sentence, *dict.fromkeys(gaps)]))
+    gaps = dict.fromkeys(finding.sentence for finding in findings if finding.verdict == "not measured")
+    sentence = f"Holds in {verdicts.count('reproduced')} of {len(findings)} {what}."
+    return Finding(verdict, figures, " ".join([sentence, *gaps]))
