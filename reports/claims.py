@@ -118,7 +118,7 @@ _NOTES = (
     (
         "Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a "
         'two-sided sign-flip test. "Higher" and "better" need p < 0.05 and are inconclusive without it, contrary only '
-        'when significantly lower; "not lower" fails when significantly lower; shares kept are decided by the interval. '
+        'when significantly lower; "not lower" fails when significantly lower; an interval decides what share is kept. '
         "No correction is made for the number of claims."
     ),
     (

@@ -53,7 +53,7 @@ def seeds_table(rows: Sequence[Row]) -> Table:
 def _spread(column: Column, rows: Sequence[Row]) -> Cell:
     found = [number for row in rows if (number := row.number(column.key)) is not None]
     gaps = [f"{row.label}: {row.value(column.key).note}" for row in rows if row.number(column.key) is None]
-    note = f"of {len(found)} seeds; {'; '.join(gaps)}" if gaps else ""
+    note = f"of {len(found)} of {len(rows)} seeds; {'; '.join(gaps)}" if gaps else ""
     if not found:
         return Cell(footnote="; ".join(gaps))
     text = format(mean(found), column.spec)

@@ -37,8 +37,9 @@ def make_table(
     alike. Raises FastFluxError for a tolerance that is no fraction.
     """
     chosen = spec.chosen(rows)
-    scales = [_scale(column, chosen) for column in spec.columns]
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
+    chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
+    scales = [_scale(column, chosen) for column in spec.columns]
     best = [_best(column, chosen) for column in spec.columns]
     groups = []
     for heading, group in members:

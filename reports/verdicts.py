@@ -159,5 +159,5 @@ def _together(findings: Sequence[Finding], what: str) -> Finding:
     verdict = next(verdict for verdict in order if verdict in verdicts)
     figures = "; ".join(finding.figures for finding in findings if finding.figures)
     gaps = dict.fromkeys(finding.sentence for finding in findings if finding.verdict == "not measured")
-    sentence = f"Holds in {verdicts.count('reproduced')} of {len(findings)} {what}."
-    return Finding(verdict, figures, " ".join([sentence, *gaps]))
+    held = [f"Holds in {verdicts.count('reproduced')} of {len(findings)} {what}."] if figures else []
+    return Finding(verdict, figures, " ".join([*held, *gaps]))
