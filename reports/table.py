@@ -176,7 +176,10 @@ def _padded(line: list[str], widths: list[int], headers: tuple[Header, ...]) -> 
 
 
 def to_latex(table: Table) -> str:
-    r"""The table as a LaTeX fragment for `\input`; it needs the booktabs package only and ends with a newline."""
+    r"""The table as a LaTeX fragment for `\input`, which ends with a newline.
+
+    It needs the booktabs package, and longtable when it has columns of sentences.
+    """
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
 
     def cell_text(cell: Cell, header: Header) -> str:
@@ -188,26 +191,36 @@ def to_latex(table: Table) -> str:
         return rf"{{\raggedright {text}\par}}" if header.width else text
 
     columns = "".join(_latex_column(header) for header in table.headers)
-    wide = len(table.headers) > _MANY_COLUMNS or any(header.width for header in table.headers)
-    heads = [_latex_heading(header) for header in table.headers]
-    caption = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
-    lines = [
-        r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", rf"\caption{{{' '.join(caption)}}}",
-        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
-        *([r"\small"] if wide else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-        _latex_row(heads),
-    ]  # fmt: skip
+    heads = _latex_row(_latex_heading(header) for header in table.headers)
+    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
+    caption = rf"\caption{{{' '.join(captions)}}}"
+    label = rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}"
+    body: list[str] = []
     for group in table.groups:
-        lines.append(r"\midrule")
+        body.append(r"\midrule")
         if group.heading:
             heading = rf"\textit{{{escape_latex(group.heading)}}}"
-            lines.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{{heading}}} \\")
-        lines += _latex_rows(group.rows, table.headers, cell_text)
-    lines += [r"\bottomrule", r"\end{tabular}"]
+            body.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{{heading}}} \\")
+        body += _latex_rows(group.rows, table.headers, cell_text)
     notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]
     notes += [escape_latex(note) for note in table.notes]
-    lines += [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    below = [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
+    if any(header.width for header in table.headers):
+        # Sentences make a table longer than a page, which a float cannot be.
+        top = [r"\toprule", heads]
+        lines = [
+            r"% Needs \usepackage{booktabs} and \usepackage{longtable}.", r"{\small",
+            rf"\begin{{longtable}}{{{columns}}}", rf"{caption} {label} \\", *top, r"\endfirsthead",
+            *top, r"\endhead", r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}", *below, "}",
+        ]  # fmt: skip
+    else:
+        lines = [
+            r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", caption, label,
+            *([r"\small"] if len(table.headers) > _MANY_COLUMNS else []),
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heads,
+            *body, r"\bottomrule", r"\end{tabular}", *below, r"\end{table}",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def _latex_column(header: Header) -> str:
