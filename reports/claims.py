@@ -151,10 +151,10 @@ def claims_table(rows: Sequence[Row], ranking: Ranking | None = None) -> Table:
         "claims",
         f"Claims of the paper, {model_name(rows)}",
         (
-            Header("Claim", align="left", width=0.25),
-            Header("Verdict", align="left", width=0.12),
-            Header("Measured", align="left", width=0.36),
-            Header("In the paper", align="left", width=0.17),
+            Header("Claim", align="left", width=0.22),
+            Header("Verdict", align="left", width=0.15),
+            Header("Measured", align="left", width=0.31),
+            Header("In the paper", align="left", width=0.15),
         ),
         tuple(
             Group(tuple(_line(claim, finding) for claim, finding in found if claim.topic == topic), topic)

@@ -246,7 +246,7 @@ def test_the_table_reads_as_it_should(records: Records) -> None:
 
 def test_in_latex_sentences_are_broken(records: Records) -> None:
     lines = to_latex(claims_table(rows_of(records()))).splitlines()
-    assert r"\begin{longtable}{p{0.25\linewidth}p{0.12\linewidth}p{0.36\linewidth}p{0.17\linewidth}}" in lines
+    assert r"\begin{longtable}{p{0.22\linewidth}p{0.15\linewidth}p{0.31\linewidth}p{0.15\linewidth}}" in lines
     row = next(line for line in lines if line.startswith(r"{\raggedright FastFLUX-10\% outperforms"))
     assert row.endswith(r"section 4.2, Table 1\par} \\")
 
