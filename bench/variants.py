@@ -52,6 +52,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "seeds": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in SEEDED_RATIOS), "seed"),
     "cost": _COMPARISON,
     "efficiency": ("",),
+    "claims": ("",),
 }
 
 

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from fastflux.errors import FastFluxError
-from reports.build import FORMATS, build, build_importance, write_text
+from reports.build import FORMATS, NAMES, build, build_claims, build_importance, write_text
 from reports.difference import difference
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.readme import update
-from reports.specs import TABLES
-from reports.table import to_markdown
+from reports.rows import read_rows
+from reports.table import Table, to_markdown
 
 EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line cannot be read
 
@@ -21,6 +21,11 @@ _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
   python -m reports build --results runs/shapes/records --format md,png --images runs/shapes -o out
 """
+_CLAIMS_EXAMPLES = """examples:
+  python -m reports claims --results reports/results/cpu/shapes
+  python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
+"""
+_RANKING = "ranking of the blocks for claims about them; default: the committed one of the profile"
 _DIFF_EXAMPLES = """examples:
   python -m reports diff reports/results/cpu/shapes runs/shapes/records
   python -m reports diff reports/results/cpu/shapes runs/shapes/records -o difference.md
@@ -52,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,importance,diff,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, required=True, metavar="DIR", help="folder of records, one JSON file a variant"
     )
     builder.add_argument(
-        "--tables", type=_names, default=list(TABLES), metavar="A,B", help=f"of {', '.join(TABLES)}; default all"
+        "--tables", type=_names, default=list(NAMES), metavar="A,B", help=f"of {', '.join(NAMES)}; default all"
     )
     builder.add_argument(
         "--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all"
@@ -80,10 +85,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FRACTION",
         help="latency difference within a group; default 0.05",
     )
+    builder.add_argument("--ranking", type=Path, metavar="FILE", help=_RANKING)
     builder.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
     )
     builder.set_defaults(run=_build)
+    claimer = commands.add_parser(
+        "claims",
+        help="hold the paper's claims against records",
+        description="Show a verdict for each claim of the paper with the figures that decided it, as Markdown.",
+        epilog=_CLAIMS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    claimer.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of records")
+    claimer.add_argument("--ranking", type=Path, metavar="FILE", help=_RANKING)
+    claimer.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    claimer.set_defaults(run=_claims)
     ranker = commands.add_parser(
         "importance",
         help="draw the importance of every block",
@@ -122,7 +139,7 @@ def _names(text: str) -> list[str]:
 def _build(options: argparse.Namespace) -> int:
     written = build(
         options.results, options.out, options.tables, options.format, options.images,
-        intervals=options.intervals, tolerance=options.tolerance,
+        intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking,
     )  # fmt: skip
     for path in written:
         print(path)
@@ -135,12 +152,19 @@ def _importance(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _claims(options: argparse.Namespace) -> int:
+    return _show(build_claims(read_rows(options.results), options.ranking), options.out)
+
+
 def _diff(options: argparse.Namespace) -> int:
-    text = to_markdown(difference(options.committed, options.fresh))
-    if options.out is None:
-        print(text, end="")
+    return _show(difference(options.committed, options.fresh), options.out)
+
+
+def _show(table: Table, out: Path | None) -> int:
+    if out is None:
+        print(to_markdown(table), end="")
     else:
-        print(write_text(options.out, text))
+        print(write_text(out, to_markdown(table)))
     return EXIT_OK
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from reports.claims import claims_table
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paper import paper_against_measured
+from reports.ranking import Ranking, orders_table
 from reports.rows import DENSE, FASTFLUX, L1, read_rows
+from reports.seeds import seeds_table
 from reports.specs import TABLES
 from reports.table import Table, to_latex, to_markdown
 from reports.tables import SHAPES_PROFILE, make_table, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from matplotlib.figure import Figure
 
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
 FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
+#: The declared tables and those that are worked out.
+NAMES = (*TABLES, "seeds", "claims")
+RANKINGS = Path(__file__).parent / "rankings"
 MAXIMUM_GRID_BYTES = 1_500_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
 
@@ -31,27 +37,35 @@ _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within 
 def build(
     results_dir: Path,
     out_dir: Path,
-    tables: Sequence[str] = tuple(TABLES),
+    tables: Sequence[str] = NAMES,
     formats: Sequence[str] = FORMATS,
     images_dir: Path | None = None,
     *,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
+    ranking_file: Path | None = None,
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
-    the figure quality_against_latency is drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
-    image_grid, as PNG when no figure format is named. The same records give the same bytes.
+    the figures that the records allow are drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
+    image_grid, as PNG when no figure format is named. Claims about blocks are held against `ranking_file`, else against
+    the committed ranking of the profile. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
     written, and for unusable images.
     """
-    _known("table", tables, TABLES)
+    _known("table", tables, NAMES)
     _known("format", formats, FORMATS)
     rows = read_rows(results_dir)
     made: dict[str, tuple[Table, ...]] = {}
     for name in tables:
+        if name == "seeds":
+            made[name] = (seeds_table(rows),)
+            continue
+        if name == "claims":
+            made[name] = (build_claims(rows, ranking_file),)
+            continue
         spec = TABLES[name]
         made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance),)
         if spec.paper:
@@ -64,10 +78,20 @@ def build(
         if kind in formats
     ]
     if kinds:
-        written += _build_quality(rows, out_dir, kinds)
+        written += _build_figures(rows, out_dir, kinds)
     if images_dir is not None:
         written += _build_grid(rows, images_dir, out_dir, kinds or ["png"])
     return written
+
+
+def build_claims(rows: Sequence[Row], ranking_file: Path | None = None) -> Table:
+    """The table of claims over rows and a ranking file: the one given, else the committed one of their profile.
+
+    Raises FastFluxError when the file given holds no ranking.
+    """
+    committed = RANKINGS / f"{rows[0].profile}.json"
+    path = ranking_file or (committed if committed.is_file() else None)
+    return claims_table(rows, None if path is None else Ranking.read(path))
 
 
 def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
@@ -75,16 +99,13 @@ def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
 
     Raises FastFluxError when the file holds no ranking.
     """
-    from reports.importance import Ranking, importance_figure, orders_table
+    from reports.importance import importance_figure
     from reports.style import save_figure
 
     ranking = Ranking.read(ranking_file)
-    written = [
-        write_text(out_dir / f"ranking.{kind}", _document([orders_table(ranking)], kind)) for kind in DOCUMENT_FORMATS
-    ]
-    return written + [
-        save_figure(importance_figure(ranking), out_dir / f"importance.{kind}") for kind in FIGURE_FORMATS
-    ]
+    table, figure = orders_table(ranking), importance_figure(ranking)
+    written = [write_text(out_dir / f"ranking.{kind}", _document([table], kind)) for kind in DOCUMENT_FORMATS]
+    return written + [save_figure(figure, out_dir / f"importance.{kind}") for kind in FIGURE_FORMATS]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -112,14 +133,24 @@ def _document(parts: Iterable[Table], kind: str) -> str:
     return "\n".join(render(table) for table in parts)
 
 
-def _build_quality(rows: Sequence[Row], out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
+    """The figures for which there are records."""
     # matplotlib takes a second to import: tables alone need not wait for it.
+    from reports.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
     from reports.figures import has_quality, quality_against_latency
     from reports.style import save_figure
 
-    if not has_quality(rows):
-        return []
-    return [save_figure(quality_against_latency(rows), out_dir / f"quality_against_latency.{kind}") for kind in kinds]
+    drawn = {
+        "quality_against_latency": (has_quality, quality_against_latency),
+        "linear_layer": (has_linear_layer, linear_layer_figure),
+        "sandwich_size": (has_sandwich_size, sandwich_size_figure),
+    }
+    written = []
+    for name, (possible, draw) in drawn.items():
+        if possible(rows):
+            figure = draw(rows)
+            written += [save_figure(figure, out_dir / f"{name}.{kind}") for kind in kinds]
+    return written
 
 
 def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:

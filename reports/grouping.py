@@ -1,4 +1,4 @@
-"""Latency groups as in the paper's Tables 1 and 2, found from measured latencies instead of being written down."""
+"""Latency groups as in the paper's Tables 1 and 2: found from measured latencies, or made for one another."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DEFAULT_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class LatencyPair:
-    """A baseline and a candidate of similar latency; `difference` is relative to the slower of the two."""
+    """A baseline and a candidate of similar latency; `difference` is relative to the slower one, None if unknown."""
 
     baseline: str
     candidate: str
-    difference: float
+    difference: float | None
 
 
 @dataclass(frozen=True)
@@ -81,4 +81,24 @@ def pair_by_latency(
         for variant, latency in (*candidates.items(), *baselines.items())
         if variant not in taken
     }
+    return LatencyGroups(tuple(pairs), alone)
+
+
+def pair_by_number(baselines: Mapping[str, float | None], candidates: Mapping[str, float | None]) -> LatencyGroups:
+    """Pair the variants whose ids end in the same number: l1_equal-10 was pruned to the latency of fastflux-10.
+
+    Slowest first. A baseline without its candidate is alone; a candidate for which nothing was made is left out.
+    """
+    partners = {variant.rpartition("-")[2]: variant for variant in candidates}
+    pairs: list[LatencyPair] = []
+    alone: dict[str, str] = {}
+    for baseline, latency in baselines.items():
+        candidate = partners.get(baseline.rpartition("-")[2])
+        if candidate is None:
+            alone[baseline] = "the variant it was made to equal was not measured"
+            continue
+        other = candidates[candidate]
+        apart = None if latency is None or other is None else relative_difference(latency, other)
+        pairs.append(LatencyPair(baseline, candidate, apart))
+    pairs.sort(key=lambda pair: (-(candidates[pair.candidate] or 0.0), pair.baseline))
     return LatencyGroups(tuple(pairs), alone)

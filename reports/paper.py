@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PAPER_METRICS = ("hps", "geneval", "clip_score", "flops", "latency", "plan")
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
+_BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
 
 
 @cache
@@ -39,6 +40,7 @@ def paper_rows(name: str) -> tuple[Row, ...]:
             values={key: Value(float(value)) for key, value in entry["values"].items()},
             metrics={},
             gaps={},
+            baseline=entry.get("base", DENSE),
         )
         for entry in paper_data()["tables"][name]["rows"]
         if entry["variant"] is not None
@@ -74,11 +76,14 @@ def _change_table(
     name: str, title: str, columns: Sequence[Column], rows: Sequence[Row], directions: Sequence[Row]
 ) -> Table:
     scales = scaling(columns, rows)
-    dense = next((row for row in rows if row.variant == DENSE), None)
+    dense = {row.variant: row for row in rows if row.variant == row.baseline}
     body = tuple(
         (
             Cell(text=row.label),
-            *(_change_cell(column, row, dense, scale) for column, (scale, _) in zip(columns, scales, strict=True)),
+            *(
+                _change_cell(column, row, dense.get(row.baseline), scale)
+                for column, (scale, _) in zip(columns, scales, strict=True)
+            ),
         )
         for row in rows
     )
@@ -87,13 +92,13 @@ def _change_table(
         title,
         headers(columns, directions, [prefix for _, prefix in scales]),
         (Group(body),),
-        notes=(_CHANGE_NOTE,),
+        notes=(_CHANGE_NOTE if len({row.baseline for row in rows}) == 1 else _BASES_NOTE,),
     )
 
 
 def _change_cell(column: Column, row: Row, dense: Row | None, scale: float) -> Cell:
     cell = value_cell(column, row, scale)
     start = dense.number(column.key) if dense is not None else None
-    if cell.value is None or not start or column.metric == "plan" or row.variant == DENSE:
+    if cell.value is None or not start or column.metric == "plan" or row is dense:
         return cell
     return replace(cell, suffix=f"({cell.value / start - 1:+z.1%})")

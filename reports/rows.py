@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.results import read_records
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 DENSE = "dense"
 FASTFLUX = "fastflux"
 L1 = "l1"
+#: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
+L1_EQUAL = "l1_equal"
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 _MACHINE_METRICS = ("latency", "memory")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
+_REPEAT = re.compile(r"seed\d+-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Row:
 
     `gaps` holds, by metric, why a value is missing; `conditions`, by metric, what its numbers hold for.
     `family` is "dense", "fastflux", "l1" or, for any other variant, the part of its id before the last hyphen.
+    `baseline` is the id of the unpruned model of the same base ("dense", or "sd3" beside it), "" where that was not
+    measured; an unpruned model is its own. `record` is where it all came from; the paper's rows have none.
     """
 
     variant: str
@@ -49,6 +54,14 @@ class Row:
     gaps: Mapping[str, str]
     conditions: Mapping[str, str] = field(default_factory=dict)
     record_key: str = ""
+    baseline: str = DENSE
+    record: RunRecord | None = None
+
+    @property
+    def repeats(self) -> str:
+        """The variant of which this one is the same with another seed ("seed1-10" of "fastflux-10"), or ""."""
+        found = _REPEAT.fullmatch(self.variant)
+        return f"{FASTFLUX}-{found[1]}" if found else ""
 
     def value(self, key: str) -> Value:
         """The value of a key such as "geneval.overall"; never raises: what is missing is a None with its reason."""
@@ -63,7 +76,7 @@ class Row:
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
-    """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio.
+    """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio; other base models behind.
 
     Raises FastFluxError when there is none, when two profiles are mixed, or when two records used different versions of
     a metric.
@@ -82,7 +95,7 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
 
 def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
     """Records as sorted rows; raises as `read_rows` does for records that may not share a table."""
-    rows = tuple(sorted((_row(record) for record in records), key=_order))
+    rows = tuple(sorted(_with_baselines([_row(record) for record in records]), key=_order))
     profiles = sorted({row.profile for row in rows})
     if len(profiles) > 1:
         raise FastFluxError(
@@ -100,9 +113,28 @@ def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
     return rows
 
 
-def _order(row: Row) -> tuple[int, str, float, str]:
+def _with_baselines(rows: Iterable[Row]) -> list[Row]:
+    """The rows with their base's unpruned model: of the same weights, else of the same name."""
+    rows = list(rows)
+    found: dict[tuple[str, str] | str, str] = {}
+    for row in rows:
+        if row.record is not None and row.record.plan is None:
+            found.setdefault((row.record.base_model, row.record.base_revision), row.variant)
+            found.setdefault(row.record.base_model, row.variant)
+
+    def baseline(row: Row) -> str:
+        if row.record is None:
+            return row.baseline
+        whole = (row.record.base_model, row.record.base_revision)
+        return found.get(whole, found.get(row.record.base_model, ""))
+
+    return [replace(row, baseline=baseline(row)) for row in rows]
+
+
+def _order(row: Row) -> tuple[str, bool, int, str, float, str]:
     known = _FAMILY_ORDER.index(row.family) if row.family in _FAMILY_ORDER else len(_FAMILY_ORDER)
-    return known, row.family, row.number("plan.ratio") or 0.0, row.variant
+    base = "" if row.baseline == DENSE else row.baseline
+    return base, row.variant != row.baseline, known, row.family, row.number("plan.ratio") or 0.0, row.variant
 
 
 def _row(record: RunRecord) -> Row:
@@ -129,6 +161,7 @@ def _row(record: RunRecord) -> Row:
             if measurement.status == "ok"
         },
         record_key=record.key,
+        record=record,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
-from reports.rows import DENSE, FASTFLUX, L1, Row
+from reports.rows import DENSE, FASTFLUX, L1, L1_EQUAL, Row
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,50 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Pairing:
+    """Groups of a table: each row of the family `baseline` with one of `candidate`.
+
+    By "latency" it is that of nearest measured latency, by "number" the one whose id ends in the same number.
+    """
+
+    baseline: str
+    candidate: str
+    by: Literal["latency", "number"] = "latency"
+
+
+@dataclass(frozen=True)
 class TableSpec:
     """One table: its title, columns and rows; `paper` says that the paper has it too.
 
-    Rows are the variants of the `families` (None: all), or just the `variants` named, in the records' order.
+    Rows are the variants of the `families` in the records' order (None: all but repeats with other seeds), or just the
+    `variants` named, in that order. Without `pairs` the rows are grouped by base model where there are several.
     """
 
     title: str
     columns: tuple[Column, ...]
     families: tuple[str, ...] | None = (DENSE, FASTFLUX, L1)
     variants: tuple[str, ...] | None = None
-    grouped: bool = False
+    pairs: Pairing | None = None
     paper: bool = False
 
-    def holds(self, row: Row) -> bool:
-        """Whether the row is one of the table's."""
+    def chosen(self, rows: Iterable[Row]) -> list[Row]:
+        """The rows that are the table's, in its order."""
         if self.variants is not None:
-            return row.variant in self.variants
-        return self.families is None or row.family in self.families
+            order = {variant: place for place, variant in enumerate(self.variants)}
+            return sorted((row for row in rows if row.variant in order), key=lambda row: order[row.variant])
+        if self.families is None:
+            return [row for row in rows if not row.repeats]
+        return [row for row in rows if row.family in self.families]
 
 
 LATENCY = Column("Latency (ms)", "latency.median_ms", share="latency.ratio_to_dense", share_spec="z.3f", ranked=False)
 FLOPS = Column("FLOPs", "flops.forward", si=True, share="flops.ratio_to_dense", ranked=False)
+HPS = Column("HPS averaged", "hps.averaged")
+GENEVAL = Column("GenEval overall", "geneval.overall", spec="z.3f")
+CLIP = Column("CLIP score", "clip_score.mean")
+TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
+SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
+BY_LATENCY = Pairing(L1, FASTFLUX)
 
 TABLES: dict[str, TableSpec] = {
     "table1": TableSpec(
@@ -67,7 +91,7 @@ TABLES: dict[str, TableSpec] = {
             Column("Averaged", "hps.averaged"),
             LATENCY,
         ),
-        grouped=True,
+        pairs=BY_LATENCY,
         paper=True,
     ),
     "table2": TableSpec(
@@ -82,19 +106,25 @@ TABLES: dict[str, TableSpec] = {
             Column("Overall", "geneval.overall"),
             LATENCY,
         ),
-        grouped=True,
+        pairs=BY_LATENCY,
+        paper=True,
+    ),
+    "table3": TableSpec(
+        "Table 3: generalization to another architecture",
+        (HPS, CLIP),
+        variants=("dense", "fastflux-10", "sd3", "fastsd3-10"),
         paper=True,
     ),
     "table4": TableSpec(
         "Table 4: without Sandwich Training",
-        (Column("HPS averaged", "hps.averaged"), Column("CLIP score", "clip_score.mean"), LATENCY),
+        (HPS, CLIP, LATENCY),
         variants=("dense", "fastflux-10", "brll-10"),
         paper=True,
     ),
     "table5": TableSpec(
         "Table 5: orders of replacement",
-        (Column("HPS averaged", "hps.averaged"),),
-        variants=("dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"),
+        (HPS,),
+        variants=("dense", "fastflux-10", "end2start-10", "r2-10", "start2end-10"),
         paper=True,
     ),
     "table6": TableSpec(
@@ -104,21 +134,41 @@ TABLES: dict[str, TableSpec] = {
             Column("Dropped blocks", "plan.dropped_blocks", spec=".0f", ranked=False),
             FLOPS,
             LATENCY,
-            Column("HPS averaged", "hps.averaged"),
+            HPS,
         ),
         families=(DENSE, FASTFLUX),
         paper=True,
     ),
+    "equal_latency": TableSpec(
+        "FastFLUX and L1-norm pruning at equal latency",
+        (HPS, GENEVAL, CLIP, LATENCY),
+        families=(DENSE, FASTFLUX, L1_EQUAL),
+        pairs=Pairing(L1_EQUAL, FASTFLUX, by="number"),
+    ),
+    "ablations": TableSpec(
+        "Ablations at 10%",
+        (HPS, GENEVAL, CLIP, TRAINED, SECONDS),
+        variants=(
+            "dense",
+            "fastflux-10",
+            "reuse-10",
+            "layers1-10",
+            "layers5-10",
+            "brll-10",
+            "removal_st-10",
+            "removal-10",
+        ),
+    ),
     "cost": TableSpec(
         "Cost of pruning, beyond the calibration's own forwards",
         (
-            Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False),
+            TRAINED,
             Column("Training steps", "pruning_cost.training_steps", spec=".0f", ranked=False),
             Column("Blocks trained x samples", "pruning_cost.block_trainings", si=True, ranked=False),
             Column("Blocks run x samples", "pruning_cost.block_forwards", si=True, ranked=False),
             Column("Peak memory (MiB)", "pruning_cost.peak_memory_mib", spec=".0f", ranked=False),
-            Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False),
-            Column("HPS averaged", "hps.averaged"),
+            SECONDS,
+            HPS,
         ),
         families=(FASTFLUX, L1),
     ),
@@ -132,7 +182,7 @@ TABLES: dict[str, TableSpec] = {
             Column("Peak memory (MiB)", "memory.peak_mib", spec="z.1f", ranked=False),
             Column("FID", "fid.fid"),
             Column("KID", "fid.kid", spec="z.4f"),
-            Column("CLIP score", "clip_score.mean"),
+            CLIP,
         ),
         families=None,
     ),

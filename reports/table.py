@@ -45,12 +45,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Header:
-    """A column's heading: which direction is better, the format of its values and its alignment."""
+    """A column's heading: which direction is better, the format of its values and its alignment.
+
+    A column of sentences has a `width`, the part of the line's width that LaTeX breaks them to.
+    """
 
     text: str
     direction: Direction = ""
     spec: str = "z.2f"
     align: Literal["left", "right"] = "right"
+    width: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,11 @@ def to_markdown(table: Table) -> str:
         ]
     # A group's heading may run past its column in the source: it would widen the first column of every row.
     plain = [line for line in lines if len(line) == 1 or any(line[1:])]
-    widths = [max(3, *(len(line[column]) for line in plain)) for column in range(len(table.headers))]
+    # Sentences are not padded: one long one would widen the source of every row.
+    widths = [
+        3 if header.width else max(3, *(len(line[column]) for line in plain))
+        for column, header in enumerate(table.headers)
+    ]
     rule = [
         "-" * (width - 1) + ":" if header.align == "right" else "-" * width
         for width, header in zip(widths, table.headers, strict=True)
@@ -168,7 +176,10 @@ def _padded(line: list[str], widths: list[int], headers: tuple[Header, ...]) -> 
 
 
 def to_latex(table: Table) -> str:
-    r"""The table as a LaTeX fragment for `\input`; it needs the booktabs package only and ends with a newline."""
+    r"""The table as a LaTeX fragment for `\input`, which ends with a newline.
+
+    It needs the booktabs package, and longtable when it has columns of sentences.
+    """
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
 
     def cell_text(cell: Cell, header: Header) -> str:
@@ -176,28 +187,46 @@ def to_latex(table: Table) -> str:
         text = rf"\textbf{{{text}}}" if cell.bold else text
         text = rf"\underline{{{text}}}" if cell.underline else text
         text = " ".join([text, *(_signed(escape_latex(part)) for part in _behind(cell, header))])
-        return text + (rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else "")
+        text += rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else ""
+        return rf"{{\raggedright {text}\par}}" if header.width else text
 
-    columns = "".join("r" if header.align == "right" else "l" for header in table.headers)
-    heads = [_latex_heading(header) for header in table.headers]
-    caption = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
-    lines = [
-        r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", rf"\caption{{{' '.join(caption)}}}",
-        rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
-        *([r"\small"] if len(columns) > _MANY_COLUMNS else []), rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-        _latex_row(heads),
-    ]  # fmt: skip
+    columns = "".join(_latex_column(header) for header in table.headers)
+    heads = _latex_row(_latex_heading(header) for header in table.headers)
+    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
+    caption = rf"\caption{{{' '.join(captions)}}}"
+    label = rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}"
+    body: list[str] = []
     for group in table.groups:
-        lines.append(r"\midrule")
+        body.append(r"\midrule")
         if group.heading:
             heading = rf"\textit{{{escape_latex(group.heading)}}}"
-            lines.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{{heading}}} \\")
-        lines += _latex_rows(group.rows, table.headers, cell_text)
-    lines += [r"\bottomrule", r"\end{tabular}"]
+            body.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{{heading}}} \\")
+        body += _latex_rows(group.rows, table.headers, cell_text)
     notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]
     notes += [escape_latex(note) for note in table.notes]
-    lines += [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    below = [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
+    if any(header.width for header in table.headers):
+        # Sentences make a table longer than a page, which a float cannot be.
+        top = [r"\toprule", heads]
+        lines = [
+            r"% Needs \usepackage{booktabs} and \usepackage{longtable}.", r"{\small",
+            rf"\begin{{longtable}}{{{columns}}}", rf"{caption} {label} \\", *top, r"\endfirsthead",
+            *top, r"\endhead", r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}", *below, "}",
+        ]  # fmt: skip
+    else:
+        lines = [
+            r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", caption, label,
+            *([r"\small"] if len(table.headers) > _MANY_COLUMNS else []),
+            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heads,
+            *body, r"\bottomrule", r"\end{tabular}", *below, r"\end{table}",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _latex_column(header: Header) -> str:
+    if header.width:
+        return rf"p{{{header.width:g}\linewidth}}"
+    return "r" if header.align == "right" else "l"
 
 
 def _latex_heading(header: Header) -> str:

@@ -1,18 +1,19 @@
-"""Rows and a declared table make a `Table`: grouped by latency, best values marked, every gap explained."""
+"""Rows and a declared table make a `Table`: grouped by latency or base, best values marked, every gap explained."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency
-from reports.rows import DENSE, FASTFLUX, L1
+from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
+from reports.rows import DENSE
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from reports.grouping import LatencyPair
     from reports.rows import Row
-    from reports.specs import Column, TableSpec
+    from reports.specs import Column, Pairing, TableSpec
 
 SHAPES_PROFILE = "shapes"
 SHAPES_LABEL = (
@@ -35,13 +36,14 @@ def make_table(
     Bold is the best of a latency group, underlined the best of all rows, both as displayed, so equal numbers are marked
     alike. Raises FastFluxError for a tolerance that is no fraction.
     """
-    chosen = [row for row in rows if spec.holds(row)]
+    chosen = spec.chosen(rows)
+    members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
+    chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
-    members = _grouped(chosen, tolerance) if spec.grouped else [("", [(row, "") for row in chosen])]
     best = [_best(column, chosen) for column in spec.columns]
     groups = []
     for heading, group in members:
-        paired = spec.grouped and len(group) > 1 and not any(note for _, note in group)
+        paired = spec.pairs is not None and len(group) > 1 and not any(note for _, note in group)
         best_here = [_best(column, [row for row, _ in group]) if paired else None for column in spec.columns]
         lines = []
         for row, note in group:
@@ -62,7 +64,7 @@ def make_table(
         headers=headers(spec.columns, rows, [prefix for _, prefix in scales]),
         groups=tuple(groups),
         label=profile_label(rows),
-        notes=(*_legend(spec, best, tolerance, intervals=intervals), *metric_notes(spec.columns, chosen)),
+        notes=(*_legend(spec, chosen, best, tolerance, intervals=intervals), *metric_notes(spec.columns, chosen)),
     )
 
 
@@ -151,33 +153,75 @@ def _best(column: Column, rows: Sequence[Row]) -> float | None:
     return max(shown) if direction == "up" else min(shown)
 
 
-def _grouped(rows: Sequence[Row], tolerance: float) -> list[tuple[str, list[tuple[Row, str]]]]:
+_Members = list[tuple[str, list[tuple["Row", str]]]]
+
+
+def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
     """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
 
     def latencies(family: str) -> dict[str, float | None]:
         return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
 
-    found = pair_by_latency(latencies(L1), latencies(FASTFLUX), tolerance)
-    dense = [(row, "") for row in rows if row.family not in (FASTFLUX, L1)]
-    groups = [("", dense)] if dense else []
+    baselines, candidates = latencies(pairs.baseline), latencies(pairs.candidate)
+    if pairs.by == "number":
+        found = pair_by_number(baselines, candidates)
+    else:
+        found = pair_by_latency(baselines, candidates, tolerance)
+    rest = [(row, "") for row in rows if row.family not in (pairs.baseline, pairs.candidate)]
+    groups = [("", rest)] if rest else []
     for pair in found.pairs:
         members = [by_variant[pair.baseline], by_variant[pair.candidate]]
-        ratios = sorted(row.number("latency.ratio_to_dense") or 0.0 for row in members)
-        groups.append((f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense", [(row, "") for row in members]))
+        groups.append((_heading(pair, members, pairs), [(row, "") for row in members]))
     alone = [(by_variant[variant], reason) for variant, reason in found.alone.items()]
     return [*groups, ("Without a partner of similar latency", alone)] if alone else groups
 
 
-def _legend(spec: TableSpec, best: Sequence[float | None], tolerance: float, *, intervals: bool) -> list[str]:
+def _heading(pair: LatencyPair, members: Sequence[Row], pairs: Pairing) -> str:
+    if pair.difference is None:
+        return "Latency not measured"
+    ratios = sorted(row.number("latency.ratio_to_dense") or 0.0 for row in members)
+    text = f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense"
+    return text if pairs.by == "latency" else f"{text}, {pair.difference:.1%} apart"
+
+
+def _by_base(chosen: Sequence[Row], rows: Sequence[Row]) -> _Members:
+    """The rows in one group, or a headed group for each base model."""
+    bases = dict.fromkeys(row.baseline for row in chosen)
+    if len(bases) < 2:
+        return [("", [(row, "") for row in chosen])]
+    names = {row.variant: row.label for row in rows}
+    return [
+        (
+            f"Base model {names[base]}" if base in names else "Base model not measured",
+            [(row, "") for row in chosen if row.baseline == base],
+        )
+        for base in bases
+    ]
+
+
+def _legend(
+    spec: TableSpec, chosen: Sequence[Row], best: Sequence[float | None], tolerance: float, *, intervals: bool
+) -> list[str]:
     lines = []
-    if spec.grouped:
+    if spec.pairs and spec.pairs.by == "latency":
         lines.append(
             "Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio "
             f"within {100 * tolerance:g}%."
         )
+    elif spec.pairs:
+        made = any(row.family == spec.pairs.baseline for row in chosen)
+        lines.append(
+            "Each L1-norm variant was pruned until it was as fast as the FastFLUX variant in its group."
+            if made
+            else "No L1-norm variant pruned to the latency of a FastFLUX variant is among the records."
+        )
+    elif len({row.baseline for row in chosen}) > 1 and any(column.share for column in spec.columns):
+        lines.append("Ratios are to the dense model of the same base.")
+    if missing := sorted(set(spec.variants or ()) - {row.variant for row in chosen}, key=(spec.variants or ()).index):
+        lines.append(f"Not among the records: {', '.join(missing)}.")
     if any(value is not None for value in best):
-        bold = "Bold: best of its latency group. " if spec.grouped else ""
+        bold = "Bold: best of its latency group. " if spec.pairs else ""
         lines.append(f"{bold}Underlined: best of all rows.")
     if intervals:
         lines.append("In brackets: 95% interval.")

@@ -10,7 +10,7 @@ import pytest
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
-from reports.build import build
+from reports.build import NAMES, build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
     ("tables", "formats", "message"),
     [
         (["tabel1"], TEXTS, "Unknown table 'tabel1': did you mean table1?"),
-        (["xyz"], TEXTS, "Unknown table 'xyz': choose from table1, table2, table4, table5, table6, cost, efficiency."),
+        (["xyz"], TEXTS, f"Unknown table 'xyz': choose from {', '.join(NAMES)}."),
         (["table1"], ["mdd"], "Unknown format 'mdd': did you mean md?"),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastflux.errors import FastFluxError
-from reports.grouping import pair_by_latency, relative_difference
+from reports.grouping import pair_by_latency, pair_by_number, relative_difference
 from reports.paper import paper_data, paper_rows
 
 ratios = st.floats(0.1, 2.0) | st.none()
@@ -85,3 +85,14 @@ def test_a_tolerance_that_is_no_fraction_is_refused(tolerance: float) -> None:
 def test_a_latency_that_is_not_positive_is_refused(latency: float) -> None:
     with pytest.raises(FastFluxError, match="l1-12"):
         pair_by_latency({"l1-12": latency}, {})
+
+
+def test_variants_made_for_one_another_are_paired_by_their_number() -> None:
+    made = {"l1_equal-10": 0.9, "l1_equal-20": None, "l1_equal-40": 0.5}
+    found = pair_by_number(made, {"fastflux-05": 0.95, "fastflux-20": 0.8, "fastflux-10": 0.92})
+    assert [(pair.baseline, pair.candidate, pair.difference) for pair in found.pairs] == [
+        ("l1_equal-10", "fastflux-10", pytest.approx(0.02 / 0.92)),
+        ("l1_equal-20", "fastflux-20", None),
+    ]
+    # For fastflux-05 nothing was made: it is no row of such a table.
+    assert found.alone == {"l1_equal-40": "the variant it was made to equal was not measured"}

@@ -88,3 +88,28 @@ def test_a_folder_without_records_is_refused(tmp_path: Path) -> None:
         read_rows(tmp_path)
     with pytest.raises(FastFluxError, match="does not exist"):
         read_rows(tmp_path / "nowhere")
+
+
+def test_another_base_model_stands_behind_with_its_own_dense_model(make_record: MakeRecord) -> None:
+    records = [
+        make_record("fastsd3-10", "S10", base="small sd3"),
+        make_record("l1-12", "L"),
+        make_record("sd3", "S", base="small sd3"),
+        make_record("dense", "D"),
+        make_record("fastother-10", "O", base="not measured itself"),
+    ]
+    found = [(row.variant, row.baseline) for row in rows_of(records)]
+    assert found == [
+        ("dense", "dense"),
+        ("l1-12", "dense"),
+        ("fastother-10", ""),
+        ("sd3", "sd3"),
+        ("fastsd3-10", "sd3"),
+    ]
+
+
+def test_repeats_with_another_seed_know_what_they_repeat(make_record: MakeRecord) -> None:
+    names = ("seed1-10", "seed12-20", "fastflux-10", "seeds-10", "seed1-x")
+    found = {row.variant: row.repeats for row in rows_of([make_record(name, name) for name in names])}
+    repeats = {"seed1-10": "fastflux-10", "seed12-20": "fastflux-20"}
+    assert found == {name: repeats.get(name, "") for name in names}

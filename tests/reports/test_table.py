@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,8 +123,10 @@ def test_escaped_latex_has_no_active_character_left(text: str) -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_the_latex_fragment_compiles(tmp_path: Path) -> None:
-    (tmp_path / "table.tex").write_text(to_latex(TABLE), encoding="utf-8")
-    main = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table.tex}\end{document}"
+    sentences = replace(TABLE, headers=(replace(TABLE.headers[0], width=0.4), *TABLE.headers[1:]))
+    (tmp_path / "table.tex").write_text(to_latex(TABLE) + to_latex(sentences), encoding="utf-8")
+    packages = r"\usepackage{booktabs}\usepackage{longtable}"
+    main = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table.tex}}\end{{document}}"
     (tmp_path / "main.tex").write_text(main, encoding="utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],

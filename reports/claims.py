@@ -1,0 +1,176 @@
+"""The claims of the paper, each with the predicate that decides it and the paper's own figures; a table of verdicts.
+
+Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `reports.verdicts` and
+`reports.cost_verdicts`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reports.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
+from reports.rows import DENSE
+from reports.table import Cell, Group, Header, Table
+from reports.tables import model_name, profile_label
+from reports.verdicts import Evidence, alike, at_least, better, better_in_every_group, every, in_every_group, keeps
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from reports.ranking import Ranking
+    from reports.rows import Row
+    from reports.verdicts import Check, Finding
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper: its topic and text, where it stands with which figures, and what decides it."""
+
+    topic: str
+    text: str
+    source: str
+    figures: str
+    check: Check
+
+
+_QUALITY, _L1, _PARTS, _BLOCKS, _OTHER = (
+    "Quality and speed", "Against L1-norm pruning", "What each part does", "Blocks", "Other architectures",
+)  # fmt: skip
+
+CLAIMS = (
+    Claim(
+        _QUALITY, "FastFLUX-10% preserves the dense model's quality: its HPS is not lower", "section 4.2, Table 1",
+        "28.58 against 28.32", at_least("fastflux-10", DENSE),
+    ),
+    Claim(
+        _QUALITY, "FastFLUX-10% outperforms the dense model on HPS", "section 4.2, Table 1", "28.58 against 28.32",
+        better("fastflux-10", DENSE),
+    ),
+    Claim(
+        _QUALITY, "HPS stays stable up to 15%: it is not lower at 5, 10 and 15%", "section 4.3, Table 6",
+        "28.23, 28.58 and 28.19 against 28.32",
+        every(*(at_least(f"fastflux-{ratio}", DENSE) for ratio in ("05", "10", "15"))),
+    ),
+    Claim(
+        _QUALITY, "Quality stays high with 20% pruned: as much of the dense HPS is kept as in the paper",
+        "abstract, Table 1", "27.76 against 28.32: 98.0% kept", keeps("fastflux-20", DENSE, round(27.76 / 28.32, 3)),
+    ),
+    Claim(
+        _QUALITY, "FLOPs and latency fall with the ratio", "section 4.3, Table 6",
+        "FLOPs to 76.9% and 98.26 to 72.30 ms at 30%", falls_with_ratio,
+    ),
+    Claim(
+        _L1, "FastFLUX has the higher HPS in each latency group", "section 4.2, Table 1",
+        "28.58 against 28.20; 28.19 against 27.84; 27.76 against 27.17", better_in_every_group("hps.averaged"),
+    ),
+    Claim(
+        _L1, "FastFLUX has the higher GenEval in each latency group", "section 4.2, Table 2",
+        "0.60 against 0.60; 0.57 against 0.55; 0.53 against 0.47", better_in_every_group("geneval.overall"),
+    ),
+    Claim(
+        _L1, "Sandwich Training costs less than the global fine-tuning that L1-norm pruning needs", "section 4.2",
+        "no figures", in_every_group(cheaper),
+    ),
+    Claim(
+        _PARTS, "Linear layers are better than direct removal, both with Sandwich Training", "section 4.3, Figure 6",
+        "28.58 against 28.25", better("fastflux-10", "removal_st-10"),
+    ),
+    Claim(
+        _PARTS, "Sandwich Training is better than linear layers alone", "section 4.3, Table 4", "28.58 against 27.99",
+        better("fastflux-10", "brll-10"),
+    ),
+    Claim(
+        _PARTS, "Sandwiches of 3 layers are better than of 1", "section 4.3, Figure 7", "0.59 higher",
+        better("fastflux-10", "layers1-10"),
+    ),
+    Claim(
+        _PARTS, "Sandwiches of 5 layers are about as good as of 3", "section 4.3, Figure 7", "0.03 higher",
+        alike("layers5-10", "fastflux-10"),
+    ),
+    Claim(
+        _PARTS, "What was trained for a higher ratio improves a lower one when reused", "section 3.2", "no figures",
+        better("reuse-10", "fastflux-10"),
+    ),
+    Claim(
+        _PARTS, "The order by importance is better than both sequential orders", "section 4.3, Table 5",
+        "28.58 against 28.15 (End2Start) and 24.63 (Start2End)",
+        every(better("fastflux-10", "end2start-10"), better("fastflux-10", "start2end-10")),
+    ),
+    Claim(
+        _BLOCKS, "Only a few blocks matter much, most of them little", "section 4.4, Figure 8", "no figures",
+        few_blocks_matter,
+    ),
+    Claim(
+        _BLOCKS, "Double blocks matter more than single ones", "section 4.3, Table 5's caption", "no figures",
+        double_blocks_matter_more,
+    ),
+    Claim(
+        _OTHER, "On SD3, 10% pruned does not lower the CLIP score", "section 4.2, Table 3", "31.82 against 31.79",
+        at_least("fastsd3-10", "sd3", "clip_score.mean"),
+    ),
+    Claim(
+        _OTHER, "On SD3, 10% pruned lowers HPS moderately: as much of it is kept as in the paper",
+        "section 4.2, Table 3", "27.76 against 28.08: 98.9% kept", keeps("fastsd3-10", "sd3", round(27.76 / 28.08, 3)),
+    ),
+)  # fmt: skip
+_NOTES = (
+    (
+        "Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a "
+        'two-sided sign-flip test. "Higher" and "better" need p < 0.05 and are inconclusive without it, contrary only '
+        'when significantly lower; "not lower" fails when significantly lower; an interval decides what share is kept. '
+        "No correction is made for the number of claims."
+    ),
+    (
+        "Latency groups are the pairs pruned to equal latency where they were measured, else those of Table 1. "
+        "One contrary comparison is enough against a claim over several."
+    ),
+    "The paper's figures are of FLUX.1-dev and SD v3.0 (arXiv 2506.10035).",
+)
+
+
+def findings(rows: Sequence[Row], ranking: Ranking | None = None) -> tuple[tuple[Claim, Finding], ...]:
+    """Every claim with what the rows, and the ranking when it is of the rows' own weights, say about it."""
+    by_variant = {row.variant: row for row in rows}
+    dense = by_variant.get(DENSE)
+    revision = dense.record.base_revision if dense is not None and dense.record is not None else ""
+    evidence = Evidence(by_variant, ranking)
+    if ranking is not None and ranking.revision and revision and ranking.revision != revision:
+        evidence = Evidence(by_variant, None, "the ranking is of other weights than the records")
+    return tuple((claim, claim.check(evidence)) for claim in CLAIMS)
+
+
+def claims_table(rows: Sequence[Row], ranking: Ranking | None = None) -> Table:
+    """The verdicts with the figures that decided them, by topic."""
+    found = findings(rows, ranking)
+    topics = dict.fromkeys(claim.topic for claim in CLAIMS)
+    counts: dict[str, int] = {}
+    for _, finding in found:
+        counts[finding.verdict] = counts.get(finding.verdict, 0) + 1
+    return Table(
+        "claims",
+        f"Claims of the paper, {model_name(rows)}",
+        (
+            Header("Claim", align="left", width=0.22),
+            Header("Verdict", align="left", width=0.15),
+            Header("Measured", align="left", width=0.31),
+            Header("In the paper", align="left", width=0.15),
+        ),
+        tuple(
+            Group(tuple(_line(claim, finding) for claim, finding in found if claim.topic == topic), topic)
+            for topic in topics
+        ),
+        label=profile_label(rows),
+        notes=(f"{'; '.join(f'{verdict}: {count}' for verdict, count in counts.items())}.", *_NOTES),
+    )
+
+
+def _line(claim: Claim, finding: Finding) -> tuple[Cell, ...]:
+    figures = finding.figures[:1].upper() + finding.figures[1:]
+    measured = f"{figures}. {finding.sentence}" if figures else finding.sentence
+    return (
+        Cell(text=claim.text),
+        Cell(text=finding.verdict, bold=finding.verdict == "not reproduced"),
+        Cell(text=measured),
+        Cell(text=f"{claim.figures}; {claim.source}"),
+    )

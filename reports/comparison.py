@@ -1,0 +1,98 @@
+"""Two variants prompt by prompt: the difference of their scores, its interval and its p-value, from their records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.statistics import StatisticsError, paired_difference, strata_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bench.results import Measurement, RunRecord
+    from bench.statistics import Weighting
+    from reports.rows import Row
+
+#: The scores with a value for each image: what counts once in the mean over all, as the metric itself takes it, and the
+#: number format.
+_SCORES: Mapping[str, tuple[Weighting, str]] = {
+    "hps.averaged": ("images", ".2f"),
+    "geneval.overall": ("strata", ".3f"),
+    "clip_score.mean": ("images", ".2f"),
+}
+_SEED = 0
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidate minus baseline over the same prompts and seeds, with its 95% interval and two-sided p-value."""
+
+    candidate: Row
+    baseline: Row
+    key: str
+    difference: float
+    interval: tuple[float, float] | None
+    p_value: float
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the candidate is significantly higher or lower (two-sided p < 0.05), else 0."""
+        if self.p_value >= SIGNIFICANT or not self.difference:
+            return 0
+        return 1 if self.difference > 0 else -1
+
+    @property
+    def change(self) -> str:
+        """The difference as text: "+1.16 [+0.83, +1.51], p < 0.001"."""
+        spec = _SCORES[self.key][1]
+        bounds = "" if self.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in self.interval))
+        return f"{self.difference:+{spec}}{bounds}, {chance(self.p_value)}"
+
+    @property
+    def figures(self) -> str:
+        """Both scores and their difference as text."""
+        spec = _SCORES[self.key][1]
+        ours, theirs = (f"{row.label} {row.number(self.key):{spec}}" for row in (self.candidate, self.baseline))
+        return f"{ours} against {theirs}: {self.change}"
+
+
+def chance(p_value: float) -> str:
+    """A p-value as text."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
+    """The paired comparison of the score `key` ("hps.averaged"), or the reason why there is none.
+
+    Raises KeyError for a key that has no score for each image.
+    """
+    weighting = _SCORES[key][0]
+    found = []
+    for row in (candidate, baseline):
+        scored = _scored(row, key)
+        if isinstance(scored, str):
+            return scored
+        found.append(scored)
+    (first, ours), (second, theirs) = found
+    if ours.sampling != theirs.sampling:
+        return f"{candidate.label} and {baseline.label} were sampled differently"
+    try:
+        strata = [strata_of(measurement.samples) for measurement in (first, second)]
+        paired = paired_difference(strata[0], strata[1], weighting=weighting, seed=_SEED)
+    except StatisticsError as error:
+        return f"{candidate.label} and {baseline.label} cannot be paired: {error}"
+    estimate = paired.difference
+    return Comparison(candidate, baseline, key, estimate.value, estimate.interval, paired.p_value)
+
+
+def _scored(row: Row, key: str) -> tuple[Measurement, RunRecord] | str:
+    metric = key.partition(".")[0]
+    value = row.value(key)
+    if value.value is None:
+        return f"{row.label}: {value.note}"
+    measurement = None if row.record is None else row.record.measurement(metric)
+    if row.record is None or measurement is None or not measurement.samples:
+        return f"{row.label}: {metric} has no scores of single images"
+    return measurement, row.record

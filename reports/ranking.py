@@ -1,0 +1,95 @@
+"""A file of `python -m bench rank`: the importance of every block, and a table of orders, their agreement and cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastflux.errors import FastFluxError
+from reports.table import Cell, Group, Header, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+#: diffusers' stacks in the order of the data flow.
+DOUBLE, SINGLE = STACKS = ("transformer_blocks", "single_transformer_blocks")
+_ORDERS = {
+    "residual_r2": "Residual R²",
+    "relative_output_error": "Relative output error",
+    "output_mse": "Output MSE",
+    "block_influence": "Block influence",
+    "start2end": "Start2End",
+}
+_PASS = "one calibration pass"  # noqa: S105  # no password
+_NEEDED = {"base_model", "blocks", "spearman", "cost", "scorers"}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A ranking file: the blocks, least important first, with their scores; agreement and cost by order.
+
+    `revision` names the weights that were ranked, "" where the file does not say.
+    """
+
+    base_model: str
+    blocks: tuple[Mapping[str, Any], ...]
+    spearman: Mapping[str, float]
+    cost: Mapping[str, Mapping[str, float]]
+    scorers: Mapping[str, str]
+    revision: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Ranking:
+        """The ranking in a file; raises FastFluxError when it holds none."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            found = {key: data[key] for key in _NEEDED}
+            for entry in found["blocks"]:
+                float(entry["importance"]), float(entry["residual_r2"]), str(entry["block"]).rindex(".")
+            revision = str(data.get("inputs", {}).get("revision", ""))
+            return cls(**{**found, "blocks": tuple(found["blocks"])}, revision=revision)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FastFluxError(f"{path} holds no ranking of blocks ({error!r}): make one by `nox -s rank`.") from error
+
+
+def orders_table(ranking: Ranking) -> Table:
+    """How far each order agrees with the importance, and what knowing it costs."""
+    whole, one = ranking.cost["importance"], ranking.cost[_PASS]
+
+    def row(name: str, rho: float | None, cost: Mapping[str, float] | None) -> tuple[Cell, ...]:
+        figures = (None, None) if cost is None else (float(cost["forwards"]), float(cost["seconds"]))
+        return (Cell(text=name), Cell(rho), *(Cell(figure) for figure in figures))
+
+    rows = [row("Importance (FID and CLIP score)", 1.0, whole)]
+    rows += [
+        row(_ORDERS.get(name, name), rho, None if name == "start2end" else one)
+        for name, rho in ranking.spearman.items()
+    ]
+    return Table(
+        "ranking",
+        f"Orders of blocks, {ranking.base_model}",
+        (
+            Header("Order", align="left"),
+            Header("Spearman with importance", spec="z.2f"),
+            Header("Forwards of one image", direction="down", spec=",.0f"),
+            Header("Seconds", direction="down", spec=".0f"),
+        ),
+        (Group(tuple(rows)),),
+        notes=(
+            "Correlations of orders from least to most important. The four measured orders share one calibration pass.",
+            *(f"{name}: {reference}" for name, reference in sorted(ranking.scorers.items())),
+        ),
+    )
+
+
+def stack_of(entry: Mapping[str, Any]) -> str:
+    """The stack of a ranking's block, such as "single_transformer_blocks"."""
+    return str(entry["block"]).rpartition(".")[0]
+
+
+def flow_place(entry: Mapping[str, Any]) -> tuple[int, str, int]:
+    """Where the block stands in the data flow."""
+    stack, _, index = entry["block"].rpartition(".")
+    return (STACKS.index(stack) if stack in STACKS else len(STACKS), stack, int(index))

@@ -1,0 +1,163 @@
+"""How a claim is decided: predicates over records, each giving a verdict, the figures it rests on and a sentence.
+
+A score is compared prompt by prompt (`reports.comparison`); only a difference with two-sided p < 0.05 counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from reports.comparison import Comparison, compare
+from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
+from reports.rows import FASTFLUX, L1, L1_EQUAL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from reports.ranking import Ranking
+    from reports.rows import Row
+
+Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are held against: the rows by variant and, where there is one, the ranking of the same weights."""
+
+    rows: Mapping[str, Row]
+    ranking: Ranking | None = None
+    ranking_gap: str = "no ranking of the blocks"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verdict, the measured figures that decided it and a short sentence."""
+
+    verdict: Verdict
+    figures: str
+    sentence: str
+
+
+Check: TypeAlias = Callable[[Evidence], Finding]
+
+_HPS = "hps.averaged"
+_NO_GROUP = "no FastFLUX and L1-norm variant of similar latency"
+_BETTER: Mapping[int, Verdict] = {1: "reproduced", 0: "inconclusive", -1: "not reproduced"}
+_AT_LEAST: Mapping[int, Verdict] = {1: "reproduced", 0: "reproduced", -1: "not reproduced"}
+_ALIKE: Mapping[int, Verdict] = {1: "not reproduced", 0: "reproduced", -1: "not reproduced"}
+_SENTENCES = {1: "Significantly higher.", 0: "No significant difference.", -1: "Significantly lower."}
+
+
+def unmeasured(reason: str) -> Finding:
+    """The finding where something that the claim needs is missing."""
+    return Finding("not measured", "", f"{reason[:1].upper()}{reason[1:]}.")
+
+
+def better(candidate: str, baseline: str, key: str = _HPS) -> Check:
+    """The candidate's score is significantly higher; a significantly lower one is the contrary."""
+    return _judged(candidate, baseline, key, _BETTER)
+
+
+def at_least(candidate: str, baseline: str, key: str = _HPS) -> Check:
+    """The candidate's score is not significantly lower."""
+    return _judged(candidate, baseline, key, _AT_LEAST)
+
+
+def alike(candidate: str, baseline: str, key: str = _HPS) -> Check:
+    """The two scores do not differ significantly."""
+    return _judged(candidate, baseline, key, _ALIKE)
+
+
+def keeps(candidate: str, baseline: str, share: float, key: str = _HPS) -> Check:
+    """The candidate keeps at least the `share` of the baseline's score; the interval of the difference decides."""
+
+    def check(evidence: Evidence) -> Finding:
+        found = _compared(candidate, baseline, key, evidence)
+        if isinstance(found, str):
+            return unmeasured(found)
+        whole = found.baseline.number(key) or 0.0
+        if found.interval is None or whole <= 0:
+            return Finding("inconclusive", found.figures, "The difference has no interval to hold a share against.")
+        figures = f"{found.figures}: {1 + found.difference / whole:.1%} kept"
+        limit = (share - 1) * whole
+        if found.interval[0] >= limit:
+            return Finding("reproduced", figures, f"At least {share:.1%} is kept.")
+        if found.interval[1] < limit:
+            return Finding("not reproduced", figures, f"Less than {share:.1%} is kept.")
+        return Finding("inconclusive", figures, f"The interval holds {share:.1%}.")
+
+    return check
+
+
+def every(*checks: Check) -> Check:
+    """All of them hold. One contrary finding is enough against the claim."""
+
+    def check(evidence: Evidence) -> Finding:
+        return _together([part(evidence) for part in checks], "comparisons")
+
+    return check
+
+
+def better_in_every_group(key: str) -> Check:
+    """FastFLUX's score is significantly higher than the L1-norm variant's in every latency group."""
+    return in_every_group(lambda ours, theirs: _verdict(compare(ours, theirs, key), _BETTER))
+
+
+def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
+    """What `compared` says of FastFLUX's and the L1-norm variant's row holds in every latency group."""
+
+    def check(evidence: Evidence) -> Finding:
+        pairs = latency_groups(evidence.rows)
+        if not pairs:
+            return unmeasured(_NO_GROUP)
+        found = [compared(evidence.rows[pair.candidate], evidence.rows[pair.baseline]) for pair in pairs]
+        return _together(found, "groups")
+
+    return check
+
+
+def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
+    """The pairs made for equal latency where they were measured, else those of similar latency as in Table 1."""
+
+    def latencies(family: str) -> dict[str, float | None]:
+        chosen = {row.variant: row.number("latency.ratio_to_dense") for row in rows.values() if row.family == family}
+        return {variant: latency for variant, latency in chosen.items() if latency is not None}
+
+    made = pair_by_number(latencies(L1_EQUAL), latencies(FASTFLUX)).pairs
+    equal = tuple(pair for pair in made if pair.difference is not None and pair.difference <= DEFAULT_TOLERANCE)
+    return equal or pair_by_latency(latencies(L1), latencies(FASTFLUX)).pairs
+
+
+def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verdict]) -> Check:
+    def check(evidence: Evidence) -> Finding:
+        return _verdict(_compared(candidate, baseline, key, evidence), verdicts)
+
+    return check
+
+
+def _verdict(found: Comparison | str, verdicts: Mapping[int, Verdict]) -> Finding:
+    if isinstance(found, str):
+        return unmeasured(found)
+    return Finding(verdicts[found.sign], found.figures, _SENTENCES[found.sign])
+
+
+def _compared(candidate: str, baseline: str, key: str, evidence: Evidence) -> Comparison | str:
+    missing = [variant for variant in (candidate, baseline) if variant not in evidence.rows]
+    if missing:
+        return f"no record of {' and '.join(missing)}"
+    return compare(evidence.rows[candidate], evidence.rows[baseline], key)
+
+
+def _together(findings: Sequence[Finding], what: str) -> Finding:
+    """One finding of many: against the claim if one is, open if one is, for it if all are."""
+    if len(findings) == 1:
+        return findings[0]
+    verdicts = [finding.verdict for finding in findings]
+    order: tuple[Verdict, ...] = ("not reproduced", "not measured", "inconclusive", "reproduced")
+    verdict = next(verdict for verdict in order if verdict in verdicts)
+    figures = "; ".join(finding.figures for finding in findings if finding.figures)
+    gaps = dict.fromkeys(finding.sentence for finding in findings if finding.verdict == "not measured")
+    held = [f"Holds in {verdicts.count('reproduced')} of {len(findings)} {what}."] if figures else []
+    return Finding(verdict, figures, " ".join([*held, *gaps]))

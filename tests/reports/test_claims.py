@@ -1,0 +1,276 @@
+"""Claims: every predicate with records that bear it out, that contradict it and that leave it open; the table's text."""
+
+# ruff: noqa: E501  # a golden table's lines are as long as it is wide
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from reports.__main__ import main
+from reports.claims import CLAIMS, claims_table, findings
+from reports.ranking import Ranking
+from reports.rows import rows_of
+from reports.table import to_latex, to_markdown
+from reports.verdicts import Evidence, keeps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from conftest import MakeRecord, Measured, Sampled
+
+    from bench.results import RunRecord
+
+    Records = Callable[..., list[RunRecord]]
+
+YES, NO, OPEN, NONE = "reproduced", "not reproduced", "inconclusive", "not measured"
+# HPS of a world in which every claim holds.
+HELD = {
+    "dense": 60.0, "fastflux-05": 60.01, "fastflux-10": 61.0, "fastflux-15": 60.0, "fastflux-20": 59.9,
+    "l1-12": 58.0, "l1-21": 57.0, "l1-27": 56.0, "brll-10": 58.0, "removal_st-10": 58.0, "layers1-10": 58.0,
+    "layers5-10": 61.01, "reuse-10": 62.0, "end2start-10": 58.0, "start2end-10": 58.0,
+    "sd3": 50.0, "fastsd3-10": 49.9,
+}  # fmt: skip
+RATIOS = {"dense": 1.0, "fastflux-05": 0.96, "fastflux-10": 0.92, "fastflux-15": 0.87, "fastflux-20": 0.82,
+          "l1-12": 0.92, "l1-21": 0.87, "l1-27": 0.82}  # fmt: skip
+
+
+def ranking(importance: list[float], stacks: str = "s" * 30 + "d" * 10, revision: str = "0") -> Ranking:
+    names = {"s": "single_transformer_blocks", "d": "transformer_blocks"}
+    blocks = tuple(
+        {"block": f"{names[stack]}.{index}", "importance": score}
+        for index, (score, stack) in enumerate(zip(importance, stacks, strict=True))
+    )
+    return Ranking("tiny", blocks, {}, {}, {}, revision)
+
+
+SKEWED = [index / 1000 for index in range(38)] + [0.9, 1.0]
+EVEN = [index / 40 for index in range(40)]
+
+
+@pytest.fixture
+def records(make_record: MakeRecord, measured: Measured, sampled: Sampled) -> Records:
+    """Records of the variants that `HELD` names, with `changed` HPS levels (None leaves the record out)."""
+
+    def make(
+        changed: Mapping[str, float | None] | None = None, *, latency: Mapping[str, float] | None = None,
+        flops: Mapping[str, float] | None = None, trainings: Mapping[str, float] | None = None,
+        clip: Mapping[str, float] | None = None, geneval: Mapping[str, float] | None = None,
+    ) -> list[RunRecord]:  # fmt: skip
+        found = []
+        for variant, level in {**HELD, **(changed or {})}.items():
+            if level is None:
+                continue
+            ratio = {**RATIOS, **(latency or {})}.get(variant, 0.9)
+            bounds = {"ratio_to_dense": (ratio - 0.01, ratio + 0.01)}
+            baseline = variant.startswith("l1")
+            cost = {
+                "trainable_parameters": 9e6 if baseline else 6e4,
+                "block_trainings": (trainings or {}).get(variant, 4e5 if baseline else 2e5),
+            }
+            scores = [
+                sampled("hps.averaged", level, variant),
+                sampled("geneval.overall", (geneval or {}).get(variant, level / 100), variant),
+                sampled("clip_score.mean", (clip or {}).get(variant, 80.0), variant),
+            ]
+            found.append(
+                make_record(
+                    variant, variant.upper(), *scores,
+                    measured("latency", {"median_ms": 100 * ratio, "ratio_to_dense": ratio}, intervals=bounds),
+                    measured("flops", {"ratio_to_dense": (flops or {}).get(variant, ratio)}),
+                    measured("pruning_cost", cost),
+                    base="sd3" if "sd3" in variant else "tiny",
+                )
+            )  # fmt: skip
+        return found
+
+    return make
+
+
+def verdict(text: str, records: list[RunRecord], ranked: Ranking | None = None) -> str:
+    """The verdict on the one claim whose text begins so."""
+    (finding,) = [finding for claim, finding in findings(rows_of(records), ranked) if claim.text.startswith(text)]
+    return finding.verdict
+
+
+def test_in_a_world_that_bears_it_out_every_claim_is_reproduced(records: Records) -> None:
+    # GenEval's scores lie between 0 and 1, where the hand-made prompts differ by more than the variants would.
+    world = records(geneval={variant: (1000.0 if "fast" in variant else 0.0) for variant in HELD})
+    found = {claim.text: finding.verdict for claim, finding in findings(rows_of(world), ranking(SKEWED))}
+    assert found == dict.fromkeys((claim.text for claim in CLAIMS), YES)
+    assert len(CLAIMS) == 18
+
+
+# What is planted, and the verdict it must bring: a contrary result, and one that leaves the claim open.
+PLANTED: list[tuple[str, dict[str, Any], str]] = [
+    ("FastFLUX-10% preserves", {"changed": {"fastflux-10": 59.0}}, NO),
+    ("FastFLUX-10% preserves", {"changed": {"fastflux-10": 60.01}}, YES),
+    ("FastFLUX-10% outperforms", {"changed": {"fastflux-10": 59.0}}, NO),
+    ("FastFLUX-10% outperforms", {"changed": {"fastflux-10": 60.01}}, OPEN),
+    ("HPS stays stable", {"changed": {"fastflux-15": 58.0}}, NO),
+    ("HPS stays stable", {"changed": {"fastflux-05": None}}, NONE),
+    ("Quality stays high with 20%", {"changed": {"fastflux-20": 50.0}}, NO),
+    ("Quality stays high with 20%", {"changed": {"fastflux-20": 60 * 0.98}}, OPEN),
+    ("FLOPs and latency fall", {"latency": {"fastflux-15": 0.98}}, NO),
+    ("FLOPs and latency fall", {"latency": {"fastflux-15": 0.91}}, OPEN),
+    ("FLOPs and latency fall", {"flops": {"fastflux-20": 0.99}}, NO),
+    ("FastFLUX has the higher HPS", {"changed": {"l1-21": 62.0}}, NO),
+    ("FastFLUX has the higher HPS", {"changed": {"l1-21": 60.01}}, OPEN),
+    ("FastFLUX has the higher GenEval", {"geneval": {"l1-27": 9.0}}, NO),
+    ("FastFLUX has the higher GenEval", {}, OPEN),
+    ("Sandwich Training costs less", {"trainings": {"fastflux-20": 5e5}}, NO),
+    ("Linear layers are better", {"changed": {"removal_st-10": 63.0}}, NO),
+    ("Linear layers are better", {"changed": {"removal_st-10": 61.01}}, OPEN),
+    ("Sandwich Training is better", {"changed": {"brll-10": 63.0}}, NO),
+    ("Sandwiches of 3 layers", {"changed": {"layers1-10": 63.0}}, NO),
+    ("Sandwiches of 3 layers", {"changed": {"layers1-10": 61.01}}, OPEN),
+    ("Sandwiches of 5 layers", {"changed": {"layers5-10": 63.0}}, NO),
+    ("Sandwiches of 5 layers", {"changed": {"layers5-10": 59.0}}, NO),
+    ("What was trained for a higher", {"changed": {"reuse-10": 60.0}}, NO),
+    ("What was trained for a higher", {"changed": {"reuse-10": 61.01}}, OPEN),
+    ("The order by importance", {"changed": {"start2end-10": 63.0}}, NO),
+    ("The order by importance", {"changed": {"end2start-10": None}}, NONE),
+    ("On SD3, 10% pruned does not lower the CLIP", {"clip": {"fastsd3-10": 79.0}}, NO),
+    ("On SD3, 10% pruned lowers HPS", {"changed": {"fastsd3-10": 45.0}}, NO),
+    ("On SD3, 10% pruned lowers HPS", {"changed": {"sd3": None}}, NONE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "planted", "expected"), PLANTED)
+def test_a_planted_result_changes_the_verdict(
+    records: Records, text: str, planted: dict[str, Any], expected: str
+) -> None:
+    assert verdict(text, records(**planted)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "ranked", "expected"),
+    [
+        ("Only a few blocks", ranking(SKEWED), YES),
+        ("Only a few blocks", ranking(EVEN), NO),
+        ("Only a few blocks", ranking([0.5] * 40), NONE),
+        ("Only a few blocks", None, NONE),
+        ("Only a few blocks", ranking(SKEWED, revision="other"), NONE),
+        ("Double blocks", ranking(EVEN, "s" * 30 + "d" * 10), YES),
+        ("Double blocks", ranking(EVEN, "d" * 10 + "s" * 30), NO),
+        ("Double blocks", ranking(EVEN, "sd" * 20), OPEN),
+        ("Double blocks", ranking(EVEN, "d" * 40), NONE),
+        ("Double blocks", None, NONE),
+    ],
+)
+def test_claims_about_blocks_are_held_against_the_ranking(
+    records: Records, text: str, ranked: Ranking | None, expected: str
+) -> None:
+    assert verdict(text, records(), ranked) == expected
+
+
+def test_pairs_made_for_equal_latency_take_the_place_of_found_ones(records: Records) -> None:
+    made = {"l1_equal-10": 62.0, "l1_equal-20": 55.0}
+    assert (
+        verdict("FastFLUX has the higher HPS", records(made, latency={"l1_equal-10": 0.92, "l1_equal-20": 0.82})) == NO
+    )
+    # Where the latency was missed, the pair is none: Table 1's groups are taken.
+    assert verdict("FastFLUX has the higher HPS", records(made, latency=dict.fromkeys(made, 0.5))) == YES
+
+
+def test_without_l1_norm_variants_there_are_no_groups(records: Records) -> None:
+    world = records(dict.fromkeys(("l1-12", "l1-21", "l1-27")))
+    found = [finding for claim, finding in findings(rows_of(world)) if claim.topic == "Against L1-norm pruning"]
+    assert {finding.verdict for finding in found} == {NONE}
+    assert found[0].sentence == "No FastFLUX and L1-norm variant of similar latency."
+
+
+def test_too_little_for_a_verdict(records: Records, make_record: MakeRecord, measured: Measured) -> None:
+    few = records({variant: None for variant in HELD if variant not in ("dense", "fastflux-10")})
+    assert verdict("FLOPs and latency", few) == NONE
+    rest = [make_record(f"fastflux-{n}", "F", measured("flops", {"ratio_to_dense": 0.5})) for n in (15, 20)]
+    assert verdict("FLOPs and latency", [*few, *rest]) == NONE
+    uncosted = [make_record("l1-12", "L", measured("latency", {"ratio_to_dense": 0.92}))]
+    assert verdict("Sandwich Training costs", [*few, *uncosted]) == NONE
+
+
+def test_a_single_prompt_has_no_interval_to_keep_a_share_by(make_record: MakeRecord, measured: Measured) -> None:
+    hps = measured("hps", {"averaged": 1.0}, samples={"a/x": [1.0]})
+    rows = {row.variant: row for row in rows_of([make_record("dense", "D", hps), make_record("l1-12", "L", hps)])}
+    assert keeps("l1-12", "dense", 0.9)(Evidence(rows)).verdict == OPEN
+
+
+GOLDEN = r"""### Claims of the paper, DENSE
+
+**Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.**
+
+| Claim | Verdict | Measured | In the paper |
+| --- | --- | --- | --- |
+| *Quality and speed* |     |     |     |
+| FastFLUX-10% preserves the dense model's quality: its HPS is not lower | **not reproduced** | FASTFLUX-10 59.00 against DENSE 60.00: -1.00 \[-1.11, -0.88\], p \< 0.001. Significantly lower. | 28.58 against 28.32; section 4.2, Table 1 |
+| FastFLUX-10% outperforms the dense model on HPS | **not reproduced** | FASTFLUX-10 59.00 against DENSE 60.00: -1.00 \[-1.11, -0.88\], p \< 0.001. Significantly lower. | 28.58 against 28.32; section 4.2, Table 1 |
+| HPS stays stable up to 15%: it is not lower at 5, 10 and 15% | **not reproduced** | FASTFLUX-10 59.00 against DENSE 60.00: -1.00 \[-1.11, -0.88\], p \< 0.001. Holds in 0 of 3 comparisons. No record of fastflux-05. No record of fastflux-15. | 28.23, 28.58 and 28.19 against 28.32; section 4.3, Table 6 |
+| Quality stays high with 20% pruned: as much of the dense HPS is kept as in the paper | not measured | No record of fastflux-20. | 27.76 against 28.32: 98.0% kept; abstract, Table 1 |
+| FLOPs and latency fall with the ratio | not measured | Fewer than three ratios. | FLOPs to 76.9% and 98.26 to 72.30 ms at 30%; section 4.3, Table 6 |
+| *Against L1-norm pruning* |     |     |     |
+| FastFLUX has the higher HPS in each latency group | not measured | No FastFLUX and L1-norm variant of similar latency. | 28.58 against 28.20; 28.19 against 27.84; 27.76 against 27.17; section 4.2, Table 1 |
+| FastFLUX has the higher GenEval in each latency group | not measured | No FastFLUX and L1-norm variant of similar latency. | 0.60 against 0.60; 0.57 against 0.55; 0.53 against 0.47; section 4.2, Table 2 |
+| Sandwich Training costs less than the global fine-tuning that L1-norm pruning needs | not measured | No FastFLUX and L1-norm variant of similar latency. | no figures; section 4.2 |
+| *What each part does* |     |     |     |
+| Linear layers are better than direct removal, both with Sandwich Training | not measured | No record of removal\_st-10. | 28.58 against 28.25; section 4.3, Figure 6 |
+| Sandwich Training is better than linear layers alone | reproduced | FASTFLUX-10 59.00 against BRLL-10 58.00: +1.00 \[+0.92, +1.08\], p \< 0.001. Significantly higher. | 28.58 against 27.99; section 4.3, Table 4 |
+| Sandwiches of 3 layers are better than of 1 | not measured | No record of layers1-10. | 0.59 higher; section 4.3, Figure 7 |
+| Sandwiches of 5 layers are about as good as of 3 | not measured | No record of layers5-10. | 0.03 higher; section 4.3, Figure 7 |
+| What was trained for a higher ratio improves a lower one when reused | not measured | No record of reuse-10. | no figures; section 3.2 |
+| The order by importance is better than both sequential orders | not measured | No record of end2start-10. No record of start2end-10. | 28.58 against 28.15 (End2Start) and 24.63 (Start2End); section 4.3, Table 5 |
+| *Blocks* |     |     |     |
+| Only a few blocks matter much, most of them little | **not reproduced** | 20 of 40 blocks in the upper half of the range, the median at 50% of it. Importance is spread over many. | no figures; section 4.4, Figure 8 |
+| Double blocks matter more than single ones | reproduced | Mean place 35.5 of 40 for 10 double blocks, 15.5 for 30 single ones, p \< 0.001. Double blocks matter more. | no figures; section 4.3, Table 5's caption |
+| *Other architectures* |     |     |     |
+| On SD3, 10% pruned does not lower the CLIP score | not measured | No record of fastsd3-10 and sd3. | 31.82 against 31.79; section 4.2, Table 3 |
+| On SD3, 10% pruned lowers HPS moderately: as much of it is kept as in the paper | not measured | No record of fastsd3-10 and sd3. | 27.76 against 28.08: 98.9% kept; section 4.2, Table 3 |
+
+not reproduced: 4; not measured: 12; reproduced: 2.
+
+Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a two-sided sign-flip test. "Higher" and "better" need p \< 0.05 and are inconclusive without it, contrary only when significantly lower; "not lower" fails when significantly lower; an interval decides what share is kept. No correction is made for the number of claims.
+
+Latency groups are the pairs pruned to equal latency where they were measured, else those of Table 1. One contrary comparison is enough against a claim over several.
+
+The paper's figures are of FLUX.1-dev and SD v3.0 (arXiv 2506.10035).
+"""
+
+
+def test_the_table_reads_as_it_should(records: Records) -> None:
+    kept = ("dense", "fastflux-10", "brll-10")
+    rows = rows_of(records({variant: None for variant in HELD if variant not in kept} | {"fastflux-10": 59.0}))
+    assert to_markdown(claims_table(rows, ranking(EVEN))) == GOLDEN
+
+
+def test_in_latex_sentences_are_broken(records: Records) -> None:
+    lines = to_latex(claims_table(rows_of(records()))).splitlines()
+    assert r"\begin{longtable}{p{0.22\linewidth}p{0.15\linewidth}p{0.31\linewidth}p{0.15\linewidth}}" in lines
+    row = next(line for line in lines if line.startswith(r"{\raggedright FastFLUX-10\% outperforms"))
+    assert row.endswith(r"section 4.2, Table 1\par} \\")
+
+
+def test_the_command_shows_and_writes_them(
+    records: Records, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "records"
+    for record in records():
+        record.write(folder / f"{record.variant}.json")
+    blocks = [{"block": "transformer_blocks.0", "importance": float(score), "residual_r2": 0.5} for score in range(3)]
+    data = {"base_model": "tiny", "blocks": blocks, "spearman": {}, "cost": {}, "scorers": {}}
+    (tmp_path / "ranking.json").write_text(json.dumps(data))
+    arguments = ["claims", "--results", str(folder), "--ranking", str(tmp_path / "ranking.json")]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("### Claims of the paper, DENSE\n")
+    assert "1 of 3 blocks in the upper half" in shown
+    assert main([*arguments, "-o", str(tmp_path / "claims.md")]) == 0
+    assert (tmp_path / "claims.md").read_text(encoding="utf-8") == shown
+    assert main(["claims", "--results", str(folder), "--ranking", str(tmp_path / "none.json")]) == 1
+
+
+def test_a_key_without_single_scores_is_a_fault_of_the_claim(records: Records) -> None:
+    rows = {row.variant: row for row in rows_of(records())}
+    with pytest.raises(KeyError):
+        keeps("fastflux-10", "dense", 0.9, "fid.fid")(Evidence(rows))
