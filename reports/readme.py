@@ -1,4 +1,7 @@
-"""Keeps the tables in README.md the generated ones: `python -m reports readme` fills the marked places."""
+"""Keeps the tables in README.md the generated ones: `python -m reports readme` fills the marked places.
+
+The settings of every metric, which fill the foot of a generated table, are left to that file, to which a line leads.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from fastflux.errors import FastFluxError
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: A metric's line at the foot of a table: its name, escaped for Markdown, and its version.
+_SETTINGS = re.compile(r"[\w\\]+ \(version \w+\): ")
 _PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -23,7 +28,12 @@ def filled(text: str, generated: Path) -> str:
         path = generated / place["name"]
         if not path.is_file():
             raise FastFluxError(f"README.md shows {place['name']}, but {path} is missing: run `nox -s reports` first.")
-        return f"{place[1]}{path.read_text(encoding='utf-8').strip()}\n{place[3]}"
+        paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
+        shown = [paragraph for paragraph in paragraphs if not _SETTINGS.match(paragraph)]
+        if len(shown) < len(paragraphs):
+            shown.append(f"[How it was measured](reports/generated/{place['name']})")
+        text = "\n\n".join(shown)
+        return f"{place[1]}{text}\n{place[3]}"
 
     return _PLACE.sub(fill, text)
 

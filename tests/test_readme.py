@@ -19,13 +19,21 @@ def test_the_two_commands_stand_at_the_top() -> None:
 def test_its_tables_are_the_generated_ones() -> None:
     text = (ROOT / "README.md").read_text()
     assert filled(text, ROOT / "reports" / "generated") == text
-    assert text.count("<!-- generated:") == 7
+    assert text.count("<!-- generated:") == 13
 
 
 def test_its_links_lead_somewhere() -> None:
     text = (ROOT / "README.md").read_text()
     targets = [part.split(")")[0] for part in text.split("](")[1:]]
     assert not [target for target in targets if "://" not in target and not (ROOT / target).exists()]
+
+
+def test_the_settings_of_metrics_are_left_to_the_generated_file(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("### Title\n\n| x |\n\nUnderlined: best.\n\nclip\\_score (version 1): n = 4\n")
+    assert filled("<!-- generated: a.md -->\n<!-- end -->\n", tmp_path) == (
+        "<!-- generated: a.md -->\n### Title\n\n| x |\n\nUnderlined: best.\n\n"
+        "[How it was measured](reports/generated/a.md)\n<!-- end -->\n"
+    )
 
 
 def test_places_are_filled_and_a_missing_file_is_named(tmp_path: Path) -> None:
