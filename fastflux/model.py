@@ -27,18 +27,6 @@ class PrunedTransformer:
     The class's ``pruning_plan`` argument is a `PruningPlan` as JSON values; without one it is the dense model.
     """
 
-    transformer_blocks: nn.ModuleList
-
-    def enable_cache(self, config: Any) -> None:
-        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache when there is no first block to go by."""
-        if isinstance(config, FirstBlockCacheConfig) and isinstance(self.transformer_blocks[0], RemovedBlock):
-            # Its residual is zero, and so would be the change that decides whether the other blocks run.
-            raise FastFluxError(
-                "FirstBlockCache goes by the first block's residual, but transformer_blocks.0 is removed: "
-                "use another cache, or prune without removing that block."
-            )
-        super().enable_cache(config)  # type: ignore[misc]  # diffusers' class comes next
-
     def _load_ip_adapter_weights(self, *args: Any, **kwargs: Any) -> None:
         _require_dense_widths(self)
         super()._load_ip_adapter_weights(*args, **kwargs)  # type: ignore[misc]  # diffusers' class comes next
@@ -92,6 +80,16 @@ class FastFluxTransformer2DModel(PrunedTransformer, FluxTransformer2DModel):  # 
         )
         _rebuild_from_json_(self, pruning_plan)
 
+    def enable_cache(self, config: Any) -> None:
+        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache when there is no first block to go by."""
+        if isinstance(config, FirstBlockCacheConfig) and isinstance(self.transformer_blocks[0], RemovedBlock):
+            # Its residual is zero, and so would be the change that decides whether the other blocks run.
+            raise FastFluxError(
+                "FirstBlockCache goes by the first block's residual, but transformer_blocks.0 is removed: "
+                "use another cache, or prune without removing that block."
+            )
+        super().enable_cache(config)
+
     @wraps(FluxTransformer2DModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run as ``FluxTransformer2DModel`` does; ``FastFluxError`` for ControlNet residuals on a folded model."""
@@ -139,14 +137,6 @@ class FastFluxSD3Transformer2DModel(PrunedTransformer, SD3Transformer2DModel):  
             qk_norm=qk_norm,
         )
         _rebuild_from_json_(self, pruning_plan)
-
-    def enable_cache(self, config: Any) -> None:
-        """Cache as diffusers does; ``FastFluxError`` for FirstBlockCache, which fails on SD3, dense or pruned."""
-        if isinstance(config, FirstBlockCacheConfig):
-            raise FastFluxError(
-                "FirstBlockCache reads the text that leaves the last block, but SD3's gives none: use another cache."
-            )
-        super().enable_cache(config)
 
     @wraps(SD3Transformer2DModel.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:

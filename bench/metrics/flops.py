@@ -1,6 +1,7 @@
 """FLOPs and parameters of a transformer. FLOPs = 2 x MACs of all matrix products, attention included.
 
-Counted by torch on the meta device (no arithmetic, no memory), and by a hand formula for FLUX that checks the counter.
+Counted by torch on the meta device (no arithmetic, no memory), and by hand formulas for FLUX and SD3 that check the
+counter.
 """
 
 from __future__ import annotations
@@ -91,10 +92,11 @@ def count_flops(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 def block_flops(
     kind: Literal["double", "single", "linear", "removed"], *, dim: int, tokens: int, attention_dim: int, mlp_dim: int
 ) -> int:
-    """FLOPs of one FLUX block at batch 1, by hand.
+    """FLOPs of one block at batch 1, by hand.
 
     Args:
-        kind: block of ``transformer_blocks`` or ``single_transformer_blocks``, linear replacement, or removed.
+        kind: block of ``transformer_blocks`` (of FLUX, or of SD3 but for its last) or ``single_transformer_blocks``,
+            linear replacement, or removed.
         tokens: text and image tokens together: each stream has like weights of its own.
         attention_dim: heads x head size (dim when dense, less when heads are sliced off).
         mlp_dim: MLP channels (4 x dim when dense).
@@ -149,6 +151,48 @@ def flux_flops(
     singles = config["num_single_layers"] - linear - removed
     blocks = config["num_layers"] * block("double") + singles * block("single") + linear * block("linear")
     return int(2 * (embedders + condition + output) + blocks)
+
+
+def sd3_flops(
+    config: Mapping[str, Any],
+    *,
+    image_tokens: int,
+    text_tokens: int,
+    linear: int = 0,
+    removed: int = 0,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+) -> int:
+    """FLOPs of one forward of an SD3 transformer at batch 1, by hand from its diffusers config.
+
+    The last block ends before the text's output layer and MLP, and modulates the text by shift and scale alone. A layer
+    of ``dual_attention_layers`` has a second attention, over the image's tokens, with a modulation of its own.
+
+    Args:
+        text_tokens: of CLIP and T5 together.
+        linear, removed: how many blocks without a second attention are replaced by linear layers or removed.
+        heads, mlp_dim: what is left of them in every block after slicing; None is all.
+    """
+    head_dim, all_heads = config["attention_head_dim"], config["num_attention_heads"]
+    dim: int = head_dim * all_heads
+    attention_dim: int = head_dim * (all_heads if heads is None else heads)
+    mlp: int = 4 * dim if mlp_dim is None else mlp_dim
+    tokens = image_tokens + text_tokens
+
+    def block(kind: Literal["double", "linear"]) -> int:
+        return block_flops(kind, dim=dim, tokens=tokens, attention_dim=attention_dim, mlp_dim=mlp)
+
+    unread = text_tokens * (dim * attention_dim + 2 * dim * mlp) + 4 * dim * dim
+    last = block("double") - 2 * unread
+    second = image_tokens * 4 * dim * dim + 2 * image_tokens**2 * dim + 3 * dim * dim
+    patch = config["patch_size"] ** 2
+    embedders = image_tokens * patch * config["in_channels"] * dim + text_tokens * config["joint_attention_dim"] * dim
+    condition = _TIME_CHANNELS * dim + dim * dim + config["pooled_projection_dim"] * dim + dim * dim
+    output = 2 * dim * dim + image_tokens * dim * patch * (config.get("out_channels") or config["in_channels"])
+    doubles = config["num_layers"] - 1 - linear - removed
+    blocks = doubles * block("double") + last + linear * block("linear")
+    rest = embedders + condition + output + len(config.get("dual_attention_layers", ())) * second
+    return int(2 * rest + blocks)
 
 
 def _with_ratio(key: str, value: float, dense: float | None) -> dict[str, float]:

@@ -186,14 +186,6 @@ def test_a_second_attention_is_replaced_but_not_sliced(drive: Drive) -> None:
     assert parameter_count(transformer) < parameter_count(make_tiny_sd3(**DUAL))
 
 
-def test_the_first_block_cache_is_refused() -> None:
-    from diffusers import FirstBlockCacheConfig
-
-    transformer = make_replaced(make_tiny_sd3, {1})
-    with pytest.raises(FastFluxError, match="FirstBlockCache"):
-        transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
-
-
 def seen_by(pipeline: Any, drive: Callable[[], None]) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     handle = pipeline.transformer.register_forward_pre_hook(

@@ -1,15 +1,28 @@
-"""FLOPs on the meta device against the hand formula and against FLUX.1-dev's known figures."""
+"""FLOPs on the meta device against the hand formulas and against known figures of FLUX.1-dev and SD3-medium."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from bench.metrics.flops import block_flops, count_flops, flux_flops, measure_flops, measure_parameters
+from bench.metrics.flops import (
+    block_flops,
+    count_flops,
+    flux_flops,
+    measure_flops,
+    measure_parameters,
+    sd3_flops,
+)
+from fastflux.architectures import example_inputs
 from fastflux.errors import FastFluxError
+from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.plan import BlockRef, Replacement
+from fastflux.pruning import prune_
+from fastflux.surgery import replace_block_
 
 TINY: dict[str, Any] = {
     "in_channels": 16,
@@ -33,6 +46,40 @@ FLUX_DEV: dict[str, Any] = {
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
 }
+TINY_SD3: dict[str, Any] = {
+    "sample_size": 16,
+    "in_channels": 8,
+    "out_channels": 8,
+    "num_layers": 4,
+    "attention_head_dim": 16,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 24,
+    "caption_projection_dim": 64,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 16,
+    "patch_size": 2,
+}
+SD3_MEDIUM: dict[str, Any] = {
+    "sample_size": 128,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "patch_size": 2,
+}
+
+
+def sd3(config: dict[str, Any]) -> nn.Module:
+    """On the meta device."""
+    model: Any = SD3Transformer2DModel
+    with torch.device("meta"):
+        built: nn.Module = model(**config)
+    return built
 
 
 def inputs(config: dict[str, Any], image_tokens: int, text_tokens: int, device: str = "meta") -> dict[str, Tensor]:
@@ -136,6 +183,34 @@ def test_a_linear_replacement_of_flux_dev_costs_a_thirteenth_of_a_block() -> Non
     assert block_flops("double", **shape) / 1e12 == pytest.approx(0.377, abs=5e-4)
     assert block_flops("linear", **shape) / 1e12 == pytest.approx(0.029, abs=5e-4)
     assert block_flops("removed", **shape) == 0
+
+
+def counted_on_sd3(model: nn.Module, size: int, text_tokens: int) -> int:
+    return count_flops(model, example_inputs(model, 1, size, size, text_tokens, device="meta"))
+
+
+@pytest.mark.parametrize("config", [TINY_SD3, {**TINY_SD3, "dual_attention_layers": (0, 2)}])
+@pytest.mark.parametrize(("size", "text_tokens"), [(64, 5), (128, 333)])
+def test_the_counter_and_the_formula_agree_on_sd3(config: dict[str, Any], size: int, text_tokens: int) -> None:
+    by_hand = sd3_flops(config, image_tokens=(size // 16) ** 2, text_tokens=text_tokens)
+    assert counted_on_sd3(sd3(config), size, text_tokens) == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_they_agree_on_sd3_medium_dense_replaced_and_sliced() -> None:
+    model, shape = sd3(SD3_MEDIUM), {"image_tokens": 4096, "text_tokens": 333}
+    assert measure_parameters(model).values["total"] == pytest.approx(2.03e9, rel=0.03)
+    sliced = copy.deepcopy(model)
+    dense = counted_on_sd3(model, 1024, 333)
+    assert dense == pytest.approx(sd3_flops(SD3_MEDIUM, **shape), rel=1e-3)
+    for index, kind in ((1, "linear"), (2, "removed"), (22, "linear")):
+        replace_block_(model, Replacement(BlockRef("transformer_blocks", index), kind))
+    replaced = counted_on_sd3(model, 1024, 333)
+    assert replaced == pytest.approx(sd3_flops(SD3_MEDIUM, **shape, linear=2, removed=1), rel=1e-3)
+    config = prune_(sliced, L1NormConfig(0.12)).config
+    kept = {"heads": int(str(config["heads"])), "mlp_dim": int(str(config["mlp_channels"]))}
+    left = counted_on_sd3(sliced, 1024, 333)
+    assert left == pytest.approx(sd3_flops(SD3_MEDIUM, **shape, **kept), rel=1e-3)
+    assert max(replaced, left) < 0.95 * dense
 
 
 def test_counting_leaves_the_module_as_it_was(tiny: nn.Module) -> None:
