@@ -199,7 +199,7 @@ def test_prune_command_with_sandwich_training(
     assert main([*command, "-o", str(tmp_path / "again")]) == 0
     assert dies_at_the_third.calls == 4
     assert [path.name for path in tmp_path.iterdir()] == ["again"], "no progress is left behind"
-    assert main([*command, "-o", str(tmp_path / "whole")]) == 0
+    assert main([*command, "--activations", "disk", "--keep", "1", "-o", str(tmp_path / "whole")]) == 0
     assert torch.equal(draw(load_pipeline(tmp_path / "again")), draw(load_pipeline(tmp_path / "whole")))
 
 
@@ -263,6 +263,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2"], "give a file with --prompts"),
         (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read the prompt file nowhere.txt"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--keep", "-1"], "kept at -1 places, but it must not be negative"),
         (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
         ([], "exactly one of the two"),
     ],
