@@ -22,10 +22,10 @@ from bench.equal_latency import solve_equal_latency
 from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
-from bench.metrics.flops import count_flops, measure_flops, measure_parameters
-from bench.metrics.latency import measure_latency
-from bench.metrics.memory import measure_memory
-from bench.metrics.pruning_cost import measure_pruning_cost
+from bench.metrics.flops import FLOPS, PARAMETERS, count_flops, measure_flops, measure_parameters
+from bench.metrics.latency import LATENCY, measure_latency
+from bench.metrics.memory import MEMORY, measure_memory
+from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.profile import Profile, Sampling
 from bench.progress import console, track
 from bench.prompts import Prompt, limited, prompts_hash, read_prompts
@@ -41,7 +41,9 @@ COST = "cost.json"
 EQUAL = "equal_latency.json"
 #: How near the latency of a variant must come to that of the one it is to be as fast as.
 EQUAL_WITHIN = 0.02
-IMAGE_METRICS = ("hps", "geneval", "clip_score", "fid")
+#: Versions of the image metrics, known without loading a scorer.
+IMAGE_METRICS = {"hps": "1", "geneval": "1", "clip_score": "1", "fid": "2"}
+STEP_METRICS = {info.name: info.version for info in (FLOPS, PARAMETERS, MEMORY, LATENCY, PRUNING_COST)}
 
 
 @dataclass
@@ -307,10 +309,9 @@ class Evaluation:
 
     def _missing(self, record: RunRecord) -> list[Metric]:
         """Metrics whose measurement is absent, failed or of another version."""
-        done = {m.info.name for m in record.measurements if m.status == "ok"} if not self.force else set()
-        if set(IMAGE_METRICS) <= done:
+        if not self.force and _has(record, IMAGE_METRICS):
             return []  # without loading a single scorer
-        return [metric for metric in self.scorers if metric.info.name not in done]
+        return [m for m in self.scorers if self.force or not _has(record, {m.info.name: m.info.version})]
 
     # -- measure
 
@@ -323,8 +324,7 @@ class Evaluation:
     def _measure(self, base: BaseModel, variants: Sequence[Variant]) -> None:
         """The variants of one dense model, which is among them."""
         records = {variant.id: self.record(variant) for variant in variants}
-        wanted = ("flops", "parameters", "memory", "latency", "pruning_cost")
-        whole = all(record.measurement(name) is not None for record in records.values() for name in wanted)
+        whole = all(_has(record, STEP_METRICS, faulty=True) for record in records.values())
         if whole and _one_latency_run(records.values()) and not self.force:
             return
         self.worked = True
@@ -394,6 +394,12 @@ class _Ticks:
     def close(self) -> None:
         for _ in self._items:
             pass
+
+
+def _has(record: RunRecord, versions: Mapping[str, str], *, faulty: bool = False) -> bool:
+    """Whether the record has all these metrics in these versions; `faulty` ones count only if asked for."""
+    found = {m.info.name: m.info.version for m in record.measurements if faulty or m.status == "ok"}
+    return versions.items() <= found.items()
 
 
 def _one_latency_run(records: Any) -> bool:

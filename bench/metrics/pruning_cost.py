@@ -7,7 +7,7 @@ from dataclasses import asdict
 from bench.results import Measurement, MetricInfo
 from fastflux.cost import PruningCost
 
-INFO = MetricInfo(
+PRUNING_COST = MetricInfo(
     "pruning_cost",
     "2",
     "count, seconds, bytes or MiB",
@@ -19,8 +19,8 @@ INFO = MetricInfo(
 def measure_pruning_cost(cost: PruningCost | None) -> Measurement:
     """Values as `PruningCost` names them, with "peak_memory_mib" for its bytes; none where memory was not measured."""
     if cost is None:
-        return Measurement.skipped(INFO, "the dense model is not pruned")
+        return Measurement.skipped(PRUNING_COST, "the dense model is not pruned")
     values = asdict(cost)
     if (peak := values.pop("peak_memory_bytes")) is not None:
         values["peak_memory_mib"] = peak / 2**20
-    return Measurement(INFO, "ok", values={name: float(value) for name, value in values.items()})
+    return Measurement(PRUNING_COST, "ok", values={name: float(value) for name, value in values.items()})

@@ -11,7 +11,7 @@ import bench.evaluate
 import bench.reproduce
 from bench.__main__ import main
 from bench.base_model import BaseModel
-from bench.evaluate import Evaluation
+from bench.evaluate import IMAGE_METRICS, Evaluation
 from bench.image_set import ImageSet
 from bench.latency_search import EqualLatency
 from bench.profile import load_profile
@@ -171,3 +171,26 @@ def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.Cap
 def test_records_are_plain_json(quick: Path) -> None:
     for path in (quick / "shapes-limit1-seeds1" / "results").glob("*.json"):
         assert json.loads(path.read_text())["profile"] == "shapes"
+
+
+def test_the_versions_known_without_a_scorer_are_the_scorers(tmp_path: Path) -> None:
+    evaluation = Evaluation(load_profile("shapes"), tmp_path, ())
+    assert {metric.info.name: metric.info.version for metric in evaluation.scorers} == IMAGE_METRICS
+
+
+@pytest.mark.slow
+def test_a_figure_of_another_version_is_measured_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    path = quick / "shapes-limit1-seeds1" / "results" / "l1-12.json"
+    old = json.loads(path.read_text())
+    for measurement in old["measurements"]:
+        if measurement["info"]["name"] in ("clip_score", "pruning_cost"):
+            measurement["info"]["version"] = "0"
+            measurement["values"] = dict.fromkeys(measurement["values"], -1.0)
+    path.write_text(json.dumps(old))
+    run(quick)
+    record = records(quick)["l1-12"]
+    for name in ("clip_score", "pruning_cost"):
+        measurement = record.measurement(name)
+        assert measurement.info.version != "0"  # type: ignore[union-attr]
+        assert min(measurement.values.values()) >= 0  # type: ignore[union-attr]
