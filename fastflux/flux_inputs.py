@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
 LATENTS_PER_TOKEN = 2  # a side; FluxPipeline packs 2 x 2 latents into a token
@@ -68,6 +67,9 @@ def noised_inputs(
 
 def _levels(scheduler: Any, tokens: int, steps: int) -> list[float]:
     """The scheduler's noise levels in (0, 1] for this many image tokens, as FluxPipeline sets them."""
+    # Loads transformers, and so not at the top.
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
     names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
     mu = calculate_shift(tokens, *(scheduler.config[name] for name in names))
     scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), mu=mu)

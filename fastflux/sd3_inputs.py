@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
 
@@ -63,6 +62,9 @@ def noised_inputs(
 
 def _levels(scheduler: Any, tokens: int, steps: int) -> list[tuple[float, float]]:
     """The scheduler's noise levels in (0, 1] and its times, as StableDiffusion3Pipeline sets them."""
+    # Loads transformers, and so not at the top.
+    from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+
     settings = scheduler.config
     shift = {}
     if settings.get("use_dynamic_shifting"):
