@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from bench.generate import MANIFEST, generate, jobs_of
 from bench.image_set import ImageSet
@@ -28,6 +29,8 @@ class FakePipeline:
     """Draws noise from the generators it is given; counts its batches and can be killed in the middle."""
 
     tokenizer_2 = SimpleNamespace(model_max_length=12)
+    transformer = type("FluxTransformer2DModel", (nn.Module,), {})()
+    vae = SimpleNamespace(config=SimpleNamespace(sample_size=8))
 
     def __init__(self, die_at: int | None = None) -> None:
         self.batches: list[int] = []
