@@ -228,8 +228,8 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     for place, entry in enumerate(ranking["blocks"], 1):
         figures = (entry[key] for key in ("importance", "fid", "clip_score", *MEASURED_RANKINGS))
         table.add_row(str(place), entry["block"], *(f"{figure:.4g}" for figure in figures))
-    out = Console(soft_wrap=True)  # whole rows, wherever they are written
-    out.print(table, width=max(out.width, 140))
+    out = Console(width=max(Console().width, 140), soft_wrap=True)  # whole rows, wherever they are written
+    out.print(table)
     agreement = Table("order", "Spearman's correlation with the importance", box=None)
     for name, value in ranking["spearman"].items():
         agreement.add_row(name, f"{value:.3f}")

@@ -145,8 +145,7 @@ def rank(options: argparse.Namespace) -> None:
     table = Table("#", Column("block", no_wrap=True), *(name.replace("_", " ") for name in MEASURED_RANKINGS), box=None)
     for place, block in enumerate(order, 1):
         table.add_row(str(place), str(block), *(f"{getattr(fits[block], name):.4g}" for name in MEASURED_RANKINGS))
-    out = Console(soft_wrap=True)
-    out.print(table, width=max(out.width, WIDE))
+    Console(width=max(Console().width, WIDE), soft_wrap=True).print(table)
     if options.json is not None:
         entries = [
             {"block": str(block), **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS}} for block in order
