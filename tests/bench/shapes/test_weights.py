@@ -97,9 +97,10 @@ def test_masks_lie_within_their_boxes() -> None:
 
 def test_the_cards_are_what_the_measured_figures_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quality = json.loads((WEIGHTS / "quality.json").read_text())
-    for name in ("pipeline", "clip", "hps", "detector"):
+    names = ("pipeline", "sd3", "clip", "hps", "detector")
+    for name in names:
         (tmp_path / name).mkdir()
     monkeypatch.setattr("bench.shapes.cards.WEIGHTS", tmp_path)
     write_cards(quality)
-    for name in ("pipeline", "clip", "hps", "detector"):
+    for name in names:
         assert (WEIGHTS / name / "README.md").read_text() == (tmp_path / name / "README.md").read_text()
