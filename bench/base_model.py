@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,15 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.environment import sha256_of
 from bench.profile import Profile
 from bench.progress import console
 from bench.prompts import Prompt, prompts_hash, read_prompts
 from bench.results import JSON, digest
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
-from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.checkpoint import load_transformer, read_json, revision_of
 from fastflux.drawing import sequence_length
-from fastflux.pipelines import check_pipeline, load_pipeline
+from fastflux.pipelines import INDEX, check_pipeline, load_pipeline
 from fastflux.trajectories import Trajectories
 
 
@@ -48,12 +48,9 @@ class BaseModel:
     @cached_property
     def components_hash(self) -> str:
         """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
-        found = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.relative_to(self.folder).parts[0] != "transformer":
-                found.update(path.relative_to(self.folder).as_posix().encode())
-                found.update(path.read_bytes())
-        return found.hexdigest()[:16]
+        parts = [name for name, entry in read_json(self.folder / INDEX).items() if isinstance(entry, list) and entry[0]]
+        hashes = [sha256_of(self.folder / name) for name in sorted(parts) if name != "transformer"]
+        return digest([*sorted(parts), *hashes])
 
     @cached_property
     def pipeline(self) -> Any:
@@ -93,6 +90,7 @@ class BaseModel:
             "revision": self.revision,
             "components": self.components_hash,
             "calibration": asdict(self.profile.calibration),
+            "size": [self.profile.sampling.height, self.profile.sampling.width],
             "calibration_prompts": prompts_hash(self.calibration_prompts),
         }
 
@@ -125,6 +123,11 @@ class BaseModel:
         save_statistics(statistics, path)
         return statistics
 
+    @property
+    def progress(self) -> Path:
+        """Folder of the pruning methods' progress."""
+        return self.store / "progress"
+
     def calibration(self) -> Calibration:
         """What pruning methods may learn of the model, with a folder for their progress."""
-        return Calibration(self.drive, self.statistics, self.store / "progress", self.profile.calibration.batch)
+        return Calibration(self.drive, self.statistics, self.progress, self.profile.calibration.batch)

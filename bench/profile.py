@@ -76,6 +76,8 @@ class Profile:
     latency: LatencySettings
     methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     """Settings of pruning methods by name, where they are not the method's defaults."""
+    scorer_files: tuple[str, ...] = ()
+    """Files and folders of the scorers' weights."""
     others: Mapping[str, OtherModel] = field(default_factory=dict)
     """Further dense models by name, drawn and scored as the profile's own."""
 
@@ -108,7 +110,8 @@ def load_profile(name: str) -> Profile:
         parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
         settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
         others = {key: OtherModel(**value) for key, value in data.pop("others", {}).items()}
-        return Profile(**{**data, "prompts": tuple(data["prompts"])}, **settings, others=others)
+        lists = {key: tuple(data[key]) for key in ("prompts", "scorer_files") if key in data}
+        return Profile(**{**data, **lists}, **settings, others=others)
     except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Profile))
         raise FastFluxError(f"the profile {path} is faulty: {error}; it needs {fields}") from error

@@ -19,6 +19,9 @@ from bench.reporting import GENERATED, RESULTS, run_reports
 from bench.variants import TABLES, chosen_variants, require_current_rankings
 from fastflux.errors import FastFluxError
 
+#: The records of just this run's variants.
+SELECTED = "selected"
+
 
 def reproduce(
     *,
@@ -48,10 +51,13 @@ def reproduce(
         profile = replace(profile, sampling=replace(profile.sampling, samples=samples))
     if accept and (limit is not None or seeds is not None or variant_names is not None or set(tables) != set(TABLES)):
         raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
-    folder = runs / (profile.name if limit is None and seeds is None else f"{profile.name}-limit{limit}-seeds{seeds}")
+    # Pruned models, images and times of one kind of device never stand for those of another.
+    kind = torch.device(device).type
+    place = profile.name if kind == "cpu" else f"{profile.name}-{kind}"
+    folder = runs / (place if limit is None and seeds is None else f"{place}-limit{limit}-seeds{seeds}")
     require_disk(folder, profile.disk_mib)
     # Fewer images need no other models: pruning is the longest part of a quick run.
-    models = runs / profile.name
+    models = runs / place
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
     require_current_rankings(profile, evaluation.main.revision)
     evaluation.prune()
@@ -62,7 +68,7 @@ def reproduce(
         texts = _report(evaluation, tables)
     for text in texts:
         print(text)
-    _show_differences(folder / "results", profile.name, device)
+    _show_differences(folder / SELECTED, profile.name, device)
     if accept:
         _accept(evaluation)
     _show_stages(evaluation, monotonic() - began)
@@ -80,7 +86,7 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
 def _selected(evaluation: Evaluation) -> Path:
     """A folder with just the records of this run's variants: an earlier run may have left others."""
     source = evaluation.folder / "results"
-    selected = evaluation.folder / "selected"
+    selected = evaluation.folder / SELECTED
     shutil.rmtree(selected, ignore_errors=True)
     selected.mkdir(parents=True)
     for variant in evaluation.variants:
@@ -107,7 +113,7 @@ def _accept(evaluation: Evaluation) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in target.glob("*.json"):
         path.unlink()
-    for path in (evaluation.folder / "results").glob("*.json"):
+    for path in (evaluation.folder / SELECTED).glob("*.json"):
         shutil.copy2(path, target)
     # The default profile's documents lie on top, where README.md shows them; others have folders.
     default = target == RESULTS / "cpu" / "shapes"

@@ -223,7 +223,8 @@ def _legend(
     elif spec.pairs:
         made = any(row.family == spec.pairs.baseline for row in chosen)
         lines.append(
-            "Each L1-norm variant was pruned until it was as fast as the FastFLUX variant in its group."
+            "Each L1-norm variant was pruned to the latency of the FastFLUX variant in its group; the headings "
+            "tell how near it came in this table's measurement."
             if made
             else "No L1-norm variant pruned to the latency of a FastFLUX variant is among the records."
         )
