@@ -20,7 +20,9 @@ from fastflux.architectures import example_inputs
 from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.checkpoint import load_transformer, read_json, revision_of
 from fastflux.drawing import sequence_length
-from fastflux.pipelines import INDEX, check_pipeline, load_pipeline
+from fastflux.errors import FastFluxError
+from fastflux.hub import is_hub_id, local_pipeline
+from fastflux.pipelines import INDEX, check_pipeline, load_outline, load_pipeline
 from fastflux.trajectories import Trajectories
 
 
@@ -37,8 +39,18 @@ class BaseModel:
     def folder(self) -> Path:
         """The pipeline's folder, checked: missing or truncated weights are an error before the long work."""
         folder = self.profile.path(self.profile.pipeline)
+        if not folder.exists() and is_hub_id(self.profile.pipeline):
+            folder = local_pipeline(Path(self.profile.pipeline))
         check_pipeline(folder)
         return folder
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The number format of the models."""
+        dtype = getattr(torch, self.profile.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise FastFluxError(f"the profile's dtype is {self.profile.dtype!r}: give float32, bfloat16 or float16")
+        return dtype
 
     @cached_property
     def revision(self) -> str:
@@ -55,13 +67,22 @@ class BaseModel:
     @cached_property
     def pipeline(self) -> Any:
         """The dense pipeline, loaded once; variants take its transformer's place."""
-        pipeline: Any = load_pipeline(self.folder, device=self.device)
+        pipeline: Any = load_pipeline(self.folder, dtype=self.dtype, device=self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    @cached_property
+    def outline(self) -> Any:
+        """The pipeline without weights: what its sizes and FLOPs can be told from."""
+        return load_outline(self.folder)
+
     def dense(self) -> nn.Module:
         """The dense transformer, loaded afresh."""
-        return load_transformer(self.folder / "transformer", device=self.device)
+        return self.load(self.folder / "transformer")
+
+    def load(self, folder: Path) -> nn.Module:
+        """A transformer, dense or pruned, from its folder."""
+        return load_transformer(folder, dtype=self.dtype, device=self.device)
 
     def step_inputs(self, transformer: nn.Module, batch: int) -> dict[str, Tensor]:
         """Arguments of one step on `batch` pictures of the profile's size."""
@@ -71,9 +92,10 @@ class BaseModel:
             batch,
             sampling.height,
             sampling.width,
-            sequence_length(self.pipeline),
+            sequence_length(self.outline),
             torch.Generator().manual_seed(sampling.seed),
-            device=self.device,
+            device=next(transformer.parameters()).device,
+            dtype=self.dtype,
         )
 
     # -- calibration

@@ -29,12 +29,12 @@ from bench.metrics.latency import LATENCY, measure_latency
 from bench.metrics.memory import MEMORY, measure_memory
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.profile import Profile, Sampling
-from bench.progress import console, track
+from bench.progress import Ticks, console, track
 from bench.prompts import Prompt, limited, prompts_hash, read_prompts
 from bench.results import JSON, RecordError, RunRecord, digest
 from bench.variants import Variant, with_ratio
 from fastflux.calibration import Calibration
-from fastflux.checkpoint import load_transformer, read_json, save_transformer
+from fastflux.checkpoint import read_json, save_transformer
 from fastflux.cost import PruningCost
 from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
@@ -127,7 +127,7 @@ class Evaluation:
         if variant.config is None:
             return base.dense()
         if self.is_pruned(variant):
-            return load_transformer(self._saved(variant), device=self.device)
+            return base.load(self._saved(variant))
         self.worked = True
         calibration = base.calibration() if variant.config.needs_statistics else Calibration()
         model = base.dense()
@@ -182,7 +182,7 @@ class Evaluation:
 
     def prune(self) -> None:
         """Make every pruned variant; those that are to be as fast as another one come after it."""
-        self._require_inputs()
+        self.require_inputs()
         pruned = [variant for variant in self.variants if variant.config is not None]
         with self.timed("prune"):
             for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), "prune", total=len(pruned)):
@@ -192,7 +192,7 @@ class Evaluation:
                 if not self.is_pruned(met):
                     self.transformer(met)
 
-    def _require_inputs(self) -> None:
+    def require_inputs(self) -> None:
         """Read or hash all files that the run will need before the long work; a forced run forgets its progress."""
         _ = self.prompts, self.scorers_hash
         for name in {variant.base for variant in self.variants}:
@@ -258,7 +258,7 @@ class Evaluation:
         self.worked = True
         base = self.base(variant.base)
         base.pipeline.transformer = self.transformer(variant)
-        ticks = _Ticks(total, f"generate {variant.label}")
+        ticks = Ticks(total, f"generate {variant.label}")
         generate(base.pipeline, self.prompts, base.profile.sampling, self.place(variant), inputs, ticks.advance)
         ticks.close()
 
@@ -277,7 +277,7 @@ class Evaluation:
     def scorers(self) -> tuple[Metric, ...]:
         """The profile's image metrics, loaded once."""
         module, _, name = self.profile.scorers.partition(":")
-        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device)
+        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device, **self.profile.scorer_settings)
         return scorers
 
     @cached_property
@@ -357,7 +357,7 @@ class Evaluation:
             "width": self.sampling.width,
             "batch": self.profile.latency.batch,
             "threads": torch.get_num_threads(),
-            "dtype": "float32",
+            "dtype": self.profile.dtype,
             "compiled": False,
         }
 
@@ -371,10 +371,29 @@ class Evaluation:
         if whole and _one_latency_run(records.values(), asked) and not self.force:
             return
         self.worked = True
-        baseline = next(variant.id for variant in variants if variant.config is None)
+        # Ratios are good within one run only: its time tells it from others.
+        run: dict[str, JSON] = {**settings, "run": datetime.now(UTC).isoformat(timespec="seconds")}
+        for place, group in enumerate(_groups(variants, latency.together)):
+            self._measure_together(base, group, records, run, first=place == 0)
+
+    def _measure_together(
+        self,
+        base: BaseModel,
+        variants: Sequence[Variant],
+        records: Mapping[str, RunRecord],
+        run: Mapping[str, JSON],
+        *,
+        first: bool,
+    ) -> None:
+        """Measure variants of which the first is the dense model, all in memory at once, and write their records.
+
+        The dense model's own record is that of the `first` group.
+        """
+        baseline = variants[0].id
         models = {variant.id: self.transformer(variant).eval() for variant in variants}
         dense = models[baseline]
-        inputs, single = base.step_inputs(dense, self.profile.latency.batch), base.step_inputs(dense, 1)
+        latency = self.profile.latency
+        inputs, single = base.step_inputs(dense, latency.batch), base.step_inputs(dense, 1)
         dense_flops = count_flops(dense, single)
         dense_total = sum(p.numel() for p in dense.parameters())
         steps = {name: _Step(model, inputs) for name, model in models.items()}
@@ -386,21 +405,28 @@ class Evaluation:
             seed=self.sampling.seed,
             baseline=baseline,
             device=self.device,
-            # Ratios are good within one run only: its time tells it from others.
-            settings={**settings, "run": datetime.now(UTC).isoformat(timespec="seconds")},
+            settings=run,
         )
-        for variant in variants:
+        for variant in variants if first else variants[1:]:
             model = models[variant.id]
             record = replace(records[variant.id], environment=self.environment)
             for measurement in (
                 measure_flops(model, single, dense_forward=dense_flops),
                 measure_parameters(model, dense_total=dense_total),
-                measure_memory(model, steps[variant.id], device=self.device, settings=settings),
+                measure_memory(model, steps[variant.id], device=self.device, settings=self._step_settings()),
                 times[variant.id],
                 measure_pruning_cost(self._cost(variant)),
             ):
                 record = record.with_measurement(measurement)
             record.write(self.record_path(variant))
+
+
+def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
+    """The variants in groups of at most `together` (0: all), the dense model first in each."""
+    dense = [variant for variant in variants if variant.config is None]
+    pruned = [variant for variant in variants if variant.config is not None]
+    size = together - 1 if together > 1 else max(1, len(pruned))
+    return [dense + pruned[start : start + size] for start in range(0, max(1, len(pruned)), size)]
 
 
 @dataclass(frozen=True)
@@ -413,22 +439,6 @@ class _Step:
     def __call__(self) -> None:
         with torch.inference_mode():
             self.model(**self.inputs)
-
-
-class _Ticks:
-    """A progress bar fed by numbers of finished images."""
-
-    def __init__(self, total: int, label: str) -> None:
-        self._items = track(range(total), label, total=total)
-        next(self._items, None)
-
-    def advance(self, count: int) -> None:
-        for _ in range(count):
-            next(self._items, None)
-
-    def close(self) -> None:
-        for _ in self._items:
-            pass
 
 
 def _has(record: RunRecord, versions: Mapping[str, str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -16,9 +16,12 @@ from bench.evaluate import Evaluation
 from bench.profile import ROOT, load_profile, require_disk
 from bench.progress import console
 from bench.reporting import GENERATED, RESULTS, run_reports
+from bench.run_plan import plan_run, show_plan
 from bench.variants import TABLES, chosen_variants, require_current_rankings
 from fastflux.errors import FastFluxError
 
+#: Settings that may differ from the profile's file in a run that is accepted.
+WHERE_WEIGHTS_LIE = ("pipeline", "scorer_", "device", "others")
 #: The records of just this run's variants.
 SELECTED = "selected"
 
@@ -32,7 +35,9 @@ def reproduce(
     seeds: int | None = None,
     force: bool = False,
     accept: bool = False,
-    device: str = "cpu",
+    dry_run: bool = False,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
     runs: Path = ROOT / "runs",
 ) -> None:
     """Run all stages and print the tables; see `python -m bench reproduce --help`.
@@ -40,7 +45,8 @@ def reproduce(
     Raises FastFluxError for unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
-    profile = load_profile(profile_name)
+    profile = load_profile(profile_name, changes)
+    device = device or profile.device
     variants = chosen_variants(profile, tables, variant_names)
     if limit is not None and limit < 1:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
@@ -51,6 +57,8 @@ def reproduce(
         profile = replace(profile, sampling=replace(profile.sampling, samples=samples))
     if accept and (limit is not None or seeds is not None or variant_names is not None or set(tables) != set(TABLES)):
         raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
+    if accept and (other := sorted(key for key in changes or {} if not key.startswith(WHERE_WEIGHTS_LIE))):
+        raise FastFluxError(f"--accept keeps runs of the profile as it is: leave --set {other[0]} away")
     # Pruned models, images and times of one kind of device never stand for those of another.
     kind = torch.device(device).type
     place = profile.name if kind == "cpu" else f"{profile.name}-{kind}"
@@ -59,6 +67,9 @@ def reproduce(
     # Fewer images need no other models: pruning is the longest part of a quick run.
     models = runs / place
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
+    if dry_run:
+        show_plan(plan_run(evaluation, timed=True), evaluation)
+        return
     require_current_rankings(profile, evaluation.main.revision)
     evaluation.prune()
     evaluation.generate()
