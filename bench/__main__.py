@@ -17,6 +17,13 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _change(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return key, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description="FastFLUX's evaluation suite.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -29,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         "  python -m bench reproduce\n"
         "  python -m bench reproduce --only table6\n"
         "  python -m bench reproduce --limit 4 --seeds 1      a quick look at the whole road\n"
+        "  python -m bench reproduce --dry-run                what it takes, without doing it\n"
         "  python -m bench reproduce --accept                 make this run the committed one",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,14 +45,26 @@ def _parser() -> argparse.ArgumentParser:
         "--only",
         type=_names,
         metavar="TABLES",
-        help="tables, comma-separated: table1 to table6, ablations, equal_latency, seeds, cost, efficiency, claims",
+        help="tables, comma-separated: table1 to table6, ablations, equal_latency, differences, seeds, cost, "
+        "efficiency, claims",
     )
     reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")
     reproduce.add_argument("--seeds", type=int, help="so many images of each prompt")
     reproduce.add_argument("--force", action="store_true", help="measure again what is there already")
     reproduce.add_argument("--accept", action="store_true", help="copy the records and documents to reports/")
-    reproduce.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    reproduce.add_argument(
+        "--dry-run", action="store_true", help="check that everything is there, say what the run takes, and stop"
+    )
+    reproduce.add_argument(
+        "--set",
+        type=_change,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20",
+    )
+    reproduce.add_argument("--device", help="torch device (default: the profile's)")
     rank = commands.add_parser(
         "rank",
         help="the paper's importance of every block: FID and CLIP score without it",
@@ -118,7 +138,9 @@ def _reproduce(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         force=options.force,
         accept=options.accept,
+        dry_run=options.dry_run,
         device=options.device,
+        changes=dict(options.set),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,15 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.environment import sha256_of
 from bench.profile import Profile
 from bench.progress import console
 from bench.prompts import Prompt, prompts_hash, read_prompts
 from bench.results import JSON, digest
 from fastflux.architectures import example_inputs
 from fastflux.calibration import Calibration, Statistics, collect_statistics, load_statistics, save_statistics
-from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.checkpoint import load_transformer, read_json, revision_of
 from fastflux.drawing import sequence_length
-from fastflux.pipelines import check_pipeline, load_pipeline
+from fastflux.errors import FastFluxError
+from fastflux.hub import is_hub_id, local_pipeline
+from fastflux.pipelines import INDEX, check_pipeline, load_outline, load_pipeline
 from fastflux.trajectories import Trajectories
 
 
@@ -37,8 +39,18 @@ class BaseModel:
     def folder(self) -> Path:
         """The pipeline's folder, checked: missing or truncated weights are an error before the long work."""
         folder = self.profile.path(self.profile.pipeline)
+        if not folder.exists() and is_hub_id(self.profile.pipeline):
+            folder = local_pipeline(Path(self.profile.pipeline))
         check_pipeline(folder)
         return folder
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The number format of the models."""
+        dtype = getattr(torch, self.profile.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise FastFluxError(f"the profile's dtype is {self.profile.dtype!r}: give float32, bfloat16 or float16")
+        return dtype
 
     @cached_property
     def revision(self) -> str:
@@ -48,23 +60,29 @@ class BaseModel:
     @cached_property
     def components_hash(self) -> str:
         """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
-        found = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.relative_to(self.folder).parts[0] != "transformer":
-                found.update(path.relative_to(self.folder).as_posix().encode())
-                found.update(path.read_bytes())
-        return found.hexdigest()[:16]
+        parts = [name for name, entry in read_json(self.folder / INDEX).items() if isinstance(entry, list) and entry[0]]
+        hashes = [sha256_of(self.folder / name) for name in sorted(parts) if name != "transformer"]
+        return digest([*sorted(parts), *hashes])
 
     @cached_property
     def pipeline(self) -> Any:
         """The dense pipeline, loaded once; variants take its transformer's place."""
-        pipeline: Any = load_pipeline(self.folder, device=self.device)
+        pipeline: Any = load_pipeline(self.folder, dtype=self.dtype, device=self.device)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    @cached_property
+    def outline(self) -> Any:
+        """The pipeline without weights: what its sizes and FLOPs can be told from."""
+        return load_outline(self.folder)
+
     def dense(self) -> nn.Module:
         """The dense transformer, loaded afresh."""
-        return load_transformer(self.folder / "transformer", device=self.device)
+        return self.load(self.folder / "transformer")
+
+    def load(self, folder: Path) -> nn.Module:
+        """A transformer, dense or pruned, from its folder."""
+        return load_transformer(folder, dtype=self.dtype, device=self.device)
 
     def step_inputs(self, transformer: nn.Module, batch: int) -> dict[str, Tensor]:
         """Arguments of one step on `batch` pictures of the profile's size."""
@@ -74,9 +92,10 @@ class BaseModel:
             batch,
             sampling.height,
             sampling.width,
-            sequence_length(self.pipeline),
+            sequence_length(self.outline),
             torch.Generator().manual_seed(sampling.seed),
-            device=self.device,
+            device=next(transformer.parameters()).device,
+            dtype=self.dtype,
         )
 
     # -- calibration
@@ -93,6 +112,7 @@ class BaseModel:
             "revision": self.revision,
             "components": self.components_hash,
             "calibration": asdict(self.profile.calibration),
+            "size": [self.profile.sampling.height, self.profile.sampling.width],
             "calibration_prompts": prompts_hash(self.calibration_prompts),
         }
 
@@ -125,6 +145,11 @@ class BaseModel:
         save_statistics(statistics, path)
         return statistics
 
+    @property
+    def progress(self) -> Path:
+        """Folder of the pruning methods' progress."""
+        return self.store / "progress"
+
     def calibration(self) -> Calibration:
         """What pruning methods may learn of the model, with a folder for their progress."""
-        return Calibration(self.drive, self.statistics, self.store / "progress", self.profile.calibration.batch)
+        return Calibration(self.drive, self.statistics, self.progress, self.profile.calibration.batch)

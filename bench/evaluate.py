@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib import import_module
@@ -17,30 +18,32 @@ import torch
 from torch import nn
 
 from bench.base_model import BaseModel
-from bench.environment import describe_environment, device_name
+from bench.environment import describe_environment, device_name, sha256_of
 from bench.equal_latency import solve_equal_latency
 from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
 from bench.image_set import ImageSet
+from bench.latency_search import EqualLatency
 from bench.metrics.base import Metric
 from bench.metrics.flops import FLOPS, PARAMETERS, count_flops, measure_flops, measure_parameters
 from bench.metrics.latency import LATENCY, measure_latency
 from bench.metrics.memory import MEMORY, measure_memory
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.profile import Profile, Sampling
-from bench.progress import console, track
+from bench.progress import Ticks, console, track
 from bench.prompts import Prompt, limited, prompts_hash, read_prompts
-from bench.results import JSON, RecordError, RunRecord
+from bench.results import JSON, RecordError, RunRecord, digest
 from bench.variants import Variant, with_ratio
 from fastflux.calibration import Calibration
-from fastflux.checkpoint import load_transformer, read_json, save_transformer
+from fastflux.checkpoint import read_json, save_transformer
 from fastflux.cost import PruningCost
+from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
 
 PRUNING_NOTE = "pruning.json"
 COST = "cost.json"
 EQUAL = "equal_latency.json"
-#: How near the latency of a variant must come to that of the one it is to be as fast as.
-EQUAL_WITHIN = 0.02
+#: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by long measurements.
+EQUAL_SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 30, "final_rounds": 100, "candidates": 6}
 #: Versions of the image metrics, known without loading a scorer.
 IMAGE_METRICS = {"hps": "1", "geneval": "1", "clip_score": "1", "fid": "2"}
 STEP_METRICS = {info.name: info.version for info in (FLOPS, PARAMETERS, MEMORY, LATENCY, PRUNING_COST)}
@@ -124,11 +127,12 @@ class Evaluation:
         if variant.config is None:
             return base.dense()
         if self.is_pruned(variant):
-            return load_transformer(self._saved(variant), device=self.device)
+            return base.load(self._saved(variant))
         self.worked = True
         calibration = base.calibration() if variant.config.needs_statistics else Calibration()
         model = base.dense()
         base.pipeline.transformer = model  # whose forwards the calibration records
+        (self.pruned_place(variant) / PRUNING_NOTE).unlink(missing_ok=True)  # it would speak of what is written over
         prune_(model, variant.config, calibration, base_model=base.profile.title, base_revision=base.revision)
         save_transformer(model, self._saved(variant), overwrite=True)
         cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
@@ -171,13 +175,14 @@ class Evaluation:
         return {
             **self.base(variant.base).calibration_inputs,
             "method": "" if config is None else config.method,
+            "version": 0 if config is None else version_of(config),
+            "cost": PRUNING_COST.version,
             "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
         }
 
     def prune(self) -> None:
         """Make every pruned variant; those that are to be as fast as another one come after it."""
-        for name in {variant.base for variant in self.variants}:
-            _ = self.base(name).folder  # checked before the long work
+        self.require_inputs()
         pruned = [variant for variant in self.variants if variant.config is not None]
         with self.timed("prune"):
             for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), "prune", total=len(pruned)):
@@ -187,13 +192,27 @@ class Evaluation:
                 if not self.is_pruned(met):
                     self.transformer(met)
 
+    def require_inputs(self) -> None:
+        """Read or hash all files that the run will need before the long work; a forced run forgets its progress."""
+        _ = self.prompts, self.scorers_hash
+        for name in {variant.base for variant in self.variants}:
+            base = self.base(name)
+            _ = base.folder, base.calibration_prompts
+            if self.force:
+                shutil.rmtree(base.progress, ignore_errors=True)
+
     def _met(self, variant: Variant) -> Variant:
         """The variant with the ratio at which its measured latency meets that of `as_fast_as`, which it keeps."""
         if not variant.as_fast_as:
             return variant
         target = next(item for item in self.variants if item.id == variant.as_fast_as)
         base = self.base(variant.base)
-        inputs = {"target": self._pruning_inputs(target), "device": device_name(self.device), "tolerance": EQUAL_WITHIN}
+        inputs: dict[str, JSON] = {
+            "target": self._pruning_inputs(target),
+            "device": device_name(self.device),
+            "step": self._step_settings(),
+            **EQUAL_SEARCH,
+        }
         note = self.pruned_place(variant) / EQUAL
         found = read_json(note) if note.exists() and not self.force else {}
         if found.get("inputs") != json.loads(json.dumps(inputs)):
@@ -205,7 +224,7 @@ class Evaluation:
                 base.dense(),
                 _Step(fast, inputs_of_step),
                 inputs_of_step,
-                tolerance=EQUAL_WITHIN,
+                **EQUAL_SEARCH,
                 device=self.device,
                 progress=lambda line: console.print(line, markup=False),
             )
@@ -213,8 +232,8 @@ class Evaluation:
             found = {"inputs": inputs, "found": json.loads(equal.to_json())}
             note.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(note, json.dumps(found, indent=1) + "\n")
-        ratio = found["found"]["ratio"]
-        met = with_ratio(variant, ratio, target)
+        equal = EqualLatency.from_json(json.dumps(found["found"]), str(note))
+        met = with_ratio(variant, equal.ratio, target)
         self.variants = [met if item.id == variant.id else item for item in self.variants]
         return met
 
@@ -239,7 +258,7 @@ class Evaluation:
         self.worked = True
         base = self.base(variant.base)
         base.pipeline.transformer = self.transformer(variant)
-        ticks = _Ticks(total, f"generate {variant.label}")
+        ticks = Ticks(total, f"generate {variant.label}")
         generate(base.pipeline, self.prompts, base.profile.sampling, self.place(variant), inputs, ticks.advance)
         ticks.close()
 
@@ -258,8 +277,13 @@ class Evaluation:
     def scorers(self) -> tuple[Metric, ...]:
         """The profile's image metrics, loaded once."""
         module, _, name = self.profile.scorers.partition(":")
-        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device)
+        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device, **self.profile.scorer_settings)
         return scorers
+
+    @cached_property
+    def scorers_hash(self) -> str:
+        """16 hex digits of the weights that score; raises FastFluxError for a file that is not there."""
+        return digest([sha256_of(self.profile.path(name)) for name in self.profile.scorer_files])
 
     def record(self, variant: Variant) -> RunRecord:
         """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
@@ -274,6 +298,11 @@ class Evaluation:
             sampling=self._sampling_record(variant),
             measurements=(),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
+            inputs={
+                "pruning": digest(self._pruning_inputs(variant)),
+                "scorers": self.scorers_hash,
+                "device": torch.device(self.device).type,
+            },
         )
         path = self.record_path(variant)
         if not path.exists():
@@ -299,7 +328,7 @@ class Evaluation:
                 for metric in self._missing(record):
                     self.worked = True
                     images = images or self._images(variant)
-                    record = record.with_measurement(metric(images))
+                    record = replace(record, environment=self.environment).with_measurement(metric(images))
                     record.write(self.record_path(variant))
 
     def _images(self, variant: Variant) -> ImageSet:
@@ -321,29 +350,53 @@ class Evaluation:
             for name in dict.fromkeys(variant.base for variant in self.variants):
                 self._measure(self.base(name), [variant for variant in self.variants if variant.base == name])
 
-    def _measure(self, base: BaseModel, variants: Sequence[Variant]) -> None:
-        """The variants of one dense model, which is among them."""
-        records = {variant.id: self.record(variant) for variant in variants}
-        whole = all(_has(record, STEP_METRICS, faulty=True) for record in records.values())
-        if whole and _one_latency_run(records.values()) and not self.force:
-            return
-        self.worked = True
-        baseline = next(variant.id for variant in variants if variant.config is None)
-        models = {variant.id: self.transformer(variant).eval() for variant in variants}
-        dense = models[baseline]
-        inputs, single = base.step_inputs(dense, self.profile.latency.batch), base.step_inputs(dense, 1)
-        dense_flops = count_flops(dense, single)
-        dense_total = sum(p.numel() for p in dense.parameters())
-        steps = {name: _Step(model, inputs) for name, model in models.items()}
-        settings: dict[str, JSON] = {
+    def _step_settings(self) -> dict[str, JSON]:
+        """What a step's time and memory depend on besides the model and the machine."""
+        return {
             "height": self.sampling.height,
             "width": self.sampling.width,
             "batch": self.profile.latency.batch,
             "threads": torch.get_num_threads(),
-            "dtype": "float32",
+            "dtype": self.profile.dtype,
             "compiled": False,
         }
+
+    def _measure(self, base: BaseModel, variants: Sequence[Variant]) -> None:
+        """The variants of one dense model, which is among them."""
+        records = {variant.id: self.record(variant) for variant in variants}
+        settings = self._step_settings()
         latency = self.profile.latency
+        asked = {**settings, "warmup": latency.warmup, "rounds": latency.rounds}
+        whole = all(_has(record, STEP_METRICS) for record in records.values())
+        if whole and _one_latency_run(records.values(), asked) and not self.force:
+            return
+        self.worked = True
+        # Ratios are good within one run only: its time tells it from others.
+        run: dict[str, JSON] = {**settings, "run": datetime.now(UTC).isoformat(timespec="seconds")}
+        for place, group in enumerate(_groups(variants, latency.together)):
+            self._measure_together(base, group, records, run, first=place == 0)
+
+    def _measure_together(
+        self,
+        base: BaseModel,
+        variants: Sequence[Variant],
+        records: Mapping[str, RunRecord],
+        run: Mapping[str, JSON],
+        *,
+        first: bool,
+    ) -> None:
+        """Measure variants of which the first is the dense model, all in memory at once, and write their records.
+
+        The dense model's own record is that of the `first` group.
+        """
+        baseline = variants[0].id
+        models = {variant.id: self.transformer(variant).eval() for variant in variants}
+        dense = models[baseline]
+        latency = self.profile.latency
+        inputs, single = base.step_inputs(dense, latency.batch), base.step_inputs(dense, 1)
+        dense_flops = count_flops(dense, single)
+        dense_total = sum(p.numel() for p in dense.parameters())
+        steps = {name: _Step(model, inputs) for name, model in models.items()}
         console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
         times = measure_latency(
             steps,
@@ -352,20 +405,28 @@ class Evaluation:
             seed=self.sampling.seed,
             baseline=baseline,
             device=self.device,
-            settings=settings,
+            settings=run,
         )
-        for variant in variants:
+        for variant in variants if first else variants[1:]:
             model = models[variant.id]
-            record = records[variant.id]
+            record = replace(records[variant.id], environment=self.environment)
             for measurement in (
                 measure_flops(model, single, dense_forward=dense_flops),
                 measure_parameters(model, dense_total=dense_total),
-                measure_memory(model, steps[variant.id], device=self.device, settings=settings),
+                measure_memory(model, steps[variant.id], device=self.device, settings=self._step_settings()),
                 times[variant.id],
                 measure_pruning_cost(self._cost(variant)),
             ):
                 record = record.with_measurement(measurement)
             record.write(self.record_path(variant))
+
+
+def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
+    """The variants in groups of at most `together` (0: all), the dense model first in each."""
+    dense = [variant for variant in variants if variant.config is None]
+    pruned = [variant for variant in variants if variant.config is not None]
+    size = together - 1 if together > 1 else max(1, len(pruned))
+    return [dense + pruned[start : start + size] for start in range(0, max(1, len(pruned)), size)]
 
 
 @dataclass(frozen=True)
@@ -380,34 +441,22 @@ class _Step:
             self.model(**self.inputs)
 
 
-class _Ticks:
-    """A progress bar fed by numbers of finished images."""
-
-    def __init__(self, total: int, label: str) -> None:
-        self._items = track(range(total), label, total=total)
-        next(self._items, None)
-
-    def advance(self, count: int) -> None:
-        for _ in range(count):
-            next(self._items, None)
-
-    def close(self) -> None:
-        for _ in self._items:
-            pass
-
-
-def _has(record: RunRecord, versions: Mapping[str, str], *, faulty: bool = False) -> bool:
-    """Whether the record has all these metrics in these versions; `faulty` ones count only if asked for."""
-    found = {m.info.name: m.info.version for m in record.measurements if faulty or m.status == "ok"}
+def _has(record: RunRecord, versions: Mapping[str, str]) -> bool:
+    """Whether the record has all these metrics in these versions; failed ones do not count."""
+    found = {m.info.name: m.info.version for m in record.measurements if m.status != "failed"}
     return versions.items() <= found.items()
 
 
-def _one_latency_run(records: Any) -> bool:
-    """Whether all latencies come from one interleaved run: they then hold the same settings and number of rounds."""
+def _one_latency_run(records: Iterable[RunRecord], asked: Mapping[str, JSON]) -> bool:
+    """Whether all latencies come from one interleaved run with the settings asked for."""
     runs = set()
     for record in records:
         measurement = record.measurement("latency")
-        if measurement is None:
+        if (
+            measurement is None
+            or "run" not in measurement.settings
+            or not asked.items() <= measurement.settings.items()
+        ):
             return False
-        runs.add(json.dumps(measurement.settings, sort_keys=True))
+        runs.add(measurement.settings["run"])
     return len(runs) == 1

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,6 +105,9 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
         for name in ("images", MANIFEST, note.name):
             if (folder / name).exists() and not (aside / name).exists():
                 os.replace(folder / name, aside / name)
+        # What had been moved aside before stays there, and the same made once more must not be taken for the new.
+        shutil.rmtree(folder / "images", ignore_errors=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(note, text)
 

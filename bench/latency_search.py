@@ -8,10 +8,8 @@ answer, and lets a longer measurement decide.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from fastflux.errors import FastFluxError
@@ -93,24 +91,6 @@ class EqualLatency(Reading):
             raise FastFluxError(
                 f"{source} holds no search for equal latency ({error}): delete it and search again."
             ) from error
-
-    def write(self, path: Path) -> None:
-        """Write the file at `path` so that it is whole at every moment; makes the folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def read(cls, path: Path) -> EqualLatency:
-        """What `write` wrote; raises FastFluxError for a file that is not there or holds something else."""
-        try:
-            return cls.from_json(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FastFluxError(f"{path} cannot be read ({error}): search again.") from error
 
 
 def search_equal_latency(

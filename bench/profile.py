@@ -43,11 +43,15 @@ class CalibrationSettings:
 
 @dataclass(frozen=True)
 class LatencySettings:
-    """Rounds of the interleaved latency measurement, and images in one step."""
+    """Rounds of the interleaved latency measurement, and images in one step.
+
+    `together` models are timed in turn, the dense one among them, since all of them may not fit into memory; 0 is all.
+    """
 
     warmup: int
     rounds: int
     batch: int
+    together: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,13 @@ class Profile:
     latency: LatencySettings
     methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     """Settings of pruning methods by name, where they are not the method's defaults."""
+    scorer_files: tuple[str, ...] = ()
+    """Files and folders of the scorers' weights."""
+    scorer_settings: Mapping[str, JSON] = field(default_factory=dict)
+    """Keyword arguments of `scorers` besides the device."""
+    device: str = "cpu"
+    dtype: str = "float32"
+    """Number format of the pipeline and its transformer, by torch's name."""
     others: Mapping[str, OtherModel] = field(default_factory=dict)
     """Further dense models by name, drawn and scored as the profile's own."""
 
@@ -97,21 +108,49 @@ class Profile:
         return ROOT / text
 
 
-def load_profile(name: str) -> Profile:
-    """The profile of that name; raises FastFluxError (with a suggestion) for an unknown one or a faulty file."""
+def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile:
+    """The profile of that name, with `changes` ("sampling.steps": "28") to its file.
+
+    Raises FastFluxError (with a suggestion) for an unknown profile or setting, or a faulty file.
+    """
     known = sorted(path.stem for path in FOLDER.glob("*.toml"))
     if name not in known:
         raise unknown_name("profile", name, known)
     path = FOLDER / f"{name}.toml"
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        for key, text in (changes or {}).items():
+            _change(data, key, text)
         parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
         settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
         others = {key: OtherModel(**value) for key, value in data.pop("others", {}).items()}
-        return Profile(**{**data, "prompts": tuple(data["prompts"])}, **settings, others=others)
+        lists: dict[str, Any] = {key: tuple(data[key]) for key in ("prompts", "scorer_files") if key in data}
+        return Profile(**{**data, **lists}, **settings, others=others)
     except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Profile))
         raise FastFluxError(f"the profile {path} is faulty: {error}; it needs {fields}") from error
+
+
+def _change(data: dict[str, Any], key: str, text: str) -> None:
+    """Set the dotted key to the text, read as TOML where it is a number, a truth value, a list or a quoted text."""
+    *tables, name = key.split(".")
+    place: dict[str, Any] = data
+    for depth, table in enumerate(tables, start=1):
+        if not isinstance(place.get(table), dict):
+            raise unknown_name("table of the profile", ".".join(tables[:depth]), _tables(data))
+        place = place[table]
+    known = {*place, *(field.name for field in dataclasses.fields(Profile))} if place is data else set(place)
+    if name not in known and place is not data.get("scorer_settings"):
+        raise unknown_name(f"setting of the profile's {'.'.join(tables) or 'top level'}", name, sorted(known))
+    try:
+        place[name] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        place[name] = text
+
+
+def _tables(data: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = [f"{prefix}{key}" for key, value in data.items() if isinstance(value, dict)]
+    return found + [name for key in found for name in _tables(data[key.rpartition(".")[2]], f"{key}.")]
 
 
 def require_disk(folder: Path, mib: int) -> None:

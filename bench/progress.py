@@ -39,3 +39,21 @@ def _quiet(items: Iterable[T], label: str, total: int, completed: int) -> Iterat
             left = (now - began) / done * (total - completed - done)
             print(f"{label}: {completed + done}/{total}, about {left / 60:.0f} min left", file=sys.stderr, flush=True)
             shown = now
+
+
+class Ticks:
+    """A progress bar fed by numbers of finished images."""
+
+    def __init__(self, total: int, label: str) -> None:
+        self._items = track(range(total), label, total=total)
+        next(self._items, None)
+
+    def advance(self, count: int) -> None:
+        """Count so many more."""
+        for _ in range(count):
+            next(self._items, None)
+
+    def close(self) -> None:
+        """End the bar."""
+        for _ in self._items:
+            pass

@@ -1,8 +1,9 @@
 """`python -m bench recollection`: what collecting activations costs, against collecting them afresh for every block.
 
-Algorithm 1 of arXiv 2506.10035 runs the calibration samples through the whole model for every block that it replaces,
-once for the sandwich's inputs and once for its targets. `fastflux.recording.BlockStates` keeps what has not changed and
-stops at the sandwich's end. Here both prune the same model, in one run; the training is one step, the same in both.
+Algorithm 1 of arXiv 2506.10035 collects activations for every block that it replaces, first for the linear layer, then
+for the sandwich; taken as it reads, the calibration samples run through the whole model twice for each block.
+`fastflux.recording.BlockStates` keeps what has not changed and stops at the sandwich's end. Here both prune the same
+model, in one run; the training is one step, the same in both.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 from fastflux.recording import BlockStates, RecordedInputs, on_device, record_inputs
 from fastflux.surgery import get_block
+
+#: The paper's number of blocks at 20% and of images, with fastflux's own way of keeping activations.
+BLOCKS, SAMPLES, KEEP, ACTIVATIONS = 11, 512, 4, "ram"
 
 Observe = Callable[[BlockRef, Streams, Streams], None]
 
@@ -81,7 +85,8 @@ class WholeForwards(BlockStates):
 
         def hook(block: BlockRef) -> Callable[..., None]:
             def see(_module: nn.Module, _args: object, kwargs: dict[str, Tensor], output: Streams) -> None:
-                entering, leaving = (kwargs[IMAGE_STREAM], kwargs[TEXT_STREAM]), (output[1], output[0])
+                entering = (kwargs[IMAGE_STREAM], kwargs[TEXT_STREAM])
+                leaving = (output[1], entering[1] if output[0] is None else output[0])  # SD3's last block gives no text
                 observe(block, entering, leaving)
                 if block == blocks[-1]:
                     image, text = wanted(entering, leaving)
@@ -129,7 +134,7 @@ def recollection(
     blocks: int,
     samples: int,
     keep: int,
-    activations: str = "ram",
+    activations: str = ACTIVATIONS,
     accept: bool = False,
     device: str = "cpu",
     runs: Path = ROOT / "runs",
@@ -142,6 +147,8 @@ def recollection(
         if value < 1:
             raise FastFluxError(f"--{name} is {value}, but it must be at least 1")
     require_bounds(activations, keep)
+    if accept and (blocks, samples, keep, activations) != (BLOCKS, SAMPLES, KEEP, ACTIVATIONS):
+        raise FastFluxError("--accept keeps the whole comparison only: leave the other settings at their defaults")
     profile = load_profile(profile_name)
     configs = (variant.config for variant in paper_variants(profile))
     config = next((config for config in configs if isinstance(config, SandwichTrainingConfig)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -16,8 +16,14 @@ from bench.evaluate import Evaluation
 from bench.profile import ROOT, load_profile, require_disk
 from bench.progress import console
 from bench.reporting import GENERATED, RESULTS, run_reports
+from bench.run_plan import plan_run, show_plan
 from bench.variants import TABLES, chosen_variants, require_current_rankings
 from fastflux.errors import FastFluxError
+
+#: Settings that may differ from the profile's file in a run that is accepted.
+WHERE_WEIGHTS_LIE = ("pipeline", "scorer_", "device", "others")
+#: The records of just this run's variants.
+SELECTED = "selected"
 
 
 def reproduce(
@@ -29,7 +35,9 @@ def reproduce(
     seeds: int | None = None,
     force: bool = False,
     accept: bool = False,
-    device: str = "cpu",
+    dry_run: bool = False,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
     runs: Path = ROOT / "runs",
 ) -> None:
     """Run all stages and print the tables; see `python -m bench reproduce --help`.
@@ -37,7 +45,8 @@ def reproduce(
     Raises FastFluxError for unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
-    profile = load_profile(profile_name)
+    profile = load_profile(profile_name, changes)
+    device = device or profile.device
     variants = chosen_variants(profile, tables, variant_names)
     if limit is not None and limit < 1:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
@@ -48,11 +57,19 @@ def reproduce(
         profile = replace(profile, sampling=replace(profile.sampling, samples=samples))
     if accept and (limit is not None or seeds is not None or variant_names is not None or set(tables) != set(TABLES)):
         raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
-    folder = runs / (profile.name if limit is None and seeds is None else f"{profile.name}-limit{limit}-seeds{seeds}")
+    if accept and (other := sorted(key for key in changes or {} if not key.startswith(WHERE_WEIGHTS_LIE))):
+        raise FastFluxError(f"--accept keeps runs of the profile as it is: leave --set {other[0]} away")
+    # Pruned models, images and times of one kind of device never stand for those of another.
+    kind = torch.device(device).type
+    place = profile.name if kind == "cpu" else f"{profile.name}-{kind}"
+    folder = runs / (place if limit is None and seeds is None else f"{place}-limit{limit}-seeds{seeds}")
     require_disk(folder, profile.disk_mib)
     # Fewer images need no other models: pruning is the longest part of a quick run.
-    models = runs / profile.name
+    models = runs / place
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
+    if dry_run:
+        show_plan(plan_run(evaluation, timed=True), evaluation)
+        return
     require_current_rankings(profile, evaluation.main.revision)
     evaluation.prune()
     evaluation.generate()
@@ -62,7 +79,7 @@ def reproduce(
         texts = _report(evaluation, tables)
     for text in texts:
         print(text)
-    _show_differences(folder / "results", profile.name, device)
+    _show_differences(folder / SELECTED, profile.name, device)
     if accept:
         _accept(evaluation)
     _show_stages(evaluation, monotonic() - began)
@@ -80,7 +97,7 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
 def _selected(evaluation: Evaluation) -> Path:
     """A folder with just the records of this run's variants: an earlier run may have left others."""
     source = evaluation.folder / "results"
-    selected = evaluation.folder / "selected"
+    selected = evaluation.folder / SELECTED
     shutil.rmtree(selected, ignore_errors=True)
     selected.mkdir(parents=True)
     for variant in evaluation.variants:
@@ -107,7 +124,7 @@ def _accept(evaluation: Evaluation) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for path in target.glob("*.json"):
         path.unlink()
-    for path in (evaluation.folder / "results").glob("*.json"):
+    for path in (evaluation.folder / SELECTED).glob("*.json"):
         shutil.copy2(path, target)
     # The default profile's documents lie on top, where README.md shows them; others have folders.
     default = target == RESULTS / "cpu" / "shapes"

@@ -24,7 +24,7 @@ from fastflux.errors import FastFluxError
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Status = Literal["ok", "failed", "skipped"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _Data = TypeVar("_Data", "MetricInfo", "Measurement", "RunRecord")
 
@@ -119,6 +119,8 @@ class RunRecord:
         plan: `PruningPlan.to_json()` as data, or None for the dense model.
         sampling: the settings that determine the images (steps, guidance, size, seeds, prompt-set hash).
         created: ISO 8601 time.
+        inputs: what else determines the numbers: hashes of the pruning's inputs and of the scorers' weights, the
+            device. Empty in records of schema version 1, which did not hold it.
 
     Raises:
         RecordError: a part is not plain finite JSON, two measurements share a name, or `created` is no ISO time.
@@ -134,6 +136,7 @@ class RunRecord:
     sampling: Mapping[str, JSON]
     measurements: tuple[Measurement, ...]
     created: str
+    inputs: Mapping[str, JSON] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -151,14 +154,14 @@ class RunRecord:
         if len(set(names)) < len(names):
             raise RecordError(f"{where} has two measurements of one name among {names}; keep one of each.")
         object.__setattr__(self, "measurements", tuple(self.measurements))
-        for attribute in ("plan", "environment", "sampling"):
+        for attribute in ("plan", "environment", "sampling", "inputs"):
             object.__setattr__(self, attribute, _plain(getattr(self, attribute), f"{where}, {attribute}"))
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits over the plan, the base model's revision, the sampling settings and the profile."""
+        """16 hexadecimal digits over all that determines the numbers but the metrics' versions."""
         plan = None if self.plan is None else digest(self.plan)
-        return digest([plan, self.base_model, self.base_revision, self.sampling, self.profile])
+        return digest([plan, self.base_model, self.base_revision, self.sampling, self.profile, self.inputs])
 
     def measurement(self, name: str) -> Measurement | None:
         """The measurement of that metric name, or None where it was not taken."""
@@ -189,6 +192,8 @@ class RunRecord:
             raise RecordError(f"{source} is not whole JSON ({error}); delete it and measure again.") from error
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version") if isinstance(data, dict) else None
+        if version == 1 and "inputs" not in data:
+            data, version = {**data, "inputs": {}, "schema_version": SCHEMA_VERSION}, SCHEMA_VERSION
         if version is not None and version != SCHEMA_VERSION:
             raise RecordError(
                 f"{source} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "

@@ -50,6 +50,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "ablations": ("fastflux-10", "brll-10", "removal-10", *(f"{name}-10" for name in ABLATIONS)),
     "equal_latency": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in EQUALLED_RATIOS), "l1_equal-"),
     "seeds": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in SEEDED_RATIOS), "seed"),
+    "differences": ("",),
     "cost": _COMPARISON,
     "efficiency": ("",),
     "claims": ("",),

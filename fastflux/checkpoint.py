@@ -60,6 +60,21 @@ def load_transformer(
     return transformer
 
 
+def load_skeleton(folder: Path | str) -> nn.Module:
+    """The transformer saved in ``folder`` on the meta device: shapes without weights, for counting.
+
+    Raises ``FastFluxError`` when its config is missing or of an unknown class.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    name = str(config.get("_class_name"))
+    if name not in MODEL_CLASSES:
+        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, MODEL_CLASSES)
+    with torch.device("meta"):
+        transformer: nn.Module = MODEL_CLASSES[name].from_config(config)
+    return transformer.eval()
+
+
 def revision_of(folder: Path | str) -> str:
     """16 hex digits of the SHA-256 over a saved transformer's config and weights: which base a plan belongs to."""
     folder = Path(folder)

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from fastflux.calibration_run import CalibrationRun
-from fastflux.checkpoint import first_sentence, read_json, require_weights, write_transformer
+from fastflux.checkpoint import first_sentence, load_skeleton, read_json, require_weights, write_transformer
 from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
 from fastflux.model import PrunedTransformer, plan_of
@@ -77,6 +77,26 @@ def load_pipeline(
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
     return pipeline.to(device)
+
+
+def load_outline(folder: Path | str) -> DiffusionPipeline:
+    """A pipeline without weights: its transformer on the meta device, tokenizers and scheduler, no other models.
+
+    Raises ``FastFluxError`` for a folder that holds no pipeline of a transformer that can be pruned.
+    """
+    folder = Path(folder)
+    index = read_json(folder / INDEX)
+    models: dict[str, Any] = {
+        name: None
+        for name, entry in index.items()
+        if isinstance(entry, list) and entry[0] is not None and (folder / name / "config.json").is_file()
+    }
+    models["transformer"] = load_skeleton(folder / "transformer")
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **models)
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
+    return pipeline
 
 
 def check_pipeline(folder: Path) -> None:

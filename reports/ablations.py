@@ -116,7 +116,7 @@ def _scored(rows: Sequence[Row]) -> dict[str, Row]:
 
 
 def _prepare(axes: Axes, rows: Sequence[Row]) -> None:
-    """Grid, heading, and the dense model as a dotted line with its interval behind."""
+    """Grid, heading, and the dense model as a dotted line."""
     axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(y=0.16)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fastflux.errors import FastFluxError
 from reports.claims import claims_table
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.ranking import Ranking, orders_table
 from reports.rows import DENSE, FASTFLUX, L1, read_rows
@@ -28,7 +29,7 @@ DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
 FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
 #: The declared tables and those that are worked out.
-NAMES = (*TABLES, "seeds", "claims")
+NAMES = (*TABLES, "differences", "seeds", "claims")
 RANKINGS = Path(__file__).parent / "rankings"
 MAXIMUM_GRID_BYTES = 1_500_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
@@ -60,11 +61,13 @@ def build(
     rows = read_rows(results_dir)
     made: dict[str, tuple[Table, ...]] = {}
     for name in tables:
-        if name == "seeds":
-            made[name] = (seeds_table(rows),)
-            continue
-        if name == "claims":
-            made[name] = (build_claims(rows, ranking_file),)
+        if name not in TABLES:
+            worked_out = {
+                "differences": lambda: differences_table(rows, tolerance),
+                "seeds": lambda: seeds_table(rows),
+                "claims": lambda: build_claims(rows, ranking_file),
+            }
+            made[name] = (worked_out[name](),)
             continue
         spec = TABLES[name]
         made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance),)

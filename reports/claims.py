@@ -13,7 +13,17 @@ from reports.cost_verdicts import cheaper, double_blocks_matter_more, falls_with
 from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
-from reports.verdicts import Evidence, alike, at_least, better, better_in_every_group, every, in_every_group, keeps
+from reports.verdicts import (
+    MARGIN,
+    Evidence,
+    alike,
+    at_least,
+    better,
+    better_in_every_group,
+    every,
+    in_every_group,
+    keeps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,11 +128,12 @@ _NOTES = (
     (
         "Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a "
         'two-sided sign-flip test. "Higher" and "better" need p < 0.05 and are inconclusive without it, contrary only '
-        'when significantly lower; "not lower" fails when significantly lower; an interval decides what share is kept. '
-        "No correction is made for the number of claims."
+        'when significantly lower; "not lower" and "about as good" fail when significantly lower or different, and '
+        f"need an interval that excludes a change of {MARGIN:.0%}; an interval decides what share is kept. No "
+        "correction is made for the number of claims. The chance is that of prompts: each model was pruned once."
     ),
     (
-        "Latency groups are the pairs pruned to equal latency where they were measured, else those of Table 1. "
+        "Latency groups are the pairs pruned to equal latency where all of them met it, else those of Table 1. "
         "One contrary comparison is enough against a claim over several."
     ),
     "The paper's figures are of FLUX.1-dev and SD v3.0 (arXiv 2506.10035).",

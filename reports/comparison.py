@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from bench.statistics import Weighting
     from reports.rows import Row
 
-#: The scores with a value for each image: what counts once in the mean over all, as the metric itself takes it, and the
-#: number format.
-_SCORES: Mapping[str, tuple[Weighting, str]] = {
-    "hps.averaged": ("images", ".2f"),
-    "geneval.overall": ("strata", ".3f"),
-    "clip_score.mean": ("images", ".2f"),
+#: The metrics with a score for each image: their value over all, what counts once in it, and the number format. Their
+#: other values are those of one stratum (style or task) each.
+_SCORES: Mapping[str, tuple[str, Weighting, str]] = {
+    "hps": ("averaged", "images", ".2f"),
+    "geneval": ("overall", "strata", ".3f"),
+    "clip_score": ("mean", "images", ".2f"),
 }
 _SEED = 0
 SIGNIFICANT = 0.05
@@ -44,16 +44,20 @@ class Comparison:
         return 1 if self.difference > 0 else -1
 
     @property
+    def _spec(self) -> str:
+        return _SCORES[self.key.partition(".")[0]][2]
+
+    @property
     def change(self) -> str:
         """The difference as text: "+1.16 [+0.83, +1.51], p < 0.001"."""
-        spec = _SCORES[self.key][1]
+        spec = self._spec
         bounds = "" if self.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in self.interval))
         return f"{self.difference:+{spec}}{bounds}, {chance(self.p_value)}"
 
     @property
     def figures(self) -> str:
         """Both scores and their difference as text."""
-        spec = _SCORES[self.key][1]
+        spec = self._spec
         ours, theirs = (f"{row.label} {row.number(self.key):{spec}}" for row in (self.candidate, self.baseline))
         return f"{ours} against {theirs}: {self.change}"
 
@@ -63,12 +67,20 @@ def chance(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
-def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
-    """The paired comparison of the score `key` ("hps.averaged"), or the reason why there is none.
+def comparable(row: Row, key: str) -> bool:
+    """Whether the row holds the scores of single images behind this value."""
+    return key.partition(".")[0] in _SCORES and not isinstance(_scored(row, key), str)
 
-    Raises KeyError for a key that has no score for each image.
+
+def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
+    """The paired comparison of the score `key`, or the reason why there is none.
+
+    "hps.averaged" is compared over all prompts, "hps.photo" over those of its style.
+
+    Raises KeyError for a key of a metric without scores of single images.
     """
-    weighting = _SCORES[key][0]
+    metric, _, name = key.partition(".")
+    whole, weighting, _ = _SCORES[metric]
     found = []
     for row in (candidate, baseline):
         scored = _scored(row, key)
@@ -80,6 +92,8 @@ def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
         return f"{candidate.label} and {baseline.label} were sampled differently"
     try:
         strata = [strata_of(measurement.samples) for measurement in (first, second)]
+        if name != whole:
+            strata = [{name: stratum[name]} if name in stratum else {} for stratum in strata]
         paired = paired_difference(strata[0], strata[1], weighting=weighting, seed=_SEED)
     except StatisticsError as error:
         return f"{candidate.label} and {baseline.label} cannot be paired: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import DENSE
 from reports.table import Cell, Direction, Group, Header, Table
@@ -20,6 +21,10 @@ SHAPES_LABEL = (
     "Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; "
     "compare them within this table only."
 )
+ALSO_MARKED = (
+    "Scores not significantly worse than the best (paired by prompt and seed, two-sided p < "
+    f"{SIGNIFICANT:g}) are marked with it."
+)
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -33,29 +38,25 @@ def make_table(
 ) -> Table:
     """The declared table `spec` filled from `rows`; with `intervals` each value carries its 95% interval.
 
-    Bold is the best of a latency group, underlined the best of all rows, both as displayed, so equal numbers are marked
-    alike. Raises FastFluxError for a tolerance that is no fraction.
+    Bold is the best of a latency group, underlined the best of all rows. Whatever shows the same number is marked
+    alike, and so is whatever is not significantly worse where single images were scored. Raises FastFluxError for a
+    tolerance that is no fraction.
     """
     chosen = spec.chosen(rows)
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
-    best = [_best(column, chosen) for column in spec.columns]
+    best = [best_rows(column, chosen) for column in spec.columns]
     groups = []
     for heading, group in members:
         paired = spec.pairs is not None and len(group) > 1 and not any(note for _, note in group)
-        best_here = [_best(column, [row for row, _ in group]) if paired else None for column in spec.columns]
+        best_here = [best_rows(column, [row for row, _ in group] if paired else []) for column in spec.columns]
         lines = []
         for row, note in group:
             cells = [Cell(text=row.label, footnote=note)]
             for column, (scale, _), top, top_here in zip(spec.columns, scales, best, best_here, strict=True):
-                shown = _shown(column, row)
-                cells.append(
-                    value_cell(
-                        column, row, scale, interval=intervals,
-                        bold=shown is not None and shown == top_here, underline=shown is not None and shown == top,
-                    )
-                )  # fmt: skip
+                bold, underline = row.variant in top_here, row.variant in top
+                cells.append(value_cell(column, row, scale, interval=intervals, bold=bold, underline=underline))
             lines.append(tuple(cells))
         groups.append(Group(tuple(lines), heading))
     return Table(
@@ -145,12 +146,22 @@ def _shown(column: Column, row: Row) -> float | None:
     return float(format(number, column.spec)) if column.ranked and number is not None else None
 
 
-def _best(column: Column, rows: Sequence[Row]) -> float | None:
-    shown = [number for row in rows if (number := _shown(column, row)) is not None]
+def best_rows(column: Column, rows: Sequence[Row]) -> frozenset[str]:
+    """The variants to mark in a column: the best as displayed, and those that are not significantly worse than it.
+
+    Nothing is marked among fewer than two values, or where neither direction is better.
+    """
+    shown = [(number, row) for row in rows if (number := _shown(column, row)) is not None]
     direction = _direction(column, rows)
     if len(shown) < 2 or not direction:
-        return None
-    return max(shown) if direction == "up" else min(shown)
+        return frozenset()
+    top, best = (max if direction == "up" else min)(shown, key=lambda entry: entry[0])
+    return frozenset(row.variant for number, row in shown if number == top or _tied(column, row, best))
+
+
+def _tied(column: Column, row: Row, best: Row) -> bool:
+    found = compare(row, best, column.key) if comparable(best, column.key) else ""
+    return isinstance(found, Comparison) and found.sign == 0
 
 
 _Members = list[tuple[str, list[tuple["Row", str]]]]
@@ -201,7 +212,7 @@ def _by_base(chosen: Sequence[Row], rows: Sequence[Row]) -> _Members:
 
 
 def _legend(
-    spec: TableSpec, chosen: Sequence[Row], best: Sequence[float | None], tolerance: float, *, intervals: bool
+    spec: TableSpec, chosen: Sequence[Row], best: Sequence[frozenset[str]], tolerance: float, *, intervals: bool
 ) -> list[str]:
     lines = []
     if spec.pairs and spec.pairs.by == "latency":
@@ -212,7 +223,8 @@ def _legend(
     elif spec.pairs:
         made = any(row.family == spec.pairs.baseline for row in chosen)
         lines.append(
-            "Each L1-norm variant was pruned until it was as fast as the FastFLUX variant in its group."
+            "Each L1-norm variant was pruned to the latency of the FastFLUX variant in its group; the headings "
+            "tell how near it came in this table's measurement."
             if made
             else "No L1-norm variant pruned to the latency of a FastFLUX variant is among the records."
         )
@@ -220,9 +232,10 @@ def _legend(
         lines.append("Ratios are to the dense model of the same base.")
     if missing := sorted(set(spec.variants or ()) - {row.variant for row in chosen}, key=(spec.variants or ()).index):
         lines.append(f"Not among the records: {', '.join(missing)}.")
-    if any(value is not None for value in best):
+    if any(best):
         bold = "Bold: best of its latency group. " if spec.pairs else ""
-        lines.append(f"{bold}Underlined: best of all rows.")
+        compared = any(column.ranked and comparable(row, column.key) for column in spec.columns for row in chosen)
+        lines.append(f"{bold}Underlined: best of all rows.{f' {ALSO_MARKED}' if compared else ''}")
     if intervals:
         lines.append("In brackets: 95% interval.")
     return lines

@@ -47,6 +47,8 @@ _NO_GROUP = "no FastFLUX and L1-norm variant of similar latency"
 _BETTER: Mapping[int, Verdict] = {1: "reproduced", 0: "inconclusive", -1: "not reproduced"}
 _AT_LEAST: Mapping[int, Verdict] = {1: "reproduced", 0: "reproduced", -1: "not reproduced"}
 _ALIKE: Mapping[int, Verdict] = {1: "not reproduced", 0: "reproduced", -1: "not reproduced"}
+#: A difference of less than this share of the baseline's score counts as none, for "not lower" and "about as good".
+MARGIN = 0.05
 _SENTENCES = {1: "Significantly higher.", 0: "No significant difference.", -1: "Significantly lower."}
 
 
@@ -61,12 +63,12 @@ def better(candidate: str, baseline: str, key: str = _HPS) -> Check:
 
 
 def at_least(candidate: str, baseline: str, key: str = _HPS) -> Check:
-    """The candidate's score is not significantly lower."""
+    """The candidate's score is not significantly lower, and the interval excludes a loss beyond the `MARGIN`."""
     return _judged(candidate, baseline, key, _AT_LEAST)
 
 
 def alike(candidate: str, baseline: str, key: str = _HPS) -> Check:
-    """The two scores do not differ significantly."""
+    """The two scores do not differ significantly, and the interval lies within the `MARGIN`."""
     return _judged(candidate, baseline, key, _ALIKE)
 
 
@@ -119,15 +121,16 @@ def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
 
 
 def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
-    """The pairs made for equal latency where they were measured, else those of similar latency as in Table 1."""
+    """The pairs made for equal latency where all of them met it, else those of similar latency as in Table 1."""
 
     def latencies(family: str) -> dict[str, float | None]:
         chosen = {row.variant: row.number("latency.ratio_to_dense") for row in rows.values() if row.family == family}
         return {variant: latency for variant, latency in chosen.items() if latency is not None}
 
     made = pair_by_number(latencies(L1_EQUAL), latencies(FASTFLUX)).pairs
-    equal = tuple(pair for pair in made if pair.difference is not None and pair.difference <= DEFAULT_TOLERANCE)
-    return equal or pair_by_latency(latencies(L1), latencies(FASTFLUX)).pairs
+    if made and all(pair.difference is not None and pair.difference <= DEFAULT_TOLERANCE for pair in made):
+        return made
+    return pair_by_latency(latencies(L1), latencies(FASTFLUX)).pairs
 
 
 def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verdict]) -> Check:
@@ -140,7 +143,16 @@ def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verd
 def _verdict(found: Comparison | str, verdicts: Mapping[int, Verdict]) -> Finding:
     if isinstance(found, str):
         return unmeasured(found)
-    return Finding(verdicts[found.sign], found.figures, _SENTENCES[found.sign])
+    verdict = verdicts[found.sign]
+    if found.sign == 0 and verdict == "reproduced" and not _small(found, both=verdicts is _ALIKE):
+        return Finding("inconclusive", found.figures, f"Too few prompts to exclude a change of {MARGIN:.0%}.")
+    return Finding(verdict, found.figures, _SENTENCES[found.sign])
+
+
+def _small(found: Comparison, *, both: bool) -> bool:
+    """Whether the interval excludes a loss beyond the margin, with `both` a gain beyond it too."""
+    limit = MARGIN * abs(found.baseline.number(found.key) or 0.0)
+    return found.interval is not None and found.interval[0] >= -limit and (not both or found.interval[1] <= limit)
 
 
 def _compared(candidate: str, baseline: str, key: str, evidence: Evidence) -> Comparison | str:

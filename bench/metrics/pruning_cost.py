@@ -12,7 +12,7 @@ PRUNING_COST = MetricInfo(
     "2",
     "count, seconds, bytes or MiB",
     higher_is_better=False,
-    reference="beyond the calibration's own forwards",
+    reference="beyond the calibration's own forwards; peak memory is the device's, on a CPU that of the whole process",
 )
 
 

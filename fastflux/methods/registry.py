@@ -92,6 +92,12 @@ def pruning_method(name: str) -> PruningMethod:
     return methods[name]
 
 
+def version_of(config: PruningConfig) -> int:
+    """The config class's ``version`` or 1; a method raises it when the same settings come to give something else."""
+    version: int = getattr(config, "version", 1)
+    return version
+
+
 def make_config(method: str, settings: Mapping[str, JSON]) -> PruningConfig:
     """A method's config from plain settings; a setting that the method does not have is a ``FastFluxError``."""
     config_class = pruning_method(method).config_class

@@ -38,8 +38,7 @@ from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
 from fastflux.tensor_files import save_tensors
 
-VERSION = 3
-"""Raised whenever the same settings would give other weights or figures: no earlier progress is then taken for it."""
+_FEW = 64
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class SandwichTrainingConfig(LinearReplacementConfig):
     """
 
     method: ClassVar[str] = "sandwich_training"
+    version: ClassVar[int] = 3
+    """Raised whenever the same settings would give other weights or figures: no earlier progress is then taken."""
 
     replacement: str = "linear"
     layers: int = 3
@@ -98,7 +99,7 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
     ranked = rank_blocks(config.ranking, transformer, fits, seed=config.seed)
     order = ranked[:further]
     with TemporaryDirectory() as temporary, calibration.store() as store:
-        folder = (calibration.folder or Path(temporary)) / _key(config, ranked, inputs)
+        folder = (calibration.folder or Path(temporary)) / _key(transformer, config, ranked, inputs)
         folder.mkdir(parents=True, exist_ok=True)
         progress = _Progress(transformer, config, calibration, inputs, folder, store)
         progress.run(order, range(count))
@@ -180,15 +181,22 @@ def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequenc
         )
 
 
-def _key(config: SandwichTrainingConfig, ranked: Sequence[BlockRef], inputs: RecordedInputs) -> str:
-    """16 hex digits of all that decides the changes but the amount; the inputs stand for model and calibration."""
+def _key(
+    transformer: nn.Module, config: SandwichTrainingConfig, ranked: Sequence[BlockRef], inputs: RecordedInputs
+) -> str:
+    """16 hex digits of all that decides the changes but the amount."""
     amounts = ("ratio", "blocks", "reuse_from", "ranking")
     settings: dict[str, object] = {name: value for name, value in asdict(config).items() if name not in amounts}
-    settings |= {"order": [str(block) for block in ranked], "version": VERSION}
+    settings |= {"order": [str(block) for block in ranked], "version": config.version}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(inputs.rows.items()):
         digest.update(name.encode())
         digest.update(value.float().numpy().tobytes())
+    for name, weight in transformer.state_dict().items():
+        # Of every weight some values, which tell a fine-tuned model from its base; all of 24 GB would take a minute.
+        few = weight.flatten()[:: max(1, weight.numel() // _FEW)]
+        digest.update(name.encode())
+        digest.update(few.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

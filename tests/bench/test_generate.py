@@ -95,6 +95,13 @@ def test_images_of_other_inputs_are_moved_aside(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "generation.json").read_text()) == {"plan": "b"}
 
 
+def test_images_are_drawn_anew_however_often_the_inputs_change(tmp_path: Path) -> None:
+    for plan in "abab":
+        fresh = FakePipeline()
+        generate(fresh, PROMPTS, SAMPLING, tmp_path, {"plan": plan})
+        assert sum(fresh.batches) == 11, "none of the other inputs' images was taken over"
+
+
 def test_images_are_what_the_pipeline_drew(tmp_path: Path) -> None:
     generate(FakePipeline(), PROMPTS[:1], SAMPLING, tmp_path, {})
     (image,) = ImageSet.read(tmp_path / MANIFEST)

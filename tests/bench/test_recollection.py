@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bench.recollection
-from bench.__main__ import main
+from bench.__main__ import _parser, main
 from bench.recollection import WholeForwards, compare
 from fastflux.activations import ActivationStore
 from fastflux.architectures import architecture_of
@@ -90,11 +90,22 @@ def test_bad_options_are_one_sentence(
     assert message in capsys.readouterr().err
 
 
+def test_only_the_whole_comparison_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recollection", "--samples", "4", "--accept"]) == 1
+    assert "--accept keeps the whole comparison only" in capsys.readouterr().err
+    options = _parser().parse_args(["recollection"])
+    module = bench.recollection
+    assert (options.blocks, options.samples) == (module.BLOCKS, module.SAMPLES)
+    assert (options.keep, options.activations) == (module.KEEP, module.ACTIVATIONS)
+
+
 @pytest.mark.slow
 def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.recollection, "RECOLLECTION", tmp_path / "accepted")
     monkeypatch.setattr(bench.recollection, "ROOT", tmp_path)
     monkeypatch.setattr(bench.recollection, "track", _silent)
+    monkeypatch.setattr(bench.recollection, "BLOCKS", 2)
+    monkeypatch.setattr(bench.recollection, "SAMPLES", 4)
     path = bench.recollection.recollection(
         profile_name="shapes", blocks=2, samples=4, keep=4, accept=True, runs=tmp_path / "runs"
     )

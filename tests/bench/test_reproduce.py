@@ -113,7 +113,7 @@ def test_all_variants_draw_from_the_same_noise(quick: Path) -> None:
         [image.seed for image in ImageSet.read(folder / name / "manifest.jsonl").images]
         for name in ("dense", *VARIANTS)
     ]
-    assert seeds[0] == seeds[1] == seeds[2]
+    assert all(other == seeds[0] for other in seeds)
     assert len(set(seeds[0])) == 10
 
 

@@ -124,8 +124,16 @@ def test_key_follows_what_determines_the_images_and_nothing_else() -> None:
         replace(found, profile="flux-dev"),
         replace(found, base_revision="abd"),
         replace(found, base_model="other"),
+        replace(found, inputs={"pruning": "abc"}),
     ]
-    assert len({found.key, *(other.key for other in others)}) == 7
+    assert len({found.key, *(other.key for other in others)}) == 8
+
+
+def test_records_of_the_first_schema_are_read() -> None:
+    found = record("fastflux-10", measurement())
+    data = json.loads(found.to_json())
+    del data["inputs"]
+    assert RunRecord.from_json(json.dumps({**data, "schema_version": 1})) == found
 
 
 def test_write_leaves_one_whole_file_and_keeps_the_old_one_on_failure(
@@ -157,7 +165,7 @@ def test_reading_names_the_file_and_what_is_wrong(tmp_path: Path) -> None:
 
     refuse(json.dumps(good)[:-20], "not whole JSON")
     refuse("[]", "expected a JSON object")
-    refuse(json.dumps({**good, "schema_version": 2, "new_key": 1}), "schema version 2")
+    refuse(json.dumps({**good, "schema_version": 3, "new_key": 1}), "schema version 3")
     refuse(json.dumps({**good, "scores": {}}), r"unknown keys \['scores'\]")
     refuse(json.dumps({key: good[key] for key in good if key != "profile"}), r"lacks the keys \['profile'\]")
     refuse(json.dumps({**good, "created": "yesterday"}), "ISO 8601")

@@ -38,7 +38,7 @@ def test_the_first_sandwich_by_hand(drive: Drive) -> None:
     assert cost.block_forwards == SAMPLES * 2 * 3
     assert cost.block_trainings == STEPS * BATCH * 2
     assert cost.training_steps == STEPS
-    # Two linear layers of width 64 (one a stream) in full, LoRA of rank 2 on every linear layer of a double block.
+    # Two linear layers of width 16 (one a stream) in full, LoRA of rank 2 on every linear layer of a double block.
     dense: Any = make_tiny_flux()
     linears = [m for m in dense.transformer_blocks[1].modules() if type(m).__name__ == "Linear"]
     lora = sum(RANK * (m.in_features + m.out_features) for m in linears)

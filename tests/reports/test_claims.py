@@ -14,7 +14,7 @@ from reports.claims import CLAIMS, claims_table, findings
 from reports.ranking import Ranking
 from reports.rows import rows_of
 from reports.table import to_latex, to_markdown
-from reports.verdicts import Evidence, keeps
+from reports.verdicts import Evidence, alike, at_least, keeps, latency_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import RunRecord
+    from bench.results import Measurement, RunRecord
 
     Records = Callable[..., list[RunRecord]]
 
@@ -230,9 +230,9 @@ GOLDEN = r"""### Claims of the paper, DENSE
 
 not reproduced: 4; not measured: 12; reproduced: 2.
 
-Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a two-sided sign-flip test. "Higher" and "better" need p \< 0.05 and are inconclusive without it, contrary only when significantly lower; "not lower" fails when significantly lower; an interval decides what share is kept. No correction is made for the number of claims.
+Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a two-sided sign-flip test. "Higher" and "better" need p \< 0.05 and are inconclusive without it, contrary only when significantly lower; "not lower" and "about as good" fail when significantly lower or different, and need an interval that excludes a change of 5%; an interval decides what share is kept. No correction is made for the number of claims. The chance is that of prompts: each model was pruned once.
 
-Latency groups are the pairs pruned to equal latency where they were measured, else those of Table 1. One contrary comparison is enough against a claim over several.
+Latency groups are the pairs pruned to equal latency where all of them met it, else those of Table 1. One contrary comparison is enough against a claim over several.
 
 The paper's figures are of FLUX.1-dev and SD v3.0 (arXiv 2506.10035).
 """
@@ -274,3 +274,32 @@ def test_a_key_without_single_scores_is_a_fault_of_the_claim(records: Records) -
     rows = {row.variant: row for row in rows_of(records())}
     with pytest.raises(KeyError):
         keeps("fastflux-10", "dense", 0.9, "fid.fid")(Evidence(rows))
+
+
+def test_too_few_prompts_reproduce_nothing(make_record: MakeRecord, measured: Measured) -> None:
+    """Without an interval narrow enough, "not lower" and "about as good" stay open, however few the prompts."""
+
+    def hps(level: float, prompts: int) -> Measurement:
+        samples = {f"a/{index}": [level + (7 * index % 5 - 2) * 12] for index in range(prompts)}
+        return measured("hps", {"averaged": level}, samples=samples)
+
+    for prompts, expected in ((4, OPEN), (400, YES)):
+        noise = {f"a/{index}": [60.0 + (3 * index % 7 - 3) * 12] for index in range(prompts)}
+        other = measured("hps", {"averaged": 60.0}, samples=noise)
+        rows = rows_of([make_record("dense", "D", hps(60.0, prompts)), make_record("fastflux-10", "F", other)])
+        evidence = Evidence({row.variant: row for row in rows})
+        assert at_least("fastflux-10", "dense")(evidence).verdict == expected
+        assert alike("fastflux-10", "dense")(evidence).verdict == expected
+
+
+def test_pairs_that_missed_their_latency_do_not_vanish(make_record: MakeRecord, measured: Measured) -> None:
+    """One pair of two missed: the groups of Table 1 stand in for all of them, rather than the one that met."""
+
+    def latency(ratio: float) -> Measurement:
+        return measured("latency", {"median_ms": 100 * ratio, "ratio_to_dense": ratio})
+
+    ratios = {"fastflux-10": 0.9, "fastflux-20": 0.8, "l1-12": 0.89, "l1_equal-10": 0.9, "l1_equal-20": 0.8}
+    for missed, expected in ((0.8, {"l1_equal-10", "l1_equal-20"}), (0.9, {"l1-12"})):
+        made = ratios | {"l1_equal-20": missed}
+        rows = rows_of([make_record(variant, variant, latency(ratio)) for variant, ratio in made.items()])
+        assert {pair.baseline for pair in latency_groups({row.variant: row for row in rows})} == expected

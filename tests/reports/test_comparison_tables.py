@@ -61,7 +61,7 @@ clip\_score (version 1): hand-made clip\_score
 
 <sup>a</sup> the variant it was made to equal was not measured
 
-Each L1-norm variant was pruned until it was as fast as the FastFLUX variant in its group.
+Each L1-norm variant was pruned to the latency of the FastFLUX variant in its group; the headings tell how near it came in this table's measurement.
 
 Bold: best of its latency group. Underlined: best of all rows.
 

@@ -1,0 +1,84 @@
+"""Paired differences: every variant against its dense model, and FastFLUX against L1-norm pruning as fast as it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reports.comparison import SIGNIFICANT, chance, compare
+from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
+from reports.rows import FASTFLUX, L1, L1_EQUAL
+from reports.specs import CLIP, GENEVAL, HPS
+from reports.table import Cell, Group, Header, Table
+from reports.tables import metric_notes, model_name, profile_label
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from reports.rows import Row
+    from reports.specs import Column
+
+_COLUMNS = (HPS, GENEVAL, CLIP)
+
+
+def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE) -> Table:
+    """Differences of the overall scores with 95% interval and p-value, prompt by prompt; significant ones are bold.
+
+    The partners in latency are those of Tables 1 and 2 (within `tolerance`) and those that were pruned to be as fast.
+    """
+    named = {row.variant: row for row in rows}
+    against_dense = [
+        (row.label, row, named[row.baseline])
+        for row in rows
+        if not row.repeats and row.variant != row.baseline and row.baseline in named
+    ]
+    partners = [
+        (f"{named[ours].label} against {named[theirs].label}", named[ours], named[theirs])
+        for ours, theirs in _partners(rows, tolerance)
+    ]
+    headers = (
+        Header("Model", align="left"),
+        *(Header(column.heading, spec=f"+{column.spec.lstrip('z')}") for column in _COLUMNS),
+    )
+    groups = [
+        Group(tuple(_line(*pair) for pair in pairs), heading)
+        for heading, pairs in (
+            ("Against the dense model", against_dense),
+            ("FastFLUX against L1-norm pruning of its latency", partners),
+        )
+        if pairs
+    ]
+    note = (
+        "Differences are paired by prompt and seed; in brackets the 95% interval (prompt-cluster bootstrap, stratified "
+        "by style or task), behind it the two-sided p-value of a sign-flip permutation test. Bold: p < "
+        f"{SIGNIFICANT:g}. The p-values are not corrected for the number of comparisons."
+    )
+    return Table(
+        "differences",
+        f"Paired differences, {model_name(rows)}",
+        headers,
+        tuple(groups),
+        label=profile_label(rows),
+        notes=(note, *metric_notes(_COLUMNS, rows)),
+    )
+
+
+def _partners(rows: Sequence[Row], tolerance: float) -> list[tuple[str, str]]:
+    """FastFLUX and L1-norm variants of one latency: found ones, then those made for one another."""
+    found = pair_by_latency(_latencies(rows, L1), _latencies(rows, FASTFLUX), tolerance).pairs
+    made = pair_by_number(_latencies(rows, L1_EQUAL), _latencies(rows, FASTFLUX)).pairs
+    return [(pair.candidate, pair.baseline) for pair in (*found, *made)]
+
+
+def _latencies(rows: Sequence[Row], family: str) -> Mapping[str, float | None]:
+    return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
+
+
+def _line(label: str, candidate: Row, baseline: Row) -> tuple[Cell, ...]:
+    return (Cell(text=label), *(_cell(column, candidate, baseline) for column in _COLUMNS))
+
+
+def _cell(column: Column, candidate: Row, baseline: Row) -> Cell:
+    found = compare(candidate, baseline, column.key)
+    if isinstance(found, str):
+        return Cell(footnote=found)
+    return Cell(found.difference, bold=found.sign != 0, interval=found.interval, suffix=chance(found.p_value))

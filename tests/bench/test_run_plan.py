@@ -1,0 +1,85 @@
+"""What a run takes, told beforehand: counts by hand, and nothing made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import bench.run_plan
+from bench.__main__ import main
+from bench.evaluate import Evaluation
+from bench.profile import load_profile
+from bench.run_plan import RunPlan, plan_run
+from bench.variants import chosen_variants
+from fastflux.errors import FastFluxError
+
+
+def evaluation(folder: Path, tables: tuple[str, ...], **changes: object) -> Evaluation:
+    profile = replace(load_profile("shapes"), **changes)  # type: ignore[arg-type]  # fields by name
+    return Evaluation(profile, folder, chosen_variants(profile, tables), limit=1)
+
+
+def test_the_counts_are_those_of_the_run(tmp_path: Path) -> None:
+    plan = plan_run(evaluation(tmp_path, ("table4",)))
+    assert plan.variants == 3  # dense, FastFLUX-10%, w/o ST
+    assert plan.images == 3 * (4 * 1 + 6 * 4), "a prompt of each style once, of each task four times"
+    assert plan.steps == plan.images * 10 + 128 * 10
+    assert plan.training_steps == 200 * 5, "Sandwich Training of the 5 blocks at 10%"
+    assert plan.weights_bytes > 10 * 2**20
+    assert 1e8 < plan.flops_per_step < 1e9
+    assert plan.hours is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_hours_are_those_of_the_steps() -> None:
+    plan = RunPlan(1, 10, 7200, 0, 0, 1.0, 0.5)
+    assert plan.hours == pytest.approx(1.0)
+
+
+def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:
+    for changes, message in (
+        ({"scorer_files": ("absent.pt",)}, "absent.pt is neither a file nor a folder"),
+        ({"prompts": ("absent.jsonl",)}, "cannot read the prompts"),
+        ({"calibration_prompts": "absent.jsonl"}, "cannot read the prompts"),
+        ({"pipeline": "absent"}, "There is no .*absent"),
+    ):
+        with pytest.raises(FastFluxError, match=message):
+            plan_run(evaluation(tmp_path, ("table4",), **changes))
+
+
+def test_a_dry_run_says_what_it_takes_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench.run_plan, "_timed", lambda _evaluation: 0.01)
+    monkeypatch.setattr(Evaluation, "prune", lambda _self: pytest.fail("it pruned"))
+    assert main(["reproduce", "--dry-run", "--only", "table4", "--set", "sampling.steps=5"]) == 0
+    shown = capsys.readouterr().err
+    assert "images to draw" in shown
+    assert "10 ms" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("sampling.stesp=5", "did you mean 'steps'"),
+        ("samling.steps=5", "did you mean 'sampling'"),
+        ("tilte=x", "did you mean 'title'"),
+        ("dtype=float31", "the profile's dtype is 'float31'"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_sentence(
+    change: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["reproduce", "--dry-run", "--only", "table4", "--set", change]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_changed_settings_are_not_accepted_but_other_places_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--accept", "--set", "sampling.steps=5"]) == 1
+    assert "--accept keeps runs of the profile as it is: leave --set sampling.steps away" in capsys.readouterr().err
+
+
+def test_values_are_read_as_toml_or_as_text() -> None:
+    profile = load_profile("shapes", {"sampling.steps": "5", "title": "a name", "prompts": '["a", "b"]'})
+    assert (profile.sampling.steps, profile.title, profile.prompts) == (5, "a name", ("a", "b"))
