@@ -38,7 +38,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
     """Two sampling steps, two training steps, six latency rounds: this tests the road, not the figures."""
     training = {"samples": 64, "steps": 2, "batch": 4}
 
-    def short(name: str):  # noqa: ANN202
+    def short(name: str, _changes: object = None):  # noqa: ANN202
         profile = load_profile(name)
         return replace(
             profile,
