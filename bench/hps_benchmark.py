@@ -1,6 +1,6 @@
 """HPDv2's benchmark on disk: its prompts, and images in the folders that `hpsv2.evaluate` reads.
 
-Prompts are ``<style>.json``, a list of texts each (folder ``benchmark`` of the data set zhwang/HPDv2 on huggingface.co);
+Prompts are ``<style>.json``, a list of texts each (folder ``benchmark`` of zhwang/HPDv2, a data set of huggingface.co);
 images are ``<root>/<style>/<index of the prompt, five digits>.jpg``. So images made elsewhere are scored here without
 being generated, and ours by hpsv2. Source: https://github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, commit 866735e.
 """
@@ -87,7 +87,8 @@ def read_layout(root: Path, prompts: Sequence[Prompt]) -> ImageSet:
         raise ImageSetError(f"{root} is no folder; give the one with a folder of images for each style.")
     places = _places(prompts)
     known = {place for _, place in places}
-    if surplus := sorted(str(file.relative_to(root)) for file in root.glob("*/*") if file.relative_to(root) not in known):
+    found = {file.relative_to(root) for file in root.glob("*/*")}
+    if surplus := sorted(str(place) for place in found - known):
         raise ImageSetError(
             f"{root} has {len(surplus)} files for which there is no prompt, e.g. {surplus[0]}; expected {len(known)} "
             "images: give the prompts they were made from, or move them away."

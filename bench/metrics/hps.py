@@ -100,5 +100,5 @@ def group_std(scores: Sequence[Sequence[float]]) -> float | None:
     if not scores or len(scores) % GROUPS:
         return None
     size = len(scores) // GROUPS
-    groups = [[value for prompt in scores[start : start + size] for value in prompt] for start in range(0, len(scores), size)]
-    return float(np.std([np.mean(group) for group in groups]))
+    groups = [scores[start : start + size] for start in range(0, len(scores), size)]
+    return float(np.std([np.mean([value for prompt in group for value in prompt]) for group in groups]))

@@ -59,8 +59,13 @@ def _expected(architecture: str) -> Shapes:
     config = open_clip.get_model_config(architecture)
     if config is None:
         raise FastFluxError(f"open_clip has no architecture {architecture!r}; expected a name like 'ViT-H-14'.")
-    with torch.device("meta"):
-        model = open_clip.CLIP(**config)
+    try:
+        with torch.device("meta"):
+            model = open_clip.CLIP(**config)
+    except TypeError as error:
+        raise FastFluxError(
+            f"{architecture} is no CLIP with two plain transformers ({error}); let open_clip fetch its weights by tag."
+        ) from error
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from bench.image_set import GeneratedImage, ImageSet, ImageSetError
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.clip_score import SCALE
-from bench.metrics.image_similarity import mean_squared_error, psnr, ssim
+from bench.metrics.image_similarity import K1, K2, mean_squared_error, psnr, ssim
 from bench.metrics.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
 from bench.results import JSON, Measurement, MetricInfo
 from bench.statistics import Estimate, mean_interval, strata_of
 
-_SSIM: Mapping[str, JSON] = {"window": "gaussian 11x11, sigma 1.5", "k1": 0.01, "k2": 0.03, "over": "RGB, valid windows"}
+_SSIM: Mapping[str, JSON] = {"window": "gaussian 11x11, sigma 1.5", "k1": K1, "k2": K2, "mean_over": "RGB and windows"}
 _PSNR = "of the mean squared error over all images"
 
 
@@ -77,7 +77,8 @@ class Paired:
         except (ImageSetError, FeatureError) as error:
             return Measurement.failed(self.info, str(error), missing=len(images), settings=settings)
         settings["reference_sha256"] = _hash_of(self.reference)
-        settings["equal_images"] = sum(value == 0 for key in samples if key.startswith("mse/") for value in samples[key])
+        equal = [value for key in samples if key.startswith("mse/") for value in samples[key] if value == 0]
+        settings["equal_images"] = len(equal)
         return measured(self.info, images, samples, self._estimates(samples), settings)
 
     def _samples(self, images: ImageSet) -> dict[str, list[float]]:

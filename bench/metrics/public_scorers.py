@@ -78,7 +78,7 @@ def clip_spec(architecture: str = "ViT-L-14", tag: str = "openai", checkpoint: P
     architecture = architecture.removesuffix("-quickgelu")
     found = open_clip.get_pretrained_cfg(architecture, tag)
     if not found:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none: there is no such architecture"
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none, or no such architecture"
         raise FastFluxError(f"open_clip has no weights {tag!r} of {architecture}; it has {known}.")
     name = f"{architecture}-quickgelu" if found.get("quick_gelu") else architecture
     if checkpoint is None:

@@ -1,7 +1,7 @@
 """HPS v2's score by its published definition, in float64 and from a state dict alone: no code of open_clip or hpsv2.
 
 Preprocessing after `hpsv2/src/open_clip/transform.py`: values from 0 to 1, longest side to the model's by bicubic
-interpolation (torchvision's: a = -0.5 with antialias, -0.75 without), black padding, normalised. Then a pre-norm ViT and
+interpolation (torchvision's: a = -0.5 with antialias, -0.75 without), black padding, normalised. Then a pre-norm ViT,
 a causal text transformer (arXiv 2103.00020), the projections, and the cosine.
 """
 

@@ -7,12 +7,13 @@ hpsv2 is no dependency (its pins fit no test environment), so its own code runs 
 from __future__ import annotations
 
 import gzip
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def pictures() -> list[Pixels]:
     found = []
     for height, width in SIZES:
         blocks = generator.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-        image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width] + generator.normal(0, 12, (height, width, 3))
+        image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        image = image + generator.normal(0, 12, image.shape)
         found.append(image.clip(0, 255).astype(np.uint8))
     return found
 
@@ -122,11 +124,10 @@ def hpsv2_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         return opened(vocabulary if lacking else path, *arguments, **options)
 
     monkeypatch.setattr(gzip, "open", found)
-    clint = ModuleType("clint.textui")  # a progress bar of downloads
-    clint.progress = SimpleNamespace()  # type: ignore[attr-defined]
-    for name in ("clint", "clint.textui"):
-        if importlib.util.find_spec("clint") is None:
-            monkeypatch.setitem(sys.modules, name, clint)
+    # Progress bars of downloads, and its training, which its scoring imports and does not use.
+    training = "hpsv2.src.training"
+    for name in ("clint", "clint.textui", training, f"{training}.train", f"{training}.data"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
     return importlib.import_module
 
 

@@ -135,6 +135,8 @@ def test_files_that_are_no_checkpoint_of_weights_are_refused(tiny_hps: Hps, tmp_
     torch.save({"state_dict": {"detector.weight": torch.zeros(2)}}, file)
     with pytest.raises(FastFluxError, match=r"no CLIP with two transformers \(1 tensors: detector.weight"):
         hps_v2(file, architecture=architecture)
+    with pytest.raises(FastFluxError, match="ViT-B-16-SigLIP is no CLIP with two plain transformers"):
+        hps_v2(checkpoint, architecture="ViT-B-16-SigLIP")
     with pytest.raises(FastFluxError, match="no architecture 'tiny'"):
         hps_v2(checkpoint, architecture="tiny")
 
@@ -225,7 +227,7 @@ def test_clip_checkpoints_are_checked_as_well(tiny_hps: Hps, known_tag: dict[str
 def test_unknown_weights_are_refused_with_the_list() -> None:
     with pytest.raises(FastFluxError, match=r"no weights 'opneai' of ViT-L-14; it has openai, laion400m_e31"):
         clip_spec("ViT-L-14", "opneai")
-    with pytest.raises(FastFluxError, match="there is no such architecture"):
+    with pytest.raises(FastFluxError, match="it has none, or no such architecture"):
         clip_spec("ViT-L-15")
 
 
