@@ -210,11 +210,15 @@ def _registered_extractor(model: ImageFeatures) -> str:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     digest = hashlib.sha256(json.dumps(model.settings, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"open-clip-{digest}"
-    if name in FEATURE_EXTRACTORS_REGISTRY:
+    name = f"features-{digest}"
+    registered = FEATURE_EXTRACTORS_REGISTRY.get(name)
+    if registered is not None:
+        registered.model = model  # the settings are the same; the one of before may be gone
         return name
 
     class ImageTower(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
+        model: ImageFeatures
+
         def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
             super().__init__(name, features_list)
 
@@ -232,8 +236,9 @@ def _registered_extractor(model: ImageFeatures) -> str:
 
         def forward(self, batch: Tensor) -> tuple[Tensor]:
             # (batch, 3, height, width) uint8 -> (batch, dim); float64, since the means would else be taken in float32.
-            return (model.raw_image_features(batch.permute(0, 2, 3, 1).cpu().numpy()).double(),)
+            return (self.model.raw_image_features(batch.permute(0, 2, 3, 1).cpu().numpy()).double(),)
 
+    ImageTower.model = model
     register_feature_extractor(name, ImageTower)
     return name
 

@@ -21,9 +21,7 @@ from bench.results import JSON
 from fastflux.errors import FastFluxError
 
 LAYER = "2048"
-SOURCE = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
-)
+SOURCE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
 
 class InceptionFeatures:

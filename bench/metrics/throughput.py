@@ -80,8 +80,8 @@ def measure_throughput(
     """
     if not 1 <= singles <= images or rounds < 1:
         raise FastFluxError(
-            f"{images} images, {singles} of them one by one, in {rounds} rounds cannot be timed; expected at least 1, and "
-            "no more one by one than in batches."
+            f"{images} images, {singles} of them one by one, in {rounds} rounds cannot be timed; expected 1 or more, "
+            "and no more one by one than in batches."
         )
     version = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
     model = hps_v2(checkpoint, version, architecture=architecture, device=device, batch_size=batch_size).model

@@ -103,9 +103,7 @@ def text_feature(state: State, tokens: Tensor, heads: int) -> Tensor:
     return functional.normalize(x[tokens.argmax()] @ state["text_projection"].double(), dim=-1)
 
 
-def score(
-    state: State, image: Pixels, tokens: Tensor, *, size: int, antialias: bool, heads: tuple[int, int]
-) -> float:
+def score(state: State, image: Pixels, tokens: Tensor, *, size: int, antialias: bool, heads: tuple[int, int]) -> float:
     """The cosine of an image and its prompt's tokens; `heads` of the image and of the text transformer."""
     pixels = preprocess(image, size, antialias=antialias)
     return float(image_feature(state, pixels, heads[0]) @ text_feature(state, tokens, heads[1]))

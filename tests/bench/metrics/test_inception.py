@@ -36,7 +36,9 @@ def pixels(count: int, seed: int) -> list[Pixels]:
 
 
 def test_features_are_those_of_torch_fidelity(weights: Path) -> None:
-    extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights))
+    extractor = FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
+    )
     images = pixels(3, seed=0)
     batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
     found = InceptionFeatures(weights, batch_size=2).raw_image_features(images)
