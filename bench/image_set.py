@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +130,13 @@ class ImageSet:
         wanted.update((prompt, sample) for _, prompt, sample in self.expected)
         gaps = sorted(wanted - {(image.prompt_id, image.sample) for image in self.images})
         return (*absent, *(f"sample {sample} of {prompt}" for prompt, sample in gaps))
+
+    def surplus(self) -> tuple[str, ...]:
+        """What is there once too often: a second image of one prompt and sample, and images that nobody asked for."""
+        keys = [(image.set, image.prompt_id, image.sample) for image in self.images]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
+        unasked = set(keys) - set(self.expected) if self.expected else set()
+        return tuple(f"sample {sample} of {prompt}" for _, prompt, sample in sorted({*twice, *unasked}))
 
     def __len__(self) -> int:
         return len(self.images)

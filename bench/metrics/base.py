@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from fastflux.errors import FastFluxError
 METRICS: Mapping[str, str] = {
     "hps": "bench.metrics.hps:HPS",
     "geneval": "bench.metrics.geneval:GenEval",
+    "retrieval": "bench.metrics.retrieval:Retrieval",
+    "paired": "bench.metrics.paired:Paired",
     "clip_score": "bench.metrics.clip_score:ClipScore",
     "fid": "bench.metrics.fid:FID",
     "flops": "bench.metrics.flops:measure_flops",
@@ -48,11 +50,14 @@ def load_metric(name: str) -> Any:
 
 
 def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:
-    """A failed measurement when images are missing, else None: a mean over what is left would be another benchmark."""
+    """A failed measurement when images are missing or surplus, else None: another number is another benchmark."""
     if missing := images.missing():
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         return Measurement.failed(
-            info, f"{len(missing)} images are missing: {shown}", missing=len(missing), settings=settings
+            info, f"{len(missing)} images are missing: {_shown(missing)}", missing=len(missing), settings=settings
+        )
+    if surplus := images.surplus():
+        return Measurement.failed(
+            info, f"{len(surplus)} images are there twice or were not asked for: {_shown(surplus)}", settings=settings
         )
     if not images.images:
         return Measurement.failed(info, "the image set holds no images for this metric", settings=settings)
@@ -78,3 +83,21 @@ def values_and_intervals(
         if estimate.interval is not None
     }
     return values, intervals
+
+
+def measured(
+    info: MetricInfo,
+    images: ImageSet,
+    samples: Mapping[str, list[float]],
+    estimates: Mapping[str, Estimate],
+    settings: Mapping[str, JSON],
+) -> Measurement:
+    """The measurement of an image set whose every image was scored."""
+    values, intervals = values_and_intervals(estimates)
+    return Measurement(
+        info, "ok", values=values, intervals=intervals, scored=len(images), samples=samples, settings=settings
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -6,29 +6,34 @@ There is no single convention: this one does not clip at 0 and does not weight (
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
 import torch
 
-from bench.image_set import ImageSet, ImageSetError
-from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
-from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.metrics.base import incomplete, measured, samples_by_prompt
+from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, open_clip_of
 from bench.results import JSON, Measurement, MetricInfo
-from bench.statistics import mean_interval
+from bench.statistics import Estimate, mean_interval
 
 SCALE = 100.0
+
+Samples: TypeAlias = Mapping[str, list[float]]
 
 
 class ClipScore:
     """Scores all images it is given.
 
     Args:
-        model, pretrained, resize_mode: the CLIP model (`OpenClipSpec`).
+        model: the CLIP model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete it.
         reference: what the scores may be called.
         seed: of the interval's resampling.
     """
 
     def __init__(
         self,
-        model: str,
+        model: str | OpenClipSpec,
         pretrained: str = "",
         *,
         reference: str = "CLIP score",
@@ -39,28 +44,47 @@ class ClipScore:
     ) -> None:
         self.info = MetricInfo("clip_score", "1", "100 x cosine", higher_is_better=True, reference=reference)
         self.seed = seed
-        self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
+        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Value "mean"; the settings count the prompts the model cannot read to the end."""
         settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": self.seed}
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
-        try:
-            scores = own_prompt_cosines(self.model, images)
-        except (ImageSetError, FeatureError) as error:
-            return Measurement.failed(self.info, str(error), missing=len(images), settings=settings)
-        samples = samples_by_prompt(("", image, score) for image, score in zip(images.images, scores, strict=True))
-        values, intervals = values_and_intervals({"mean": mean_interval(samples, seed=self.seed)})
-        return Measurement(
+        return measure_cosines(
             self.info,
-            "ok",
-            values=values,
-            intervals=intervals,
-            scored=len(images),
-            samples=samples,
-            settings={**settings, "prompts_too_long": self.model.too_long(prompts_of(images))},
+            self.model,
+            images,
+            settings,
+            stratum=lambda _: "",
+            summary=lambda samples: {"mean": mean_interval(samples, seed=self.seed)},
         )
+
+
+def measure_cosines(
+    info: MetricInfo,
+    model: OpenClipModel,
+    images: ImageSet,
+    settings: Mapping[str, JSON],
+    *,
+    stratum: Callable[[GeneratedImage], str],
+    summary: Callable[[Samples], Mapping[str, Estimate]],
+) -> Measurement:
+    """Score every image against its own prompt; failed if one cannot be read or a feature is not finite.
+
+    Args:
+        stratum: what an image's score is filed under, "" for metrics without strata.
+        summary: the values, given the scores (`Measurement.samples`).
+    """
+    try:
+        scores = own_prompt_cosines(model, images)
+    except (ImageSetError, FeatureError) as error:
+        return Measurement.failed(info, str(error), missing=len(images), settings=settings)
+    samples = samples_by_prompt(
+        (stratum(image), image, score) for image, score in zip(images.images, scores, strict=True)
+    )
+    settings = {**settings, "prompts_too_long": model.too_long(prompts_of(images))}
+    return measured(info, images, samples, summary(samples), settings)
 
 
 def prompts_of(images: ImageSet) -> list[str]:

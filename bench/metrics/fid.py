@@ -1,7 +1,8 @@
-"""FID and KID between generated and reference images: torch-fidelity on the image features of an open_clip model.
+"""FID and KID between generated and reference images: torch-fidelity on the features of a model loaded once.
 
 Both are noisy at few images, and FID is biased by an amount that depends on the model: the settings say how many there
-were, and variants are to be compared at equal numbers only. Sources: arXiv 1706.08500 (FID), 1801.01401 (KID).
+were, and variants are to be compared at equal numbers only. Sources: arXiv 1706.08500 (FID), 1801.01401 (KID),
+1904.06991 (precision and recall).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import hashlib
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,21 +25,41 @@ from torch import Tensor
 
 from bench.image_set import ImageSet, ImageSetError, Pixels
 from bench.metrics.base import incomplete
-from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.metrics.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
 from bench.results import JSON, Measurement, MetricInfo
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
+NEIGHBORS = 3
+"""Precision and recall take an image's surroundings to reach as far as this nearest neighbor of it."""
 _LAYER = "image"
+
+
+class ImageFeatures(Protocol):
+    """A model that gives features of images: `OpenClipModel`, or InceptionV3 (`bench.metrics.inception`)."""
+
+    batch_size: int
+
+    @property
+    def settings(self) -> dict[str, JSON]:
+        """All that determines the features."""
+        ...
+
+    def raw_image_features(self, images: Iterable[Pixels]) -> Tensor:
+        """(images, dim) float32 on the CPU; raises FeatureError for ones that are not finite."""
+        ...
 
 
 class FID:
     """Compares all images it is given with a fixed reference set.
 
     Args:
-        model, pretrained, resize_mode: whose image tower gives the features (`OpenClipSpec`).
+        model: whose image tower gives the features: an `OpenClipSpec` or its architecture, which `pretrained` and
+            `resize_mode` complete; or any `ImageFeatures`.
         reference_images: (height, width, 3) uint8 images, or a folder with their .png and .jpg files; all of one size.
         reference: what the distances may be called.
+        kid_subset_size: images in each of KID's subsets; None takes 1000, or half of what there is if that is less.
+        precision_recall: whether to give precision and recall as well, on the same features.
         seed: of KID's subsets.
 
     Raises:
@@ -47,7 +68,7 @@ class FID:
 
     def __init__(
         self,
-        model: str,
+        model: str | OpenClipSpec | ImageFeatures,
         pretrained: str = "",
         *,
         reference_images: Path | Sequence[Pixels],
@@ -55,10 +76,18 @@ class FID:
         resize_mode: str | None = None,
         device: str = "cpu",
         batch_size: int = 64,
+        kid_subset_size: int | None = None,
+        precision_recall: bool = False,
         seed: int = 0,
     ) -> None:
         self.info = MetricInfo("fid", "2", "distance", higher_is_better=False, reference=reference)
-        self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
+        self.model: ImageFeatures = (
+            open_clip_of(model, pretrained, resize_mode, device, batch_size)
+            if isinstance(model, str | OpenClipSpec)
+            else model
+        )
+        self.kid_subset_size = kid_subset_size
+        self.precision_recall = precision_recall
         self.seed = seed
         readers: list[Callable[[], Pixels]] = (
             [partial(_read_file, file) for file in _image_files(reference_images)]
@@ -80,21 +109,29 @@ class FID:
         return other
 
     def __call__(self, images: ImageSet) -> Measurement:
-        """Values "fid", "kid" and "kid_std" (over KID's subsets)."""
+        """Values "fid", "kid" and "kid_std" (over KID's subsets), "precision" and "recall" if wanted."""
+        fewest = min(len(images), len(self._reference))
         # A subset of nearly all images would be the same one a hundred times over.
-        subset_size = min(KID_SUBSET_SIZE, max(1, len(self._reference) // 2), max(1, len(images) // 2))
+        subset_size = self.kid_subset_size or min(KID_SUBSET_SIZE, max(1, fewest // 2))
         settings: dict[str, JSON] = {
-            **self.model.settings,
             "feature_layer": "image embedding, not normalised",
+            **self.model.settings,
             "images": len(images),
             "reference_images": len(self._reference),
             "reference_sha256": self._reference_hash,
             "kid_subsets": KID_SUBSETS,
             "kid_subset_size": subset_size,
             "kid_seed": self.seed,
+            **({"prc_neighbors": NEIGHBORS} if self.precision_recall else {}),
         }
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
+        if subset_size > fewest:
+            reason = f"KID's subsets are of {subset_size} images, and there are {fewest}; take smaller ones"
+            return Measurement.failed(self.info, reason, settings=settings)
+        if self.precision_recall and fewest <= NEIGHBORS:
+            reason = f"precision and recall look at {NEIGHBORS} neighbors, and there are {fewest} images"
+            return Measurement.failed(self.info, reason, settings=settings)
         try:
             values = self._distances(_Images([image.read for image in images.images]), subset_size)
         except (ImageSetError, FeatureError) as error:
@@ -109,6 +146,8 @@ class FID:
             input2=self._reference,
             fid=True,
             kid=True,
+            prc=self.precision_recall,
+            prc_neighborhood=NEIGHBORS,
             kid_subsets=KID_SUBSETS,
             kid_subset_size=subset_size,
             rng_seed=self.seed,
@@ -123,11 +162,14 @@ class FID:
             save_cpu_ram=True,
             verbose=False,
         )
-        return {
+        values = {
             "fid": float(found["frechet_inception_distance"]),
             "kid": float(found["kernel_inception_distance_mean"]),
             "kid_std": float(found["kernel_inception_distance_std"]),
         }
+        if self.precision_recall:
+            values |= {name: float(found[name]) for name in ("precision", "recall")}
+        return values
 
 
 class _Images(torch.utils.data.Dataset[Tensor]):
@@ -162,17 +204,21 @@ class _Images(torch.utils.data.Dataset[Tensor]):
         return digest.hexdigest()
 
 
-def _registered_extractor(model: OpenClipModel) -> str:
+def _registered_extractor(model: ImageFeatures) -> str:
     """The name under which torch-fidelity finds the model's image tower; it holds a hash of the model's settings."""
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
     digest = hashlib.sha256(json.dumps(model.settings, sort_keys=True).encode()).hexdigest()[:16]
-    name = f"open-clip-{digest}"
-    if name in FEATURE_EXTRACTORS_REGISTRY:
+    name = f"features-{digest}"
+    registered = FEATURE_EXTRACTORS_REGISTRY.get(name)
+    if registered is not None:
+        registered.model = model  # the settings are the same; the one of before may be gone
         return name
 
     class ImageTower(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
+        model: ImageFeatures
+
         def __init__(self, name: str, features_list: Sequence[str], **_: Any) -> None:
             super().__init__(name, features_list)
 
@@ -190,8 +236,9 @@ def _registered_extractor(model: OpenClipModel) -> str:
 
         def forward(self, batch: Tensor) -> tuple[Tensor]:
             # (batch, 3, height, width) uint8 -> (batch, dim); float64, since the means would else be taken in float32.
-            return (model.raw_image_features(batch.permute(0, 2, 3, 1).cpu().numpy()).double(),)
+            return (self.model.raw_image_features(batch.permute(0, 2, 3, 1).cpu().numpy()).double(),)
 
+    ImageTower.model = model
     register_feature_extractor(name, ImageTower)
     return name
 

@@ -6,23 +6,27 @@ the mean of 10 groups of 80 images, which is the mean of its 800; "Averaged" is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from bench.image_set import ImageSet, ImageSetError
-from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
-from bench.metrics.clip_score import SCALE, own_prompt_cosines, prompts_of
-from bench.metrics.open_clip_model import FeatureError, OpenClipSpec, load_open_clip
+import numpy as np
+
+from bench.hps_benchmark import SET, STYLES
+from bench.image_set import ImageSet
+from bench.metrics.base import incomplete
+from bench.metrics.clip_score import SCALE, Samples, measure_cosines
+from bench.metrics.open_clip_model import OpenClipSpec, open_clip_of
 from bench.results import JSON, Measurement, MetricInfo
-from bench.statistics import strata_of, stratified_means
+from bench.statistics import Estimate, strata_of, stratified_means
 
-STYLES = ("anime", "concept-art", "paintings", "photo")
+GROUPS = 10
 
 
 class HPS:
     """Scores the images of the set "hps".
 
     Args:
-        model, pretrained: the preference model (`OpenClipSpec`); HPS v2.0 is ("ViT-H-14", its checkpoint file).
+        model: the preference model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete
+            it. `bench.metrics.public_scorers.hps_v2` has the published one.
         reference: what the scores may be called.
         styles: the styles there must be; their order is that of the values.
         resize_mode: HPS v2 shrinks the longest side and pads with black.
@@ -31,7 +35,7 @@ class HPS:
 
     def __init__(
         self,
-        model: str,
+        model: str | OpenClipSpec,
         pretrained: str = "",
         *,
         reference: str = "HPS v2",
@@ -44,11 +48,14 @@ class HPS:
         self.info = MetricInfo("hps", "1", "100 x cosine", higher_is_better=True, reference=reference)
         self.styles = tuple(styles)
         self.seed = seed
-        self.model = load_open_clip(OpenClipSpec(model, pretrained, resize_mode), device, batch_size)
+        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
 
     def __call__(self, images: ImageSet) -> Measurement:
-        """Values: the mean of each style and "averaged" over all images; failed if an image is missing or damaged."""
-        images = images.subset("hps")
+        """Values: each style's mean, "averaged" over all images, and "<style>_group_std" where there are ten groups.
+
+        Failed if an image is missing or damaged.
+        """
+        images = images.subset(SET)
         settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": self.seed}
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
@@ -58,22 +65,40 @@ class HPS:
             return Measurement.failed(
                 self.info, f"the images have the styles {names}; expected {sorted(self.styles)}", settings=settings
             )
-        try:
-            scores = own_prompt_cosines(self.model, images)
-        except (ImageSetError, FeatureError) as error:
-            return Measurement.failed(self.info, str(error), missing=len(images), settings=settings)
-        samples = samples_by_prompt(
-            (str(image.style), image, score) for image, score in zip(images.images, scores, strict=True)
-        )
-        means = stratified_means(strata_of(samples), weighting="images", seed=self.seed)
-        ordered = {style: means.strata[style] for style in self.styles}
-        values, intervals = values_and_intervals({**ordered, "averaged": means.overall})
-        return Measurement(
+        return measure_cosines(
             self.info,
-            "ok",
-            values=values,
-            intervals=intervals,
-            scored=len(images),
-            samples=samples,
-            settings={**settings, "prompts_too_long": self.model.too_long(prompts_of(images))},
+            self.model,
+            images,
+            settings,
+            stratum=lambda image: str(image.style),
+            summary=self._summary,
         )
+
+    def _summary(self, samples: Samples) -> Mapping[str, Estimate]:
+        means = stratified_means(strata_of(samples), weighting="images", seed=self.seed)
+        spreads = {style: group_std(list(prompts.values())) for style, prompts in strata_of(samples).items()}
+        return {
+            **{style: means.strata[style] for style in self.styles},
+            "averaged": means.overall,
+            **{
+                f"{style}_group_std": Estimate(spread, None)
+                for style in self.styles
+                if (spread := spreads[style]) is not None
+            },
+        }
+
+
+def group_std(scores: Sequence[Sequence[float]]) -> float | None:
+    """The spread that hpsv2 prints beside a style's score: the standard deviation of the means of 10 groups of prompts.
+
+    Groups are of successive prompts, and the mean of their means is the style's own; the deviation divides by 10.
+    None where the prompts do not come out in ten equal groups.
+
+    Args:
+        scores: of the images of each prompt, in the prompts' order.
+    """
+    if not scores or len(scores) % GROUPS:
+        return None
+    size = len(scores) // GROUPS
+    groups = [scores[start : start + size] for start in range(0, len(scores), size)]
+    return float(np.std([np.mean([value for prompt in group for value in prompt]) for group in groups]))

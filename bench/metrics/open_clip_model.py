@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.environment import sha256_of
 from bench.image_set import Pixels
+from bench.metrics.resizing import fit_longest_side
 from bench.results import JSON
 from fastflux.errors import FastFluxError
 
@@ -38,25 +39,31 @@ class OpenClipSpec:
         pretrained: open_clip's tag or a checkpoint file; "" for a folder.
         resize_mode: "shortest" (then centre crop), "longest" (then black padding) or "squash"; None takes the model's.
         precision: open_clip's name of the number format.
+        resized_by: "PIL", which rounds to whole pixel values, or "torch", which resizes the values as hpsv2 does; only
+            for "longest".
+        antialias: whether shrinking filters; PIL always does.
     """
 
     model: str
     pretrained: str = ""
     resize_mode: str | None = None
     precision: str = "fp32"
+    resized_by: str = "PIL"
+    antialias: bool = True
 
 
 class OpenClipModel:
     """A loaded model with its preprocessing and tokenizer.
 
-    Images are resized by PIL, which always filters when it shrinks (antialias), whatever torchvision's version; images
-    of the model's own size pass unchanged but for the normalisation.
+    Images are resized by PIL, which always filters when it shrinks (antialias), or by torch with the filter pinned, so
+    that torchvision's version does not matter; images of the model's own size pass unchanged but for the normalisation.
 
     Raises:
         FastFluxError: no such folder, file or tag, weights that do not fit, or an activation that does not match them.
     """
 
     def __init__(self, spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64) -> None:
+        _require_resizing(spec)
         self.spec = spec
         self.device = device
         self.batch_size = batch_size
@@ -86,14 +93,18 @@ class OpenClipModel:
             "image_size": list(self.image_size),
             "resize_mode": preprocess["resize_mode"],
             "interpolation": preprocess["interpolation"],
-            "antialias": True,
-            "resized_by": "PIL",
+            "antialias": self.spec.antialias,
+            "resized_by": self.spec.resized_by,
         }
 
     def preprocess(self, image: Pixels) -> Tensor:
         """(height, width, 3) uint8 -> (3, size, size) float32, resized and normalised."""
-        found: Tensor = self._preprocess(Image.fromarray(image))
-        return found
+        if self.spec.resized_by == "PIL":
+            found: Tensor = self._preprocess(Image.fromarray(image))
+            return found
+        config = self._model.visual.preprocess_cfg
+        mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))  # (3, 1, 1)
+        return (fit_longest_side(image, self.image_size[0], antialias=self.spec.antialias) - mean) / std
 
     def image_features(self, images: Iterable[Pixels]) -> Tensor:
         """Features of (height, width, 3) uint8 images: (images, dim) float32 on the CPU, each of length 1.
@@ -160,6 +171,24 @@ class OpenClipModel:
 def load_open_clip(spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64) -> OpenClipModel:
     """`OpenClipModel`, one for all metrics that ask for the same."""
     return OpenClipModel(spec, device, batch_size)
+
+
+def open_clip_of(
+    model: str | OpenClipSpec, pretrained: str, resize_mode: str | None, device: str, batch_size: int
+) -> OpenClipModel:
+    """The model that a metric's arguments name, in full by an `OpenClipSpec` or by their parts (`load_open_clip`)."""
+    spec = model if isinstance(model, OpenClipSpec) else OpenClipSpec(model, pretrained, resize_mode)
+    return load_open_clip(spec, device, batch_size)
+
+
+def _require_resizing(spec: OpenClipSpec) -> None:
+    if spec.resized_by == "PIL" and spec.antialias:
+        return
+    if spec.resized_by != "torch" or spec.resize_mode != "longest":
+        raise FastFluxError(
+            f"Images are to be resized by {spec.resized_by!r}, resize_mode={spec.resize_mode!r}, antialias="
+            f"{spec.antialias}; expected 'PIL' with antialias, or 'torch' with 'longest'."
+        )
 
 
 def _weights_of(spec: OpenClipSpec) -> Path | None:

@@ -67,3 +67,24 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         save_file(open_clip.CLIP(**model_cfg).state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_hps(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """An architecture that open_clip knows by name, and a random checkpoint of it laid out as HPS v2's."""
+    import open_clip
+    import torch
+
+    folder = tmp_path_factory.mktemp("tiny-hps")
+    model_cfg: dict[str, Any] = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 56, "layers": 2, "width": 32, "head_width": 16, "patch_size": 14},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    }
+    (folder / "tiny-hps.json").write_text(json.dumps(model_cfg))
+    open_clip.add_model_config(folder / "tiny-hps.json")
+    checkpoint = folder / "HPS_v2_compressed.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        torch.save({"state_dict": open_clip.CLIP(**model_cfg).state_dict()}, checkpoint)
+    return "tiny-hps", checkpoint

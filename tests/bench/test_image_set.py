@@ -108,3 +108,12 @@ def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     manifest.write_text("[]\n")
     with pytest.raises(ImageSetError, match="line 1 is list"):
         ImageSet.read(manifest)
+
+
+def test_what_is_there_too_often_is_named(write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> None:
+    images = ImageSet.read(write_images([*hps_prompts[:2], GENEVAL], size=8))
+    assert images.surplus() == ()
+    assert ImageSet((*images.images, images.images[0])).surplus() == ("sample 0 of geneval-colors-000",)
+    known = images.expecting({"hps-anime-000": "hps", "geneval-colors-000": "geneval"}, {"hps": 1, "geneval": 2})
+    assert known.surplus() == ("sample 1 of hps-anime-000", "sample 0 of hps-anime-001", "sample 1 of hps-anime-001")
+    assert known.subset("geneval").surplus() == ()

@@ -1,5 +1,6 @@
 """FID against the Frechet formula in float64, KID's direction, and what is refused."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 from bench.image_set import ImageSet, Pixels
 from bench.metrics.fid import FID
+from bench.metrics.open_clip_model import load_open_clip
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 
@@ -82,3 +84,67 @@ def test_what_cannot_be_compared_is_refused(tiny_clip: Path, images: ImageSet, t
     images.images[2].file.unlink()
     gone = metric(images)
     assert (gone.status, gone.values, gone.missing) == ("failed", {}, 1)
+
+
+def test_precision_and_recall_are_given_when_asked_for(tiny_clip: Path, images: ImageSet) -> None:
+    model, reference = f"local-dir:{tiny_clip}", pixels(50, seed=1, low=60)
+    without = FID(model, reference_images=reference)(images)
+    found = FID(model, reference_images=reference, precision_recall=True)(images)
+    assert sorted(without.values) == ["fid", "kid", "kid_std"]
+    assert {name: found.values[name] for name in without.values} == without.values
+    assert found.info == without.info
+    assert "prc_neighbors" not in without.settings
+    metric = FID(model, reference_images=reference)
+    one, two = (metric.model.raw_image_features(each).double().numpy() for each in (images, reference))
+    assert found.values["precision"] == pytest.approx(share_within(one, two))
+    assert found.values["recall"] == pytest.approx(share_within(two, one))
+
+
+def share_within(points: FloatArray, others: FloatArray) -> float:
+    """Share of points nearer to one of the others than that is to its third nearest neighbor (arXiv 1904.06991)."""
+    own = np.linalg.norm(others[:, None] - others[None], axis=-1)
+    radius = np.sort(own, axis=1)[:, 3]
+    distance = np.linalg.norm(points[:, None] - others[None], axis=-1)
+    return float((distance <= radius).any(axis=1).mean())
+
+
+def test_equal_sets_cover_each_other(tiny_clip: Path, images: ImageSet) -> None:
+    own = [image.read() for image in images.images]
+    found = FID(f"local-dir:{tiny_clip}", reference_images=own, precision_recall=True)(images)
+    assert (found.values["precision"], found.values["recall"]) == (1, 1)
+    assert found.values["fid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_subsets_and_neighbors_that_do_not_exist_fail(tiny_clip: Path, images: ImageSet) -> None:
+    model = f"local-dir:{tiny_clip}"
+    found = FID(model, reference_images=pixels(30, 0), kid_subset_size=31)(images)
+    assert (found.status, found.values) == ("failed", {})
+    assert found.reason == "KID's subsets are of 31 images, and there are 30; take smaller ones"
+    assert FID(model, reference_images=pixels(30, 0), kid_subset_size=30)(images).settings["kid_subset_size"] == 30
+    few = FID(model, reference_images=pixels(3, 0), precision_recall=True)(images)
+    assert "3 neighbors, and there are 3 images" in few.reason
+
+
+def test_features_that_are_not_finite_fail(tiny_clip: Path, images: ImageSet) -> None:
+    load_open_clip.cache_clear()  # the weights are broken below
+    metric = FID(f"local-dir:{tiny_clip}", reference_images=pixels(4, 0))
+    metric.model._model.visual.proj.fill_(float("nan"))
+    found = metric(images)
+    load_open_clip.cache_clear()
+    assert (found.status, found.values) == ("failed", {})
+    assert "not finite" in found.reason
+
+
+@pytest.mark.parametrize("damage", ["truncated", "grey", "twice"])
+def test_damaged_images_fail_with_the_reason(tiny_clip: Path, images: ImageSet, damage: str) -> None:
+    first = dataclasses.replace(images.images[0], sha256=None)
+    others = images.images[1:]
+    if damage == "truncated":
+        first.file.write_bytes(first.file.read_bytes()[:2000])
+    elif damage == "grey":
+        Image.new("L", (64, 64)).save(first.file)
+    else:
+        others = (*others, first)
+    found = FID(f"local-dir:{tiny_clip}", reference_images=pixels(4, 0))(ImageSet((first, *others)))
+    assert (found.status, found.values) == ("failed", {})
+    assert {"truncated": "damaged", "grey": "mode 'L'", "twice": "there twice"}[damage] in found.reason

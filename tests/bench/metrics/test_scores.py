@@ -10,7 +10,7 @@ import torch
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
 from bench.metrics.clip_score import ClipScore
-from bench.metrics.hps import HPS
+from bench.metrics.hps import HPS, group_std
 from bench.metrics.open_clip_model import load_open_clip
 from bench.results import Measurement
 from bench.statistics import paired_difference, strata_of
@@ -125,3 +125,33 @@ def test_scores_are_the_same_twice(tiny_clip: Path, images: ImageSet) -> None:
 def test_clip_score_fails_when_an_image_is_gone(tiny_clip: Path, images: ImageSet) -> None:
     images.images[3].file.unlink()
     refuse(ClipScore(f"local-dir:{tiny_clip}")(images), "hps-anime-001_1.png")
+
+
+def test_ten_groups_have_the_spread_that_hpsv2_prints(hps: HPS, write_images: WriteImages) -> None:
+    entries = [
+        {"id": f"{style}-{i:03}", "set": "hps", "style": style, "prompt": f"{style} of {i} stars"}
+        for style in STYLES
+        for i in range(20 if style == "photo" else 3)
+    ]
+    found = hps(ImageSet.read(write_images(entries, samples=1)))
+    assert list(found.values) == [*STYLES, "averaged", "photo_group_std"]
+    scores = np.array([found.samples[f"photo/photo-{i:03}"] for i in range(20)])
+    groups = scores.reshape(10, 2).mean(axis=1)
+    assert found.values["photo"] == pytest.approx(groups.mean())
+    assert found.values["photo_group_std"] == pytest.approx(groups.std(ddof=0))
+    assert "photo_group_std" not in found.intervals
+
+
+def test_groups_are_of_successive_prompts() -> None:
+    assert group_std([[float(i // 2)] for i in range(20)]) == pytest.approx(np.std(np.arange(10)))
+    assert group_std([[1.0]] * 19) is None
+    assert group_std([]) is None
+
+
+def test_images_there_twice_or_unasked_for_fail(hps: HPS, images: ImageSet, hps_prompts: list[dict[str, Any]]) -> None:
+    twice = ImageSet((*images.images, images.images[0]))
+    refuse(hps(twice), "1 images are there twice or were not asked for: sample 0 of hps-anime-000")
+    fewer = images.expecting({entry["id"]: "hps" for entry in hps_prompts[1:]}, {"hps": 2})
+    refuse(hps(fewer), "2 images are there twice or were not asked for: sample 0 of hps-anime-000")
+    more = images.expecting({entry["id"]: "hps" for entry in [*hps_prompts, {"id": "x"}]}, {"hps": 2})
+    refuse(hps(more), "2 images are missing: sample 0 of x")
