@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.image_set import Pixels
+from fastflux.errors import FastFluxError
 
 Mask = npt.NDArray[np.bool_]
 """(height, width) of the image."""
@@ -25,9 +26,17 @@ class Detection:
     mask: Mask | None = None
 
 
+class DetectorError(FastFluxError):
+    """A detector whose output cannot be read: nothing can be judged by it."""
+
+
 class Detector(Protocol):
     """Finds objects in images."""
 
     def __call__(self, images: Sequence[Pixels]) -> list[list[Detection]]:
-        """The objects of each (height, width, 3) uint8 image, of all scores: the judge applies its thresholds."""
+        """The objects of each (height, width, 3) uint8 image, of all scores: the judge applies its thresholds.
+
+        Raises:
+            DetectorError: what the model gives is no detection, such as scores that are not finite.
+        """
         ...

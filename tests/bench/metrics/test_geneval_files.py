@@ -1,0 +1,205 @@
+"""GenEval's metadata file and image folders, both ways."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.image_set import ImageSet, ImageSetError
+from bench.metrics.geneval_files import (
+    UNKNOWN_SEED,
+    read_geneval_folder,
+    read_metadata,
+    write_geneval_folder,
+    write_metadata,
+)
+from bench.prompts import Prompt
+from fastflux.errors import FastFluxError
+from tests.bench.conftest import WriteImages
+
+DOG = {"class": "dog", "count": 1}
+LINES: list[dict[str, Any]] = [
+    {"tag": "single_object", "include": [DOG], "prompt": "a photo of a dog"},
+    {
+        "tag": "counting",
+        "include": [{"class": "cat", "count": 3}],
+        "exclude": [{"class": "cat", "count": 4}],
+        "prompt": "a photo of three cats",
+    },
+    {
+        "tag": "position",
+        "include": [DOG, {"class": "cat", "count": 1, "position": ["left of", 0]}],
+        "prompt": "a photo of a cat left of a dog",
+    },
+]
+
+
+@pytest.fixture
+def metadata(tmp_path: Path) -> Path:
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return path
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """Prompts as `write_images` takes them."""
+    return [{"id": p.id, "set": "geneval", "prompt": p.prompt, "metadata": p.metadata} for p in read_metadata(path)]
+
+
+def test_prompts_are_named_by_their_lines(metadata: Path) -> None:
+    prompts = read_metadata(metadata)
+    assert [prompt.id for prompt in prompts] == ["geneval-00000", "geneval-00001", "geneval-00002"]
+    assert prompts[1] == Prompt(
+        "geneval-00001",
+        "geneval",
+        "a photo of three cats",
+        None,
+        {"tag": "counting", "include": [{"class": "cat", "count": 3}], "exclude": [{"class": "cat", "count": 4}]},
+    )
+
+
+def test_metadata_is_written_as_it_was_read(metadata: Path, tmp_path: Path) -> None:
+    write_metadata(read_metadata(metadata), tmp_path / "again" / "metadata.jsonl")
+    assert (tmp_path / "again" / "metadata.jsonl").read_text() == metadata.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("{broken", "not whole JSON"),
+        ("[]", "no object"),
+        ({"tag": "colours"}, "tag is 'colours'"),
+        ({"prompt": ""}, "prompt is ''"),
+        ({"includes": []}, r"unknown keys \['includes'\]"),
+        ({"include": []}, "include must be a list"),
+        ({"include": [{"class": "dog"}]}, r"include\[0\] is .* expected class, count"),
+        ({"include": [{"class": "dog", "count": 0}]}, "asks for 0 of 'dog'"),
+        ({"include": [{**DOG, "color": "teal"}]}, "color 'teal'; expected one of red"),
+        ({"include": [{**DOG, "position": ["left of", 0]}]}, "relative to entry 0"),
+        ({"include": [DOG, {**DOG, "position": ["beside", 0]}]}, r"position \['beside', 0\]"),
+        ({"exclude": [{**DOG, "color": "red"}]}, r"exclude\[0\] has a color"),
+        ({"id": "../dog"}, "cannot name a file"),
+        ({"id": ""}, "cannot name a file"),
+        ({"include": [DOG, {**DOG, "position": None}]}, "position None; expected"),
+        ({"exclude": {}}, "so must exclude"),
+    ],
+)
+def test_another_form_is_named_with_its_line(metadata: Path, change: str | dict[str, Any], what: str) -> None:
+    line = change if isinstance(change, str) else json.dumps({**LINES[0], **change})
+    with metadata.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(FastFluxError, match=f"line 4.*{what}"):
+        read_metadata(metadata)
+
+
+def test_no_file_and_no_lines_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(FastFluxError, match=r"absent\.jsonl cannot be read"):
+        read_metadata(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(FastFluxError, match="holds no prompts"):
+        read_metadata(tmp_path / "empty.jsonl")
+
+
+def test_images_come_back_from_the_evaluators_folders(
+    metadata: Path, tmp_path: Path, write_images: WriteImages
+) -> None:
+    images = ImageSet.read(write_images(entries(metadata), samples=2, size=16))
+    root = write_geneval_folder(images, tmp_path / "for-geneval")
+    assert sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())[:4] == [
+        "00000/metadata.jsonl",
+        "00000/samples/00000.png",
+        "00000/samples/00001.png",
+        "00001/metadata.jsonl",
+    ]
+    # What the evaluator reads: the line of the metadata file.
+    assert [json.loads((root / f"{i:05}" / "metadata.jsonl").read_text()) for i in range(3)] == LINES
+    again = read_geneval_folder(root)
+    assert again.missing() == ()
+    for ours, theirs, pixels, others in zip(images.images, again.images, images, again, strict=True):
+        assert (ours.prompt_id, ours.sample, ours.prompt) == (theirs.prompt_id, theirs.sample, theirs.prompt)
+        assert (ours.metadata, theirs.seed) == (theirs.metadata, UNKNOWN_SEED)
+        assert (pixels == others).all()
+
+
+def test_other_ids_are_carried_along(tmp_path: Path, write_images: WriteImages) -> None:
+    prompts = [
+        {"id": f"geneval-colors-{i}", "set": "geneval", "prompt": "x", "metadata": {"tag": "colors", "include": [DOG]}}
+        for i in (7, 3)
+    ]
+    root = write_geneval_folder(ImageSet.read(write_images(prompts, samples=1, size=16)), tmp_path / "out")
+    assert json.loads((root / "00000" / "metadata.jsonl").read_text())["id"] == "geneval-colors-3"
+    assert [image.prompt_id for image in read_geneval_folder(root).images] == ["geneval-colors-3", "geneval-colors-7"]
+
+
+def test_a_part_keeps_its_numbers(metadata: Path, tmp_path: Path, write_images: WriteImages) -> None:
+    root = write_geneval_folder(ImageSet.read(write_images(entries(metadata)[1:], size=16)), tmp_path / "out")
+    assert sorted(path.name for path in root.iterdir()) == ["00001", "00002"]
+
+
+def test_nothing_half_written_is_left(metadata: Path, tmp_path: Path, write_images: WriteImages) -> None:
+    images = ImageSet.read(write_images(entries(metadata), size=16))
+    images.images[-1].file.write_bytes(b"")
+    with pytest.raises(ImageSetError, match=images.images[-1].file.name):
+        write_geneval_folder(images, tmp_path / "out" / "images")
+    assert not (tmp_path / "out" / "images").exists()
+    assert not list((tmp_path / "out").rglob("*"))
+    images.images[-1].file.unlink()
+    with pytest.raises(ImageSetError, match="1 images are missing"):
+        write_geneval_folder(images, tmp_path / "out")
+
+
+def test_a_folder_that_is_there_is_not_added_to(metadata: Path, tmp_path: Path, write_images: WriteImages) -> None:
+    images = ImageSet.read(write_images(entries(metadata), size=16))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ImageSetError, match="there already"):
+        write_geneval_folder(images, tmp_path / "out")
+    with pytest.raises(ImageSetError, match="holds no GenEval images"):
+        write_geneval_folder(images.subset("hps"), tmp_path / "new")
+
+
+def made_elsewhere(root: Path, number: int = 0, names: tuple[str, ...] = ("0000.png", "0001.png")) -> Path:
+    folder = root / f"{number:05}"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "metadata.jsonl").write_text(json.dumps(LINES[number]))
+    for name in names:
+        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(folder / "samples" / name)
+    return folder
+
+
+def test_grids_and_other_files_are_passed_over(tmp_path: Path) -> None:
+    folder = made_elsewhere(tmp_path)
+    made_elsewhere(tmp_path, 2)
+    Image.new("RGB", (4, 4)).save(folder / "grid.png")
+    (folder / "samples" / "notes.txt").write_text("")
+    (tmp_path / "logs").mkdir()
+    found = read_geneval_folder(tmp_path)
+    assert [(image.prompt_id, image.sample) for image in found.images] == [
+        ("geneval-00000", 0),
+        ("geneval-00000", 1),
+        ("geneval-00002", 0),
+        ("geneval-00002", 1),
+    ]
+
+
+def test_folders_that_are_not_whole_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(ImageSetError, match="is not a folder"):
+        read_geneval_folder(tmp_path / "absent")
+    with pytest.raises(ImageSetError, match="has no folders 00000"):
+        read_geneval_folder(tmp_path)
+    folder = made_elsewhere(tmp_path, names=())
+    with pytest.raises(ImageSetError, match="holds no images"):
+        read_geneval_folder(tmp_path)
+    (folder / "metadata.jsonl").unlink()
+    with pytest.raises(ImageSetError, match=r"lacks metadata\.jsonl"):
+        read_geneval_folder(tmp_path)
+
+
+def test_a_prompt_in_two_folders_is_an_error(tmp_path: Path) -> None:
+    for number in (0, 1):
+        folder = made_elsewhere(tmp_path, number)
+        (folder / "metadata.jsonl").write_text(json.dumps({**LINES[0], "id": "dog"}))
+    with pytest.raises(ImageSetError, match="both hold 'dog'"):
+        read_geneval_folder(tmp_path)
