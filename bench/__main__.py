@@ -8,9 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from bench.progress import console
 from fastflux.errors import FastFluxError
+
+_SET = "another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20"
 
 
 def _names(text: str) -> list[str]:
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20",
+        help=_SET,
     )
     reproduce.add_argument("--device", help="torch device (default: the profile's)")
     rank = commands.add_parser(
@@ -100,7 +104,48 @@ def _parser() -> argparse.ArgumentParser:
     recollection.add_argument("--activations", choices=("ram", "disk"), default="ram", help="where it keeps them")
     recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
     recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    _add_external(commands)
     return parser
+
+
+def _add_external(commands: Any) -> None:
+    """The commands for images of other models."""
+    drawer = commands.add_parser(
+        "draw",
+        help="draw a profile's prompts with any diffusers pipeline",
+        description="Draw the prompts of a profile with a diffusers pipeline that is not pruned here, such as Stable "
+        "Diffusion v1.4, from the seeds that the profile's own variants get. `score` measures the images.",
+        epilog="examples:\n"
+        "  python -m bench draw CompVis/stable-diffusion-v1-4 --profile flux-dev --steps 50 --guidance 7.5 --size 512 "
+        "-o sd14\n"
+        "  python -m bench draw path/to/FastFLUX-20 -o images       one of your own, on the shapes profile's prompts",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drawer.add_argument("model", help="a pipeline's folder or hub id")
+    drawer.add_argument("--steps", type=int, help="sampling steps (default: the profile's)")
+    drawer.add_argument("--guidance", type=float, help="guidance scale (default: the profile's)")
+    drawer.add_argument("--size", type=int, help="height and width in pixels (default: the profile's)")
+    drawer.add_argument("--limit", type=int, help="only so many prompts of each style and task")
+    drawer.add_argument("-o", "--out", type=Path, required=True, help="folder of the images and their manifest")
+    scorer = commands.add_parser(
+        "score",
+        help="score images that are there already",
+        description="Score images made by `draw` or elsewhere with the scorers of a profile, without drawing anything. "
+        "The record goes to runs/<profile>/external/, and the tables of that profile show it.",
+        epilog="examples:\n"
+        '  python -m bench score sd14 --name sd14 --label "SD v1.4" --profile flux-dev\n'
+        "  python -m bench score dalle --name dalle_mini --profile flux-dev --metrics hps     <style>/00000.jpg ...\n"
+        "  python -m bench score geneval_images --name mine --profile flux-dev --metrics geneval    00000/samples/ ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    scorer.add_argument("images", type=Path, help="a manifest or its folder, HPS v2's layout, or GenEval's")
+    scorer.add_argument("--name", required=True, help="id of the model: letters, digits and _")
+    scorer.add_argument("--label", default="", help="the model's name in tables (default: its id)")
+    scorer.add_argument("--metrics", type=_names, help="metrics, comma-separated (default: the profile's)")
+    for command in (drawer, scorer):
+        command.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
+        command.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+        command.add_argument("--device", help="torch device (default: the profile's)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,6 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _rank(options)
         elif options.command == "recollection":
             _recollection(options)
+        elif options.command == "draw":
+            _draw(options)
+        elif options.command == "score":
+            _score(options)
         else:
             _reproduce(options)
     except FastFluxError as error:
@@ -142,6 +191,38 @@ def _reproduce(options: argparse.Namespace) -> None:
         device=options.device,
         changes=dict(options.set),
     )
+
+
+def _draw(options: argparse.Namespace) -> None:
+    from bench.external import draw
+
+    manifest = draw(
+        options.model,
+        options.out,
+        profile_name=options.profile,
+        steps=options.steps,
+        guidance=options.guidance,
+        size=options.size,
+        limit=options.limit,
+        device=options.device,
+        changes=dict(options.set),
+    )
+    console.print(f"the images are listed in {manifest}")
+
+
+def _score(options: argparse.Namespace) -> None:
+    from bench.external import score, shown
+
+    record = score(
+        options.images,
+        options.name,
+        label=options.label,
+        profile_name=options.profile,
+        metrics=options.metrics,
+        device=options.device,
+        changes=dict(options.set),
+    )
+    print(shown(record))
 
 
 def _rank(options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.base_model import BaseModel
-from bench.environment import describe_environment, device_name, sha256_of
+from bench.environment import describe_environment, device_name
 from bench.equal_latency import solve_equal_latency
 from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
 from bench.image_set import ImageSet
@@ -30,12 +30,14 @@ from bench.metrics.memory import MEMORY, measure_memory
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.profile import Profile, Sampling
 from bench.progress import Ticks, console, track
-from bench.prompts import Prompt, limited, prompts_hash, read_prompts
+from bench.prompt_files import read_all_prompts
+from bench.prompts import Prompt, limited, prompts_hash
 from bench.results import JSON, RecordError, RunRecord, digest
 from bench.variants import Variant, with_ratio
 from fastflux.calibration import Calibration
 from fastflux.checkpoint import read_json, save_transformer
 from fastflux.cost import PruningCost
+from fastflux.errors import FastFluxError
 from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
 
@@ -45,7 +47,8 @@ EQUAL = "equal_latency.json"
 #: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by long measurements.
 EQUAL_SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 30, "final_rounds": 100, "candidates": 6}
 #: Versions of the image metrics, known without loading a scorer.
-IMAGE_METRICS = {"hps": "1", "geneval": "1", "clip_score": "1", "fid": "2"}
+IMAGE_METRICS = {"hps": "1", "geneval": "1", "clip_score": "1", "fid": "2", "retrieval": "1"}
+PAIRED = {"paired": "1"}
 STEP_METRICS = {info.name: info.version for info in (FLOPS, PARAMETERS, MEMORY, LATENCY, PRUNING_COST)}
 
 
@@ -65,6 +68,7 @@ class Evaluation:
     worked: bool = False
     """Whether anything had to be made or measured."""
     _bases: dict[str, BaseModel] = field(default_factory=dict)
+    _paired: dict[str, Metric] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -83,8 +87,7 @@ class Evaluation:
     @cached_property
     def prompts(self) -> tuple[Prompt, ...]:
         """All prompts, or the first `limit` of each style and task."""
-        every = tuple(prompt for name in self.profile.prompts for prompt in read_prompts(self.profile.path(name)))
-        return limited(every, self.limit)
+        return limited(read_all_prompts(self.profile), self.limit)
 
     @cached_property
     def main(self) -> BaseModel:
@@ -195,6 +198,8 @@ class Evaluation:
     def require_inputs(self) -> None:
         """Read or hash all files that the run will need before the long work; a forced run forgets its progress."""
         _ = self.prompts, self.scorers_hash
+        if self.profile.scorer_settings:  # files that its user gave, which only the scorers can judge
+            _ = self.scorers
         for name in {variant.base for variant in self.variants}:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
@@ -278,12 +283,17 @@ class Evaluation:
         """The profile's image metrics, loaded once."""
         module, _, name = self.profile.scorers.partition(":")
         scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device, **self.profile.scorer_settings)
-        return scorers
+        if absent := sorted(set(self.profile.metrics) - {metric.info.name for metric in scorers}):
+            raise FastFluxError(
+                f"{self.profile.name} measures {absent[0]}, but its scorers lack it: give its weights by "
+                f"--set scorer_settings.{absent[0]}=PATH (see bench/profiles/{self.profile.name}.toml)"
+            )
+        return tuple(metric for metric in scorers if metric.info.name in self.profile.metrics)
 
     @cached_property
     def scorers_hash(self) -> str:
         """16 hex digits of the weights that score; raises FastFluxError for a file that is not there."""
-        return digest([sha256_of(self.profile.path(name)) for name in self.profile.scorer_files])
+        return self.profile.scorers_hash()
 
     def record(self, variant: Variant) -> RunRecord:
         """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
@@ -325,7 +335,7 @@ class Evaluation:
             for variant in track(self.variants, "score", total=len(self.variants)):
                 record = self.record(variant)
                 images: ImageSet | None = None
-                for metric in self._missing(record):
+                for metric in [*self._missing(record), *self._missing_paired(variant, record)]:
                     self.worked = True
                     images = images or self._images(variant)
                     record = replace(record, environment=self.environment).with_measurement(metric(images))
@@ -338,9 +348,21 @@ class Evaluation:
 
     def _missing(self, record: RunRecord) -> list[Metric]:
         """Metrics whose measurement is absent, failed or of another version."""
-        if not self.force and _has(record, IMAGE_METRICS):
+        if not self.force and _has(record, {name: IMAGE_METRICS[name] for name in self.profile.metrics}):
             return []  # without loading a single scorer
         return [m for m in self.scorers if self.force or not _has(record, {m.info.name: m.info.version})]
+
+    def _missing_paired(self, variant: Variant, record: RunRecord) -> list[Metric]:
+        """The metric that pairs a pruned variant's images with the dense model's, unless it is there."""
+        if not self.profile.paired or variant.config is None or (not self.force and _has(record, PAIRED)):
+            return []
+        if variant.base not in self._paired:
+            dense = next(item for item in self.variants if item.config is None and item.base == variant.base)
+            module, _, name = self.profile.paired.partition(":")
+            make = getattr(import_module(module), name)
+            # One metric serves all variants of a base: it takes the features of the dense images once.
+            self._paired[variant.base] = make(self._images(dense), self.device, **self.profile.scorer_settings)
+        return [self._paired[variant.base]]
 
     # -- measure
 

@@ -18,6 +18,7 @@ from PIL import Image
 from bench.profile import Sampling
 from bench.prompts import Prompt
 from bench.results import JSON
+from fastflux.architectures import is_supported
 from fastflux.drawing import drawing_sizes
 
 MANIFEST = "manifest.jsonl"
@@ -133,11 +134,18 @@ def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> 
         [job.prompt.prompt for job in batch],
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
-        **drawing_sizes(pipeline, sampling.height, sampling.width),
+        **_sizes(pipeline, sampling),
         generator=[torch.Generator().manual_seed(job.seed) for job in batch],
         output_type="pil",
     ).images
     return [_store(job, image, folder) for job, image in zip(batch, images, strict=True)]
+
+
+def _sizes(pipeline: Any, sampling: Sampling) -> dict[str, int]:
+    """Sizes of a call: with the text's length where the pipeline takes it."""
+    if is_supported(getattr(pipeline, "transformer", None)):
+        return drawing_sizes(pipeline, sampling.height, sampling.width)
+    return {"height": sampling.height, "width": sampling.width}
 
 
 def _store(job: Job, image: Image.Image, folder: Path) -> str:

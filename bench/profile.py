@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.environment import sha256_of
+from bench.results import digest
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 from fastflux.plan import JSON
@@ -80,6 +82,14 @@ class Profile:
     latency: LatencySettings
     methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     """Settings of pruning methods by name, where they are not the method's defaults."""
+    metrics: tuple[str, ...] = ("hps", "geneval", "clip_score", "fid")
+    """The image metrics that `scorers` measure."""
+    fast_title: str = "FastFLUX"
+    """What the models pruned from the profile's own by Sandwich Training are called, before their ratio."""
+    families: tuple[str, ...] = ()
+    """The families of variants that the profile has, by the beginnings of their ids; all where it is empty."""
+    paired: str = ""
+    """"module:function" of the paired metrics, called with the dense images and what `scorers` takes; "" is none."""
     scorer_files: tuple[str, ...] = ()
     """Files and folders of the scorers' weights."""
     scorer_settings: Mapping[str, JSON] = field(default_factory=dict)
@@ -103,6 +113,18 @@ class Profile:
             calibration=dataclasses.replace(self.calibration, guidance=other.guidance),
         )
 
+    def scorers_hash(self) -> str:
+        """16 hex digits of the files that score and of the scorers' settings, wherever the files lie.
+
+        Raises FastFluxError for one of `scorer_files` that is not there.
+        """
+        files = [sha256_of(self.path(name)) for name in self.scorer_files]
+        settings: dict[str, JSON] = {}
+        for key, value in self.scorer_settings.items():
+            is_file = isinstance(value, str) and self.path(value).is_file()
+            settings[key] = sha256_of(self.path(str(value))) if is_file else value
+        return digest([*files, settings] if settings else [*files])
+
     def path(self, text: str) -> Path:
         """A path of the profile, made absolute."""
         return ROOT / text
@@ -124,7 +146,9 @@ def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile
         parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
         settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
         others = {key: OtherModel(**value) for key, value in data.pop("others", {}).items()}
-        lists: dict[str, Any] = {key: tuple(data[key]) for key in ("prompts", "scorer_files") if key in data}
+        lists: dict[str, Any] = {
+            key: tuple(data[key]) for key in ("prompts", "metrics", "scorer_files", "families") if key in data
+        }
         return Profile(**{**data, **lists}, **settings, others=others)
     except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         fields = ", ".join(field.name for field in dataclasses.fields(Profile))

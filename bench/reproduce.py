@@ -13,6 +13,7 @@ import torch
 from rich.table import Table
 
 from bench.evaluate import Evaluation
+from bench.external import EXTERNAL
 from bench.profile import ROOT, load_profile, require_disk
 from bench.progress import console
 from bench.reporting import GENERATED, RESULTS, run_reports
@@ -95,13 +96,15 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
 
 
 def _selected(evaluation: Evaluation) -> Path:
-    """A folder with just the records of this run's variants: an earlier run may have left others."""
+    """A folder with just the records of this run's variants and of other models' images (`bench.external`)."""
     source = evaluation.folder / "results"
     selected = evaluation.folder / SELECTED
     shutil.rmtree(selected, ignore_errors=True)
     selected.mkdir(parents=True)
     for variant in evaluation.variants:
         shutil.copy2(source / f"{variant.id}.json", selected)
+    for path in (evaluation.folder / EXTERNAL).glob("*.json"):
+        shutil.copy2(path, selected)
     return selected
 
 

@@ -88,9 +88,10 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
     ) -> Variant:
         return variant(family, ratio, label, "sandwich_training", **(settings or {}))
 
-    return (
+    fast = profile.fast_title
+    every = (
         Variant(DENSE, profile.title, None),
-        *(fastflux("fastflux", f"FastFLUX-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
+        *(fastflux("fastflux", f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
         *(variant("l1", r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
         *(_equalled(variant("l1_equal", r, "", "l1_norm"), f"fastflux-{100 * r:02.0f}") for r in EQUALLED_RATIOS),
         variant("brll", ABLATED, "w/o ST", "linear_replacement"),
@@ -98,7 +99,7 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
         *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
         *(
-            fastflux(f"seed{seed}", f"FastFLUX-{100 * r:.0f}%, seed {seed}", r, {"seed": seed})
+            fastflux(f"seed{seed}", f"{fast}-{100 * r:.0f}%, seed {seed}", r, {"seed": seed})
             for r in SEEDED_RATIOS
             for seed in SEEDS
         ),
@@ -113,6 +114,7 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
             )
         ),
     )
+    return tuple(v for v in every if v.config is None or not profile.families or v.id.startswith(profile.families))
 
 
 def _equalled(variant: Variant, target: str) -> Variant:

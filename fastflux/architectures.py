@@ -112,6 +112,12 @@ def architecture_of(transformer: nn.Module) -> Architecture:
     raise FastFluxError(f"Cannot prune a {type(transformer).__name__}: supported transformers are {supported}.")
 
 
+def is_supported(transformer: object) -> bool:
+    """Whether `architecture_of` knows the family."""
+    names = {cls.__name__ for cls in type(transformer).__mro__}
+    return any(architecture.transformer_class in names for architecture in ARCHITECTURES)
+
+
 def config_of(transformer: nn.Module) -> Any:
     """The diffusers config of a transformer, whose attributes are the arguments of its class."""
     return transformer.config

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 DENSE = "dense"
 FASTFLUX = "fastflux"
 L1 = "l1"
+#: Other models' images, scored beside the profile's own.
+EXTERNAL = "external"
 #: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
 L1_EQUAL = "l1_equal"
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")

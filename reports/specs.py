@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.rows import DENSE, FASTFLUX, L1, L1_EQUAL, Row
+from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, Row
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Pairing:
 class TableSpec:
     """One table: its title, columns and rows; `paper` says that the paper has it too.
 
-    Rows are the variants of the `families` in the records' order (None: all but repeats with other seeds), or just the
-    `variants` named, in that order. Without `pairs` the rows are grouped by base model where there are several.
+    Rows are the variants of the `families` in the records' order (None: all but repeats with other seeds and other
+    models' images), or just the `variants` named, in that order. Without `pairs` the rows are grouped by base model
+    where there are several.
     """
 
     title: str
@@ -67,7 +68,7 @@ class TableSpec:
             order = {variant: place for place, variant in enumerate(self.variants)}
             return sorted((row for row in rows if row.variant in order), key=lambda row: order[row.variant])
         if self.families is None:
-            return [row for row in rows if not row.repeats]
+            return [row for row in rows if not row.repeats and row.family != EXTERNAL]
         return [row for row in rows if row.family in self.families]
 
 
@@ -78,6 +79,7 @@ GENEVAL = Column("GenEval overall", "geneval.overall", spec="z.3f")
 CLIP = Column("CLIP score", "clip_score.mean")
 TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
+WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, L1)
 BY_LATENCY = Pairing(L1, FASTFLUX)
 
 TABLES: dict[str, TableSpec] = {
@@ -91,6 +93,7 @@ TABLES: dict[str, TableSpec] = {
             Column("Averaged", "hps.averaged"),
             LATENCY,
         ),
+        families=WITH_EXTERNAL,
         pairs=BY_LATENCY,
         paper=True,
     ),
@@ -106,6 +109,7 @@ TABLES: dict[str, TableSpec] = {
             Column("Overall", "geneval.overall"),
             LATENCY,
         ),
+        families=WITH_EXTERNAL,
         pairs=BY_LATENCY,
         paper=True,
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bench.image_set import Pixels
+from bench.image_set import ImageSet, Pixels
 from bench.metrics.base import Metric
 from bench.metrics.clip_score import ClipScore
 from bench.metrics.color_classifier import ClipColorClassifier
@@ -15,6 +15,7 @@ from bench.metrics.fid import FID
 from bench.metrics.geneval import GenEval, known_images_test
 from bench.metrics.hps import HPS
 from bench.metrics.open_clip_model import OpenClipSpec, load_open_clip
+from bench.metrics.paired import Paired
 from bench.shapes import WEIGHTS
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.vocabulary import SHAPES
@@ -55,6 +56,12 @@ def shapes_geneval(weights: Path = WEIGHTS, device: str = "cpu") -> GenEval:
         reference=NOTE.format("GenEval"),
         settings=colors.settings,
     )
+
+
+def shapes_paired(reference: ImageSet, device: str = "cpu", weights: Path = WEIGHTS) -> Paired:
+    """Paired metrics against the dense model's images, with the small CLIP's image features."""
+    label = "paired with the dense model, CLIP similarity by " + NOTE.format("CLIP similarity")
+    return Paired(reference, f"local-dir:{weights / 'clip'}", label=label, device=device)
 
 
 def shapes_scorers(device: str = "cpu", weights: Path = WEIGHTS) -> tuple[Metric, ...]:
