@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 EXTERNAL = "external"
 """Family of the records' ids, and the folder of a run that holds them."""
+RUNS = ROOT / "runs"
 
 
 def draw(
@@ -91,7 +92,6 @@ def score(
     metrics: Sequence[str] | None = None,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
 ) -> RunRecord:
     """Score images with the profile's scorers and write the record to runs/<profile>/external/; returns it.
 
@@ -130,7 +130,7 @@ def score(
         if metrics is None or metric.info.name in metrics:
             console.print(f"score {metric.info.name}")
             record = record.with_measurement(metric(found))
-    path = runs / profile.name / EXTERNAL / f"{record.variant}.json"
+    path = RUNS / profile.name / EXTERNAL / f"{record.variant}.json"
     record.write(path)
     console.print(f"the record is {path}")
     return record

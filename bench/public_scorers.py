@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from bench.metrics.geneval_public import official_geneval, public_geneval
-from bench.metrics.public_scorers import clip_score, hps_v2, inception_fid, paired, retrieval
+from bench.metrics import public_scorers as public
+from bench.metrics.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
 from bench.profile import ROOT
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def public_scorers(
     """
     scorers: list[Metric] = []
     if hps:
-        scorers.append(hps_v2(ROOT / hps, hps_version, architecture=hps_architecture, device=device))
+        scorers.append(public.hps_v2(ROOT / hps, hps_version, architecture=hps_architecture, device=device))
     if geneval_results:
         scorers.append(official_geneval(ROOT / geneval_results))
     else:
@@ -51,16 +51,17 @@ def public_scorers(
                 geneval_detector,
                 weights=_place(geneval_weights),
                 config=_place(geneval_config),
+                clip=public.clip_spec(clip_architecture, clip_tag, ROOT / clip) if clip else PUBLIC_CLIP,
                 known_images=ROOT / geneval_known_images if geneval_known_images else None,
                 device=device,
             )
         )
     checkpoint = ROOT / clip if clip else None
-    scorers.append(clip_score(clip_architecture, clip_tag, checkpoint, device=device))
-    scorers.append(retrieval(clip_architecture, clip_tag, checkpoint, device=device))
+    scorers.append(public.clip_score(clip_architecture, clip_tag, checkpoint, device=device))
+    scorers.append(public.retrieval(clip_architecture, clip_tag, checkpoint, device=device))
     if fid_reference_images:
         weights = ROOT / inception if inception else None
-        scorers.append(inception_fid(weights, ROOT / fid_reference_images, device=device))
+        scorers.append(public.inception_fid(weights, ROOT / fid_reference_images, device=device))
     return tuple(scorers)
 
 
@@ -74,7 +75,7 @@ def public_paired(
     **_others: str,
 ) -> Paired:
     """Paired metrics against the dense model's images, with the CLIP of `public_scorers`."""
-    return paired(reference, clip_architecture, clip_tag, ROOT / clip if clip else None, device=device)
+    return public.paired(reference, clip_architecture, clip_tag, ROOT / clip if clip else None, device=device)
 
 
 def _place(text: str) -> str | None:
