@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import profile as profiles
+from bench.evaluate import IMAGE_METRICS
 from bench.profile import load_profile, require_disk
 from bench.reproduce import reproduce
 from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
@@ -116,3 +117,19 @@ def test_too_little_disk_is_said_with_the_need(tmp_path: Path) -> None:
     with pytest.raises(FastFluxError, match="free some space"):
         require_disk(tmp_path / "not" / "yet", 10**9)
     require_disk(tmp_path, 1)
+
+
+def test_every_profile_can_be_read_and_names_its_variants() -> None:
+    for path in sorted(profiles.FOLDER.glob("*.toml")):
+        profile = load_profile(path.stem)
+        assert profile.name == path.stem
+        variants = {variant.id: variant for variant in paper_variants(profile)}
+        assert variants["dense"].label == profile.title
+        assert set(profile.metrics) <= IMAGE_METRICS.keys()
+
+
+def test_the_profile_of_sd3_has_its_own_names_and_no_sliced_variants() -> None:
+    variants = {variant.id: variant for variant in paper_variants(load_profile("sd3"))}
+    assert variants["fastflux-10"].label == "FastSD3-10%"
+    assert not [name for name in variants if name.startswith("l1")]
+    assert {"brll-10", "removal-10", "seed1-20"} <= variants.keys()

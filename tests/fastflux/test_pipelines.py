@@ -17,7 +17,7 @@ from fastflux.checkpoint import load_transformer, revision_of
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.model import FastFluxTransformer2DModel, plan_of
-from fastflux.pipelines import export_pipeline, load_pipeline
+from fastflux.pipelines import export_pipeline, load_outline, load_pipeline
 from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
 from fastflux.trajectories import Trajectories
@@ -92,6 +92,17 @@ def test_exports_stand_alone(exported: Path, base: Path) -> None:
 def test_exporting_a_dense_transformer_gives_the_base_again(base: Path, tmp_path: Path) -> None:
     export_pipeline(base, load_transformer(base / "transformer"), tmp_path / "same")
     assert torch.equal(draw(load_pipeline(tmp_path / "same")), draw(load_pipeline(base)))
+
+
+def test_an_outline_has_the_sizes_and_no_weights(exported: Path, pipelines: Callable[[str], Path], family: str) -> None:
+    for folder in (exported, pipelines(family)):
+        outline: Any = load_outline(folder)
+        whole: Any = load_pipeline(folder)
+        assert outline.vae is None
+        assert all(parameter.is_meta for parameter in outline.transformer.parameters())
+        shapes = {name: value.shape for name, value in outline.transformer.state_dict().items()}
+        assert shapes == {name: value.shape for name, value in whole.transformer.state_dict().items()}
+        assert sequence_length(outline) == sequence_length(whole)
 
 
 def test_existing_or_own_folders_are_refused(exported: Path, base: Path) -> None:
