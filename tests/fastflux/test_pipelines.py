@@ -14,6 +14,7 @@ from diffusers import FluxPipeline
 
 from fastflux.__main__ import main
 from fastflux.checkpoint import load_transformer, revision_of
+from fastflux.drawing import sequence_length
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.model import FastFluxTransformer2DModel, plan_of
