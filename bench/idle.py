@@ -38,7 +38,7 @@ class OtherWork:
             )
         if self.busy:
             raise FastFluxError(
-                f"The device is not idle: {self.text}. Stop the other work, or measure without requiring an idle device."
+                f"The device is not idle: {self.text}. Stop the other work, or measure without requiring idleness."
             )
 
 

@@ -95,7 +95,10 @@ def measure_compiled_latency(
         FastFluxError: fewer warm-up rounds than the mode needs, or as `measure_latency`.
     """
     require_warmup(compile_settings, warmup)
-    steps = {name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs) for name, model in transformers.items()}
+    steps = {
+        name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs)
+        for name, model in transformers.items()
+    }
     with many_compilations(len(steps)):
         found = measure_latency(
             steps,

@@ -30,7 +30,8 @@ LATENCY_END_TO_END = MetricInfo(
 class PipelineCall:
     """One picture for each prompt, drawn by `pipeline` with `transformer` in its place; calling it draws them.
 
-    Variants may share a pipeline, which has its own transformer back after each call. Picture i has the seed `seed` + i.
+    Variants may share a pipeline, which has its own transformer back after each call. Picture i is drawn from seed
+    `seed` + i.
 
     Args:
         height, width: pixels; the VAE's sample size by default.
@@ -139,7 +140,7 @@ def measure_end_to_end(
             info=LATENCY_END_TO_END,
         )
     return {
-        name: replace(measurement, values=measurement.values | _per_image(measurement, calls[name]))
+        name: replace(measurement, values={**measurement.values, **_per_image(measurement, calls[name])})
         for name, measurement in found.items()
     }
 

@@ -29,14 +29,12 @@ _H100 = "https://www.nvidia.com/en-us/data-center/h100/"
 _H200 = "https://www.nvidia.com/en-us/data-center/h200/"
 _L40S = "https://www.nvidia.com/en-us/data-center/l40s/"
 _V100 = "https://images.nvidia.com/content/technologies/volta/pdf/volta-v100-datasheet-update-us-1165301-r5.pdf"
-_T4 = (
-    "https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/tesla-t4/t4-tensor-core-datasheet-951643.pdf"
-)
+_T4 = "https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/tesla-t4/t4-tensor-core-datasheet-951643.pdf"
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Dense peak of a device in TFLOP/s by number format; `names` matches what is left of its name without the brand."""
+    """Dense peak of a device in TFLOP/s by number format; `names` matches its name without the brand."""
 
     device: str
     names: str
@@ -138,8 +136,8 @@ def judge_record(record: RunRecord) -> Plausibility:
     batch, dtype = latency.settings.get("batch", 1), latency.settings.get("dtype")
     device, kind = record.environment.get("device"), record.environment.get("device_type")
     if not isinstance(batch, int) or not all(isinstance(text, str) for text in (dtype, device, kind)):
-        return Plausibility("not judged", f"The record of {record.label} does not tell batch, number format and device.")
-    # FLOPs are recorded at batch 1. A batch costs a little less than as often that: what is shared, embeddings of time.
+        return Plausibility("not judged", f"The record of {record.label} tells no batch, number format or device.")
+    # FLOPs are recorded at batch 1; each image of a batch costs as much.
     return judge_latency(
         latency.values["median_ms"], flops.values["forward"] * batch, str(device), str(dtype), str(kind)
     )

@@ -41,7 +41,10 @@ def step_timer(device: str, clock: Clock | None = None) -> tuple[str, Timer]:
     if cuda and clock is None:
         return CUDA_EVENTS, _event_timer(device)
     read = clock or time.perf_counter
-    wait = (lambda: torch.cuda.synchronize(device)) if cuda else (lambda: None)
+
+    def wait() -> None:
+        if cuda:
+            torch.cuda.synchronize(device)
 
     def timed(step: Step) -> float:
         wait()
@@ -92,7 +95,7 @@ def _reason(error: Exception) -> str:
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:
-    """"p50_ms", "p90_ms" and "p99_ms", interpolated; of fewer than 100 times the last is near the largest."""
+    """Interpolated "p50_ms", "p90_ms" and "p99_ms"; of fewer than 100 times the last is near the largest."""
     return {f"p{percent}_ms": float(np.quantile(times, percent / 100)) for percent in PERCENTILES}
 
 

@@ -95,7 +95,7 @@ def test_more_variants_than_torch_compiles_by_default_are_all_compiled() -> None
 def test_settings_that_cannot_be_are_refused_at_once() -> None:
     with pytest.raises(FastFluxError, match="Unknown compile mode 'reduce'"):
         CompileSettings("reduce")
-    with pytest.raises(FastFluxError, match="Unknown compile backend 'inductr'.*did you mean 'inductor'"):
+    with pytest.raises(FastFluxError, match=r"Unknown compile backend 'inductr'.*did you mean 'inductor'"):
         CompileSettings(backend="inductr")
     with pytest.raises(FastFluxError, match="'reduce-overhead' is inductor's"):
         CompileSettings("reduce-overhead", "eager")

@@ -11,7 +11,7 @@ from tests.bench.metrics.test_latency import Clock
 
 
 def measured(batches: list[int], *, fails_from: int = 100, rounds: int = 6) -> dict[str, Measurement]:
-    """"dense" takes 0.1 s and 0.02 s an image, "fast" half of it; "large" raises from a size on."""
+    """ "dense" takes 0.1 s and 0.02 s an image, "fast" half of it; "large" raises from a size on."""
     clock = Clock()
 
     def large(batch: int) -> Callable[[], None]:

@@ -138,4 +138,4 @@ def test_a_record_without_what_it_takes_is_not_judged() -> None:
         "FLUX.1-dev has no latency with FLOPs to hold it against."
     )
     for lacking in ({"settings": {"dtype": None}}, {"settings": {"batch": "two"}}, {"environment": {"device": None}}):
-        assert "does not tell batch, number format and device" in judge_record(record(**lacking)).sentence
+        assert "tells no batch, number format or device" in judge_record(record(**lacking)).sentence
