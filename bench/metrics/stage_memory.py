@@ -84,7 +84,7 @@ def _replaced(
     owner: Any, method: str, *, before: Callable[[], None] = _pass, after: Callable[[], None] = _pass
 ) -> Iterator[None]:
     """Let calls of a method of `owner` be preceded and followed by something."""
-    own = getattr(owner, method)
+    own, set_before = getattr(owner, method), method in vars(owner)
 
     def called(*arguments: Any, **options: Any) -> Any:
         before()
@@ -97,4 +97,7 @@ def _replaced(
     try:
         yield
     finally:
-        object.__delattr__(owner, method)
+        if set_before:
+            object.__setattr__(owner, method, own)
+        else:
+            object.__delattr__(owner, method)

@@ -17,7 +17,7 @@ from bench.metrics.stage_memory import STAGES, measure_stage_memory, stage_peaks
 from bench.results import Measurement
 from fastflux.errors import FastFluxError
 from fastflux.pipelines import load_pipeline
-from tests.fastflux.conftest import make_replaced_flux
+from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 
@@ -91,25 +91,23 @@ def test_compiled_transformers_draw_too(pipeline: Any) -> None:
         measured(calls, warmup=0, compile_settings=CompileSettings(backend="eager"))
 
 
-class Failing(nn.Module):
-    """Takes a transformer's place and raises."""
+def failing() -> nn.Module:
+    model: nn.Module = make_tiny_flux()
 
-    def __init__(self, own: Any) -> None:
-        super().__init__()
-        self.weight, self.config, self.dtype = nn.Parameter(torch.zeros(1)), own.config, own.dtype
-        self.cache_context = own.cache_context
-
-    def forward(self, **_: Any) -> None:
+    def forward(**_: Any) -> None:
         raise RuntimeError("out of memory")
+
+    model.forward = forward  # type: ignore[method-assign]
+    return model
 
 
 def test_a_call_that_raises_fails_alone(pipeline: Any) -> None:
     own = pipeline.transformer
-    found = measured({"dense": call_of(pipeline), "broken": call_of(pipeline, Failing(own))}, rounds=2)
+    found = measured({"dense": call_of(pipeline), "broken": call_of(pipeline, failing())}, rounds=2)
     assert found["dense"].status == "ok"
     assert (found["broken"].status, found["broken"].reason) == ("failed", "RuntimeError in round 0: out of memory")
     assert pipeline.transformer is own
-    memory = measure_stage_memory(call_of(pipeline, Failing(own)))
+    memory = measure_stage_memory(call_of(pipeline, failing()))
     assert (memory.status, memory.reason) == ("failed", "RuntimeError: out of memory")
 
 
