@@ -9,6 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from bench.hardware import cpu_governor, cpu_model, describe_gpu
 from bench.results import JSON
 from fastflux.errors import FastFluxError
 
@@ -25,10 +26,12 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
 
     Returns:
         "device" (model name), "device_type", "cores" (this process may use), "threads" (torch's), "memory_gib", "os",
-        "python", "libraries" (version by name; None where not installed) and "commit" ({"hash", "dirty"} or None).
+        "python", "libraries" (version by name; None where not installed), "commit" ({"hash", "dirty"} or None), "cpu"
+        (model), "governor" (of its frequency, or None) and, on a CUDA device, "gpu" (`bench.hardware.describe_gpu`).
     """
     import torch
 
+    cuda = torch.device(device).type == "cuda"
     return {
         "device": device_name(device),
         "device_type": torch.device(device).type,
@@ -39,21 +42,19 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
         "commit": git_commit(repository or Path(__file__).parent),
+        "cpu": cpu_model(),
+        "governor": cpu_governor(),
+        **({"gpu": describe_gpu(device)} if cuda else {}),
     }
 
 
-def device_name(device: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def device_name(device: str) -> str:
     """The model name of a torch device: of the GPU, or of the CPU as the operating system states it."""
     import torch
 
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(filter(None, [*names, platform.processor(), platform.machine()]), "unknown CPU")
+    return cpu_model()
 
 
 def git_commit(folder: Path) -> dict[str, JSON] | None:

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from bench.metrics.plausibility import implausible
 from reports.rows import DENSE, Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _PAPER_METRICS = ("hps", "geneval", "clip_score", "flops", "latency", "plan")
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
+_FLUX_512 = 21.503e12
+"""FLOPs of one step of FLUX.1-dev at 512x512 with 512 text tokens (tests/bench/metrics/test_flops.py)."""
 
 
 @cache
@@ -63,9 +66,18 @@ def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> t
     )
     second = _change_table(f"{name}-measured", f"{spec.title}, {model_name(rows)} as measured", columns, ours, rows)
     return (
-        replace(first, notes=(f"Source: {source}.", *first.notes)),
+        replace(first, notes=(f"Source: {source}.", *_latency_note(printed), *first.notes)),
         replace(second, label=profile_label(rows), notes=(*second.notes, *metric_notes(columns, rows))),
     )
+
+
+def _latency_note(printed: Sequence[Row]) -> tuple[str, ...]:
+    """What arithmetic says of the dense model's latency; the paper names neither its size nor its number format."""
+    dense = next((row.number("latency.median_ms") for row in printed if row.variant == DENSE), None)
+    found = None if dense is None else implausible(dense, _FLUX_512, paper_data()["device"], "float16")
+    if found is None:
+        return ()
+    return (f"The latency cannot be that of one step at 512x512 or above: {found}",)
 
 
 def _unmeasured(row: Row) -> Row:

@@ -23,7 +23,7 @@ EXTERNAL = "external"
 #: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
 L1_EQUAL = "l1_equal"
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
-_MACHINE_METRICS = ("latency", "memory")
+_MACHINE_METRICS = ("latency", "memory")  # and those whose names begin so
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
 _REPEAT = re.compile(r"seed\d+-(\d+)")
 
@@ -174,7 +174,7 @@ def _conditions(measurement: Measurement, record: RunRecord) -> str:
     # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
     parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
     device = record.environment.get("device")
-    if measurement.info.name in _MACHINE_METRICS and isinstance(device, str):
+    if measurement.info.name.startswith(_MACHINE_METRICS) and isinstance(device, str):
         parts.append(f"device {device}")
     return ", ".join(parts)
 

@@ -19,9 +19,14 @@ METRICS: Mapping[str, str] = {
     "clip_score": "bench.metrics.clip_score:ClipScore",
     "fid": "bench.metrics.fid:FID",
     "flops": "bench.metrics.flops:measure_flops",
+    "flops_by_block": "bench.metrics.flops_by_block:measure_flops_by_block",
     "parameters": "bench.metrics.flops:measure_parameters",
     "latency": "bench.metrics.latency:measure_latency",
+    "latency_compiled": "bench.metrics.compiled:measure_compiled_latency",
+    "latency_batches": "bench.metrics.latency_batches:measure_latency_batches",
+    "latency_end_to_end": "bench.metrics.end_to_end:measure_end_to_end",
     "memory": "bench.metrics.memory:measure_memory",
+    "memory_end_to_end": "bench.metrics.stage_memory:measure_stage_memory",
     "pruning_cost": "bench.metrics.pruning_cost:measure_pruning_cost",
 }
 """Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""

@@ -76,9 +76,16 @@ def measure_parameters(
 def count_flops(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     """FLOPs of ``transformer(**inputs)``, counted on a copy without weights: the module itself is not touched.
 
+    LoRA adapters count where they are not merged into the weights, as they then are products of their own.
+
     Raises:
         FastFluxError: nothing was counted.
     """
+    return count_by_module(transformer, inputs)[""]
+
+
+def count_by_module(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """`count_flops` of every module that runs any, by its name in ``named_modules``; "" is the whole transformer."""
     meta = _meta_copy(transformer)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
@@ -86,7 +93,22 @@ def count_flops(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> int:
     total = int(counter.get_total_flops())
     if total <= 0:
         raise FastFluxError(f"No FLOPs were counted in {type(transformer).__name__}; update torch to 2.15 or newer.")
-    return total
+    whole = f"{type(meta).__name__}."  # which the counter puts before every name
+    counts = {
+        name.removeprefix(whole): sum(int(flops) for flops in operations.values())
+        for name, operations in counter.get_flop_counts().items()
+        if name.startswith(whole)
+    }
+    return {**counts, "": total}
+
+
+def lora_flops(*, rows: int, rank: int, in_features: int, out_features: int) -> int:
+    """FLOPs of an unmerged LoRA adapter, by hand: the two thin products beside one linear layer's.
+
+    Args:
+        rows: vectors that enter the layer: tokens, or 1 in a modulation at batch 1.
+    """
+    return 2 * rows * rank * (in_features + out_features)
 
 
 def block_flops(

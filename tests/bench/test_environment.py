@@ -5,8 +5,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from bench import environment
 from bench.environment import describe_environment, device_name, git_commit, sha256_of
+from bench.hardware import cpu_model
 from fastflux.errors import FastFluxError
 
 
@@ -23,17 +26,24 @@ def test_the_description_is_plain_json_with_what_a_record_needs() -> None:
         "python",
         "libraries",
         "commit",
+        "cpu",
+        "governor",
     }
     assert isinstance(found["libraries"], dict)
     assert found["libraries"]["torch"]
     assert found["device"]
 
 
-def test_the_cpu_is_named_by_its_model(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n")
-    assert device_name("cpu", cpuinfo) == "Some CPU @ 2 GHz"
-    assert device_name("cpu", tmp_path / "absent")
+def test_a_cpu_is_the_device_by_its_model() -> None:
+    assert device_name("cpu") == cpu_model() == describe_environment()["cpu"]
+
+
+def test_a_gpu_is_described_beside_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(environment, "describe_gpu", lambda device: {"driver": "1", "power_limit_w": None})
+    found = describe_environment("cuda:0")
+    assert (found["device"], found["device_type"], found["cpu"]) == ("Some GPU", "cuda", cpu_model())
+    assert found["gpu"] == {"driver": "1", "power_limit_w": None}
 
 
 def test_a_commit_is_dirty_once_a_tracked_file_changes(tmp_path: Path) -> None:

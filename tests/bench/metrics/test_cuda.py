@@ -1,5 +1,6 @@
 """The parts that differ on a GPU; skipped where there is none."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.environment import describe_environment
+from bench.idle import other_work
 from bench.metrics.latency import measure_latency
 from bench.metrics.memory import measure_memory
 from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
@@ -38,6 +40,9 @@ def test_a_step_is_timed_to_its_end() -> None:
     steps = {"dense": linear_step(64)[1], "slow": linear_step(8192)[1]}
     found = measure_latency(steps, warmup=3, rounds=15, seed=0, device="cuda")
     assert found["slow"].intervals["ratio_to_dense"][0] > 2
+    assert found["slow"].settings["clock"] == "cuda_events"
+    by_wall = measure_latency(steps, warmup=3, rounds=15, seed=0, device="cuda", clock=time.perf_counter)
+    assert by_wall["slow"].values["median_ms"] == pytest.approx(found["slow"].values["median_ms"], rel=0.2)
 
 
 def test_features_are_those_of_the_cpu(tiny_clip: Path) -> None:
@@ -47,5 +52,9 @@ def test_features_are_those_of_the_cpu(tiny_clip: Path) -> None:
     assert torch.allclose(here.text_features(["a star"]), there.text_features(["a star"]), atol=1e-3)
 
 
-def test_the_gpu_is_named() -> None:
+def test_the_gpu_is_named_and_described() -> None:
     assert describe_environment("cuda")["device"] == torch.cuda.get_device_name()
+    gpu = describe_environment("cuda")["gpu"]
+    assert isinstance(gpu, dict)
+    assert {"driver", "power_limit_w", "sm_clock_max_mhz"} <= gpu.keys()
+    assert other_work("cuda").text

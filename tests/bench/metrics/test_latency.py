@@ -6,6 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from bench.idle import OtherWork
+from bench.metrics import latency
 from bench.metrics.latency import measure_latency
 from bench.results import Measurement
 from fastflux.errors import FastFluxError
@@ -42,7 +44,7 @@ def test_times_and_ratios_are_those_of_the_clock() -> None:
     for name, milliseconds in (("dense", 100), ("fast", 80), ("slow", 130)):
         values = found[name].values
         assert values["median_ms"] == pytest.approx(milliseconds)
-        assert values["p90_ms"] == pytest.approx(milliseconds)
+        assert all(values[key] == pytest.approx(milliseconds) for key in ("p50_ms", "p90_ms", "p99_ms"))
         assert values["ratio_to_dense"] == pytest.approx(milliseconds / 100)
         assert len(found[name].samples["ms"]) == found[name].scored == 20
         assert found[name].intervals.keys() == {"median_ms", "ratio_to_dense"}
@@ -78,16 +80,17 @@ def test_warmup_rounds_are_not_timed() -> None:
     assert max(found["dense"].samples["ms"]) == pytest.approx(100)
 
 
-def test_p90_shows_a_tail_that_the_median_hides() -> None:
+def test_the_upper_percentiles_show_a_tail_that_the_median_hides() -> None:
     clock = Clock()
-    times = iter([0.1] * 17 + [0.5] * 3)
+    times = iter([0.1] * 17 + [0.5] * 2 + [0.9])
 
     def step() -> None:
         clock.now += next(times)
 
     found = measure_latency({"dense": step}, warmup=0, rounds=20, seed=0, clock=clock)["dense"]
-    assert found.values["median_ms"] == pytest.approx(100)
+    assert found.values["median_ms"] == found.values["p50_ms"] == pytest.approx(100)
     assert found.values["p90_ms"] == pytest.approx(500)
+    assert 500 < found.values["p99_ms"] < 900
 
 
 def fails() -> None:
@@ -106,7 +109,7 @@ def test_a_failing_variant_fails_alone() -> None:
 def test_without_a_baseline_there_are_no_ratios() -> None:
     clock = Clock()
     found = measure_latency({"dense": fails, "fast": clock.step("fast", 0.05)}, warmup=0, rounds=6, seed=0, clock=clock)
-    assert found["fast"].values.keys() == {"median_ms", "p90_ms"}
+    assert found["fast"].values.keys() == {"median_ms", "p50_ms", "p90_ms", "p99_ms"}
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -123,3 +126,46 @@ def test_the_real_clock_shows_a_slow_step_and_collection_is_on_again() -> None:
     interval = found["slow"].intervals["ratio_to_dense"]
     assert interval[0] > 1
     assert gc.isenabled()
+
+
+def test_a_long_message_is_cut_to_what_a_record_can_use() -> None:
+    def step() -> None:
+        raise RuntimeError("backend raised:\n\nNo compiler\n" + "trace\n" * 100)
+
+    found = measure_latency({"dense": step}, warmup=0, rounds=1, seed=0, clock=Clock())
+    assert found["dense"].reason == "RuntimeError in round 0: backend raised: No compiler"
+
+
+def looks(monkeypatch: pytest.MonkeyPatch, found: OtherWork) -> list[str]:
+    """Let the look at the machine find that; the devices looked at."""
+    devices: list[str] = []
+
+    def look(device: str) -> OtherWork:
+        devices.append(device)
+        return found
+
+    monkeypatch.setattr(latency, "other_work", look)
+    return devices
+
+
+def test_the_clock_and_other_work_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = looks(monkeypatch, OtherWork(busy=True, text="other work takes 60% of the 2 cores"))
+    settings = measure_latency({"dense": lambda: None}, warmup=0, rounds=1, seed=0)["dense"].settings
+    assert settings["clock"] == "perf_counter"
+    assert settings["other_work"] == "other work takes 60% of the 2 cores"
+    assert devices == ["cpu"]
+    settings = measured(Clock(), dense=0.1)["dense"].settings
+    assert settings["clock"] == "Clock"
+    assert "other_work" not in settings, "a clock of its own says nothing about the machine"
+    assert devices == ["cpu"]
+
+
+def test_a_busy_device_is_refused_only_when_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    steps = {"dense": lambda: ran.append(1)}
+    looks(monkeypatch, OtherWork(busy=True, text="other work takes 60% of the 2 cores"))
+    with pytest.raises(FastFluxError, match="not idle: other work takes 60%"):
+        measure_latency(steps, warmup=0, rounds=1, seed=0, require_idle=True)
+    assert not ran
+    looks(monkeypatch, OtherWork(busy=False, text="none seen"))
+    assert measure_latency(steps, warmup=0, rounds=1, seed=0, require_idle=True)["dense"].status == "ok"

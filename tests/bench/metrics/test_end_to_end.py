@@ -1,0 +1,180 @@
+"""Whole pipeline calls of tiny pipelines: what is drawn, timed and refused, and the memory of the stages."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.metrics import stage_memory
+from bench.metrics.compiled import CompileSettings
+from bench.metrics.end_to_end import PipelineCall, measure_end_to_end
+from bench.metrics.stage_memory import STAGES, measure_stage_memory, stage_peaks
+from bench.results import Measurement
+from fastflux.errors import FastFluxError
+from fastflux.pipelines import load_pipeline
+from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
+
+
+@pytest.fixture(scope="module", params=["flux", "sd3"])
+def any_pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(tmp_path_factory.mktemp("flux"), "flux")
+
+
+def loaded(folder: Path, family: str) -> Any:
+    write_tiny_pipeline(folder / "tiny", family)
+    pipeline: Any = load_pipeline(folder / "tiny")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def call_of(pipeline: Any, transformer: nn.Module | None = None, **changes: Any) -> PipelineCall:
+    asked: dict[str, Any] = {"prompts": ("a red star", "a blue ring"), "steps": 2, "guidance": 3.0, **changes}
+    return PipelineCall(pipeline, transformer or pipeline.transformer, **asked)
+
+
+def measured(calls: dict[str, PipelineCall], **options: Any) -> dict[str, Measurement]:
+    asked: dict[str, Any] = {"warmup": 1, "rounds": 6, "seed": 0, "clock": time.perf_counter, **options}
+    return measure_end_to_end(calls, **asked)
+
+
+def test_a_call_draws_with_its_own_transformer_and_puts_the_pipelines_back(pipeline: Any) -> None:
+    own, pruned = pipeline.transformer, make_replaced_flux([0, 1, 2])
+    dense = call_of(pipeline)()
+    assert [picture.size for picture in dense] == [(32, 32)] * 2
+    other = call_of(pipeline, pruned)()
+    assert pipeline.transformer is own
+    again = call_of(pipeline)()
+    assert all(np.array_equal(a, b) for a, b in zip(dense, again, strict=True)), "seeds are the call's"
+    assert not all(np.array_equal(a, b) for a, b in zip(dense, other, strict=True))
+
+
+def test_calls_of_both_families_are_timed(any_pipeline: Any) -> None:
+    found = measured({"dense": call_of(any_pipeline)})["dense"]
+    assert (found.info.name, found.status) == ("latency_end_to_end", "ok")
+    values = found.values
+    assert values["ratio_to_dense"] == 1
+    assert values["p50_ms"] <= values["p90_ms"] <= values["p99_ms"]
+    assert values["per_image_ms"] == values["median_ms"] / 2
+    assert len(found.samples["ms"]) == 6
+    settings = {key: found.settings[key] for key in ("batch", "steps", "height", "width", "dtype", "compiled", "clock")}
+    assert settings == {
+        "batch": 2,
+        "steps": 2,
+        "height": 32,
+        "width": 32,
+        "dtype": "float32",
+        "compiled": False,
+        "clock": "perf_counter",
+    }
+
+
+def test_compiled_transformers_draw_too(pipeline: Any) -> None:
+    calls = {"dense": call_of(pipeline), "pruned": call_of(pipeline, make_replaced_flux([2, 3]))}
+    found = measured(calls, rounds=2, compile_settings=CompileSettings(backend="eager"))
+    torch.compiler.reset()
+    for measurement in found.values():
+        assert measurement.status == "ok", measurement.reason
+        assert measurement.settings["compiled"] is True
+        assert measurement.settings["compile_backend"] == "eager"
+    with pytest.raises(FastFluxError, match="at least 1 untimed rounds"):
+        measured(calls, warmup=0, compile_settings=CompileSettings(backend="eager"))
+
+
+def failing() -> nn.Module:
+    model: nn.Module = make_tiny_flux()
+
+    def forward(**_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    model.forward = forward  # type: ignore[method-assign]
+    return model
+
+
+def test_a_call_that_raises_fails_alone(pipeline: Any) -> None:
+    own = pipeline.transformer
+    found = measured({"dense": call_of(pipeline), "broken": call_of(pipeline, failing())}, rounds=2)
+    assert found["dense"].status == "ok"
+    assert (found["broken"].status, found["broken"].reason) == ("failed", "RuntimeError in round 0: out of memory")
+    assert pipeline.transformer is own
+    memory = measure_stage_memory(call_of(pipeline, failing()))
+    assert (memory.status, memory.reason) == ("failed", "RuntimeError: out of memory")
+
+
+def test_what_cannot_be_drawn_or_compared_is_refused(pipeline: Any) -> None:
+    for nothing in ({"prompts": ()}, {"steps": 0}):
+        with pytest.raises(FastFluxError, match="expected at least 1 of each"):
+            call_of(pipeline, **nothing)
+    with pytest.raises(FastFluxError, match="height is 40"):
+        call_of(pipeline, height=40)
+    dense = call_of(pipeline)
+    with pytest.raises(FastFluxError, match="'other' and 'dense' differ in steps"):
+        measured({"dense": dense, "other": replace(dense, steps=3)})
+    with pytest.raises(FastFluxError, match="differ in prompts"):
+        measured({"dense": dense, "other": replace(dense, prompts=("a red star", "a red ring"))})
+    with pytest.raises(FastFluxError, match="rounds is 0"):
+        measured({"dense": dense}, rounds=0)
+    with pytest.raises(FastFluxError, match="no step of the baseline"):
+        measured({"other": dense})
+
+
+class Meter:
+    """Stands in for `PeakMemory`: counts what is drawn in MiB, in the order of the stages."""
+
+    made = 0
+
+    def __init__(self, device: str) -> None:
+        type(self).made += 1
+        self.number = type(self).made
+
+    def read(self) -> int | None:
+        return 2**20 * self.number
+
+
+def test_each_stage_has_its_peak(any_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(Meter, "made", 0)
+    call = call_of(any_pipeline)
+    assert stage_peaks(call, "cpu") == {stage: 2**20 * (place + 1) for place, stage in enumerate(STAGES)}
+    assert "encode_prompt" not in vars(any_pipeline)
+    assert "decode" not in vars(any_pipeline.vae)
+    monkeypatch.setattr(Meter, "made", 0)
+    found = measure_stage_memory(call, settings={"note": 1})
+    assert found.values == {"text_encoding_mib": 1, "denoising_mib": 2, "decoding_mib": 3, "peak_mib": 3}
+    assert found.settings["method"] == "peak resident size of the process"
+    assert found.settings["note"] == 1
+
+
+def test_what_the_system_does_not_tell_is_a_failure(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(Meter, "read", lambda self: None)
+    found = measure_stage_memory(call_of(pipeline))
+    assert found.status == "failed"
+    assert found.reason == "this system does not tell the peak memory of text_encoding, denoising, decoding"
+
+
+def test_a_stage_that_takes_memory_shows_it(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = measure_stage_memory(call_of(pipeline))
+    if calm.status != "ok":
+        pytest.skip(calm.reason)
+    decode = pipeline.vae.decode
+
+    def wasteful(*arguments: Any, **options: Any) -> Any:
+        torch.ones(64, 2**20).sum()  # 256 MiB
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(pipeline.vae, "decode", wasteful)
+    found = measure_stage_memory(call_of(pipeline)).values
+    # The first call, which does not count, has given its memory back before the second begins.
+    assert found["decoding_mib"] > found["denoising_mib"] + 200
+    assert found["peak_mib"] == found["decoding_mib"]
