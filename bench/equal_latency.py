@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from bench.latency_search import EqualLatency, Reading, search_equal_latency
 from bench.metrics.latency import Step, measure_latency
+from bench.metrics.timing import Clock
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
 from fastflux.model import plan_of
@@ -33,7 +33,7 @@ def solve_equal_latency(
     seed: int = 0,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock | None = None,
 ) -> EqualLatency:
     """Find the ratio at which L1-norm slicing makes one step of `dense` take as long as `target`.
 
@@ -50,7 +50,7 @@ def solve_equal_latency(
         seed: of the orders within the rounds.
         device: a CUDA device is waited for before and after each step.
         progress: told one line after every measurement.
-        clock: seconds.
+        clock: seconds; without one the device's own, see `measure_latency`.
 
     Returns:
         The best found; ask `met`, and show the sentence that `str` gives where the target is out of reach.

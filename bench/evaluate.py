@@ -24,6 +24,8 @@ from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomicall
 from bench.image_set import ImageSet
 from bench.latency_search import EqualLatency
 from bench.metrics.base import Metric
+from bench.metrics.end_to_end import LATENCY_END_TO_END as CALL
+from bench.metrics.end_to_end import PipelineCall, measure_end_to_end
 from bench.metrics.flops import FLOPS, PARAMETERS, count_flops, measure_flops, measure_parameters
 from bench.metrics.latency import LATENCY, measure_latency
 from bench.metrics.memory import MEMORY, measure_memory
@@ -32,7 +34,7 @@ from bench.profile import Profile, Sampling
 from bench.progress import Ticks, console, track
 from bench.prompt_files import read_all_prompts
 from bench.prompts import Prompt, limited, prompts_hash
-from bench.results import JSON, RecordError, RunRecord, digest
+from bench.results import JSON, Measurement, RecordError, RunRecord, digest
 from bench.variants import Variant, with_ratio
 from fastflux.calibration import Calibration
 from fastflux.checkpoint import read_json, save_transformer
@@ -389,7 +391,8 @@ class Evaluation:
         settings = self._step_settings()
         latency = self.profile.latency
         asked = {**settings, "warmup": latency.warmup, "rounds": latency.rounds}
-        whole = all(_has(record, STEP_METRICS) for record in records.values())
+        wanted = STEP_METRICS | ({CALL.name: CALL.version} if latency.end_to_end else {})
+        whole = all(_has(record, wanted) for record in records.values())
         if whole and _one_latency_run(records.values(), asked) and not self.force:
             return
         self.worked = True
@@ -429,6 +432,7 @@ class Evaluation:
             device=self.device,
             settings=run,
         )
+        calls = self._time_calls(base, models, run) if latency.end_to_end else {}
         for variant in variants if first else variants[1:]:
             model = models[variant.id]
             record = replace(records[variant.id], environment=self.environment)
@@ -438,9 +442,33 @@ class Evaluation:
                 measure_memory(model, steps[variant.id], device=self.device, settings=self._step_settings()),
                 times[variant.id],
                 measure_pruning_cost(self._cost(variant)),
+                *([calls[variant.id]] if calls else []),
             ):
                 record = record.with_measurement(measurement)
             record.write(self.record_path(variant))
+
+    def _time_calls(
+        self, base: BaseModel, models: Mapping[str, nn.Module], run: Mapping[str, JSON]
+    ) -> dict[str, Measurement]:
+        """Whole pipeline calls of models in turn, the dense one first, on the first prompts."""
+        sampling, latency = base.profile.sampling, self.profile.latency
+        prompts = tuple(prompt.prompt for prompt in (self.prompts * latency.batch)[: latency.batch])
+        calls = {
+            name: PipelineCall(
+                base.pipeline, model, prompts, sampling.steps, sampling.guidance, sampling.height, sampling.width
+            )
+            for name, model in models.items()
+        }
+        console.print(f"measure one call of {len(calls)} variants, {latency.end_to_end} interleaved rounds")
+        return measure_end_to_end(
+            calls,
+            warmup=1,
+            rounds=latency.end_to_end,
+            seed=sampling.seed,
+            baseline=next(iter(models)),
+            device=self.device,
+            settings={"run": run["run"]},
+        )
 
 
 def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:

@@ -48,12 +48,14 @@ class LatencySettings:
     """Rounds of the interleaved latency measurement, and images in one step.
 
     `together` models are timed in turn, the dense one among them, since all of them may not fit into memory; 0 is all.
+    Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
     """
 
     warmup: int
     rounds: int
     batch: int
     together: int = 0
+    end_to_end: int = 0
 
 
 @dataclass(frozen=True)

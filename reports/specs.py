@@ -190,4 +190,15 @@ TABLES: dict[str, TableSpec] = {
         ),
         families=None,
     ),
+    "fidelity": TableSpec(
+        "Likeness to the dense model's images of the same prompts and seeds",
+        (
+            Column("PSNR (dB)", "paired.psnr"),
+            Column("SSIM", "paired.ssim", spec="z.3f"),
+            Column("CLIP similarity", "paired.clip_image"),
+            HPS,
+            GENEVAL,
+        ),
+        families=(FASTFLUX, L1, L1_EQUAL, "brll", "removal", "removal_st"),
+    ),
 }

@@ -101,7 +101,7 @@ def test_the_whole_road_with_public_scorers(
     assert set(records) == {"dense", "fastflux-20", "l1-12"}
     for variant, record in records.items():
         found = {m.info.name: m for m in record.measurements}
-        names = {"hps", "geneval", "clip_score", "retrieval", "flops", "latency"} | (
+        names = {"hps", "geneval", "clip_score", "retrieval", "flops", "latency", "latency_end_to_end"} | (
             {"paired"} if variant != "dense" else set()
         )
         for name in names:

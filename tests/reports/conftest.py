@@ -27,6 +27,7 @@ METRICS = (
     ("latency", "ms", False),
     ("memory", "MiB", False),
     ("pruning_cost", "count, or seconds", False),
+    ("paired", "", True),
 )
 INFOS = {name: MetricInfo(name, "1", unit, better, f"hand-made {name}") for name, unit, better in METRICS}
 HPS_KEYS = ("anime", "concept-art", "paintings", "photo", "averaged")

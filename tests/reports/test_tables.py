@@ -246,6 +246,7 @@ CONTRACT = {
         "peak_memory_mib",
     },
     "plan": {"ratio", "dropped_blocks"},
+    "paired": {"psnr", "ssim", "clip_image"},
 }
 
 
