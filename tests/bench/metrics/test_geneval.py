@@ -10,8 +10,8 @@ import torch
 
 from bench.image_set import ImageSet, Pixels
 from bench.metrics.color_classifier import ClipColorClassifier, object_crop
-from bench.metrics.detection import Detection
-from bench.metrics.geneval import GenEval, known_images_test
+from bench.metrics.detection import Detection, DetectorError
+from bench.metrics.geneval import GenEval, SelfTest, known_images_test
 from bench.metrics.geneval_judge import TASKS
 from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
 from fastflux.errors import FastFluxError
@@ -103,6 +103,36 @@ def test_the_self_test_is_run_once(images: ImageSet) -> None:
     metric = GenEval(SeesStars(), all_red, self_test=test)
     assert metric(images) == metric(images)
     assert len(tested) == 1
+
+
+def test_without_known_images_a_detector_must_find_something(images: ImageSet) -> None:
+    found = GenEval(SeesStars(), all_red, self_test=None)(images)
+    single = [
+        pixels[0, 0, 0] % 2 for image, pixels in zip(images.images, images, strict=True) if "single" in image.prompt_id
+    ]
+    assert found.values["single_object_found"] == pytest.approx(np.mean(single))
+    assert 0 < found.values["single_object_found"] < 1
+    known = GenEval(SeesStars(), all_red, self_test=passes)(images)
+    assert known.values == {key: found.values[key] for key in (*TASKS, "overall")}
+    blind = GenEval(sees_nothing, all_red, self_test=None)(images)
+    assert blind.status == "failed"
+    assert "finds no object in any of 72 images" in blind.reason
+
+
+@pytest.mark.parametrize("self_test", [None, known_images_test([(np.ones((8, 8, 3), dtype=np.uint8), {"star": 1})])])
+def test_a_detector_that_breaks_fails_the_metric(images: ImageSet, self_test: SelfTest | None) -> None:
+    def breaks(_: Sequence[Pixels]) -> list[list[Detection]]:
+        raise DetectorError("scores are not finite")
+
+    found = GenEval(breaks, all_red, self_test=self_test)(images)
+    assert (found.status, found.reason, found.missing) == ("failed", "scores are not finite", 72)
+
+
+def test_photographs_may_show_more_than_is_known_of_them() -> None:
+    star = np.ones((8, 8, 3), dtype=np.uint8)
+    assert known_images_test([(star, {})])(SeesStars()) == "image 0 shows {}, found {'star': 1}"
+    assert known_images_test([(star, {"ring": 0})], listed_only=True)(SeesStars()) == ""
+    assert known_images_test([(star, {"star": 2})], listed_only=True)(SeesStars()) != ""
 
 
 def test_missing_tasks_and_damaged_images_fail(images: ImageSet) -> None:

@@ -237,6 +237,14 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
         Mask2FormerDetector(model)
 
 
+@pytest.mark.gpu
+def test_a_gpu_detects_what_the_cpu_detects() -> None:
+    image = noise(400, 500)
+    here, there = (Mask2FormerDetector(tiny_mask2former(), device=device)([image])[0] for device in ("cuda", "cpu"))
+    assert [one.label for one in here] == [one.label for one in there]
+    assert np.allclose([one.score for one in here], [one.score for one in there], atol=1e-2)
+
+
 @pytest.mark.slow
 def test_the_public_architecture_at_the_public_size() -> None:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
