@@ -2,7 +2,7 @@
 
 ``python -m bench.metrics.throughput HPS_v2_compressed.pt`` measures both in one run, in turn. The other way is that of
 `hpsv2.score` (https://github.com/tgxs002/HPSv2, `hpsv2/img_score.py`, commit 866735e): the model is built once, and
-every call loads the checkpoint into it, makes a tokenizer and scores one image.
+every call loads the checkpoint into it and scores one image.
 """
 
 from __future__ import annotations
@@ -45,17 +45,11 @@ def batched_scores(model: OpenClipModel, images: Sequence[Pixels], prompts: Sequ
     return scores
 
 
-def reloading_score(model: OpenClipModel, checkpoint: Path, architecture: str, image: Pixels, prompt: str) -> float:
+def reloading_score(model: OpenClipModel, checkpoint: Path, image: Pixels, prompt: str) -> float:
     """Cosine of one image with its prompt, loading the checkpoint first."""
-    import open_clip
-
     network: Any = model._model  # noqa: SLF001  # what is timed is what the model itself does once
     network.load_state_dict(torch.load(checkpoint, map_location=model.device, weights_only=True)["state_dict"])
-    tokens = open_clip.get_tokenizer(architecture)([prompt]).to(model.device)
-    with torch.inference_mode():
-        batch = model.preprocess(image)[None].to(model.device)
-        features, words = network.encode_image(batch, normalize=True), network.encode_text(tokens, normalize=True)
-        return float((features * words).sum())
+    return batched_scores(model, [image], [prompt])[0]
 
 
 def measure_throughput(
@@ -95,7 +89,7 @@ def measure_throughput(
         ours = batched_scores(model, pixels, prompts)
         middle = perf_counter()
         theirs = [
-            reloading_score(model, checkpoint, architecture, image, prompt)
+            reloading_score(model, checkpoint, image, prompt)
             for image, prompt in zip(pixels[:singles], prompts, strict=False)
         ]
         fast.append(images / (middle - began))
