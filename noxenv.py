@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 ENVIRONMENT_VARIABLE = "FASTFLUX_VENV"
 FOLDER = ".venv"
 EXTRAS = "bench,reports,dev"
+# The reference that parity is tested against, without what it pins (protobuf<4, pytest==7.2.0) and does not need here.
+BARE = ("--no-deps", "hpsv2==1.2.0")
 STAMP = "fastflux-environment.sha256"
 REQUIRED_GIB = 8  # the installed packages, and room for pip to unpack the largest wheel
 
@@ -71,6 +73,7 @@ def environment_key(root: Path) -> str:
         "project": pyproject.get("project"),
         "hatch": pyproject.get("tool", {}).get("hatch"),
         "constraints": (root / "constraints.txt").read_text(),
+        "bare": BARE,
         "python": list(sys.version_info[:2]),
     }
     return hashlib.sha256(json.dumps(declared, sort_keys=True, default=str).encode()).hexdigest()
@@ -114,14 +117,10 @@ def install_commands(root: Path, uv: str | None) -> list[list[str]]:
     what = ["-c", str(root / "constraints.txt"), "-e", f"{root}[{EXTRAS}]"]
     quiet = [] if sys.stdout.isatty() else ["--quiet"]  # both installers show their progress on a terminal
     if uv is not None:
-        return [
-            [uv, "venv", "--quiet", "--python", sys.executable, folder],
-            [uv, "pip", "install", *quiet, "--python", python, *what],
-        ]
-    return [
-        [sys.executable, "-m", "venv", folder],
-        [python, "-m", "pip", "install", *quiet, "--disable-pip-version-check", *what],
-    ]
+        install = [uv, "pip", "install", *quiet, "--python", python]
+        return [[uv, "venv", "--quiet", "--python", sys.executable, folder], [*install, *what], [*install, *BARE]]
+    install = [python, "-m", "pip", "install", *quiet, "--disable-pip-version-check"]
+    return [[sys.executable, "-m", "venv", folder], [*install, *what], [*install, *BARE]]
 
 
 def _python_in(folder: Path) -> Path:

@@ -26,6 +26,9 @@ line-length = 120
 """
 
 
+COMMANDS = 3
+
+
 class Installer:
     """Stands in for uv and pip: notes the commands, and makes the Python that the first of them makes."""
 
@@ -52,9 +55,9 @@ def root(tmp_path: Path) -> Path:
 def test_installs_once_and_keeps_it(root: Path) -> None:
     installer = Installer(root)
     assert environment_python(root, {}, installer) == root / ".venv" / "bin" / "python"
-    assert len(installer.commands) == 2
+    assert len(installer.commands) == COMMANDS
     environment_python(root, {}, installer)
-    assert len(installer.commands) == 2
+    assert len(installer.commands) == COMMANDS
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_a_changed_declaration_is_installed_from_nothing(root: Path, file: str, 
     (root / file).write_text((root / file).read_text().replace(old, new))
     installer = Installer(root)
     environment_python(root, {}, installer)
-    assert len(installer.commands) == 2
+    assert len(installer.commands) == COMMANDS
     assert not (root / ".venv" / "left-over").exists()
 
 
@@ -87,14 +90,14 @@ def test_another_python_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment_key(root) != key
 
 
-@pytest.mark.parametrize("killed_at", [1, 2])
+@pytest.mark.parametrize("killed_at", [1, 2, 3])
 def test_a_killed_installation_is_redone(root: Path, killed_at: int) -> None:
     with pytest.raises(KeyboardInterrupt):
         environment_python(root, {}, Installer(root, fails_at=killed_at))
     assert not is_current(root)
     installer = Installer(root)
     environment_python(root, {}, installer)
-    assert len(installer.commands) == 2
+    assert len(installer.commands) == COMMANDS
     assert is_current(root)
 
 
@@ -151,11 +154,13 @@ def test_two_sessions_do_not_install_at_once(root: Path, capfd: pytest.CaptureFi
 
 @pytest.mark.parametrize("uv", [None, "/opt/uv"])
 def test_both_installers_hold_to_the_constraints(root: Path, uv: str | None) -> None:
-    make, install = install_commands(root, uv)
+    make, install, bare = install_commands(root, uv)
     assert make[0] == (uv or sys.executable)
     assert make[-1] == str(root / ".venv")
     assert install[install.index("-c") + 1] == str(root / "constraints.txt")
     assert install[install.index("-e") + 1] == f"{root}[bench,reports,dev]"
+    assert bare[-2:] == ["--no-deps", "hpsv2==1.2.0"]
+    assert bare[0] == install[0]
 
 
 def test_needs_only_the_standard_library() -> None:
