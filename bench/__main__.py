@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--samples", type=int, default=2, help="images of each prompt (default: %(default)s)")
     rank.add_argument("--force", action="store_true", help="measure again what is there already")
     rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
-    rank.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    rank.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+    rank.add_argument("--device", help="torch device (default: the profile's)")
     recollection = commands.add_parser(
         "recollection",
         help="what collecting activations costs, against collecting them afresh for every block",
@@ -277,6 +278,7 @@ def _rank(options: argparse.Namespace) -> None:
         force=options.force,
         accept=options.accept,
         device=options.device,
+        changes=dict(options.set),
     )
 
 
