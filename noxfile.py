@@ -100,6 +100,8 @@ def reports(session: nox.Session) -> None:
 def benchmark(session: nox.Session) -> None:
     """Time the library's own hot paths, kept in .benchmarks/ and compared with the run before (pytest-benchmark)."""
     options = ["--benchmark-only", "--benchmark-autosave", "--benchmark-columns=min,median,iqr,rounds"]
+    # The machine is not quite as it was, its clock of the moment already is not: worth a line, no reason to stop.
+    options += ["-W", "default::pytest_benchmark.logger.PytestBenchmarkWarning"]
     if any(Path(".benchmarks").glob("*/*.json")):  # with nothing to compare with, it would warn
         options.append("--benchmark-compare")
     run_python(session, "-m", "pytest", "tests/bench/bench_hot_paths.py", *options, *session.posargs)

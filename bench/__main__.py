@@ -21,6 +21,10 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in _names(text)]
+
+
 def _change(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -85,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--samples", type=int, default=2, help="images of each prompt (default: %(default)s)")
     rank.add_argument("--force", action="store_true", help="measure again what is there already")
     rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
-    rank.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
+    rank.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+    rank.add_argument("--device", help="torch device (default: the profile's)")
     recollection = commands.add_parser(
         "recollection",
         help="what collecting activations costs, against collecting them afresh for every block",
@@ -104,12 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     recollection.add_argument("--activations", choices=("ram", "disk"), default="ram", help="where it keeps them")
     recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
     recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
-    _add_external(commands)
+    _add_others(commands)
     return parser
 
 
-def _add_external(commands: Any) -> None:
-    """The commands for images of other models."""
+def _add_others(commands: Any) -> None:
+    """The commands beside the tables: other models' images, and speed in more ways."""
     drawer = commands.add_parser(
         "draw",
         help="draw a profile's prompts with any diffusers pipeline",
@@ -127,6 +132,25 @@ def _add_external(commands: Any) -> None:
     drawer.add_argument("--size", type=int, help="height and width in pixels (default: the profile's)")
     drawer.add_argument("--limit", type=int, help="only so many prompts of each style and task")
     drawer.add_argument("-o", "--out", type=Path, required=True, help="folder of the images and their manifest")
+    faster = commands.add_parser(
+        "speed",
+        help="time variants in more ways than the tables need",
+        description="Steps at several batch sizes, compiled steps, whole pipeline calls with the peak memory of each "
+        "stage, FLOPs by kind of block; all variants in turn, the dense model among them. Latencies that the device's "
+        "arithmetic cannot give are named. Records go to runs/<profile>/speed/.",
+        epilog="examples:\n"
+        "  python -m bench speed --variants fastflux-20 --batches 1,8,32\n"
+        "  python -m bench speed --profile flux-dev --variants fastflux-20 --compile reduce-overhead --end-to-end",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    faster.add_argument("--variants", type=_names, required=True, help="variants, comma-separated")
+    faster.add_argument(
+        "--batches", type=_numbers, default=[1], help="pictures in a step, comma-separated (default: 1)"
+    )
+    faster.add_argument("--compile", default="", metavar="MODE", help="compiled steps too: default or reduce-overhead")
+    faster.add_argument("--end-to-end", action="store_true", help="whole pipeline calls too")
+    faster.add_argument("--rounds", type=int, default=20, help="timed rounds (default: %(default)s)")
+    faster.add_argument("--require-idle", action="store_true", help="refuse to measure while other work runs")
     scorer = commands.add_parser(
         "score",
         help="score images that are there already",
@@ -142,7 +166,7 @@ def _add_external(commands: Any) -> None:
     scorer.add_argument("--name", required=True, help="id of the model: letters, digits and _")
     scorer.add_argument("--label", default="", help="the model's name in tables (default: its id)")
     scorer.add_argument("--metrics", type=_names, help="metrics, comma-separated (default: the profile's)")
-    for command in (drawer, scorer):
+    for command in (drawer, faster, scorer):
         command.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
         command.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
         command.add_argument("--device", help="torch device (default: the profile's)")
@@ -161,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _draw(options)
         elif options.command == "score":
             _score(options)
+        elif options.command == "speed":
+            _speed(options)
         else:
             _reproduce(options)
     except FastFluxError as error:
@@ -225,6 +251,24 @@ def _score(options: argparse.Namespace) -> None:
     print(shown(record))
 
 
+def _speed(options: argparse.Namespace) -> None:
+    from bench.speed import SpeedSettings, speed
+
+    speed(
+        profile_name=options.profile,
+        variant_names=options.variants,
+        settings=SpeedSettings(
+            tuple(options.batches),
+            options.compile,
+            end_to_end=options.end_to_end,
+            rounds=options.rounds,
+            require_idle=options.require_idle,
+        ),
+        device=options.device,
+        changes=dict(options.set),
+    )
+
+
 def _rank(options: argparse.Namespace) -> None:
     from bench.ranking import rank
 
@@ -234,6 +278,7 @@ def _rank(options: argparse.Namespace) -> None:
         force=options.force,
         accept=options.accept,
         device=options.device,
+        changes=dict(options.set),
     )
 
 

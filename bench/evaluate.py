@@ -229,7 +229,7 @@ class Evaluation:
             inputs_of_step = base.step_inputs(fast, self.profile.latency.batch)
             equal = solve_equal_latency(
                 base.dense(),
-                _Step(fast, inputs_of_step),
+                ModelStep(fast, inputs_of_step),
                 inputs_of_step,
                 **EQUAL_SEARCH,
                 device=self.device,
@@ -421,7 +421,7 @@ class Evaluation:
         inputs, single = base.step_inputs(dense, latency.batch), base.step_inputs(dense, 1)
         dense_flops = count_flops(dense, single)
         dense_total = sum(p.numel() for p in dense.parameters())
-        steps = {name: _Step(model, inputs) for name, model in models.items()}
+        steps = {name: ModelStep(model, inputs) for name, model in models.items()}
         console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
         times = measure_latency(
             steps,
@@ -451,24 +451,29 @@ class Evaluation:
         self, base: BaseModel, models: Mapping[str, nn.Module], run: Mapping[str, JSON]
     ) -> dict[str, Measurement]:
         """Whole pipeline calls of models in turn, the dense one first, on the first prompts."""
-        sampling, latency = base.profile.sampling, self.profile.latency
-        prompts = tuple(prompt.prompt for prompt in (self.prompts * latency.batch)[: latency.batch])
-        calls = {
-            name: PipelineCall(
-                base.pipeline, model, prompts, sampling.steps, sampling.guidance, sampling.height, sampling.width
-            )
-            for name, model in models.items()
-        }
+        latency = self.profile.latency
+        calls = self.calls(base, models, latency.batch)
         console.print(f"measure one call of {len(calls)} variants, {latency.end_to_end} interleaved rounds")
         return measure_end_to_end(
             calls,
             warmup=1,
             rounds=latency.end_to_end,
-            seed=sampling.seed,
+            seed=self.sampling.seed,
             baseline=next(iter(models)),
             device=self.device,
             settings={"run": run["run"]},
         )
+
+    def calls(self, base: BaseModel, models: Mapping[str, nn.Module], batch: int) -> dict[str, PipelineCall]:
+        """By variant, a pipeline call that draws the first `batch` prompts; alike but for the transformer."""
+        sampling = base.profile.sampling
+        prompts = tuple(prompt.prompt for prompt in (self.prompts * batch)[:batch])
+        return {
+            name: PipelineCall(
+                base.pipeline, model, prompts, sampling.steps, sampling.guidance, sampling.height, sampling.width
+            )
+            for name, model in models.items()
+        }
 
 
 def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
@@ -480,13 +485,14 @@ def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
 
 
 @dataclass(frozen=True)
-class _Step:
+class ModelStep:
     """One transformer step without gradients."""
 
     model: nn.Module
     inputs: Mapping[str, Any]
 
     def __call__(self) -> None:
+        """Run it."""
         with torch.inference_mode():
             self.model(**self.inputs)
 

@@ -90,6 +90,8 @@ class Profile:
     """What the models pruned from the profile's own by Sandwich Training are called, before their ratio."""
     families: tuple[str, ...] = ()
     """The families of variants that the profile has, by the beginnings of their ids; all where it is empty."""
+    ranking_scorers: str = ""
+    """"module:function" of the FID and CLIP score behind the importance of blocks; "" is `scorers`."""
     paired: str = ""
     """"module:function" of the paired metrics, called with the dense images and what `scorers` takes; "" is none."""
     scorer_files: tuple[str, ...] = ()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from bench.metrics import public_scorers as public
 from bench.metrics.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
 from bench.profile import ROOT
@@ -63,6 +65,24 @@ def public_scorers(
         weights = ROOT / inception if inception else None
         scorers.append(public.inception_fid(weights, ROOT / fid_reference_images, device=device))
     return tuple(scorers)
+
+
+def public_ranking_scorers(
+    device: str = "cpu",
+    *,
+    inception: str = "",
+    clip: str = "",
+    clip_architecture: str = "ViT-L-14",
+    clip_tag: str = "openai",
+    **_others: str,
+) -> tuple[Metric, ...]:
+    """FID on InceptionV3 and CLIP score, for the importance of blocks, which gives FID its reference itself."""
+    weights = ROOT / inception if inception else None
+    nothing = [np.zeros((64, 64, 3), dtype=np.uint8)] * 2  # FID wants two
+    return (
+        public.inception_fid(weights, nothing, device=device, precision_recall=False),
+        public.clip_score(clip_architecture, clip_tag, ROOT / clip if clip else None, device=device),
+    )
 
 
 def public_paired(

@@ -54,7 +54,8 @@ def rank(
     samples: int,
     force: bool = False,
     accept: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
     runs: Path = ROOT / "runs",
 ) -> Path:
     """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
@@ -65,7 +66,10 @@ def rank(
     """
     if samples < 1:
         raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
-    profile = load_profile(profile_name)
+    profile = load_profile(profile_name, changes)
+    device = device or profile.device
+    scorers = profile.ranking_scorers or profile.scorers
+    profile = replace(profile, scorers=scorers, metrics=("fid", "clip_score"))
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
     sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)

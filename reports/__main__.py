@@ -12,7 +12,9 @@ from reports.difference import difference
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.readme import update
 from reports.rows import read_rows
+from reports.specs import TABLES
 from reports.table import Table, to_markdown
+from reports.why import why
 
 EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line cannot be read
 
@@ -25,6 +27,11 @@ _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
   python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
 """
+_WHY_EXAMPLES = """examples:
+  python -m reports why table1 FastFLUX-10% averaged
+  python -m reports why table6 fastflux-20 latency.median_ms --results runs/shapes/results
+"""
+_COMMITTED = Path("reports", "results", "cpu", "shapes")
 _RANKING = "ranking of the blocks for claims about them; default: the committed one of the profile"
 _DIFF_EXAMPLES = """examples:
   python -m reports diff reports/results/cpu/shapes runs/shapes/records
@@ -57,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -121,6 +128,19 @@ def _parser() -> argparse.ArgumentParser:
     differ.add_argument("fresh", type=Path, help="folder of the fresh records")
     differ.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
     differ.set_defaults(run=_diff)
+    asker = commands.add_parser(
+        "why",
+        help="tell where a number of a table comes from",
+        description="Print the record behind one cell: value at full precision, interval, metric with its settings, "
+        "commit, weights, pruning, seeds, device, date, and the command that measures it again.",
+        epilog=_WHY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    asker.add_argument("table", help=f"of {', '.join(TABLES)}")
+    asker.add_argument("row", help="a row's label, such as FastFLUX-10%%, or a variant's id")
+    asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
+    asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
+    asker.set_defaults(run=_why)
     filler = commands.add_parser(
         "readme",
         help="put the generated tables into README.md",
@@ -158,6 +178,11 @@ def _claims(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     return _show(difference(options.committed, options.fresh), options.out)
+
+
+def _why(options: argparse.Namespace) -> int:
+    print(why(read_rows(options.results), options.table, options.row, options.column))
+    return EXIT_OK
 
 
 def _show(table: Table, out: Path | None) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from reports.choices import unknown_choice
 from reports.claims import claims_table
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table
@@ -126,9 +126,7 @@ def write_text(path: Path, text: str) -> Path:
 def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in (choices := list(known)):
-            near = difflib.get_close_matches(name, choices, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(choices)}."
-            raise FastFluxError(f"Unknown {kind} {name!r}: {hint}")
+            raise unknown_choice(kind, name, choices)
 
 
 def _document(parts: Iterable[Table], kind: str) -> str:

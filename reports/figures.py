@@ -86,7 +86,7 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
         if row.family == DENSE and (point := _point(row, key)):
             _draw_bars(axes, row, key, BLACK)
             axes.plot(*point, marker="D", color=BLACK, markersize=6, linestyle="none")
-            _label(axes, "dense", point, BLACK, above=True)
+            _label(axes, "dense", point, BLACK, above=False)  # above left is the nearest of the others
             axes.axhline(point[1], color=GREY, linewidth=0.8, linestyle=":")
     fast, slow = axes.dataLim.intervalx
     axes.set_xlim(left=fast - 0.44 * (slow - fast))  # room for the series' names left of their fastest points

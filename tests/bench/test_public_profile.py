@@ -9,10 +9,13 @@ from PIL import Image
 
 import bench.reproduce
 from bench.__main__ import main
+from bench.image_set import Pixels
 from bench.metrics import public_scorers
+from bench.metrics.fid import FID
 from bench.metrics.open_clip_model import OpenClipSpec
 from bench.profile import load_profile
 from bench.prompt_files import read_all_prompts
+from bench.ranking import rank
 from bench.reproduce import reproduce
 from bench.results import RunRecord
 from fastflux.errors import FastFluxError
@@ -145,6 +148,24 @@ def test_the_profiles_prompts_come_from_their_files(given: dict[str, str]) -> No
     again = {**given, "prompts": json.dumps([*json.loads(given["prompts"]), json.loads(given["prompts"])[0]])}
     with pytest.raises(FastFluxError, match="two prompts of flux-dev have the id"):
         read_all_prompts(load_profile("flux-dev", again))
+
+
+@pytest.mark.slow
+def test_the_blocks_are_ranked_by_public_scorers(
+    given: dict[str, str], tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fid(_weights: Path | None, reference: list[Pixels], **_options: object) -> FID:
+        return FID(f"local-dir:{tiny_clip}", reference_images=reference)
+
+    monkeypatch.setattr(public_scorers, "inception_fid", fid)
+    settings = {key: value for key, value in given.items() if not key.startswith("sampling.samples")}
+    path = rank(profile_name="flux-dev", samples=2, changes=settings, runs=tmp_path / "runs")
+    found = json.loads(path.read_text())
+    assert len(found["blocks"]) == 6
+    assert all(entry["fid"] > 0 for entry in found["blocks"])
+    monkeypatch.undo()
+    with pytest.raises(FastFluxError, match="No weights of InceptionV3 are given"):
+        rank(profile_name="flux-dev", samples=2, changes=settings, runs=tmp_path / "other")
 
 
 @pytest.mark.slow

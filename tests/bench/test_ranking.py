@@ -33,7 +33,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
         sampling=replace(profile.sampling, steps=2),
         calibration=replace(profile.calibration, steps=2),
     )
-    return lambda _name: shortened
+    return lambda _name, _changes=None: shortened
 
 
 @pytest.fixture(scope="module")

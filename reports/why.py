@@ -1,0 +1,108 @@
+"""Where a number of a table comes from: its record, measurement, commit, weights, seeds, device, date and command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from reports.choices import unknown_choice
+from reports.specs import TABLES
+from reports.tables import value_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bench.results import JSON, RunRecord
+    from reports.rows import Row
+    from reports.specs import Column
+
+
+Found = TypeVar("Found")
+#: A setting's text is cut here: an order of all blocks is longer than a line.
+_LONGEST = 100
+
+
+def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
+    """All that is known of one cell, a line each.
+
+    `row` is a label or a variant's id, `column` a heading or a value's key, both without regard to case.
+
+    Raises FastFluxError with a suggestion for a table, row or column that is not there.
+    """
+    if table not in TABLES:
+        raise unknown_choice("table", table, TABLES)
+    spec = TABLES[table]
+    chosen = spec.chosen(rows)
+    found = _pick("row", row, {name: entry for entry in chosen for name in (entry.label, entry.variant)})
+    named: dict[str, Column] = {}
+    for each in spec.columns:
+        named |= {each.heading: each, each.key: each, each.key.partition(".")[2]: each}
+    return "\n".join(_lines(spec.title, found, _pick("column", column, named)))
+
+
+def _lines(title: str, row: Row, column: Column) -> list[str]:
+    value = row.value(column.key)
+    lines = [f"{title}: {row.label}, {column.heading}", f"value: {value_cell(column, row, 1.0).text or value.note}"]
+    if value.value is not None:
+        lines.append(f"at full precision: {value.value!r}")
+    if value.interval is not None:
+        lines.append(f"95% interval: {value.interval[0]!r} to {value.interval[1]!r}")
+    record = row.record
+    if record is None:
+        return [*lines, "record: none, the row is the paper's"]
+    measurement = record.measurement(column.metric)
+    if measurement is not None:
+        info = measurement.info
+        lines += [
+            f"metric: {info.name} (version {info.version}), {info.reference}, in {info.unit}",
+            f"scored: {measurement.scored}, missing: {measurement.missing}, status: {measurement.status}"
+            + (f", {measurement.reason}" if measurement.reason else ""),
+            f"settings: {_settings(measurement.settings.items())}",
+        ]
+    elif column.metric != "plan":
+        lines.append(f"metric: {column.metric}, not measured")
+    return lines + _origin(record)
+
+
+def _origin(record: RunRecord) -> list[str]:
+    """What the record says of the run."""
+    environment = record.environment
+    commit = environment.get("commit")
+    written = (
+        f"{commit.get('hash')}{', with uncommitted changes' if commit.get('dirty') else ''}"
+        if isinstance(commit, dict)
+        else "unknown"
+    )
+    plan = record.plan or {}
+    pruned = f"{plan.get('method')}, {_settings(_config(plan))}" if plan else "not pruned"
+    libraries = environment.get("libraries")
+    return [
+        f"record: {record.variant}, profile {record.profile}, key {record.key}, created {record.created}",
+        f"commit: {written}",
+        f"base model: {record.base_model}, weights {record.base_revision}",
+        f"pruning: {pruned}",
+        f"sampling: {_settings(record.sampling.items())}",
+        f"device: {', '.join(str(environment.get(key, 'unknown')) for key in ('device', 'threads', 'os'))}",
+        f"libraries: {_settings(libraries.items()) if isinstance(libraries, dict) else 'unknown'}",
+        f"measured again by: nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force",
+    ]
+
+
+def _config(plan: dict[str, JSON] | object) -> Iterable[tuple[str, JSON]]:
+    config = plan.get("config") if isinstance(plan, dict) else None
+    return config.items() if isinstance(config, dict) else ()
+
+
+def _settings(items: Iterable[tuple[str, JSON]]) -> str:
+    """Settings in one line; an order of all blocks is cut short."""
+    shown = []
+    for key, value in sorted(items):
+        text = str(value)
+        shown.append(f"{key} {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}")
+    return ", ".join(shown) or "none"
+
+
+def _pick(what: str, name: str, known: Mapping[str, Found]) -> Found:
+    folded = {key.lower(): found for key, found in known.items()}
+    if name.lower() not in folded:
+        raise unknown_choice(what, name, known)
+    return folded[name.lower()]

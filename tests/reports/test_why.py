@@ -1,0 +1,64 @@
+"""Where a number comes from: the whole text, and names that are not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reports.__main__ import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.results import RunRecord
+
+WHY = """\
+Table 1: HPS by style: FastFLUX-10%, Averaged
+value: 27.90
+at full precision: 27.9
+metric: hps (version 1), hand-made hps, in 100 x cosine
+scored: 8, missing: 0, status: ok
+settings: none
+record: fastflux-10, profile shapes, key KEY, created 2026-01-01T00:00:00+00:00
+commit: unknown
+base model: tiny, weights 0
+pruning: any, none
+sampling: steps 4
+device: test device, unknown, unknown
+libraries: unknown
+measured again by: nox -s reproduce_tables -- --profile shapes --variants fastflux-10 --force
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "column"), [("FastFLUX-10%", "averaged"), ("fastflux-10", "Averaged"), ("fastflux-10", "hps.averaged")]
+)
+def test_a_cell_leads_to_its_record(
+    results: Path, hps_records: tuple[RunRecord, ...], row: str, column: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["why", "table1", row, column, "--results", str(results)]) == 0
+    key = next(record.key for record in hps_records if record.variant == "fastflux-10")
+    assert capsys.readouterr().out == WHY.replace("KEY", key)
+
+
+def test_a_gap_has_its_reason(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["why", "table1", "l1-27", "photo", "--results", str(results)]) == 0
+    shown = capsys.readouterr().out
+    assert "value: hps: failed, scorer weights missing" in shown
+    assert "status: failed, scorer weights missing" in shown
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("tabel1", "dense", "averaged"), "Unknown table 'tabel1': did you mean table1?"),
+        (("table1", "FastFLUX-11%", "averaged"), "Unknown row 'FastFLUX-11%': did you mean FastFLUX-10%?"),
+        (("table1", "dense", "fotos"), "Unknown column 'fotos': did you mean photo?"),
+    ],
+)
+def test_names_that_are_not_there_are_one_sentence(
+    results: Path, asked: tuple[str, str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["why", *asked, "--results", str(results)]) == 1
+    assert message in capsys.readouterr().err
