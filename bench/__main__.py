@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--force", action="store_true", help="measure again what is there already")
     reproduce.add_argument("--accept", action="store_true", help="copy the records and documents to reports/")
     reproduce.add_argument(
+        "--rank", action="store_true", help="measure the order of blocks afresh first, instead of the committed one"
+    )
+    reproduce.add_argument(
         "--dry-run", action="store_true", help="check that everything is there, say what the run takes, and stop"
     )
     reproduce.add_argument(
@@ -213,6 +216,7 @@ def _reproduce(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         force=options.force,
         accept=options.accept,
+        ranked_afresh=options.rank,
         dry_run=options.dry_run,
         device=options.device,
         changes=dict(options.set),

@@ -48,6 +48,10 @@ class Removal:
     seconds: float
 
 
+#: Images of each calibration prompt that the importance is measured on unasked.
+RANK_SAMPLES = 2
+
+
 def rank(
     *,
     profile_name: str,

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from bench.evaluate import Evaluation
 from bench.external import EXTERNAL
-from bench.profile import ROOT, load_profile, require_disk
+from bench.profile import ROOT, Profile, load_profile, require_disk
 from bench.progress import console
+from bench.ranking import RANK_SAMPLES, rank
 from bench.reporting import GENERATED, RESULTS, run_reports
 from bench.run_plan import plan_run, show_plan
 from bench.variants import TABLES, chosen_variants, require_current_rankings
@@ -36,6 +37,7 @@ def reproduce(
     seeds: int | None = None,
     force: bool = False,
     accept: bool = False,
+    ranked_afresh: bool = False,
     dry_run: bool = False,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
@@ -67,6 +69,12 @@ def reproduce(
     require_disk(folder, profile.disk_mib)
     # Fewer images need no other models: pruning is the longest part of a quick run.
     models = runs / place
+    if ranked_afresh and not dry_run:
+        made = rank(
+            profile_name=profile_name, samples=RANK_SAMPLES, accept=accept, device=device, changes=changes, runs=runs
+        )
+        profile = with_ranking(profile, made)
+        variants = chosen_variants(profile, tables, variant_names)
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
     if dry_run:
         show_plan(plan_run(evaluation, timed=True), evaluation)
@@ -84,6 +92,15 @@ def reproduce(
     if accept:
         _accept(evaluation)
     _show_stages(evaluation, monotonic() - began)
+
+
+def with_ranking(profile: Profile, order: Path) -> Profile:
+    """The profile with this order of blocks instead of the one that its file names."""
+    methods = {
+        name: {**settings, "ranking": str(order)} if "ranking" in settings else settings
+        for name, settings in profile.methods.items()
+    }
+    return replace(profile, methods=methods)
 
 
 def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import bench.reproduce
 from bench import profile as profiles
-from bench.evaluate import IMAGE_METRICS
+from bench.__main__ import main
+from bench.evaluate import IMAGE_METRICS, Evaluation
 from bench.profile import load_profile, require_disk
 from bench.reproduce import reproduce
 from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
@@ -133,3 +135,23 @@ def test_the_profile_of_sd3_has_its_own_names_and_no_sliced_variants() -> None:
     assert variants["fastflux-10"].label == "FastSD3-10%"
     assert not [name for name in variants if name.startswith("l1")]
     assert {"brll-10", "removal-10", "seed1-20"} <= variants.keys()
+
+
+def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = tmp_path / "order.json"
+    blocks = [{"block": "transformer_blocks.3"}, {"block": "single_transformer_blocks.1"}]
+    order.write_text(json.dumps({"inputs": {"revision": "any"}, "blocks": blocks}))
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(bench.reproduce, "rank", lambda **options: asked.append(options) or order)
+    monkeypatch.setattr(bench.reproduce, "require_current_rankings", lambda *_: None)
+    seen: list[Evaluation] = []
+
+    def stop(evaluation: Evaluation) -> None:
+        seen.append(evaluation)
+        raise FastFluxError("far enough")
+
+    monkeypatch.setattr(Evaluation, "prune", stop)
+    assert main(["reproduce", "--only", "table6", "--rank"]) == 1
+    configs = {variant.id: variant.config for variant in seen[0].variants}
+    assert configs["fastflux-10"].ranking == "transformer_blocks.3,single_transformer_blocks.1"  # type: ignore[union-attr]
+    assert (asked[0]["profile_name"], asked[0]["accept"]) == ("shapes", False)
