@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,18 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _quiet_libraries()
     try:
-        if options.command == "rank":
-            _rank(options)
-        elif options.command == "recollection":
-            _recollection(options)
-        elif options.command == "draw":
-            _draw(options)
-        elif options.command == "score":
-            _score(options)
-        elif options.command == "speed":
-            _speed(options)
-        else:
-            _reproduce(options)
+        _COMMANDS[options.command](options)
     except FastFluxError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
@@ -298,6 +287,16 @@ def _recollection(options: argparse.Namespace) -> None:
         accept=options.accept,
         device=options.device,
     )
+
+
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+    "reproduce": _reproduce,
+    "rank": _rank,
+    "recollection": _recollection,
+    "draw": _draw,
+    "score": _score,
+    "speed": _speed,
+}
 
 
 def _quiet_libraries() -> None:

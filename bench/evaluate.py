@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,7 +22,7 @@ from bench.equal_latency import solve_equal_latency
 from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
 from bench.image_set import ImageSet
 from bench.latency_search import EqualLatency
-from bench.metrics.base import Metric
+from bench.metrics.base import Metric, load_object
 from bench.metrics.end_to_end import LATENCY_END_TO_END as CALL
 from bench.metrics.end_to_end import PipelineCall, measure_end_to_end
 from bench.metrics.flops import FLOPS, PARAMETERS, count_flops, measure_flops, measure_parameters
@@ -188,6 +187,9 @@ class Evaluation:
     def prune(self) -> None:
         """Make every pruned variant; those that are to be as fast as another one come after it."""
         self.require_inputs()
+        if self.force:  # or the progress of an earlier run would stand for this one
+            for name in {variant.base for variant in self.variants}:
+                shutil.rmtree(self.base(name).progress, ignore_errors=True)
         pruned = [variant for variant in self.variants if variant.config is not None]
         with self.timed("prune"):
             for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), "prune", total=len(pruned)):
@@ -198,15 +200,13 @@ class Evaluation:
                     self.transformer(met)
 
     def require_inputs(self) -> None:
-        """Read or hash all files that the run will need before the long work; a forced run forgets its progress."""
+        """Read or hash all files that the run will need, before the long work."""
         _ = self.prompts, self.scorers_hash
         if self.profile.scorer_settings:  # files that its user gave, which only the scorers can judge
             _ = self.scorers
         for name in {variant.base for variant in self.variants}:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
-            if self.force:
-                shutil.rmtree(base.progress, ignore_errors=True)
 
     def _met(self, variant: Variant) -> Variant:
         """The variant with the ratio at which its measured latency meets that of `as_fast_as`, which it keeps."""
@@ -283,8 +283,8 @@ class Evaluation:
     @cached_property
     def scorers(self) -> tuple[Metric, ...]:
         """The profile's image metrics, loaded once."""
-        module, _, name = self.profile.scorers.partition(":")
-        scorers: tuple[Metric, ...] = getattr(import_module(module), name)(self.device, **self.profile.scorer_settings)
+        make = load_object(self.profile.scorers)
+        scorers: tuple[Metric, ...] = make(self.device, **self.profile.scorer_settings)
         if absent := sorted(set(self.profile.metrics) - {metric.info.name for metric in scorers}):
             raise FastFluxError(
                 f"{self.profile.name} measures {absent[0]}, but its scorers lack it: give its weights by "
@@ -297,9 +297,9 @@ class Evaluation:
         """16 hex digits of the weights that score; raises FastFluxError for a file that is not there."""
         return self.profile.scorers_hash()
 
-    def record(self, variant: Variant) -> RunRecord:
-        """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
-        fresh = RunRecord(
+    def new_record(self, variant: Variant) -> RunRecord:
+        """A record of the variant without measurements."""
+        return RunRecord(
             profile=self.profile.name,
             variant=variant.id,
             label=variant.label,
@@ -316,6 +316,10 @@ class Evaluation:
                 "device": torch.device(self.device).type,
             },
         )
+
+    def record(self, variant: Variant) -> RunRecord:
+        """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
+        fresh = self.new_record(variant)
         path = self.record_path(variant)
         if not path.exists():
             return fresh
@@ -360,8 +364,7 @@ class Evaluation:
             return []
         if variant.base not in self._paired:
             dense = next(item for item in self.variants if item.config is None and item.base == variant.base)
-            module, _, name = self.profile.paired.partition(":")
-            make = getattr(import_module(module), name)
+            make = load_object(self.profile.paired)
             # One metric serves all variants of a base: it takes the features of the dense images once.
             self._paired[variant.base] = make(self._images(dense), self.device, **self.profile.scorer_settings)
         return [self._paired[variant.base]]

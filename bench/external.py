@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.environment import describe_environment, sha256_of
 from bench.generate import MANIFEST, generate, jobs_of
 from bench.image_set import ImageSet
+from bench.metrics.base import load_object
 from bench.profile import ROOT, load_profile
 from bench.progress import Ticks, console
 from bench.prompt_files import read_all_prompts
@@ -96,7 +96,7 @@ def score(
     """Score images with the profile's scorers and write the record to runs/<profile>/external/; returns it.
 
     `images` is a manifest or its folder, a folder in HPS v2's layout (<style>/00000.jpg) or in GenEval's
-    (00000/metadata.jsonl, samples/). A metric that finds no images of its own is skipped.
+    (00000/metadata.jsonl, samples/). A metric that finds no images of its own fails and says so.
 
     Raises FastFluxError for images that cannot be read, a metric that the profile lacks, or a name that is no id.
     """
@@ -104,10 +104,7 @@ def score(
         raise FastFluxError(f"the name {name!r} is no id: use letters, digits and _, such as sd14")
     profile = load_profile(profile_name, changes)
     found = read_images(images, profile)
-    module, _, factory = profile.scorers.partition(":")
-    scorers: tuple[Metric, ...] = getattr(import_module(module), factory)(
-        device or profile.device, **profile.scorer_settings
-    )
+    scorers: tuple[Metric, ...] = load_object(profile.scorers)(device or profile.device, **profile.scorer_settings)
     names = [metric.info.name for metric in scorers]
     for wanted in metrics or ():
         if wanted not in names:

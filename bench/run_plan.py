@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
 from rich.table import Table
 
+from bench.evaluate import ModelStep
 from bench.generate import jobs_of
 from bench.metrics.flops import count_flops
+from bench.metrics.timing import step_timer
 from bench.progress import console
 from bench.variants import Variant
 from fastflux.errors import FastFluxError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from bench.evaluate import Evaluation
 
 _GIB = 2**30
-_STEP_BATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,7 @@ def _timed(evaluation: Evaluation) -> float:
     base = evaluation.main
     dense = base.dense().eval()
     batch = evaluation.sampling.batch
-    inputs = base.step_inputs(dense, batch)
-    seconds = 0.0
-    with torch.inference_mode():
-        for _ in range(_STEP_BATCHES):
-            if torch.device(evaluation.device).type == "cuda":
-                torch.cuda.synchronize(evaluation.device)
-            began = perf_counter()
-            dense(**inputs)
-            if torch.device(evaluation.device).type == "cuda":
-                torch.cuda.synchronize(evaluation.device)
-            seconds = perf_counter() - began
-    return seconds / batch
+    step = ModelStep(dense, base.step_inputs(dense, batch))
+    _, timer = step_timer(evaluation.device)
+    timer(step)
+    return timer(step) / 1000 / batch

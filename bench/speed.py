@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 
 import torch
 from rich.table import Table
@@ -74,12 +73,7 @@ def speed(
         models = {variant.id: evaluation.transformer(variant).eval() for variant in chosen}
         found = _measured(evaluation, base, models, settings, compiled)
         for variant in chosen:
-            record = replace(
-                evaluation.record(variant),
-                environment=evaluation.environment,
-                measurements=tuple(found[variant.id]),
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
+            record = replace(evaluation.new_record(variant), measurements=tuple(found[variant.id]))
             record.write(evaluation.folder / "speed" / f"{variant.id}.json")
             records.append(record)
     _show(records, evaluation)

@@ -6,6 +6,7 @@ row by row, so that no more than a batch is ever in RAM.
 
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ def require_bounds(activations: str, keep: int) -> None:
         raise FastFluxError(f"Activations are to be kept at {keep} places, but it must not be negative.")
 
 
-class KeptStreams:
+class KeptStreams(ABC):
     """Streams of all samples at one place of a model, batch after batch, on the CPU; all batches but the last alike."""
 
     def __init__(self, store: "ActivationStore") -> None:
@@ -80,11 +81,13 @@ class KeptStreams:
     def __del__(self) -> None:
         self.close()
 
+    @abstractmethod
     def _write(self, streams: Streams) -> None:
-        raise NotImplementedError
+        """Keep one batch more."""
 
+    @abstractmethod
     def _read(self, batch: int, start: int, stop: int) -> Streams:
-        raise NotImplementedError
+        """Samples of a batch that was kept."""
 
 
 class _InRam(KeptStreams):

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, chance, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import FASTFLUX, L1, L1_EQUAL
+from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
 from reports.specs import CLIP, GENEVAL, HPS
 from reports.table import Cell, Group, Header, Table
 from reports.tables import metric_notes, model_name, profile_label
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from reports.rows import Row
     from reports.specs import Column
@@ -64,13 +64,9 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
 
 def _partners(rows: Sequence[Row], tolerance: float) -> list[tuple[str, str]]:
     """FastFLUX and L1-norm variants of one latency: found ones, then those made for one another."""
-    found = pair_by_latency(_latencies(rows, L1), _latencies(rows, FASTFLUX), tolerance).pairs
-    made = pair_by_number(_latencies(rows, L1_EQUAL), _latencies(rows, FASTFLUX)).pairs
+    found = pair_by_latency(latency_ratios(rows, L1), latency_ratios(rows, FASTFLUX), tolerance).pairs
+    made = pair_by_number(latency_ratios(rows, L1_EQUAL), latency_ratios(rows, FASTFLUX)).pairs
     return [(pair.candidate, pair.baseline) for pair in (*found, *made)]
-
-
-def _latencies(rows: Sequence[Row], family: str) -> Mapping[str, float | None]:
-    return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
 
 
 def _line(label: str, candidate: Row, baseline: Row) -> tuple[Cell, ...]:

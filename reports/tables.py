@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import DENSE
+from reports.rows import DENSE, latency_ratios
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
@@ -171,10 +171,7 @@ def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
     """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
 
-    def latencies(family: str) -> dict[str, float | None]:
-        return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
-
-    baselines, candidates = latencies(pairs.baseline), latencies(pairs.candidate)
+    baselines, candidates = latency_ratios(rows, pairs.baseline), latency_ratios(rows, pairs.candidate)
     if pairs.by == "number":
         found = pair_by_number(baselines, candidates)
     else:

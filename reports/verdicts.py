@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from reports.comparison import Comparison, compare
 from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
-from reports.rows import FASTFLUX, L1, L1_EQUAL
+from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,8 +124,8 @@ def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
     """The pairs made for equal latency where all of them met it, else those of similar latency as in Table 1."""
 
     def latencies(family: str) -> dict[str, float | None]:
-        chosen = {row.variant: row.number("latency.ratio_to_dense") for row in rows.values() if row.family == family}
-        return {variant: latency for variant, latency in chosen.items() if latency is not None}
+        found = latency_ratios(rows.values(), family)
+        return {variant: latency for variant, latency in found.items() if latency is not None}
 
     made = pair_by_number(latencies(L1_EQUAL), latencies(FASTFLUX)).pairs
     if made and all(pair.difference is not None and pair.difference <= DEFAULT_TOLERANCE for pair in made):

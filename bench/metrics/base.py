@@ -50,7 +50,12 @@ def load_metric(name: str) -> Any:
     """
     if name not in METRICS:
         raise FastFluxError(f"There is no metric {name!r}; expected one of {', '.join(METRICS)}.")
-    module, _, attribute = METRICS[name].partition(":")
+    return load_object(METRICS[name])
+
+
+def load_object(place: str) -> Any:
+    """The object that "module:object" names, its module imported now."""
+    module, _, attribute = place.partition(":")
     return getattr(import_module(module), attribute)
 
 
