@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, chance, compare
@@ -75,6 +76,8 @@ def _line(label: str, candidate: Row, baseline: Row) -> tuple[Cell, ...]:
 
 def _cell(column: Column, candidate: Row, baseline: Row) -> Cell:
     found = compare(candidate, baseline, column.key)
+    cell = Cell(origin=(candidate.variant, column.key), others=(baseline.variant,))
     if isinstance(found, str):
-        return Cell(footnote=found)
-    return Cell(found.difference, bold=found.sign != 0, interval=found.interval, suffix=chance(found.p_value))
+        return replace(cell, footnote=found)
+    chances = chance(found.p_value)
+    return replace(cell, value=found.difference, bold=found.sign != 0, interval=found.interval, suffix=chances)

@@ -54,10 +54,11 @@ def _spread(column: Column, rows: Sequence[Row]) -> Cell:
     found = [number for row in rows if (number := row.number(column.key)) is not None]
     gaps = [f"{row.label}: {row.value(column.key).note}" for row in rows if row.number(column.key) is None]
     note = f"of {len(found)} of {len(rows)} seeds; {'; '.join(gaps)}" if gaps else ""
+    origin, others = (rows[0].variant, column.key), tuple(row.variant for row in rows[1:])
     if not found:
-        return Cell(footnote="; ".join(gaps))
+        return Cell(footnote="; ".join(gaps), origin=origin, others=others)
     text = format(mean(found), column.spec)
     if len(found) == 1:
-        return Cell(found[0], text, note)
+        return Cell(found[0], text, note, origin=origin, others=others)
     text += f" \N{PLUS-MINUS SIGN} {stdev(found):{column.spec}}"
-    return Cell(mean(found), text, note, interval=(min(found), max(found)))
+    return Cell(mean(found), text, note, interval=(min(found), max(found)), origin=origin, others=others)

@@ -32,6 +32,8 @@ class Cell:
 
     `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval`
     and then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to.
+    `origin` is where the number was read: a record's variant and the value's key; `others` are the variants of further
+    records it was worked out from (the baseline of a difference, other seeds). Neither changes what is shown.
     """
 
     value: float | None = None
@@ -41,6 +43,8 @@ class Cell:
     underline: bool = False
     interval: tuple[float, float] | None = None
     suffix: str = ""
+    origin: tuple[str, str] | None = None
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

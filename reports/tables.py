@@ -100,13 +100,14 @@ def value_cell(
 ) -> Cell:
     """One value as a cell: scaled and with its share in parentheses, or a dash that leads to the reason."""
     found = row.value(column.key)
+    origin = None if row.record is None else (row.variant, column.key)
     if found.value is None:
-        return Cell(footnote=found.note)
+        return Cell(footnote=found.note, origin=origin)
     bounds = (found.interval[0] / scale, found.interval[1] / scale) if interval and found.interval else None
     share = row.number(column.share) if column.share else None
     text = format(found.value / scale, column.spec)
     suffix = "" if share is None else f"({share:{column.share_spec}})"
-    return Cell(found.value, text, found.note, bold, underline, bounds, suffix)
+    return Cell(found.value, text, found.note, bold, underline, bounds, suffix, origin)
 
 
 def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, ...]:
