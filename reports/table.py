@@ -106,7 +106,7 @@ def display(cell: Cell, header: Header) -> str:
     return DASH if cell.value is None else format(cell.value, header.spec)
 
 
-def _behind(cell: Cell, header: Header) -> list[str]:
+def behind(cell: Cell, header: Header) -> list[str]:
     """What follows the value, unmarked: its interval and its suffix, those that there are."""
     interval = (
         "" if cell.interval is None else "[{}, {}]".format(*(format(bound, header.spec) for bound in cell.interval))
@@ -142,7 +142,7 @@ def to_markdown(table: Table) -> str:
         text = escape_markdown(display(cell, header))
         text = f"**{text}**" if cell.bold else text
         text = f"<u>{text}</u>" if cell.underline else text
-        text = " ".join([text, *(escape_markdown(part) for part in _behind(cell, header))])
+        text = " ".join([text, *(escape_markdown(part) for part in behind(cell, header))])
         return text + (f"<sup>{marks[cell.footnote]}</sup>" if cell.footnote else "")
 
     lines = [[escape_markdown(header.text) + _MARKDOWN_ARROWS[header.direction] for header in table.headers]]
@@ -190,7 +190,7 @@ def to_latex(table: Table) -> str:
         text = _signed(escape_latex(display(cell, header)))
         text = rf"\textbf{{{text}}}" if cell.bold else text
         text = rf"\underline{{{text}}}" if cell.underline else text
-        text = " ".join([text, *(_signed(escape_latex(part)) for part in _behind(cell, header))])
+        text = " ".join([text, *(_signed(escape_latex(part)) for part in behind(cell, header))])
         text += rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else ""
         return rf"{{\raggedright {text}\par}}" if header.width else text
 

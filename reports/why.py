@@ -11,12 +11,14 @@ from reports.tables import value_cell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bench.results import JSON, RunRecord
+    from bench.results import JSON, Measurement, RunRecord
     from reports.rows import Row
     from reports.specs import Column
 
 
 Found = TypeVar("Found")
+#: What is known by name: ("commit", "5b1445c...").
+Fact = tuple[str, str]
 #: A setting's text is cut here: an order of all blocks is longer than a line.
 _LONGEST = 100
 
@@ -41,30 +43,41 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
 
 def _lines(title: str, row: Row, column: Column) -> list[str]:
     value = row.value(column.key)
-    lines = [f"{title}: {row.label}, {column.heading}", f"value: {value_cell(column, row, 1.0).text or value.note}"]
+    facts = [(title, f"{row.label}, {column.heading}")]
+    facts.append(("value", value_cell(column, row, 1.0).text or value.note))
     if value.value is not None:
-        lines.append(f"at full precision: {value.value!r}")
+        facts.append(("at full precision", repr(value.value)))
     if value.interval is not None:
-        lines.append(f"95% interval: {value.interval[0]!r} to {value.interval[1]!r}")
+        facts.append(("95% interval", f"{value.interval[0]!r} to {value.interval[1]!r}"))
     record = row.record
     if record is None:
-        return [*lines, "record: none, the row is the paper's"]
-    measurement = record.measurement(column.metric)
-    if measurement is not None:
-        info = measurement.info
-        lines += [
-            f"metric: {info.name} (version {info.version}), {info.reference}, in {info.unit}",
-            f"scored: {measurement.scored}, missing: {measurement.missing}, status: {measurement.status}"
+        facts.append(("record", "none, the row is the paper's"))
+    else:
+        measurement = record.measurement(column.metric)
+        if measurement is not None:
+            facts += measurement_facts(measurement)
+        elif column.metric != "plan":
+            facts.append(("metric", f"{column.metric}, not measured"))
+        facts += record_facts(record)
+    return [f"{name}: {text}" for name, text in facts]
+
+
+def measurement_facts(measurement: Measurement) -> list[Fact]:
+    """What a measurement says of its metric, how many were scored, and its settings."""
+    info = measurement.info
+    return [
+        ("metric", f"{info.name} (version {info.version}), {info.reference}, in {info.unit}"),
+        (
+            "scored",
+            f"{measurement.scored}, missing: {measurement.missing}, status: {measurement.status}"
             + (f", {measurement.reason}" if measurement.reason else ""),
-            f"settings: {_settings(measurement.settings.items())}",
-        ]
-    elif column.metric != "plan":
-        lines.append(f"metric: {column.metric}, not measured")
-    return lines + _origin(record)
+        ),
+        ("settings", _settings(measurement.settings.items())),
+    ]
 
 
-def _origin(record: RunRecord) -> list[str]:
-    """What the record says of the run."""
+def record_facts(record: RunRecord) -> list[Fact]:
+    """What a record says of the run: commit, weights, pruning, sampling with its seeds, device, date and command."""
     environment = record.environment
     commit = environment.get("commit")
     written = (
@@ -76,14 +89,17 @@ def _origin(record: RunRecord) -> list[str]:
     pruned = f"{plan.get('method')}, {_settings(_config(plan))}" if plan else "not pruned"
     libraries = environment.get("libraries")
     return [
-        f"record: {record.variant}, profile {record.profile}, key {record.key}, created {record.created}",
-        f"commit: {written}",
-        f"base model: {record.base_model}, weights {record.base_revision}",
-        f"pruning: {pruned}",
-        f"sampling: {_settings(record.sampling.items())}",
-        f"device: {', '.join(str(environment.get(key, 'unknown')) for key in ('device', 'threads', 'os'))}",
-        f"libraries: {_settings(libraries.items()) if isinstance(libraries, dict) else 'unknown'}",
-        f"measured again by: nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force",
+        ("record", f"{record.variant}, profile {record.profile}, key {record.key}, created {record.created}"),
+        ("commit", written),
+        ("base model", f"{record.base_model}, weights {record.base_revision}"),
+        ("pruning", pruned),
+        ("sampling", _settings(record.sampling.items())),
+        ("device", ", ".join(str(environment.get(key, "unknown")) for key in ("device", "threads", "os"))),
+        ("libraries", _settings(libraries.items()) if isinstance(libraries, dict) else "unknown"),
+        (
+            "measured again by",
+            f"nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force",
+        ),
     ]
 
 
