@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
 from reports.claims import claims_table
+from reports.declared import check_keys, is_declaration, read_tables
+from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.latex import anchor, to_latex
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
+from reports.provenance import provenance_table, recorded
 from reports.ranking import Ranking, orders_table
 from reports.rows import DENSE, FASTFLUX, L1, read_rows
 from reports.seeds import seeds_table
 from reports.specs import TABLES
-from reports.table import Table, to_latex, to_markdown
+from reports.table import Table, to_markdown
 from reports.tables import SHAPES_PROFILE, make_table, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.figure import Figure
 
+    from reports.latex import Numbers
     from reports.rows import Row
+    from reports.specs import TableSpec
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
+#: What is written unless formats are named: what the repository keeps.
 FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
+#: Tables as data (`reports.frame`).
+FRAME_FORMATS = ("csv", "parquet")
+#: Figures that scale, for LaTeX.
+PRINT_FORMATS = ("pdf",)
+ALL_FORMATS = (*FORMATS, *FRAME_FORMATS, *PRINT_FORMATS)
 #: The declared tables and those that are worked out.
-NAMES = (*TABLES, "differences", "seeds", "claims")
+NAMES = (*TABLES, "differences", "seeds", "claims", "provenance")
+REPORT = "report"
+_SCORES = ("hps.averaged", "geneval.overall", "clip_score.mean")
+_RATIO = "latency.ratio_to_dense"
+#: What the worked-out tables rest on, and the figure of quality against latency.
+_WORKED_OUT = {
+    "differences": (*_SCORES, _RATIO),
+    "seeds": _SCORES,
+    "claims": (*_SCORES, _RATIO, "pruning_cost.seconds"),
+    "provenance": (),
+}
 RANKINGS = Path(__file__).parent / "rankings"
 MAXIMUM_GRID_BYTES = 1_500_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
@@ -45,41 +68,61 @@ def build(
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     ranking_file: Path | None = None,
+    latex: Numbers = "plain",
+    mix_devices: bool = False,
+    records: bool = False,
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
-    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
-    the figures that the records allow are drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
-    image_grid, as PNG when no figure format is named. Claims about blocks are held against `ranking_file`, else against
-    the committed ranking of the profile. The same records give the same bytes.
+    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv or parquet the twin's second
+    table is table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`).
+    With "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `images_dir`
+    (<variant>/manifest.jsonl and images below) also image_grid, as PNG when no figure format is named. Claims about
+    blocks are held against `ranking_file`, else against the committed ranking of the profile. `latex` says how
+    LaTeX sets numbers, with `records` its rows lead to provenance.tex. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
-    written, and for unusable images.
+    written, and for unusable images. Values that hang on the machine from several devices are such unless `mix_devices`.
     """
-    _known("table", tables, NAMES)
-    _known("format", formats, FORMATS)
+    declared: dict[str, TableSpec] = {}
+    for name in filter(is_declaration, tables):
+        declared |= read_tables(Path(name), taken=(*NAMES, REPORT, *declared))
+    tables = [*(name for name in tables if not is_declaration(name)), *declared]
+    _known("table", tables, (*NAMES, *declared))
+    _known("format", formats, ALL_FORMATS)
     rows = read_rows(results_dir)
+    check_keys(declared, rows)
+    specs = TABLES | declared
     made: dict[str, tuple[Table, ...]] = {}
     for name in tables:
-        if name not in TABLES:
+        if name not in specs:
             worked_out = {
                 "differences": lambda: differences_table(rows, tolerance),
                 "seeds": lambda: seeds_table(rows),
-                "claims": lambda: build_claims(rows, ranking_file),
+                "claims": lambda: build_claims(rows, ranking_file, mix_devices=mix_devices),
+                "provenance": lambda: provenance_table(rows),
             }
-            made[name] = (worked_out[name](),)
+            devices = device_notes(rows, _WORKED_OUT[name], f"Table {name}", mix=mix_devices)
+            table = worked_out[name]()
+            made[name] = (replace(table, notes=tuple(dict.fromkeys((*table.notes, *devices)))),)
             continue
-        spec = TABLES[name]
-        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance),)
+        spec = specs[name]
+        made[name] = (
+            make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),
+        )
         if spec.paper:
-            made[f"{name}_paper"] = paper_against_measured(name, spec, rows)
-    kinds = [kind for kind in FIGURE_FORMATS if kind in formats]
+            made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
+    kinds = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
+    if kinds:
+        device_notes(rows, [_RATIO], "The figure of quality against latency", mix=mix_devices)
     written = [
-        write_text(out_dir / f"{name}.{kind}", _document(parts, kind))
+        write_text(out_dir / f"{name}.{kind}", _document(parts, kind, rows, latex, records=records))
         for name, parts in made.items()
         for kind in DOCUMENT_FORMATS
         if kind in formats
     ]
+    if frames := [f".{kind}" for kind in FRAME_FORMATS if kind in formats]:
+        written += _build_frames((table for parts in made.values() for table in parts), out_dir, frames)
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
     if images_dir is not None:
@@ -87,17 +130,27 @@ def build(
     return written
 
 
-def build_claims(rows: Sequence[Row], ranking_file: Path | None = None) -> Table:
+def build_claims(rows: Sequence[Row], ranking_file: Path | None = None, *, mix_devices: bool = False) -> Table:
     """The table of claims over rows and a ranking file: the one given, else the committed one of their profile.
 
-    Raises FastFluxError when the file given holds no ranking.
+    Raises FastFluxError when the file given holds no ranking, and for latencies of several devices unless
+    `mix_devices`.
     """
+    devices = device_notes(rows, _WORKED_OUT["claims"], "Table claims", mix=mix_devices)
+    path = ranking_file or committed_ranking(rows)
+    table = claims_table(rows, None if path is None else Ranking.read(path))
+    return replace(table, notes=(*table.notes, *devices))
+
+
+def committed_ranking(rows: Sequence[Row]) -> Path | None:
+    """The ranking that the repository keeps for the rows' profile, None where there is none."""
     committed = RANKINGS / f"{rows[0].profile}.json"
-    path = ranking_file or (committed if committed.is_file() else None)
-    return claims_table(rows, None if path is None else Ranking.read(path))
+    return committed if committed.is_file() else None
 
 
-def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
+def build_importance(
+    ranking_file: Path, out_dir: Path, formats: Sequence[str] = FORMATS, latex: Numbers = "plain"
+) -> list[Path]:
     """Write the figure and the table of a ranking file; the paths written, in order.
 
     Raises FastFluxError when the file holds no ranking.
@@ -107,8 +160,13 @@ def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
 
     ranking = Ranking.read(ranking_file)
     table, figure = orders_table(ranking), importance_figure(ranking)
-    written = [write_text(out_dir / f"ranking.{kind}", _document([table], kind)) for kind in DOCUMENT_FORMATS]
-    return written + [save_figure(figure, out_dir / f"importance.{kind}") for kind in FIGURE_FORMATS]
+    written = [
+        write_text(out_dir / f"ranking.{kind}", _document([table], kind, latex=latex))
+        for kind in DOCUMENT_FORMATS
+        if kind in formats
+    ]
+    drawn = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
+    return written + [save_figure(figure, out_dir / f"importance.{kind}") for kind in drawn]
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -129,9 +187,26 @@ def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
             raise unknown_choice(kind, name, choices)
 
 
-def _document(parts: Iterable[Table], kind: str) -> str:
-    render: Callable[[Table], str] = to_markdown if kind == "md" else to_latex
+def _document(
+    parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), latex: Numbers = "plain", *, records: bool = False
+) -> str:
+    def render(table: Table) -> str:
+        if kind == "md":
+            return to_markdown(table)
+        if table.name == "provenance":
+            return to_latex(table, row_labels=[anchor(row.variant) for row in recorded(rows)])
+        return to_latex(table, latex, records=records)
+
     return "\n".join(render(table) for table in parts)
+
+
+def _build_frames(tables: Iterable[Table], out_dir: Path, suffixes: Sequence[str]) -> list[Path]:
+    # pandas takes a second to import, like matplotlib below.
+    from reports.frame import write_frame
+
+    return [
+        write_frame(table, out_dir / f"{table.name.replace('-', '_')}{suffix}") for table in tables for suffix in suffixes
+    ]
 
 
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:

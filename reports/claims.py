@@ -162,10 +162,10 @@ def claims_table(rows: Sequence[Row], ranking: Ranking | None = None) -> Table:
         "claims",
         f"Claims of the paper, {model_name(rows)}",
         (
-            Header("Claim", align="left", width=0.22),
-            Header("Verdict", align="left", width=0.15),
-            Header("Measured", align="left", width=0.31),
-            Header("In the paper", align="left", width=0.15),
+            Header("Claim", align="left", width=0.26),
+            Header("Verdict", align="left", width=0.16),
+            Header("Measured", align="left", width=0.37),
+            Header("In the paper", align="left", width=0.21),
         ),
         tuple(
             Group(tuple(_line(claim, finding) for claim, finding in found if claim.topic == topic), topic)

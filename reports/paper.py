@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.plausibility import implausible
+from reports.devices import device_notes
 from reports.rows import DENSE, Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
@@ -50,16 +51,20 @@ def paper_rows(name: str) -> tuple[Row, ...]:
     )
 
 
-def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> tuple[Table, Table]:
+def paper_against_measured(
+    name: str, spec: TableSpec, rows: Sequence[Row], *, mix_devices: bool = False
+) -> tuple[Table, Table]:
     """The paper's table and the measured one, the same variants in one order, values with their change against dense.
 
     Only the changes can be compared when the measured model is not the paper's: so each table keeps to its own scores.
+    Raises FastFluxError for values that hang on the machine from several devices unless `mix_devices`.
     """
     data = paper_data()
     printed = paper_rows(name)
     measured = {row.variant: row for row in rows}
     ours = [measured.get(row.variant, _unmeasured(row)) for row in printed]
     columns = tuple(replace(column, share="") for column in spec.columns)
+    devices = device_notes(ours, [column.key for column in columns], f"Table {name}", mix=mix_devices)
     source = f"{data['tables'][name]['source']}, latency on {data['device']}, {data['source']}"
     first = _change_table(
         f"{name}-paper", f"{spec.title}, {data['model']} as printed in the paper", columns, printed, rows
@@ -67,7 +72,7 @@ def paper_against_measured(name: str, spec: TableSpec, rows: Sequence[Row]) -> t
     second = _change_table(f"{name}-measured", f"{spec.title}, {model_name(rows)} as measured", columns, ours, rows)
     return (
         replace(first, notes=(f"Source: {source}.", *_latency_note(printed), *first.notes)),
-        replace(second, label=profile_label(rows), notes=(*second.notes, *metric_notes(columns, rows))),
+        replace(second, label=profile_label(rows), notes=(*second.notes, *devices, *metric_notes(columns, rows))),
     )
 
 

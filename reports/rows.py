@@ -23,7 +23,8 @@ EXTERNAL = "external"
 #: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
 L1_EQUAL = "l1_equal"
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
-_MACHINE_METRICS = ("latency", "memory")  # and those whose names begin so
+#: Metrics whose numbers hang on the machine, and those whose names begin so.
+MACHINE_METRICS = ("latency", "memory", "throughput")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
 _REPEAT = re.compile(r"seed\d+-(\d+)")
 
@@ -94,8 +95,10 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
         )
     rows = rows_of(read_records(folder))
     if not rows:
+        below = sorted({path.parent.relative_to(folder).as_posix() for path in folder.glob("*/**/*.json")})
         raise FastFluxError(
-            f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant)."
+            f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant)"
+            + (f", such as {folder / below[0]}." if below else ".")
         )
     return rows
 
@@ -179,7 +182,7 @@ def _conditions(measurement: Measurement, record: RunRecord) -> str:
     # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
     parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
     device = record.environment.get("device")
-    if measurement.info.name.startswith(_MACHINE_METRICS) and isinstance(device, str):
+    if measurement.info.name.startswith(MACHINE_METRICS) and isinstance(device, str):
         parts.append(f"device {device}")
     return ", ".join(parts)
 

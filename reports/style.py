@@ -26,7 +26,11 @@ _STYLE: Any = {
     "svg.hashsalt": "fastflux",
     "svg.fonttype": "path",
 }
-_METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None}}
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -43,7 +47,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the figure as its suffix says (.png or .svg), whole or not at all, with no date in it; returns `path`."""
+    """Write the figure as its suffix says (.png, .svg or .pdf), whole or not at all, with no date in it; returns `path`."""
     kind = path.suffix.lstrip(".")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

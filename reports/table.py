@@ -1,29 +1,21 @@
-"""A table as data: cells keep their value apart from the text shown; rendered as Markdown or as a LaTeX fragment."""
+"""A table as data: cells keep their value apart from the text shown; rendered as Markdown."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from reports.text import one_line
 
 Direction = Literal["up", "down", ""]
 
 DASH = "\N{EN DASH}"
 _MARKDOWN_ARROWS: dict[Direction, str] = {"up": " \N{UPWARDS ARROW}", "down": " \N{DOWNWARDS ARROW}", "": ""}
-_LATEX_ARROWS: dict[Direction, str] = {"up": r" $\uparrow$", "down": r" $\downarrow$", "": ""}
-_LONG_HEADING, _MANY_COLUMNS = 9, 6
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&])")
-_LATEX_SPECIAL = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    # A row may begin with these, and the \\ before it would take them for its own star or option.
-    "*": "{*}", "[": "{[}", "]": "{]}",
-    DASH: "--", "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{PLUS-MINUS SIGN}": r"$\pm$",
-}  # fmt: skip
+_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&#])")
+_NUMBER = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d[\d,]*)(?:\.(?P<part>\d+))?(?:e(?P<exponent>[-+]?\d+))?")
+#: At the start of a paragraph these would begin a list or draw a line.
+_MARKDOWN_START = re.compile(r"(?P<number>\d{1,9})[.)](?: |$)|[-+](?:[ -]|$)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,8 @@ class Cell:
 class Header:
     """A column's heading: which direction is better, the format of its values and its alignment.
 
-    A column of sentences has a `width`, the part of the line's width that LaTeX breaks them to.
+    A column of sentences has a `width`, the part of the line's width that LaTeX breaks them to. `scale` is what a
+    shown 1 stands for: 1e6 under "FLOPs (M)", where cells keep the number of FLOPs as their value.
     """
 
     text: str
@@ -59,6 +52,7 @@ class Header:
     spec: str = "z.2f"
     align: Literal["left", "right"] = "right"
     width: float = 0.0
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -106,6 +100,15 @@ def display(cell: Cell, header: Header) -> str:
     return DASH if cell.value is None else format(cell.value, header.spec)
 
 
+def number_parts(cell: Cell, header: Header) -> tuple[re.Match[str], str] | None:
+    """A shown number and the text that goes on behind it; None for a cell that shows something else."""
+    if cell.value is None:
+        return None
+    shown = display(cell, header)
+    match = _NUMBER.match(shown)
+    return None if match is None else (match, shown[match.end() :])
+
+
 def behind(cell: Cell, header: Header) -> list[str]:
     """What follows the value, unmarked: its interval and its suffix, those that there are."""
     interval = (
@@ -126,12 +129,17 @@ def letter(index: int) -> str:
 
 def escape_markdown(text: str) -> str:
     """`text` as a GitHub-flavoured Markdown table cell that shows exactly these characters on one line."""
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _MARKDOWN_SPECIAL.sub(r"\\\1", one_line(text))
 
 
-def escape_latex(text: str) -> str:
-    """`text` as LaTeX that typesets exactly these characters on one line."""
-    return "".join(_LATEX_SPECIAL.get(character, character) for character in " ".join(text.split()))
+def _paragraph(text: str) -> str:
+    """`text` as a paragraph of its own that is no list, heading or rule, whatever it begins with."""
+    escaped = escape_markdown(text)
+    start = _MARKDOWN_START.match(escaped)
+    if start is None:
+        return escaped
+    place = start.end("number") if start["number"] else 0
+    return f"{escaped[:place]}\\{escaped[place:]}"
 
 
 def to_markdown(table: Table) -> str:
@@ -167,7 +175,7 @@ def to_markdown(table: Table) -> str:
     padded.insert(1, "| " + " | ".join(rule) + " |")
     blocks = [f"### {escape_markdown(table.title)}", f"**{escape_markdown(table.label)}**", "\n".join(padded)]
     blocks += [f"<sup>{mark}</sup> {escape_markdown(note)}" for note, mark in marks.items()]
-    blocks += [escape_markdown(note) for note in table.notes]
+    blocks += [_paragraph(note) for note in table.notes]
     return "\n\n".join(block for block in blocks if block != "****") + "\n"
 
 
@@ -177,80 +185,3 @@ def _padded(line: list[str], widths: list[int], headers: tuple[Header, ...]) -> 
         for text, width, header in zip(line, widths, headers, strict=True)
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def to_latex(table: Table) -> str:
-    r"""The table as a LaTeX fragment for `\input`, which ends with a newline.
-
-    It needs the booktabs package, and longtable when it has columns of sentences.
-    """
-    marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
-
-    def cell_text(cell: Cell, header: Header) -> str:
-        text = _signed(escape_latex(display(cell, header)))
-        text = rf"\textbf{{{text}}}" if cell.bold else text
-        text = rf"\underline{{{text}}}" if cell.underline else text
-        text = " ".join([text, *(_signed(escape_latex(part)) for part in behind(cell, header))])
-        text += rf"\textsuperscript{{{marks[cell.footnote]}}}" if cell.footnote else ""
-        return rf"{{\raggedright {text}\par}}" if header.width else text
-
-    columns = "".join(_latex_column(header) for header in table.headers)
-    heads = _latex_row(_latex_heading(header) for header in table.headers)
-    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
-    caption = rf"\caption{{{' '.join(captions)}}}"
-    label = rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}"
-    body: list[str] = []
-    for group in table.groups:
-        body.append(r"\midrule")
-        if group.heading:
-            heading = rf"\textit{{{escape_latex(group.heading)}}}"
-            body.append(rf"\multicolumn{{{len(table.headers)}}}{{l}}{{{heading}}} \\")
-        body += _latex_rows(group.rows, table.headers, cell_text)
-    notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]
-    notes += [escape_latex(note) for note in table.notes]
-    below = [rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes]
-    if any(header.width for header in table.headers):
-        # Sentences make a table longer than a page, which a float cannot be.
-        top = [r"\toprule", heads]
-        lines = [
-            r"% Needs \usepackage{booktabs} and \usepackage{longtable}.", r"{\small",
-            rf"\begin{{longtable}}{{{columns}}}", rf"{caption} {label} \\", *top, r"\endfirsthead",
-            *top, r"\endhead", r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}", *below, "}",
-        ]  # fmt: skip
-    else:
-        lines = [
-            r"% Needs \usepackage{booktabs}.", r"\begin{table}[t]", r"\centering", caption, label,
-            *([r"\small"] if len(table.headers) > _MANY_COLUMNS else []),
-            rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heads,
-            *body, r"\bottomrule", r"\end{tabular}", *below, r"\end{table}",
-        ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def _latex_column(header: Header) -> str:
-    if header.width:
-        return rf"p{{{header.width:g}\linewidth}}"
-    return "r" if header.align == "right" else "l"
-
-
-def _latex_heading(header: Header) -> str:
-    """The heading, in two lines when it is long: a table of the paper's eight columns has to fit a page."""
-    first, _, last = escape_latex(header.text).rpartition(" ")
-    if first and len(header.text) > _LONG_HEADING:
-        return rf"\shortstack[{header.align[0]}]{{{first}\\{last}{_LATEX_ARROWS[header.direction]}}}"
-    return escape_latex(header.text) + _LATEX_ARROWS[header.direction]
-
-
-def _latex_row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _latex_rows(
-    rows: tuple[tuple[Cell, ...], ...], headers: tuple[Header, ...], cell_text: Callable[[Cell, Header], str]
-) -> list[str]:
-    return [_latex_row(cell_text(cell, header) for cell, header in zip(row, headers, strict=True)) for row in rows]
-
-
-def _signed(text: str) -> str:
-    """A minus sign instead of a hyphen before numbers."""
-    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)

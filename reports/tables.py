@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
+from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import DENSE, latency_ratios
 from reports.table import Cell, Direction, Group, Header, Table
@@ -35,14 +36,16 @@ def make_table(
     *,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
+    mix_devices: bool = False,
 ) -> Table:
     """The declared table `spec` filled from `rows`; with `intervals` each value carries its 95% interval.
 
     Bold is the best of a latency group, underlined the best of all rows. Whatever shows the same number is marked
     alike, and so is whatever is not significantly worse where single images were scored. Raises FastFluxError for a
-    tolerance that is no fraction.
+    tolerance that is no fraction, and for values that hang on the machine from several devices unless `mix_devices`.
     """
     chosen = spec.chosen(rows)
+    devices = device_notes(chosen, _keys(spec), f"Table {name}", mix=mix_devices)
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
@@ -65,8 +68,18 @@ def make_table(
         headers=headers(spec.columns, rows, [prefix for _, prefix in scales]),
         groups=tuple(groups),
         label=profile_label(rows),
-        notes=(*_legend(spec, chosen, best, tolerance, intervals=intervals), *metric_notes(spec.columns, chosen)),
+        notes=(
+            *_legend(spec, chosen, best, tolerance, intervals=intervals),
+            *devices,
+            *metric_notes(spec.columns, chosen),
+        ),
     )
+
+
+def _keys(spec: TableSpec) -> list[str]:
+    """What the table shows or is grouped by."""
+    keys = [key for column in spec.columns for key in (column.key, column.share) if key]
+    return [*keys, "latency.ratio_to_dense"] if spec.pairs else keys
 
 
 def model_name(rows: Sequence[Row]) -> str:
@@ -84,9 +97,13 @@ def headers(columns: Sequence[Column], rows: Sequence[Row], prefixes: Sequence[s
     texts = [
         column.heading + (f" ({prefix})" if prefix else "") for column, prefix in zip(columns, prefixes, strict=True)
     ]
+    scales = {prefix: scale for scale, prefix in _PREFIXES}
     return (
         Header("Model", align="left"),
-        *(Header(text, _direction(column, rows), column.spec) for text, column in zip(texts, columns, strict=True)),
+        *(
+            Header(text, _direction(column, rows), column.spec, scale=scales.get(prefix, 1.0))
+            for text, prefix, column in zip(texts, prefixes, columns, strict=True)
+        ),
     )
 
 

@@ -13,7 +13,8 @@ from reports.__main__ import main
 from reports.claims import CLAIMS, claims_table, findings
 from reports.ranking import Ranking
 from reports.rows import rows_of
-from reports.table import to_latex, to_markdown
+from reports.latex import to_latex
+from reports.table import to_markdown
 from reports.verdicts import Evidence, alike, at_least, keeps, latency_groups
 
 if TYPE_CHECKING:

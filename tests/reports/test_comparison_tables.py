@@ -13,7 +13,8 @@ from reports.build import NAMES, build
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
 from reports.specs import TABLES
-from reports.table import Cell, Group, Header, Table, to_latex, to_markdown
+from reports.latex import to_latex
+from reports.table import Cell, Group, Header, Table, to_markdown
 from reports.tables import make_table
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import pytest
 from reports.paper import paper_against_measured, paper_rows
 from reports.rows import rows_of
 from reports.specs import TABLES
-from reports.table import to_latex, to_markdown
+from reports.latex import to_latex
+from reports.table import to_markdown
 from reports.tables import SHAPES_LABEL, make_table
 
 if TYPE_CHECKING:

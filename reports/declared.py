@@ -1,0 +1,116 @@
+"""Tables declared in a TOML file, for records of one's own without a change to this package.
+
+    [tables.speed]
+    title = "Speed and quality"
+    families = ["dense", "fastflux"]        # or variants = ["dense", "fastflux-10"]
+    columns = [
+        { heading = "HPS averaged", key = "hps.averaged" },
+        { heading = "Latency (ms)", key = "latency.median_ms", share = "latency.ratio_to_dense", share_spec = "z.3f" },
+    ]
+    pairs = { baseline = "l1", candidate = "fastflux", by = "latency" }   # optional
+
+The keys are those of `reports.specs.TableSpec`, `Column` and `Pairing`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from fastflux.errors import FastFluxError
+from reports.choices import unknown_choice
+from reports.specs import Column, Pairing, TableSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from reports.rows import Row
+
+SUFFIX = ".toml"
+_Declared = TypeVar("_Declared", TableSpec, Column, Pairing)
+#: What a file may not say: whether the paper has the table.
+_OURS = {"paper"}
+_WORDS = {str: "text", bool: "true or false"}
+
+
+def read_tables(path: Path, taken: Iterable[str] = ()) -> dict[str, TableSpec]:
+    """The tables that a TOML file declares, by name; none may be of those `taken`.
+
+    Raises FastFluxError when the file cannot be read, declares none, or says something no table has; the error names
+    the file, the table and the key.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FastFluxError(f"{path} cannot be read as TOML ({error}); it has to declare tables.") from error
+    tables, taken = data.get("tables"), set(taken)
+    if not isinstance(tables, dict) or not tables or data.keys() != {"tables"}:
+        raise FastFluxError(f"{path} has {sorted(data) or 'nothing'} at its top; expected [tables.NAME] only.")
+    for name in tables:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise FastFluxError(f"{path} names a table {name!r}; expected letters, digits, _ and -: it names files.")
+        if name in taken:
+            raise FastFluxError(f"{path} names a table {name!r}, which is another document's name; choose another.")
+    return {name: _table(entry, f"{path}, table {name}") for name, entry in tables.items()}
+
+
+def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
+    """Refuse columns whose metric was measured and yet never gave such a value: a misspelt one shows dashes for ever."""
+    known = sorted({key for row in rows for key in row.values})
+    metrics = {name for row in rows for name in row.metrics}
+    for name, spec in tables.items():
+        for key in (key for column in spec.columns for key in (column.key, column.share) if key):
+            if key not in known and (key.partition(".")[0] in metrics or "." not in key):
+                raise FastFluxError(f"Table {name}: {unknown_choice('value', key, known)}")
+
+
+def _table(entry: object, where: str) -> TableSpec:
+    data = _checked(TableSpec, entry, where)
+    columns = data["columns"]
+    if not isinstance(columns, list) or not columns:
+        raise FastFluxError(f"{where}: columns is {columns!r}; expected a list of at least one {{ heading, key }}.")
+    data["columns"] = tuple(
+        Column(**_checked(Column, column, f"{where}, column {place}")) for place, column in enumerate(columns, 1)
+    )
+    for place, column in enumerate(data["columns"], 1):
+        for key in ("spec", "share_spec"):
+            try:
+                format(1.5, getattr(column, key))
+            except ValueError as error:
+                raise FastFluxError(f"{where}, column {place}: {key} {getattr(column, key)!r} ({error}).") from error
+    for key in ("families", "variants"):
+        if key in data:
+            names = data[key]
+            if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
+                raise FastFluxError(f"{where}: {key} is {names!r}; expected a list of texts.")
+            data[key] = tuple(names)
+    if "pairs" in data:
+        data["pairs"] = Pairing(**_checked(Pairing, data["pairs"], f"{where}, pairs"))
+        if data["pairs"].by not in {"latency", "number"}:
+            raise FastFluxError(f"{where}, pairs: by is {data['pairs'].by!r}; expected latency or number.")
+    return TableSpec(**data)
+
+
+def _checked(kind: type[_Declared], entry: object, where: str) -> dict[str, Any]:
+    """The keys of a declaration, all of them known, none missing, texts and switches of their type."""
+    if not isinstance(entry, dict):
+        raise FastFluxError(f"{where} is {entry!r}; expected keys and values.")
+    hints = get_type_hints(kind)
+    known = {field.name: field for field in fields(kind) if field.name not in _OURS}
+    for key, value in entry.items():
+        if key not in known:
+            raise FastFluxError(f"{where}: {unknown_choice('key', key, known)}")
+        for expected, word in _WORDS.items():
+            if expected in (hints[key], *get_args(hints[key])) and not isinstance(value, expected):
+                raise FastFluxError(f"{where}: {key} is {value!r}; expected {word}.")
+    if missing := [name for name, field in known.items() if field.default is MISSING and name not in entry]:
+        raise FastFluxError(f"{where} lacks {', '.join(missing)}.")
+    return dict(entry)
+
+
+def is_declaration(name: str) -> bool:
+    """Whether a name given for a table is the path of a file that declares some."""
+    return name.endswith(SUFFIX)
