@@ -97,6 +97,13 @@ def reports(session: nox.Session) -> None:
 
 
 @nox.session
+def report_pdf(session: nox.Session) -> None:
+    """Set all tables and figures as one PDF, of the committed records unless --results says otherwise."""
+    grid = ["--image-grid", "reports/generated/image_grid.png"] if "--results" not in session.posargs else []
+    run_python(session, "-m", "reports", "pdf", *grid, *session.posargs)
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """Time the library's own hot paths, kept in .benchmarks/ and compared with the run before (pytest-benchmark)."""
     options = ["--benchmark-only", "--benchmark-autosave", "--benchmark-columns=min,median,iqr,rounds"]

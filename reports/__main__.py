@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import get_args
 
 from fastflux.errors import FastFluxError
-from reports.build import FORMATS, NAMES, build, build_claims, build_importance, write_text
+from reports.build import ALL_FORMATS, FORMATS, NAMES, build, build_claims, build_importance, write_text
 from reports.difference import difference
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.latex import Numbers
+from reports.pdf import build_pdf
 from reports.readme import update
 from reports.rows import read_rows
 from reports.specs import TABLES
@@ -22,6 +25,13 @@ _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records -o runs/shapes/tables
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
   python -m reports build --results runs/shapes/records --format md,png --images runs/shapes -o out
+  python -m reports build --results runs/shapes/records --format csv,parquet -o data
+  python -m reports build --results runs/shapes/records --tables my_tables.toml --format md,tex --latex siunitx -o out
+"""
+_PDF_EXAMPLES = """examples:
+  python -m reports pdf
+  python -m reports pdf --results runs/shapes/records --images runs/shapes -o runs/shapes/reports
+  python -m reports pdf --results my_records --tables table1,my_tables.toml --latex siunitx -o out
 """
 _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
@@ -33,6 +43,7 @@ _WHY_EXAMPLES = """examples:
 """
 _COMMITTED = Path("reports", "results", "cpu", "shapes")
 _RANKING = "ranking of the blocks for claims about them; default: the committed one of the profile"
+_MIX = "let latency, memory and seconds of several devices stand in one table, with a note; refused otherwise"
 _DIFF_EXAMPLES = """examples:
   python -m reports diff reports/results/cpu/shapes runs/shapes/records
   python -m reports diff reports/results/cpu/shapes runs/shapes/records -o difference.md
@@ -64,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,pdf,claims,importance,diff,why,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -76,27 +87,30 @@ def _parser() -> argparse.ArgumentParser:
         "--results", type=Path, required=True, metavar="DIR", help="folder of records, one JSON file a variant"
     )
     builder.add_argument(
-        "--tables", type=_names, default=list(NAMES), metavar="A,B", help=f"of {', '.join(NAMES)}; default all"
+        "--format",
+        type=_names,
+        default=list(FORMATS),
+        metavar="A,B",
+        help=f"of {', '.join(ALL_FORMATS)}; default {','.join(FORMATS)}",
     )
-    builder.add_argument(
-        "--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all"
-    )
-    builder.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
-    )
-    builder.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
-    builder.add_argument(
-        "--tolerance",
-        type=float,
-        default=DEFAULT_TOLERANCE,
-        metavar="FRACTION",
-        help="latency difference within a group; default 0.05",
-    )
-    builder.add_argument("--ranking", type=Path, metavar="FILE", help=_RANKING)
+    _add_contents(builder)
     builder.add_argument(
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
     )
     builder.set_defaults(run=_build)
+    printer = commands.add_parser(
+        "pdf",
+        help="set all tables and figures as one PDF",
+        description="Write report.pdf, and the LaTeX it is made of in the folder latex beside it. Needs pdflatex: "
+        "apt-get install --no-install-recommends texlive-latex-recommended texlive-science",
+        epilog=_PDF_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    printer.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
+    _add_contents(printer)
+    printer.add_argument("--image-grid", type=Path, metavar="FILE", help="image grid made before, without --images")
+    printer.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: runs/<profile>/reports")
+    printer.set_defaults(run=_pdf)
     claimer = commands.add_parser(
         "claims",
         help="hold the paper's claims against records",
@@ -106,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     claimer.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of records")
     claimer.add_argument("--ranking", type=Path, metavar="FILE", help=_RANKING)
+    claimer.add_argument("--mix-devices", action="store_true", help=_MIX)
     claimer.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
     claimer.set_defaults(run=_claims)
     ranker = commands.add_parser(
@@ -152,6 +167,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_contents(parser: argparse.ArgumentParser) -> None:
+    """What stands in the documents, and how."""
+    parser.add_argument(
+        "--tables",
+        type=_names,
+        default=list(NAMES),
+        metavar="A,B",
+        help=f"of {', '.join(NAMES)}; default all; or .toml files that declare tables (docs/tables.md)",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
+    )
+    parser.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=DEFAULT_TOLERANCE,
+        metavar="FRACTION",
+        help="latency difference within a group; default 0.05",
+    )
+    parser.add_argument("--ranking", type=Path, metavar="FILE", help=_RANKING)
+    parser.add_argument(
+        "--latex",
+        choices=get_args(Numbers),
+        default="plain",
+        help="how LaTeX sets numbers: plain columns, or siunitx's, aligned at the decimal mark; default %(default)s",
+    )
+    parser.add_argument("--mix-devices", action="store_true", help=_MIX)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -159,10 +204,22 @@ def _names(text: str) -> list[str]:
 def _build(options: argparse.Namespace) -> int:
     written = build(
         options.results, options.out, options.tables, options.format, options.images,
-        intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking,
+        intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking, latex=options.latex,
+        mix_devices=options.mix_devices,
     )  # fmt: skip
     for path in written:
         print(path)
+    return EXIT_OK
+
+
+def _pdf(options: argparse.Namespace) -> int:
+    out = options.out or Path("runs", read_rows(options.results)[0].profile, "reports")
+    written = build_pdf(
+        options.results, out, options.tables, latex=options.latex, images_dir=options.images,
+        image_grid=options.image_grid, intervals=options.intervals, tolerance=options.tolerance,
+        ranking_file=options.ranking, mix_devices=options.mix_devices,
+    )  # fmt: skip
+    print(written)
     return EXIT_OK
 
 
@@ -173,7 +230,9 @@ def _importance(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
-    return _show(build_claims(read_rows(options.results), options.ranking), options.out)
+    return _show(
+        build_claims(read_rows(options.results), options.ranking, mix_devices=options.mix_devices), options.out
+    )
 
 
 def _diff(options: argparse.Namespace) -> int:

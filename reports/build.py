@@ -82,7 +82,8 @@ def build(
     LaTeX sets numbers, with `records` its rows lead to provenance.tex. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
-    written, and for unusable images. Values that hang on the machine from several devices are such unless `mix_devices`.
+    written, and for unusable images. Values that hang on the machine cannot if they come from several devices, unless
+    `mix_devices`.
     """
     declared: dict[str, TableSpec] = {}
     for name in filter(is_declaration, tables):
@@ -107,9 +108,7 @@ def build(
             made[name] = (replace(table, notes=tuple(dict.fromkeys((*table.notes, *devices)))),)
             continue
         spec = specs[name]
-        made[name] = (
-            make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),
-        )
+        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),)
         if spec.paper:
             made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
     kinds = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
@@ -205,7 +204,9 @@ def _build_frames(tables: Iterable[Table], out_dir: Path, suffixes: Sequence[str
     from reports.frame import write_frame
 
     return [
-        write_frame(table, out_dir / f"{table.name.replace('-', '_')}{suffix}") for table in tables for suffix in suffixes
+        write_frame(table, out_dir / f"{table.name.replace('-', '_')}{suffix}")
+        for table in tables
+        for suffix in suffixes
     ]
 
 

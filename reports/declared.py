@@ -5,7 +5,7 @@
     families = ["dense", "fastflux"]        # or variants = ["dense", "fastflux-10"]
     columns = [
         { heading = "HPS averaged", key = "hps.averaged" },
-        { heading = "Latency (ms)", key = "latency.median_ms", share = "latency.ratio_to_dense", share_spec = "z.3f" },
+        { heading = "Latency (ms)", key = "latency.median_ms", share = "latency.ratio_to_dense", ranked = false },
     ]
     pairs = { baseline = "l1", candidate = "fastflux", by = "latency" }   # optional
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from reports.rows import Row
 
 SUFFIX = ".toml"
-_Declared = TypeVar("_Declared", TableSpec, Column, Pairing)
 #: What a file may not say: whether the paper has the table.
 _OURS = {"paper"}
 _WORDS = {str: "text", bool: "true or false"}
@@ -58,7 +57,7 @@ def read_tables(path: Path, taken: Iterable[str] = ()) -> dict[str, TableSpec]:
 
 
 def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
-    """Refuse columns whose metric was measured and yet never gave such a value: a misspelt one shows dashes for ever."""
+    """Refuse columns whose metric was measured but has no such value: a misspelt one would show dashes for ever."""
     known = sorted({key for row in rows for key in row.values})
     metrics = {name for row in rows for name in row.metrics}
     for name, spec in tables.items():
@@ -94,18 +93,19 @@ def _table(entry: object, where: str) -> TableSpec:
     return TableSpec(**data)
 
 
-def _checked(kind: type[_Declared], entry: object, where: str) -> dict[str, Any]:
+def _checked(kind: type[Any], entry: object, where: str) -> dict[str, Any]:
     """The keys of a declaration, all of them known, none missing, texts and switches of their type."""
     if not isinstance(entry, dict):
         raise FastFluxError(f"{where} is {entry!r}; expected keys and values.")
-    hints = get_type_hints(kind)
+    hints: dict[str, Any] = get_type_hints(kind)
     known = {field.name: field for field in fields(kind) if field.name not in _OURS}
-    for key, value in entry.items():
-        if key not in known:
-            raise FastFluxError(f"{where}: {unknown_choice('key', key, known)}")
-        for expected, word in _WORDS.items():
-            if expected in (hints[key], *get_args(hints[key])) and not isinstance(value, expected):
-                raise FastFluxError(f"{where}: {key} is {value!r}; expected {word}.")
+    if unknown := sorted(entry.keys() - known.keys()):
+        raise FastFluxError(f"{where}: {unknown_choice('key', unknown[0], known)}")
+    for expected, word in _WORDS.items():
+        keys = [name for name in known if name in entry and expected in (hints[name], *get_args(hints[name]))]
+        for key in keys:
+            if not isinstance(entry[key], expected):
+                raise FastFluxError(f"{where}: {key} is {entry[key]!r}; expected {word}.")
     if missing := [name for name, field in known.items() if field.default is MISSING and name not in entry]:
         raise FastFluxError(f"{where} lacks {', '.join(missing)}.")
     return dict(entry)

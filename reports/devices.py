@@ -47,7 +47,9 @@ def device_notes(rows: Iterable[Row], keys: Iterable[str], where: str, *, mix: b
     if len(found) < 2:
         return ()
     limit = (
-        " Latency, memory and seconds can be compared within one device only." if any(map(machine_dependent, keys)) else ""
+        " Latency, memory and seconds can be compared within one device only."
+        if any(map(machine_dependent, keys))
+        else ""
     )
     return (f"Measured on {len(found)} devices: {_named(found)}.{limit}",)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from reports.table import Cell, Header, Table
 
-FRAME_FORMATS = ("csv", "parquet")
 #: A spreadsheet takes text that begins so for a formula; an apostrophe before it says that it is none.
 _FORMULA = ("=", "+", "-", "@")
 
@@ -23,11 +22,11 @@ _FORMULA = ("=", "+", "-", "@")
 def to_frame(table: Table) -> pd.DataFrame:
     """The table as a DataFrame, one row for each of its rows, in order.
 
-    A column of numbers is float64 at full precision in the unit of its heading, NaN where there is none; where the table
-    holds intervals they follow as `<heading> low` and `<heading> high`, what else is shown behind a number (a share, a
-    p-value, a deviation) as text in `<heading> suffix`. Columns of text are strings. `group` is the heading a row stands under,
-    `notes` its footnotes, `scores` the line that says whose scores these are; each is there where the table has any.
-    `attrs` holds name, title, label and notes.
+    A column of numbers is float64 at full precision in the unit of its heading, NaN where there is none; where the
+    table holds intervals they follow as `<heading> low` and `<heading> high`, what else is shown behind a number (a
+    share, a p-value, a deviation) as text in `<heading> suffix`. Columns of text are strings. `group` is the heading a
+    row stands under, `notes` its footnotes, `scores` the line that says whose scores these are; each is there where the
+    table has any. `attrs` holds name, title, label and notes.
     """
     lines = [(group.heading, row) for group in table.groups for row in group.rows]
     columns: dict[str, list[str] | list[float]] = {}
@@ -44,12 +43,17 @@ def to_frame(table: Table) -> pd.DataFrame:
         cells = [row[place] for _, row in lines]
         name = one_line(header.text)
         if not _numeric(header, cells):
-            add(name, [one_line(display(cell, header)) if cell.text or cell.value is not None else "" for cell in cells])
+            add(
+                name, [one_line(display(cell, header)) if cell.text or cell.value is not None else "" for cell in cells]
+            )
             continue
         add(name, [float("nan") if cell.value is None else cell.value / header.scale for cell in cells])
         if any(cell.interval for cell in cells):
             for side, bound in enumerate(("low", "high")):
-                add(f"{name} {bound}", [float("nan") if cell.interval is None else cell.interval[side] for cell in cells])
+                add(
+                    f"{name} {bound}",
+                    [float("nan") if cell.interval is None else cell.interval[side] for cell in cells],
+                )
         suffixes = [_suffix(cell, header) for cell in cells]
         if any(suffixes):
             add(f"{name} suffix", suffixes)
@@ -89,9 +93,11 @@ def write_frame(table: Table, path: Path) -> Path:
 
 def _spreadsheet(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy whose text, headings included, holds no formula."""
-    texts = frame.select_dtypes("str").columns
-    safe = frame.assign(**{name: frame[name].map(_harmless) for name in texts})
-    return safe.rename(columns=_harmless)
+    safe = {
+        _harmless(str(name)): column if column.dtype == "float64" else column.map(_harmless)
+        for name, column in frame.items()
+    }
+    return pd.DataFrame(safe)
 
 
 def _harmless(text: str) -> str:

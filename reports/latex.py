@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
 from reports.latex_text import escape_latex, signed
 from reports.table import behind, display, letter, number_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from reports.table import Cell, Direction, Header, Table
 
@@ -18,11 +19,14 @@ Numbers = Literal["plain", "siunitx"]
 #: Where a row's record is told in the document, by its variant's anchor.
 ANCHOR = "prov:"
 _ARROWS: dict[Direction, str] = {"up": r" $\uparrow$", "down": r" $\downarrow$", "": ""}
-_LONG_HEADING, _MANY_COLUMNS = 9, 6
-#: More rows than this do not fit a page with what stands around them.
-_MOST_ROWS = 40
+_LONG_HEADING, _MANY_COLUMNS = 11, 6  # letters, columns
+#: Longer text is broken to lines, whatever its column.
+_LONGEST_TEXT = 200
+#: More lines than this do not fit a page with what stands around them.
+_MOST_LINES = 40
+_RULE = r"\midrule"
 #: Shrinks what is wider than the text and nothing else, so one fragment fits one column and two.
-_FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%"
+FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{"
 # Right-aligned, since all numbers of a column have as many decimals: so marked ones, which are braced, keep in line.
 # detect-weight is understood by versions 2 and 3 of siunitx, which gave it another name.
 _SISETUP = (
@@ -54,9 +58,7 @@ class _Column:
         return 2 if self.trailing else 1
 
 
-def to_latex(
-    table: Table, numbers: Numbers = "plain", *, records: bool = False, row_labels: Sequence[str] = ()
-) -> str:
+def to_latex(table: Table, numbers: Numbers = "plain", *, records: bool = False, row_labels: Sequence[str] = ()) -> str:
     r"""The table as a LaTeX fragment for `\input`, which ends with a newline; pure ASCII.
 
     Its first line names the packages it needs. With "siunitx" the numbers stand in S columns, and what is behind them
@@ -65,51 +67,73 @@ def to_latex(
     """
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
     columns = [_column(table, place, numbers) for place in range(len(table.headers))]
-    spans = sum(column.places for column in columns)
-    heads = _row(_heading(column) for column in columns)
+    siunitx = any(column.number_format for column in columns)
+    sentences = any(header.width for header in table.headers)
+    declarations = "".join(column.declaration for column in columns)
+    heads = _row([_heading(column) for column in columns], sentences=sentences)
+    body = _body(table, columns, marks, records=records, row_labels=row_labels)
+    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
+    caption = rf"\caption{{{' '.join(captions)}}}"
+    label = rf"tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}"
+    notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]
+    notes += [escape_latex(note) for note in table.notes]
+    notes += [r"Records: Table~\ref{tab:provenance}."] if records else []
+    below = [rf"\par\smallskip{{\footnotesize\raggedright {note}\par}}" for note in notes]
+    needs = _needs("longtable" if sentences else "graphicx", *(["siunitx"] if siunitx else []))
+    setup = [_SISETUP] if siunitx else []
+    if sentences:  # they may fill pages, which a float cannot
+        top = [r"\toprule", heads]
+        lines = [
+            needs, *([r"\providecommand{\phantomsection}{}"] if row_labels else []), r"{\small", *setup,
+            r"\setlength{\LTcapwidth}{\linewidth}", rf"\begin{{longtable}}{{{declarations}}}",
+            rf"{caption} \label{{{label}}} \\", *top, r"\endfirsthead", *top, r"\endhead",
+            r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}", *below, "}",
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+    setup = [*([r"\small"] if len(table.headers) > _MANY_COLUMNS else []), *setup]
+    lines = [needs, r"\begin{table}[t]", r"\centering", caption, rf"\label{{{label}}}", *setup]
+    for number, part in enumerate(_parts(body)):
+        if number:  # what does not fit a page goes on in a table of its own
+            lines += [r"\end{table}", r"\begin{table}[t]", r"\centering", *setup]
+            lines.append(rf"Table~\ref{{{label}}}, continued.\par\smallskip")
+        lines += [f"{FIT}%", rf"\begin{{tabular}}{{{declarations}}}", r"\toprule", heads]
+        lines += [*part, r"\bottomrule", r"\end{tabular}}"]
+    return "\n".join([*lines, *below, r"\end{table}"]) + "\n"
+
+
+def _body(
+    table: Table, columns: Sequence[_Column], marks: Mapping[str, str], *, records: bool, row_labels: Sequence[str]
+) -> list[str]:
+    """The lines of all groups, each behind a rule and its heading."""
     labels = iter(row_labels)
+    spans = sum(column.places for column in columns)
     body: list[str] = []
     for group in table.groups:
-        body.append(r"\midrule")
+        body.append(_RULE)
         if group.heading:
-            body.append(rf"\multicolumn{{{spans}}}{{l}}{{\textit{{{escape_latex(group.heading)}}}}} \\")
+            heading = _broken(rf"\textit{{{escape_latex(group.heading)}}}", 1)
+            body.append(rf"\multicolumn{{{spans}}}{{l}}{{{heading}}} \\")
         for row in group.rows:
             cells = [_cell(cell, column, marks) for cell, column in zip(row, columns, strict=True)]
             if records and (origin := next((cell.origin for cell in row if cell.origin), None)):
                 cells[0] = rf"\hyperref[{anchor(origin[0])}]{{{cells[0]}}}"
             if label := next(labels, ""):
                 cells[0] = rf"\phantomsection\label{{{label}}}{cells[0]}"
-            body.append(_row(cells))
-    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
-    caption = rf"\caption{{{' '.join(captions)}}}"
-    label = rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}"
-    notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]
-    notes += [escape_latex(note) for note in table.notes]
-    if records:
-        notes.append(r"Records: Table~\ref{tab:provenance}.")
-    below = [rf"\par\smallskip{{\footnotesize\raggedright {note}\par}}" for note in notes]
-    siunitx = any(column.number_format for column in columns)
-    setup = [_SISETUP] if siunitx else []
-    declarations = "".join(column.declaration for column in columns)
-    sentences = any(header.width for header in table.headers)
-    if sentences or sum(len(group.rows) for group in table.groups) > _MOST_ROWS:
-        # It may be longer than a page, which a float cannot be.
-        top = [r"\toprule", heads]
-        lines = [
-            _needs("longtable", *(["siunitx"] if siunitx else [])),
-            *([r"\providecommand{\phantomsection}{}"] if row_labels else []),
-            r"{\small" if sentences else r"{\footnotesize\setlength{\tabcolsep}{3pt}", *setup,
-            r"\setlength{\LTcapwidth}{\linewidth}", rf"\begin{{longtable}}{{{declarations}}}", rf"{caption} {label} \\", *top, r"\endfirsthead",
-            *top, r"\endhead", r"\bottomrule", r"\endlastfoot", *body, r"\end{longtable}", *below, "}",
-        ]  # fmt: skip
-    else:
-        lines = [
-            _needs("graphicx", *(["siunitx"] if siunitx else [])), r"\begin{table}[t]", r"\centering", caption, label,
-            *([r"\small"] if len(table.headers) > _MANY_COLUMNS else []), *setup,
-            _FIT, rf"\begin{{tabular}}{{{declarations}}}", r"\toprule", heads,
-            *body, r"\bottomrule", r"\end{tabular}}", *below, r"\end{table}",
-        ]  # fmt: skip
-    return "\n".join(lines) + "\n"
+            body.append(_row(cells, sentences=any(column.header.width for column in columns)))
+    return body
+
+
+def _parts(body: Sequence[str]) -> list[list[str]]:
+    """The body in parts that fit a page, each of which begins with a rule; a heading stays with its rows."""
+    parts: list[list[str]] = [[]]
+    for line in body:
+        full = len(parts[-1]) >= _MOST_LINES
+        if full and line == _RULE:
+            parts.append([])
+        elif full and len(parts[-1]) >= _MOST_LINES + 2:
+            parts.append([_RULE])
+        parts[-1].append(line)
+    return parts
 
 
 def anchor(variant: str) -> str:
@@ -153,18 +177,19 @@ def _cell(cell: Cell, column: _Column, marks: Mapping[str, str]) -> str:
             return number
         gap = r"\ " if rest[:1].isspace() else ""
         tail = rf"\ {' '.join(after)}" if after else ""
-        return f"{number} & {gap}{signed(escape_latex(rest))}{tail}{mark}"
+        return f"{number} & " + _broken(f"{gap}{signed(escape_latex(rest))}{tail}{mark}")
     text = signed(escape_latex(display(cell, header)))
     text = rf"\textbf{{{text}}}" if cell.bold else text
     text = rf"\underline{{{text}}}" if cell.underline else text
     text = " ".join([text, *after]) + mark
+    text = text if header.width else _broken(text)
     if column.number_format:  # braced, or siunitx would look for a number in it
         return f"{{{text}}} & " if column.trailing else f"{{{text}}}"
-    return rf"{{\raggedright {text}\par}}" if header.width else text
+    return rf"\raggedright {text}" if header.width else text
 
 
 def _number(number: str, cell: Cell) -> str:
-    """A number of an S column; marked ones are braced, since siunitx takes no underline there, and set by its \\num."""
+    """A number of an S column; a marked one is braced, since siunitx takes no underline there, and set by its num."""
     if not (cell.bold or cell.underline):
         return number
     text = rf"\num{{{number}}}"
@@ -173,19 +198,28 @@ def _number(number: str, cell: Cell) -> str:
 
 
 def _heading(column: _Column) -> str:
-    """The heading, in two lines when it is long: a table of the paper's eight columns has to fit a page."""
+    """The heading, in several lines when it is long: a table of the paper's eight columns has to fit a page."""
     header = column.header
+    if header.width:
+        return rf"\raggedright {escape_latex(header.text)}"
     align = "c" if column.trailing else header.align[0]
-    first, _, last = header.text.rpartition(" ")
-    arrow = _ARROWS[header.direction]
-    if first and len(header.text) > _LONG_HEADING:
-        text = rf"\shortstack[{align}]{{{escape_latex(first)}\\{escape_latex(last)}{arrow}}}"
-    else:
-        text = escape_latex(header.text) + arrow
+    lines = [
+        escape_latex(line) for line in wrap(header.text, _LONG_HEADING, break_long_words=False, break_on_hyphens=False)
+    ]
+    text = r"\\".join(lines or [""]) + _ARROWS[header.direction]
+    text = _broken(text)
+    if len(lines) > 1:
+        text = rf"\shortstack[{align}]{{{text}}}"
     if column.trailing:
         return rf"\multicolumn{{2}}{{c}}{{{text}}}"
     return f"{{{text}}}" if column.number_format else text
 
 
-def _row(cells: Iterable[str]) -> str:
-    return " & ".join(cells) + r" \\"
+def _broken(text: str, width: float = 0.4) -> str:
+    """Escaped text in lines when it is very long: a row wider than 5 m is more than TeX can count, and shrink."""
+    return rf"\parbox[t]{{{width:g}\linewidth}}{{\raggedright {text}\strut}}" if len(text) > _LONGEST_TEXT else text
+
+
+def _row(cells: Sequence[str], *, sentences: bool = False) -> str:
+    # Behind the \raggedright of a sentence \\ means another thing.
+    return " & ".join(cells) + (r" \tabularnewline" if sentences else r" \\")

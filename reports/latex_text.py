@@ -1,7 +1,7 @@
 r"""Any text as LaTeX: every character is typeset, or shown by its number, in whatever font encoding the document has.
 
-The result is ASCII and needs no package: pdflatex's default fonts have no Cyrillic, Chinese or emoji, and its TS1 symbols
-are bitmaps where cm-super is not installed, so symbols come from its mathematical fonts.
+The result is ASCII and needs no package: pdflatex's default fonts have no Cyrillic, Chinese or emoji, and its TS1
+symbols are bitmaps where cm-super is not installed, so symbols come from its mathematical fonts.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ import unicodedata
 
 from reports.text import code_points
 
-_GREEK_TWINS = {"\N{GREEK SMALL LETTER OMICRON}": "o"} | dict(
-    zip("\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7", "ABEZHIKMNOPTYX", strict=True)
+#: Greek letters that look like Latin ones, for which LaTeX has no names.
+_GREEK_TWINS = dict(
+    zip(
+        "\u03bf\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7",
+        "oABEZHIKMNOPTYX",
+        strict=True,
+    )
 )
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -33,6 +38,13 @@ _SPECIAL = {
     "\N{LATIN CAPITAL LETTER L WITH STROKE}": r"\L{}", "\N{LATIN SMALL LETTER DOTLESS I}": r"\i{}",
     **_GREEK_TWINS,
 }  # fmt: skip
+_GREEK = (
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
+)  # fmt: skip
+_CAPITALS = ("gamma", "delta", "theta", "lambda", "xi", "pi", "sigma", "phi", "psi", "omega")
+_UNICODE = {"lambda": "lamda"}  # as its standard spells it
+_SUPERSCRIPTS = (0xB2, 0xB3, 0xB9, 0x2070, *range(0x2074, 0x207A))
 _MATHEMATICAL = {
     "\N{MULTIPLICATION SIGN}": r"\times", "\N{PLUS-MINUS SIGN}": r"\pm", "\N{MINUS SIGN}": "-",
     "\N{DIVISION SIGN}": r"\div", "\N{MIDDLE DOT}": r"\cdot", "\N{BULLET}": r"\bullet", "\N{DEGREE SIGN}": r"^{\circ}",
@@ -43,16 +55,14 @@ _MATHEMATICAL = {
     "\N{SQUARE ROOT}": r"\surd", "\N{ELEMENT OF}": r"\in", "\N{DAGGER}": r"\dagger", "\N{DOUBLE DAGGER}": r"\ddagger",
     "\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}": r"\ll", "\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}": r"\gg",
     "\N{MATHEMATICAL LEFT ANGLE BRACKET}": r"\langle", "\N{MATHEMATICAL RIGHT ANGLE BRACKET}": r"\rangle",
-    "\N{NOT SIGN}": r"\neg", "\N{MICRO SIGN}": r"\mu", "\N{PRIME}": "'", "\N{SECTION SIGN}": r"\mathsection",
+    "\N{NOT SIGN}": r"\neg", "\N{MICRO SIGN}": r"\mu", "\N{PRIME}": "'",
+    "\N{SUPERSCRIPT MINUS}": "^{-}", "\N{SECTION SIGN}": r"\mathsection",
     "\N{PILCROW SIGN}": r"\mathparagraph", "\N{GREEK SMALL LETTER FINAL SIGMA}": r"\varsigma",
-    **dict(zip("\u00b9\u00b2\u00b3\u2070\u2074\u2075\u2076\u2077\u2078\u2079", (f"^{{{digit}}}" for digit in "1230456789"), strict=True)),
+    **{chr(power): f"^{{{unicodedata.digit(chr(power))}}}" for power in _SUPERSCRIPTS},
     **{chr(0x2080 + digit): f"_{{{digit}}}" for digit in range(10)},
-    **{chr(0x3B1 + place): f"\\{name}" for place, name in enumerate(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi - pi rho - sigma tau upsilon phi chi "
-        "psi omega".split()) if name != "-"},
-    **{unicodedata.lookup(f"GREEK CAPITAL LETTER {unicode}"): f"\\{name}" for unicode, name in (
-        ("GAMMA", "Gamma"), ("DELTA", "Delta"), ("THETA", "Theta"), ("LAMDA", "Lambda"), ("XI", "Xi"), ("PI", "Pi"),
-        ("SIGMA", "Sigma"), ("PHI", "Phi"), ("PSI", "Psi"), ("OMEGA", "Omega"))},
+    **{unicodedata.lookup(f"GREEK SMALL LETTER {_UNICODE.get(name, name)}"): f"\\{name}" for name in _GREEK},
+    **{unicodedata.lookup(f"GREEK CAPITAL LETTER {_UNICODE.get(name, name)}"): f"\\{name.title()}"
+       for name in _CAPITALS},
 }  # fmt: skip
 #: Accents that all of LaTeX's encodings of Latin letters have, by their combining characters.
 _ACCENTS = {
@@ -99,10 +109,8 @@ def _word(word: str) -> str:
 
 def _piece(character: str) -> str | None:
     """One character, or None for one that cannot be typeset."""
-    if character in _SPECIAL:
-        return _SPECIAL[character]
-    if character in _MATHEMATICAL:
-        return f"${_MATHEMATICAL[character]}$"
+    if character in _SPECIAL or character in _MATHEMATICAL:
+        return _SPECIAL.get(character) or f"${_MATHEMATICAL[character]}$"
     if character.isascii():
         return character if character.isprintable() else None
     base, accent = (*unicodedata.normalize("NFD", character), "", "")[:2]

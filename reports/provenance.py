@@ -24,8 +24,8 @@ _NOTE = (
 def provenance_table(rows: Sequence[Row]) -> Table:
     """One row for each recorded row, in order: record, date, commit, weights, pruning, seeds, device and command."""
     headers = (
-        ("Model", 0.13), ("Record", 0.16), ("Commit and weights", 0.18), ("Pruning and sampling", 0.27),
-        ("Device", 0.1), ("Measured again by", 0.16),
+        ("Model", 0.12), ("Record", 0.15), ("Commit and weights", 0.16), ("Pruning and sampling", 0.32),
+        ("Device", 0.1), ("Measured again by", 0.15),
     )  # fmt: skip
     return Table(
         "provenance",

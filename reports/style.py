@@ -47,7 +47,7 @@ def style() -> AbstractContextManager[None]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write the figure as its suffix says (.png, .svg or .pdf), whole or not at all, with no date in it; returns `path`."""
+    """Write the figure as its suffix says (.png, .svg, .pdf), whole or not at all, without a date; returns `path`."""
     kind = path.suffix.lstrip(".")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.results import Measurement, MetricInfo, RunRecord
+from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -121,3 +123,17 @@ def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
     for record in hps_records:
         record.write(folder / f"{record.variant}.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pdflatex() -> None:
+    """Skip a test where pdflatex or a package is missing; fail it where FASTFLUX_REQUIRE_TOOLS=1 says they are here."""
+    from reports.pdf import check_latex
+    from reports.report_document import PACKAGES, SIUNITX
+
+    try:
+        check_latex(PACKAGES | SIUNITX)
+    except FastFluxError as error:
+        if os.environ.get("FASTFLUX_REQUIRE_TOOLS") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))

@@ -11,9 +11,9 @@ import pytest
 
 from reports.__main__ import main
 from reports.claims import CLAIMS, claims_table, findings
+from reports.latex import to_latex
 from reports.ranking import Ranking
 from reports.rows import rows_of
-from reports.latex import to_latex
 from reports.table import to_markdown
 from reports.verdicts import Evidence, alike, at_least, keeps, latency_groups
 
@@ -246,10 +246,13 @@ def test_the_table_reads_as_it_should(records: Records) -> None:
 
 
 def test_in_latex_sentences_are_broken(records: Records) -> None:
+    def p(width: float) -> str:
+        return rf"p{{\dimexpr {width:g}\linewidth-2\tabcolsep\relax}}"
+
     lines = to_latex(claims_table(rows_of(records()))).splitlines()
-    assert r"\begin{longtable}{p{0.22\linewidth}p{0.15\linewidth}p{0.31\linewidth}p{0.15\linewidth}}" in lines
-    row = next(line for line in lines if line.startswith(r"{\raggedright FastFLUX-10\% outperforms"))
-    assert row.endswith(r"section 4.2, Table 1\par} \\")
+    assert r"\begin{longtable}{" + "".join(p(width) for width in (0.26, 0.16, 0.37, 0.21)) + "}" in lines
+    row = next(line for line in lines if line.startswith(r"\raggedright FastFLUX-10\% outperforms"))
+    assert row.endswith(r"section 4.2, Table 1 \tabularnewline")
 
 
 def test_the_command_shows_and_writes_them(

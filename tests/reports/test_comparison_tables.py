@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reports.build import NAMES, build
+from reports.latex import to_latex
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
 from reports.specs import TABLES
-from reports.latex import to_latex
 from reports.table import Cell, Group, Header, Table, to_markdown
 from reports.tables import make_table
 
@@ -102,19 +102,20 @@ pruning\_cost (version 1): hand-made pruning\_cost
 }
 LONG_LATEX = r"""% Needs \usepackage{booktabs} and \usepackage{longtable}.
 {\small
-\begin{longtable}{p{0.5\linewidth}r}
+\setlength{\LTcapwidth}{\linewidth}
+\begin{longtable}{p{\dimexpr 0.5\linewidth-2\tabcolsep\relax}r}
 \caption{T.} \label{tab:t} \\
 \toprule
-A & B \\
+\raggedright A & B \tabularnewline
 \endfirsthead
 \toprule
-A & B \\
+\raggedright A & B \tabularnewline
 \endhead
 \bottomrule
 \endlastfoot
 \midrule
-{\raggedright long \& long\par} & 1 \\
-{\raggedright s\par} & 10 \\
+\raggedright long \& long & 1 \tabularnewline
+\raggedright s & 10 \tabularnewline
 \end{longtable}
 }
 """

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reports.latex import to_latex
 from reports.paper import paper_against_measured, paper_rows
 from reports.rows import rows_of
 from reports.specs import TABLES
-from reports.latex import to_latex
 from reports.table import to_markdown
 from reports.tables import SHAPES_LABEL, make_table
 
@@ -50,12 +50,13 @@ hps (version 1): hand-made hps; n = 8
 latency (version 1): hand-made latency; device test device
 """
 
-TABLE1_LATEX = r"""% Needs \usepackage{booktabs}.
+TABLE1_LATEX = r"""% Needs \usepackage{booktabs} and \usepackage{graphicx}.
 \begin{table}[t]
 \centering
 \caption{Table 1: HPS by style, FLUX-Shapes. \textbf{Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.}}
 \label{tab:table1}
 \small
+\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%
 \begin{tabular}{lrrrrrr}
 \toprule
 Model & Animation $\uparrow$ & Concept-art $\uparrow$ & Painting $\uparrow$ & Photo $\uparrow$ & Averaged $\uparrow$ & \shortstack[r]{Latency\\(ms) $\downarrow$} \\
@@ -70,13 +71,13 @@ FastFLUX-10\% & \underline{\textbf{29.00}} & \textbf{27.00} & 27.50 & \underline
 FastFLUX-30\%\textsuperscript{a} & 25.00 & 24.00 & 25.00 & 26.00 & 25.00 & 73.00 (0.730) \\
 FLUX-Pruning-27\%\textsuperscript{a} & --\textsuperscript{b} & --\textsuperscript{b} & --\textsuperscript{b} & --\textsuperscript{b} & --\textsuperscript{b} & 82.00 (0.820) \\
 \bottomrule
-\end{tabular}
-\par\smallskip{\footnotesize \textsuperscript{a} no partner within 5\% of its latency\par}
-\par\smallskip{\footnotesize \textsuperscript{b} hps: failed, scorer weights missing\par}
-\par\smallskip{\footnotesize Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio within 5\%.\par}
-\par\smallskip{\footnotesize Bold: best of its latency group. Underlined: best of all rows.\par}
-\par\smallskip{\footnotesize hps (version 1): hand-made hps; n = 8\par}
-\par\smallskip{\footnotesize latency (version 1): hand-made latency; device test device\par}
+\end{tabular}}
+\par\smallskip{\footnotesize\raggedright \textsuperscript{a} no partner within 5\% of its latency\par}
+\par\smallskip{\footnotesize\raggedright \textsuperscript{b} hps: failed, scorer weights missing\par}
+\par\smallskip{\footnotesize\raggedright Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio within 5\%.\par}
+\par\smallskip{\footnotesize\raggedright Bold: best of its latency group. Underlined: best of all rows.\par}
+\par\smallskip{\footnotesize\raggedright hps (version 1): hand-made hps; n = 8\par}
+\par\smallskip{\footnotesize\raggedright latency (version 1): hand-made latency; device test device\par}
 \end{table}
 """
 

@@ -1,0 +1,140 @@
+"""`python -m reports pdf`: all tables and figures of a folder of records as one PDF, set by pdflatex."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastflux.errors import FastFluxError
+from reports.build import NAMES, REPORT, build, build_importance, committed_ranking, write_text
+from reports.grouping import DEFAULT_TOLERANCE
+from reports.report_document import PACKAGES, SIUNITX, report_document
+from reports.rows import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from reports.latex import Numbers
+
+#: pdflatex itself, and the least that sets `report.tex`.
+DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended texlive-science"
+_RUNS, _SECONDS = 4, 300
+_SHOWN = 6
+_OVERFULL = re.compile(r"^Overfull \\[hv]box \((?P<points>[\d.]+)pt too (?:wide|high)\).*", re.MULTILINE)
+
+
+def build_pdf(
+    results_dir: Path,
+    out_dir: Path,
+    tables: Sequence[str] = NAMES,
+    *,
+    latex: Numbers = "plain",
+    images_dir: Path | None = None,
+    image_grid: Path | None = None,
+    intervals: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+    ranking_file: Path | None = None,
+    mix_devices: bool = False,
+) -> Path:
+    """Write `report.pdf`, and the LaTeX it was made of in the folder `latex` beside it; returns the PDF's path.
+
+    `image_grid` is a picture of the grid made before, shown where there is no `images_dir` to draw it from; the other
+    arguments are those of `reports.build.build`. The same records give the same bytes.
+
+    Raises FastFluxError when pdflatex or one of its packages is missing, before anything is written, as `build` does,
+    and with the lines of the log that tell why when the document does not compile.
+    """
+    check_latex(PACKAGES | (SIUNITX if latex == "siunitx" else {}))
+    rows = read_rows(results_dir)
+    sources = out_dir / "latex"
+    names = [*tables, *(["provenance"] if "provenance" not in tables else [])]
+    written = build(
+        results_dir, sources, names, ("tex", "pdf"), intervals=intervals, tolerance=tolerance,
+        ranking_file=ranking_file, latex=latex, mix_devices=mix_devices, records=True,
+    )  # fmt: skip
+    ranking = ranking_file or committed_ranking(rows)
+    if ranking is not None:
+        written += build_importance(ranking, sources, ("tex", "pdf"), latex)
+    if images_dir is not None:  # pictures of pixels stay such
+        written += build(results_dir, sources, (), (), images_dir)
+    elif image_grid is not None:
+        written.append(sources / image_grid.name)
+        shutil.copyfile(image_grid, written[-1])
+    fragments = {path.stem: path.read_text(encoding="utf-8") for path in written if path.suffix == ".tex"}
+    figures = [path.name for path in written if path.suffix in {".pdf", ".png"}]
+    document = write_text(sources / f"{REPORT}.tex", report_document(rows, fragments, figures, latex))
+    newest = max(datetime.fromisoformat(row.record.created).timestamp() for row in rows if row.record is not None)
+    return compile_latex(document, out_dir / f"{REPORT}.pdf", epoch=int(newest))
+
+
+def check_latex(packages: Mapping[str, str]) -> None:
+    """Raise FastFluxError unless pdflatex and all `packages` (with the Debian package of each) are installed."""
+    if shutil.which("pdflatex") is None or shutil.which("kpsewhich") is None:
+        raise FastFluxError(f"pdflatex is not installed, which makes the PDF: {DEBIAN}")
+    asked = [f"{name}.sty" for name in packages]
+    # pdflatex and kpsewhich from the path, with our own arguments
+    found = subprocess.run(["kpsewhich", *asked], capture_output=True, text=True, check=False).stdout  # noqa: S603, S607
+    there = {Path(line).stem for line in found.splitlines()}
+    if missing := [name for name in packages if name not in there]:
+        where = " ".join(dict.fromkeys(packages[name] for name in missing))
+        raise FastFluxError(f"LaTeX lacks {', '.join(missing)}: apt-get install --no-install-recommends {where}")
+
+
+def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
+    """Set `document` by pdflatex, without shell escape, until its references are settled; returns `pdf`.
+
+    What pdflatex writes besides goes to a folder that is removed. `epoch` is the time it takes for now, in seconds.
+
+    Raises FastFluxError with the lines of the log that matter when it does not compile.
+    """
+    environment = os.environ | {
+        "SOURCE_DATE_EPOCH": str(epoch), "FORCE_SOURCE_DATE": "1",
+        "max_print_line": "10000",  # a line of the log is a line
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape"]
+        command += [f"-output-directory={scratch}", document.name]
+        log = Path(scratch, document.stem).with_suffix(".log")
+        for _ in range(_RUNS):
+            try:
+                done = subprocess.run(  # noqa: S603
+                    command, cwd=document.parent, env=environment, stdin=subprocess.DEVNULL, capture_output=True,
+                    check=False, timeout=_SECONDS,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise FastFluxError(f"pdflatex did not end within {_SECONDS} s on {document}.") from None
+            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            if done.returncode:
+                raise FastFluxError(
+                    f"pdflatex cannot set {document}: {_why(text) or f'it ended with {done.returncode}'}"
+                )
+            if "Rerun to get" not in text and "Rerun LaTeX" not in text:
+                break
+        pdf.parent.mkdir(parents=True, exist_ok=True)
+        partial = pdf.with_name(f".{pdf.name}.partial")
+        shutil.copyfile(log.with_suffix(".pdf"), partial)
+        partial.replace(pdf)
+        shutil.copyfile(log, pdf.with_suffix(".log"))
+    return pdf
+
+
+def overfull(log: str, more_than: float = 1.0) -> list[str]:
+    """The lines of a log that tell of boxes wider or higher than there is room, by more than so many points."""
+    return [found[0] for found in _OVERFULL.finditer(log) if float(found["points"]) > more_than]
+
+
+def _why(log: str) -> str:
+    """From the log of a run that failed: each error with the line of the source it stands in."""
+    lines = log.splitlines()
+    shown: list[str] = []
+    for place, line in enumerate(lines):
+        if line.startswith("!"):
+            shown.append(line.removeprefix("! "))
+            shown += [each for each in lines[place + 1 : place + 12] if re.match(r"l\.\d+", each)][:1]
+    return " / ".join(shown[:_SHOWN])
