@@ -74,7 +74,7 @@ def write_frame(table: Table, path: Path) -> Path:
 
     In CSV, text that a spreadsheet would take for a formula gets an apostrophe in front; Parquet holds it as it is, and
     the frame's `attrs` too. The same table gives the same bytes. `pandas.read_csv(path, keep_default_na=False,
-    na_values=[""], float_precision="round_trip")` reads every number of a CSV exactly.
+    na_values=[""])` reads every number of a CSV exactly.
     """
     frame = to_frame(table)
     writers: dict[str, Callable[[Path], None]] = {

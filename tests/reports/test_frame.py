@@ -1,0 +1,142 @@
+"""Tables as DataFrames: full precision in, full precision out; the CSV as literal text, harmless to spreadsheets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reports.build import build
+from reports.frame import to_frame, write_frame
+from reports.paired_differences import differences_table
+from reports.rows import rows_of
+from reports.specs import TABLES
+from reports.table import Cell, Group, Header, Table
+from reports.tables import make_table
+from reports.text import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import MakeRecord, Measured, Sampled
+
+    from bench.results import RunRecord
+
+TABLE = Table(
+    "sample",
+    "Sample",
+    (
+        Header("Model", align="left"), Header("Score", "up"), Header("FLOPs (M)", scale=1e6), Header("Score"),
+        Header("=x"),
+    ),
+    (
+        Group(
+            ((
+                Cell(text="=cmd()"), Cell(0.1 + 0.2, "0.30", "few", interval=(0.25, 0.35)), Cell(3.2e8), Cell(),
+                Cell(-1.0),
+            ),)
+        ),
+        Group(
+            (
+                (Cell(text='b,\n"c" d'), Cell(footnote="failed"), Cell(1.0, "0.00", suffix="(-9%)"), Cell(text="n/a"),
+                 Cell(2.0)),
+                (Cell(), Cell(2.0, "2.00 ± 0.10"), Cell(None), Cell(1.5), Cell(50.0, "50%")),
+            ),
+            "Second",
+        ),
+    ),
+    label="Hand-made",
+    notes=("A note.",),
+)  # fmt: skip
+
+CSV = """\
+group,Model,Score,Score low,Score high,Score suffix,FLOPs (M),FLOPs (M) suffix,Score (2),'=x,notes,scores
+,'=cmd(),0.30000000000000004,0.25,0.35,,320.0,,,-1.0,Score: few,Hand-made
+Second,"b, ""c"" d",,,,,1e-06,(-9%),,2.0,Score: failed; Score: n/a,Hand-made
+Second,,2.0,,,± 0.10,,,1.5,50.0,,Hand-made
+"""
+
+
+def read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+
+
+def test_csv_is_exactly_this(tmp_path: Path) -> None:
+    assert write_frame(TABLE, tmp_path / "t.csv").read_bytes().decode("utf-8") == CSV
+
+
+def test_a_table_of_records_is_a_frame_at_full_precision(hps_records: tuple[RunRecord, ...]) -> None:
+    rows = rows_of(hps_records)
+    frame = to_frame(make_table("table1", TABLES["table1"], rows))
+    assert frame["Averaged"].dtype == "float64"
+    values = dict(zip(frame["Model"], frame["Averaged"], strict=True))
+    assert values["FastFLUX-10%"] == 27.9
+    assert values["FLUX-Shapes"] == 28.0625, "shown as 28.06"
+    assert frame.loc[frame["Model"] == "FLUX-Pruning-27%", "Averaged"].isna().all()
+    notes = dict(zip(frame["Model"], frame["notes"], strict=True))
+    gap = "Animation, Concept-art, Painting, Photo, Averaged: hps: failed, scorer weights missing"
+    assert gap in notes["FLUX-Pruning-27%"]
+    assert frame["group"].tolist()[1] == "Latency 0.910 to 0.920 of dense"
+    assert frame.attrs["title"] == "Table 1: HPS by style, FLUX-Shapes"
+    assert frame["scores"].str.startswith("Scores are of the FLUX-Shapes scorers").all()
+
+
+def test_values_stand_in_the_unit_of_their_heading(make_record: MakeRecord, measured: Measured) -> None:
+    flops = measured("flops", {"forward": 3.2e8, "ratio_to_dense": 1.0}, intervals={"forward": (3e8, 4e8)})
+    table = make_table("table6", TABLES["table6"], rows_of([make_record("dense", "D", flops)]), intervals=True)
+    line = to_frame(table).iloc[0]
+    assert (line["FLOPs (M)"], line["FLOPs (M) low"], line["FLOPs (M) high"]) == (320.0, 300.0, 400.0)
+    assert line["FLOPs (M) suffix"] == "(100.0%)"
+
+
+def test_differences_keep_interval_and_p_value(make_record: MakeRecord, sampled: Sampled) -> None:
+    records = [
+        make_record("dense", "D", sampled("hps.averaged", 30.0)),
+        make_record("fastflux-10", "F", sampled("hps.averaged", 28.0, "x")),
+    ]
+    line = to_frame(differences_table(rows_of(records))).iloc[0]
+    assert line["HPS averaged low"] < line["HPS averaged"] < line["HPS averaged high"]
+    assert line["HPS averaged suffix"].startswith("p")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_files_are_read_back_and_have_the_same_bytes(kind: str, tmp_path: Path) -> None:
+    first, second = (write_frame(TABLE, tmp_path / f"{name}.{kind}") for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    frame = to_frame(TABLE)
+    if kind == "csv":
+        again = read(first)
+        assert again["Model"].tolist()[0] == "'=cmd()"
+        frame, again = frame[["Score", "Score low", "FLOPs (M)"]], again[["Score", "Score low", "FLOPs (M)"]]
+    else:
+        again = pd.read_parquet(first)
+        assert again.attrs == frame.attrs
+    pd.testing.assert_frame_equal(again, frame, check_exact=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.text(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=5))
+def test_any_text_and_number_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, float]]
+) -> None:
+    folder = tmp_path_factory.mktemp("frames")
+    rows = tuple((Cell(text=text), Cell(number)) for text, number in cells)
+    table = Table("t", "T", (Header("M", align="left"), Header("N")), (Group(rows),))
+    texts = [one_line(text) for text, _ in cells]
+    again = pd.read_parquet(write_frame(table, folder / "t.parquet"))
+    assert again["M"].tolist() == texts
+    assert again["N"].tolist() == [number for _, number in cells]
+    text = read(write_frame(table, folder / "t.csv"))
+    assert text["N"].tolist() == [number for _, number in cells]
+    shown = pd.read_csv(folder / "t.csv", dtype={"M": "str"}, keep_default_na=False)["M"].tolist()
+    assert shown == [f"'{one}" if one[:1] in tuple("=+-@") else one for one in texts]
+
+
+def test_build_writes_a_file_for_each_table(results: Path, tmp_path: Path) -> None:
+    written = build(results, tmp_path, ["table1", "table6"], ("csv", "parquet"))
+    names = ["table1", "table1_paper", "table1_measured", "table6", "table6_paper", "table6_measured"]
+    assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("csv", "parquet")]
+    assert read(tmp_path / "table1.csv")["Averaged"].tolist()[0] == 28.0625
