@@ -148,15 +148,16 @@ def to_markdown(table: Table) -> str:
 
     def cell_text(cell: Cell, header: Header) -> str:
         text = escape_markdown(display(cell, header))
-        text = f"**{text}**" if cell.bold else text
-        text = f"<u>{text}</u>" if cell.underline else text
+        text = f"**{text}**" if cell.bold and text else text
+        text = f"<u>{text}</u>" if cell.underline and text else text
         text = " ".join([text, *(escape_markdown(part) for part in behind(cell, header))])
         return text + (f"<sup>{marks[cell.footnote]}</sup>" if cell.footnote else "")
 
     lines = [[escape_markdown(header.text) + _MARKDOWN_ARROWS[header.direction] for header in table.headers]]
     for group in table.groups:
         if group.heading:
-            lines.append([f"*{escape_markdown(group.heading)}*"] + [""] * (len(table.headers) - 1))
+            heading = escape_markdown(group.heading)
+            lines.append([f"*{heading}*" if heading else ""] + [""] * (len(table.headers) - 1))
         lines += [
             [cell_text(cell, header) for cell, header in zip(row, table.headers, strict=True)] for row in group.rows
         ]

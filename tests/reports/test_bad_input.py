@@ -1,0 +1,139 @@
+"""Records that are damaged, contradictory, huge or hostile: refused with the reason, or shown without harm."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from test_latex import HOSTILE
+
+from bench.results import RecordError
+from fastflux.errors import FastFluxError
+from reports.build import build
+from reports.rows import read_rows
+from reports.table import Cell, Group, Header, Table, to_markdown
+from reports.text import one_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import MakeRecord, Measured
+    from markdown_it.token import Token
+
+    from bench.results import RunRecord
+
+PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+#: The tags that a table of ours writes itself.
+OURS = {"<sup>", "</sup>", "<u>", "</u>"}
+
+
+def shown(token: Token) -> str:
+    """The text a reader sees of an inline token, our footnote marks left out."""
+    parts, marked = [], False
+    for child in token.children or []:
+        if child.type == "html_inline":
+            assert child.content in OURS
+            marked = child.content == "<sup>" or (marked and child.content != "</sup>")
+        elif child.type in ("text", "text_special") and not marked:
+            parts.append(child.content)
+        else:
+            assert child.type in ("strong_open", "strong_close", "em_open", "em_close", "text", "text_special")
+    return "".join(parts)
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4))
+@example(list(HOSTILE))
+@example(["- item", "1. item", "+ item", "# head", "---", "===", "    code", "> quote", "![x](y)", "a  \nb", "12) x"])
+def test_markdown_shows_exactly_the_text_and_nothing_else(texts: list[str]) -> None:
+    rows = tuple((Cell(text=text, bold=True), Cell(text=text, underline=True), Cell(text=text)) for text in texts)
+    headers = tuple(Header(texts[-1], "up") for _ in range(3))
+    notes = tuple(text for text in texts if text.split())
+    table = Table("t", texts[0], headers, (Group(rows, texts[-1]),), label=texts[0], notes=notes)
+    tokens = PARSER.parse(to_markdown(table))
+    assert not [
+        token for token in tokens if token.type in ("html_block", "code_block", "hr", "fence", "bullet_list_open")
+    ]
+    inline = [shown(token).strip() for token in tokens if token.type == "inline"]
+    expected = [one_line(texts[0])]
+    expected += [one_line(texts[0])] if texts[0].split() else []
+    expected += [f"{one_line(texts[-1])} ↑".strip()] * 3
+    expected += [one_line(texts[-1]), "", ""] if texts[-1] else []
+    expected += [one_line(text) for text in texts for _ in range(3)]
+    assert inline == [text.strip() for text in expected] + [one_line(text) for text in notes]
+
+
+def test_hostile_records_are_shown_without_harm(make_record: MakeRecord, measured: Measured, tmp_path: Path) -> None:
+    text = "".join(HOSTILE)
+    for number, one in enumerate(HOSTILE):
+        variant = "dense" if number == 0 else f"fastflux-{number}"
+        hps = measured("hps", {"averaged": 1.0}, settings={"prompt": one})
+        record = make_record(variant, one, hps, measured("fid", f"broke: {one}"), config={"note": text})
+        path = tmp_path / "in" / f"{variant}.json"
+        path.parent.mkdir(exist_ok=True)
+        data = json.loads(record.to_json())
+        path.write_text(json.dumps(data), encoding="ascii")  # so that half a surrogate pair is in the file
+    for latex in ("plain", "siunitx"):
+        written = build(tmp_path / "in", tmp_path / latex, formats=("md", "tex", "csv"), latex=latex)
+        for path in written:
+            content = path.read_text(encoding="utf-8")
+            assert path.suffix == ".csv" or "<script" not in content.replace(r"\<script", "")
+            assert not {"\x1b", "\x07", "\u202e", "\x00"} & set(content)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_numbers_that_are_none_are_refused_with_their_place(results: Path, value: str) -> None:
+    path = results / "l1-12.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("27.001", value), encoding="utf-8")
+    with pytest.raises(RecordError, match=r"l1-12\.json .*value 'concept-art' is (nan|inf|-inf); expected a finite"):
+        read_rows(results)
+
+
+def test_another_schema_version_is_refused_with_both_versions(results: Path) -> None:
+    path = results / "l1-12.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**data, "schema_version": 7}), encoding="utf-8")
+    with pytest.raises(RecordError, match=r"l1-12\.json has schema version 7; this version reads 2"):
+        read_rows(results)
+
+
+def test_the_first_schema_is_migrated(results: Path) -> None:
+    path = results / "l1-12.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    del data["inputs"]
+    path.write_text(json.dumps({**data, "schema_version": 1}), encoding="utf-8")
+    assert "l1-12" in {row.variant for row in read_rows(results)}
+
+
+def test_two_records_of_one_variant_are_refused_and_folders_below_are_not_mixed_in(
+    results: Path, hps_records: tuple[RunRecord, ...]
+) -> None:
+    dense = replace(hps_records[0], label="Another")
+    dense.write(results / "older" / "dense.json")
+    assert next(row.label for row in read_rows(results) if row.variant == "dense") == "FLUX-Shapes"
+    dense.write(results / "dense-again.json")
+    with pytest.raises(RecordError, match=r"dense-again\.json and .*dense\.json both record 'dense'; keep one"):
+        read_rows(results)
+
+
+def test_a_folder_of_folders_says_which_to_give(results: Path) -> None:
+    with pytest.raises(FastFluxError, match=f"holds no record; .* such as {results}"):
+        read_rows(results.parent)
+
+
+def test_thousands_of_images_take_seconds(make_record: MakeRecord, measured: Measured, tmp_path: Path) -> None:
+    for place, variant in enumerate(("dense", "fastflux-10", "l1-12")):
+        samples = {f"{'abcd'[n % 4]}/prompt-{n}": [60.0 + (7 * n + place) % 11] for n in range(5000)}
+        scores = [
+            measured(metric, {key: 65.0 - place}, samples=samples, scored=5000)
+            for metric, key in (("hps", "averaged"), ("geneval", "overall"), ("clip_score", "mean"))
+        ]
+        make_record(variant, variant, *scores).write(tmp_path / "in" / f"{variant}.json")
+    start = time.monotonic()
+    build(tmp_path / "in", tmp_path / "out", formats=("md", "tex", "csv"))
+    assert time.monotonic() - start < 60

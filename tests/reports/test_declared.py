@@ -1,0 +1,125 @@
+"""Tables that a TOML file declares: filled like our own, and mistakes named with file, table and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastflux.errors import FastFluxError
+from reports.__main__ import main
+from reports.build import build
+from reports.declared import read_tables
+from reports.specs import TABLES
+
+if TYPE_CHECKING:
+    from reports.specs import TableSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = """\
+[tables.speed]
+title = "Speed"
+families = ["dense", "fastflux"]
+columns = [
+    { heading = "HPS", key = "hps.averaged", spec = "z.1f" },
+    { heading = "Latency (ms)", key = "latency.median_ms", share = "latency.ratio_to_dense", ranked = false },
+]
+
+[tables.pairs]
+title = "Pairs"
+columns = [{ heading = "HPS", key = "hps.averaged" }]
+pairs = { baseline = "l1", candidate = "fastflux" }
+"""
+SPEED = """\
+### Speed, FLUX-Shapes
+
+**Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.**
+
+| Model        |       HPS ↑ |  Latency (ms) ↓ |
+| ------------ | ----------: | --------------: |
+| FLUX-Shapes  | <u>28.1</u> | 100.00 (100.0%) |
+| FastFLUX-10% |        27.9 |   91.00 (91.0%) |
+| FastFLUX-30% |        25.0 |   73.00 (73.0%) |
+
+Underlined: best of all rows.
+
+hps (version 1): hand-made hps; n = 8
+
+latency (version 1): hand-made latency; device test device
+"""  # noqa: E501
+
+
+def declared(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_declared_table_is_exactly_this(results: Path, tmp_path: Path) -> None:
+    path = declared(tmp_path, GOOD)
+    written = build(results, tmp_path / "out", ["table6", str(path)], ["md", "csv"])
+    names = ["table6.md", "table6_paper.md", "speed.md", "pairs.md", "table6.csv", "table6_paper.csv"]
+    assert [found.name for found in written][:6] == names
+    assert (tmp_path / "out" / "speed.md").read_text(encoding="utf-8") == SPEED
+    assert "*Latency 0.910 to 0.920 of dense*" in (tmp_path / "out" / "pairs.md").read_text(encoding="utf-8")
+
+
+def test_a_declaration_says_the_same_as_one_of_ours(tmp_path: Path) -> None:
+    text = """
+        [tables.mine]
+        title = "Table 4: without Sandwich Training"
+        variants = ["dense", "fastflux-10", "brll-10"]
+        columns = [
+            { heading = "HPS averaged", key = "hps.averaged" },
+            { heading = "CLIP score", key = "clip_score.mean" },
+            { heading = "Latency (ms)", key = "latency.median_ms", share = "latency.ratio_to_dense", share_spec = "z.3f", ranked = false },
+        ]
+    """  # noqa: E501
+    ours: TableSpec = TABLES["table4"]
+    assert read_tables(declared(tmp_path, text))["mine"].columns == ours.columns
+    assert read_tables(declared(tmp_path, text))["mine"].variants == ours.variants
+
+
+def test_the_documented_example_is_read() -> None:
+    text = (ROOT / "docs" / "tables.md").read_text(encoding="utf-8")
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    assert "speed" in example
+    assert (ROOT / "docs" / "speed.toml").read_text(encoding="utf-8") == example
+    assert set(read_tables(ROOT / "docs" / "speed.toml")) == {"speed"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[tables.speed]", "[tables.speed", r"mine\.toml cannot be read as TOML .*line 1"),
+        ("[tables.speed]", "[table.speed]", r"mine\.toml has \['table', 'tables'\] at its top; expected \[tables\."),
+        ("[tables.speed]", "[tables.table1]", r"names a table 'table1', which is another document's name"),
+        ("[tables.speed]", '[tables."../x"]', r"names a table '\.\./x'; expected letters"),
+        ('title = "Speed"', "", r"table speed lacks title\."),
+        ('title = "Speed"', "title = 3", r"table speed: title is 3; expected text\."),
+        ('title = "Speed"', 'titel = "Speed"', r"table speed: Unknown key 'titel': did you mean title\?"),
+        ('title = "Speed"', 'title = "Speed"\npaper = true', r"table speed: Unknown key 'paper'"),
+        ('key = "hps.averaged", spec', "spec", r"table speed, column 1 lacks key\."),
+        ('spec = "z.1f"', 'spec = "z.1q"', r"table speed, column 1: spec 'z\.1q' \("),
+        ("ranked = false", 'ranked = "no"', r"table speed, column 2: ranked is 'no'; expected true or false\."),
+        ('["dense", "fastflux"]', '"dense"', r"table speed: families is 'dense'; expected a list of texts\."),
+        ('candidate = "fastflux"', 'candidate = "fastflux", by = "x"', r"pairs: by is 'x'; expected latency or number"),
+        ("hps.averaged", "hps.avreged", r"Table speed: Unknown value 'hps\.avreged': did you mean hps\.averaged\?"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_before_anything_is_written(
+    results: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in GOOD
+    path = declared(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(FastFluxError, match=message):
+        build(results, tmp_path / "out", [str(path)], ["md"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_file_is_told_on_the_command_line(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["build", "--results", str(results), "--tables", "nowhere.toml", "-o", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: nowhere.toml cannot be read as TOML")
