@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bench.statistics import StatisticsError, paired_difference, strata_of
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bench.results import Measurement, RunRecord
-    from bench.statistics import Weighting
+    from bench.statistics import PairedDifference, Weighting
     from reports.rows import Row
 
 #: The metrics with a score for each image: their value over all, what counts once in it, and the number format. Their
@@ -91,14 +92,33 @@ def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
     if ours.sampling != theirs.sampling:
         return f"{candidate.label} and {baseline.label} were sampled differently"
     try:
-        strata = [strata_of(measurement.samples) for measurement in (first, second)]
-        if name != whole:
-            strata = [{name: stratum[name]} if name in stratum else {} for stratum in strata]
-        paired = paired_difference(strata[0], strata[1], weighting=weighting, seed=_SEED)
+        paired = _difference(_Known(first), _Known(second), "" if name == whole else name, weighting)
     except StatisticsError as error:
         return f"{candidate.label} and {baseline.label} cannot be paired: {error}"
     estimate = paired.difference
     return Comparison(candidate, baseline, key, estimate.value, estimate.interval, paired.p_value)
+
+
+class _Known:
+    """A measurement as the key of a cache: by what it is, not by its thousands of scores."""
+
+    def __init__(self, measurement: Measurement) -> None:
+        self.measurement = measurement
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and other.measurement is self.measurement
+
+    def __hash__(self) -> int:
+        return id(self.measurement)
+
+
+@lru_cache(maxsize=1024)  # several tables and claims ask for the same pair
+def _difference(candidate: _Known, baseline: _Known, name: str, weighting: Weighting) -> PairedDifference:
+    """The paired difference over one stratum, or over all with the name ""."""
+    strata = [strata_of(known.measurement.samples) for known in (candidate, baseline)]
+    if name:
+        strata = [{name: stratum[name]} if name in stratum else {} for stratum in strata]
+    return paired_difference(strata[0], strata[1], weighting=weighting, seed=_SEED)
 
 
 def _scored(row: Row, key: str) -> tuple[Measurement, RunRecord] | str:

@@ -129,11 +129,8 @@ def test_a_folder_of_folders_says_which_to_give(results: Path) -> None:
 def test_thousands_of_images_take_seconds(make_record: MakeRecord, measured: Measured, tmp_path: Path) -> None:
     for place, variant in enumerate(("dense", "fastflux-10", "l1-12")):
         samples = {f"{'abcd'[n % 4]}/prompt-{n}": [60.0 + (7 * n + place) % 11] for n in range(5000)}
-        scores = [
-            measured(metric, {key: 65.0 - place}, samples=samples, scored=5000)
-            for metric, key in (("hps", "averaged"), ("geneval", "overall"), ("clip_score", "mean"))
-        ]
-        make_record(variant, variant, *scores).write(tmp_path / "in" / f"{variant}.json")
+        hps = measured("hps", {"averaged": 65.0 - place}, samples=samples, scored=5000)
+        make_record(variant, variant, hps).write(tmp_path / "in" / f"{variant}.json")
     start = time.monotonic()
     build(tmp_path / "in", tmp_path / "out", formats=("md", "tex", "csv"))
     assert time.monotonic() - start < 60
