@@ -99,7 +99,11 @@ def reports(session: nox.Session) -> None:
 @nox.session
 def report_pdf(session: nox.Session) -> None:
     """Set all tables and figures as one PDF, of the committed records unless --results says otherwise."""
-    grid = ["--image-grid", "reports/generated/image_grid.png"] if "--results" not in session.posargs else []
+    grid = (
+        ["--image-grid", "reports/generated/image_grid.png"]
+        if not any(each.startswith("--results") for each in session.posargs)
+        else []
+    )
     run_python(session, "-m", "reports", "pdf", *grid, *session.posargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -19,12 +20,11 @@ from reports.tables import make_table
 from reports.text import one_line
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from conftest import MakeRecord, Measured, Sampled
 
     from bench.results import RunRecord
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = Table(
     "sample",
     "Sample",
@@ -140,3 +140,14 @@ def test_build_writes_a_file_for_each_table(results: Path, tmp_path: Path) -> No
     names = ["table1", "table1_paper", "table1_measured", "table6", "table6_paper", "table6_measured"]
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names for kind in ("csv", "parquet")]
     assert read(tmp_path / "table1.csv")["Averaged"].tolist()[0] == 28.0625
+
+
+def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = Path("docs", "tables.md").read_text(encoding="utf-8")
+    *lines, last = text.partition("```python\n")[2].partition("```")[0].strip().splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(lines), names)  # noqa: S102  # our own documentation
+    shown = eval(last, names)  # noqa: S307
+    assert shown.shape == (10, 4)
+    assert (shown["Averaged low"] <= shown["Averaged"]).all()
