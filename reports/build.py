@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
-FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
+PAGE_FORMAT = "html"
+FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT)
 #: The declared tables and those that are worked out.
 NAMES = (*TABLES, "differences", "seeds", "claims")
 RANKINGS = Path(__file__).parent / "rankings"

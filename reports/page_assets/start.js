@@ -1,0 +1,7 @@
+document.addEventListener("DOMContentLoaded", () => {
+  startTheme();
+  startTips();
+  startTables();
+  startPlot();
+  startImages();
+});
