@@ -9,6 +9,8 @@ from pathlib import Path
 from fastflux.errors import FastFluxError
 from reports.build import FORMATS, NAMES, build, build_claims, build_importance, write_text
 from reports.difference import difference
+from reports.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
+from reports.gallery_files import collect
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.readme import update
 from reports.rows import read_rows
@@ -21,11 +23,14 @@ EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line 
 _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records -o runs/shapes/tables
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
-  python -m reports build --results runs/shapes/records --format md,png --images runs/shapes -o out
+  python -m reports build --results reports/results/cpu/shapes --gallery reports/gallery/cpu/shapes -o out
 """
 _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
   python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
+"""
+_GALLERY_EXAMPLES = """examples:
+  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/gallery/cpu/shapes
 """
 _WHY_EXAMPLES = """examples:
   python -m reports why table1 FastFLUX-10% averaged
@@ -64,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,gallery,claims,importance,diff,why,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -82,7 +87,10 @@ def _parser() -> argparse.ArgumentParser:
         "--format", type=_names, default=list(FORMATS), metavar="A,B", help=f"of {', '.join(FORMATS)}; default all"
     )
     builder.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
+        "--gallery",
+        type=Path,
+        metavar="DIR",
+        help="images of the variants (`python -m reports gallery`): draws the grids",
     )
     builder.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
     builder.add_argument(
@@ -97,6 +105,30 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--out", type=Path, required=True, metavar="DIR", help="folder the documents are written to"
     )
     builder.set_defaults(run=_build)
+    collector = commands.add_parser(
+        "gallery",
+        help="keep chosen images of the variants",
+        description="Put images of every recorded variant, evenly over styles and tasks and of the same seeds, into "
+        "one sheet a variant (AVIF), with an index. `build --gallery` draws the grids from it.",
+        epilog=_GALLERY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    collector.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of records")
+    collector.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of <variant>/manifest.jsonl, such as runs/shapes",
+    )
+    collector.add_argument(
+        "--shots", type=int, metavar="N", help=f"images a variant; default {SHOTS}, of large ones {SHOTS_OF_LARGE}"
+    )
+    collector.add_argument(
+        "--edge", type=int, default=LONGEST_EDGE, metavar="PIXELS", help="longest edge kept; default %(default)s"
+    )
+    collector.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    collector.set_defaults(run=_gallery)
     claimer = commands.add_parser(
         "claims",
         help="hold the paper's claims against records",
@@ -158,11 +190,18 @@ def _names(text: str) -> list[str]:
 
 def _build(options: argparse.Namespace) -> int:
     written = build(
-        options.results, options.out, options.tables, options.format, options.images,
+        options.results, options.out, options.tables, options.format, options.gallery,
         intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking,
     )  # fmt: skip
     for path in written:
         print(path)
+    return EXIT_OK
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    made = collect(read_rows(options.results), options.images, options.out, shots=options.shots, edge=options.edge)
+    for gallery in made:
+        print(f"{gallery.folder}: {len(gallery.shots)} images of {len(gallery.sheets)} variants")
     return EXIT_OK
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
 from reports.claims import claims_table
+from reports.grids import GRIDS, Shown
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.ranking import Ranking, orders_table
-from reports.rows import DENSE, FASTFLUX, L1, read_rows
+from reports.rows import read_rows
 from reports.seeds import seeds_table
 from reports.specs import TABLES
 from reports.table import Table, to_latex, to_markdown
@@ -20,8 +21,6 @@ from reports.tables import SHAPES_PROFILE, make_table, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    from matplotlib.figure import Figure
 
     from reports.rows import Row
 
@@ -32,7 +31,7 @@ FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT)
 #: The declared tables and those that are worked out.
 NAMES = (*TABLES, "differences", "seeds", "claims")
 RANKINGS = Path(__file__).parent / "rankings"
-MAXIMUM_GRID_BYTES = 1_500_000
+MAXIMUM_GRID_BYTES = 1_000_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
 
 
@@ -41,7 +40,7 @@ def build(
     out_dir: Path,
     tables: Sequence[str] = NAMES,
     formats: Sequence[str] = FORMATS,
-    images_dir: Path | None = None,
+    gallery_dir: Path | None = None,
     *,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
@@ -50,12 +49,12 @@ def build(
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
-    the figures that the records allow are drawn; with `images_dir` (<variant>/manifest.jsonl and images below) also
-    image_grid, as PNG when no figure format is named. Claims about blocks are held against `ranking_file`, else against
+    the figures that the records allow are drawn; with `gallery_dir` (`reports.gallery`) also the grids of images, as
+    PNG when no figure format is named. Claims about blocks are held against `ranking_file`, else against
     the committed ranking of the profile. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
-    written, and for unusable images.
+    written, and for a gallery that is unusable or of other records.
     """
     _known("table", tables, NAMES)
     _known("format", formats, FORMATS)
@@ -83,8 +82,9 @@ def build(
     ]
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
-    if images_dir is not None:
-        written += _build_grid(rows, images_dir, out_dir, kinds or ["png"])
+    if gallery_dir is not None:
+        shown = Shown(rows, _ranking_of(rows, ranking_file), tolerance)
+        written += _build_grids(shown, gallery_dir, out_dir, kinds or ["png"])
     return written
 
 
@@ -93,9 +93,13 @@ def build_claims(rows: Sequence[Row], ranking_file: Path | None = None) -> Table
 
     Raises FastFluxError when the file given holds no ranking.
     """
+    return claims_table(rows, _ranking_of(rows, ranking_file))
+
+
+def _ranking_of(rows: Sequence[Row], ranking_file: Path | None) -> Ranking | None:
     committed = RANKINGS / f"{rows[0].profile}.json"
     path = ranking_file or (committed if committed.is_file() else None)
-    return claims_table(rows, None if path is None else Ranking.read(path))
+    return None if path is None else Ranking.read(path)
 
 
 def build_importance(ranking_file: Path, out_dir: Path) -> list[Path]:
@@ -155,30 +159,39 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
     return written
 
 
-def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
-    from reports.image_grid import image_grid
+def _build_grids(shown: Shown, gallery_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+    """The grids for which the gallery has images of these very records."""
+    from reports.gallery import Gallery
+    from reports.image_grid import grid_rows, image_grid
     from reports.style import save_figure
 
-    compared = [row for row in rows if row.family in (DENSE, FASTFLUX, L1)]
-    manifests = {row.label: path for row in compared if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
-    if not manifests:
+    galleries = {"": Gallery.read(gallery_dir).of(shown.rows)}
+    if not galleries[""].sheets:
         raise FastFluxError(
-            f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; "
-            "generate images first."
+            f"The gallery {gallery_dir} shows none of these records' images; make it of the same run by "
+            "`python -m reports gallery`."
         )
-    title = f"{model_name(rows)}: same prompts and seeds along each row"
-    if any(row.profile == SHAPES_PROFILE for row in rows):
-        title += " (64 x 64 pixel images, enlarged)"
-
-    def draw(cell: int) -> Figure:
-        return image_grid(manifests, title=title, cell=cell)
-
     written = []
-    for kind in kinds:
-        path = out_dir / f"image_grid.{kind}"
-        for cell in _GRID_CELLS:
-            save_figure(draw(cell), path)
-            if path.stat().st_size <= MAXIMUM_GRID_BYTES:
-                break
-        written.append(path)
+    for name, grid in GRIDS.items():
+        if grid.folder not in galleries:
+            if not (gallery_dir / grid.folder).is_dir():
+                continue
+            galleries[grid.folder] = Gallery.read(gallery_dir / grid.folder).of(shown.rows)
+        gallery = galleries[grid.folder]
+        groups = grid.columns(shown, gallery)
+        if not groups:
+            continue
+        title = f"{model_name(shown.rows)}: {grid.title}"
+        if any(row.profile == SHAPES_PROFILE for row in shown.rows):
+            title += f" ({gallery.tile[0]} x {gallery.tile[1]} pixel images, enlarged)"
+        indices = grid_rows(gallery, grid.prompts)
+        for kind in kinds:
+            path = out_dir / f"{name}.{kind}"
+            for cell in _GRID_CELLS:
+                save_figure(
+                    image_grid(gallery, groups, title=title, rows=indices, cell=cell, native=kind == "svg"), path
+                )
+                if path.stat().st_size <= MAXIMUM_GRID_BYTES:
+                    break
+            written.append(path)
     return written

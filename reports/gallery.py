@@ -92,7 +92,7 @@ class Gallery:
                 "make it again by `python -m reports gallery`."
             )
         for variant, name in found.sheets.items():
-            if os.path.basename(name) != name or not (folder / name).is_file():
+            if "/" in name or os.sep in name or not (folder / name).is_file():
                 raise FastFluxError(f"{path} names the sheet {name!r} of {variant}, which is not beside it; "
                                     "make the gallery again by `python -m reports gallery`.")  # fmt: skip
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,28 +14,20 @@ from fastflux.errors import FastFluxError
 from reports.style import DOTS_PER_INCH, GREY, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from reports.gallery import Gallery
+    from reports.grids import Columns
 
-DEFAULT_ROWS = 10  # four HPS styles and six GenEval tasks
 DEFAULT_CELL = 112
 _PROMPT_WIDTH, _HEADER_HEIGHT, _HEADING_HEIGHT, _TITLE_HEIGHT, _GAP, _GROUP_GAP = 210, 36, 22, 28, 4, 14  # pixels
 _STRIDE = 5  # of the shots of a kind the next row takes one so many further on: neighbours in a prompt set are alike
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Columns that stand together under a heading ("" for none): variant by the label shown above it."""
-
-    heading: str
-    variants: Mapping[str, str]
-
-
-def grid_rows(gallery: Gallery, count: int = DEFAULT_ROWS) -> list[int]:
+def grid_rows(gallery: Gallery, count: int = 10) -> list[int]:
     """Places of `count` shots: each kind in turn, picked by a rule that looks at no image."""
     kinds: dict[str, list[int]] = {}
     for index, shot in enumerate(gallery.shots):
