@@ -10,6 +10,7 @@ from reports.choices import unknown_choice
 from reports.claims import claims_table
 from reports.grids import GRIDS, Shown
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.page import PAGE, page_html
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.ranking import Ranking, orders_table
@@ -20,7 +21,7 @@ from reports.table import Table, to_latex, to_markdown
 from reports.tables import SHAPES_PROFILE, make_table, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from reports.rows import Row
 
@@ -50,7 +51,8 @@ def build(
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex. With "png" or "svg" in `formats`
     the figures that the records allow are drawn; with `gallery_dir` (`reports.gallery`) also the grids of images, as
-    PNG when no figure format is named. Claims about blocks are held against `ranking_file`, else against
+    PNG when neither a figure format nor "html" is named. With "html" all named tables, the plot, the gallery's images
+    and the records become one file, page.html. Claims about blocks are held against `ranking_file`, else against
     the committed ranking of the profile. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
@@ -82,10 +84,21 @@ def build(
     ]
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
-    if gallery_dir is not None:
+    page = PAGE_FORMAT in formats
+    if gallery_dir is not None and (kinds or not page):
         shown = Shown(rows, _ranking_of(rows, ranking_file), tolerance)
         written += _build_grids(shown, gallery_dir, out_dir, kinds or ["png"])
+    if page:
+        written.append(write_text(out_dir / PAGE, _page(rows, made, gallery_dir)))
     return written
+
+
+def _page(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], gallery_dir: Path | None) -> str:
+    if gallery_dir is None:
+        return page_html(rows, tables)
+    from reports.gallery import Gallery
+
+    return page_html(rows, tables, Gallery.read(gallery_dir).of(rows))
 
 
 def build_claims(rows: Sequence[Row], ranking_file: Path | None = None) -> Table:

@@ -10,7 +10,7 @@ from reports.html_text import element_id, escape_html
 from reports.table import behind, display, letter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from reports.table import Cell, Direction, Header, Table
 
@@ -32,6 +32,7 @@ def to_html(table: Table, records: Mapping[str, str] | None = None) -> str:
     lines = [f'<figure class="table" id="{name}">', '<div class="scroll">', "<table>"]
     label = f'<p class="whose">{escape_html(table.label)}</p>' if table.label else ""
     lines.append(f'<caption><div class="caption"><h3>{escape_html(table.title)}</h3>{label}</div></caption>')
+    lines += _columns(table.headers)
     lines += ["<thead>", "<tr>", *(_heading(header) for header in table.headers), "</tr>", "</thead>"]
     for group in table.groups:
         lines.append("<tbody>")
@@ -52,6 +53,16 @@ def to_html(table: Table, records: Mapping[str, str] | None = None) -> str:
     if notes:
         lines += ['<figcaption class="notes">', *notes, "</figcaption>"]
     return "\n".join([*lines, "</figure>"]) + "\n"
+
+
+def _columns(headers: Sequence[Header]) -> list[str]:
+    """The shares of the width that columns of sentences ask for, of the whole when all columns are."""
+    total = sum(header.width for header in headers)
+    if not total:
+        return []
+    whole = total if all(header.width for header in headers) else 1.0
+    shares = (f' width="{header.width / whole:.0%}"' if header.width else "" for header in headers)
+    return [f"<colgroup>{''.join(f'<col{share}>' for share in shares)}</colgroup>"]
 
 
 def _kind(header: Header) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
@@ -50,13 +51,15 @@ def page_html(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], galler
         title=escape_html(f"FastFLUX evaluation, {model_name(rows)}"),
         heading=escape_html(model_name(rows)),
         about=escape_html(_about(rows)),
-        whose=f'<p class="whose banner">{escape_html(label)}</p>' if (label := profile_label(rows)) else "",
+        whose=f'<p class="whose banner">{escape_html(label)}</p>' if (label := _whose(rows)) else "",
         style=style,
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
         contents=_contents(declared, claims=bool(claims)),
-        claims=f'<section id="claims-section"><h2>Claims of the paper</h2>{claims}</section>' if claims else "",
+        claims=f'<section id="claims-section"><h2>Verdicts</h2>{_counts(tables[_CLAIMS])}{claims}</section>'
+        if claims
+        else "",
         tables="\n".join(_document(name, parts, records) for name, parts in declared.items()),
         conditions=conditions_html(rows),
         records=records_html(rows, records),
@@ -83,13 +86,33 @@ def _about(rows: Sequence[Row]) -> str:
     return f"{len(rows)} variants, profile {rows[0].profile}, measured on {', '.join(devices)}, {when}"
 
 
+def _whose(rows: Sequence[Row]) -> str:
+    """Whose scores these are, without what the label says of its own table."""
+    label = profile_label(rows)
+    return f"{label.partition(';')[0]}." if ";" in label else label
+
+
+def _counts(tables: Sequence[Table]) -> str:
+    """How many claims got which verdict."""
+    verdicts = Counter(
+        row[index].text or ""
+        for table in tables
+        for index, header in enumerate(table.headers)
+        if header.text == "Verdict"
+        for group in table.groups
+        for row in group.rows
+    )
+    items = (f"<li><strong>{count}</strong> {escape_html(verdict)}</li>" for verdict, count in verdicts.items())
+    return f'<ul class="counts">{"".join(items)}</ul>'
+
+
 def _contents(documents: Mapping[str, Sequence[Table]], *, claims: bool) -> str:
     """Links to the sections, and below "Tables" to each of them."""
     named = [(element_id(parts[0].name), parts[0].title.partition(",")[0]) for name, parts in documents.items()
              if not name.endswith(_TWIN)]  # fmt: skip
     inner = "".join(f'<li><a href="#{name}">{escape_html(title)}</a></li>' for name, title in named)
     entries = [("plot-section", "Quality against cost", ""), ("images-section", "Images", "")]
-    entries += [("claims-section", "Claims of the paper", "")] if claims else []
+    entries += [("claims-section", "Verdicts", "")] if claims else []
     entries += [("tables-section", "Tables", f"<ul>{inner}</ul>" if inner else "")]
     entries += [("conditions-section", "How it was measured", ""), ("records-section", "Records", "")]
     return "".join(f'<li><a href="#{name}">{title}</a>{below}</li>' for name, title, below in entries)

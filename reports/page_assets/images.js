@@ -95,7 +95,7 @@ function imageStage() {
   parts.stage = make("div", { class: "stage", tabindex: 0, role: "group", "aria-label": "Compared pictures; arrow keys change the picture" },
     make("div", { class: "pictures" }, parts.frame, parts.slider),
     make("div", { class: "told" }, parts.prompt, parts.kind, parts.compared,
-      make("div", { class: "steps" }, parts.previous, parts.next)));
+      make("div", { class: "steps" }, parts.previous, parts.next, make("p", { class: "hint" }, "or the arrow keys"))));
   return make("div", {}, parts.none, parts.stage);
 }
 

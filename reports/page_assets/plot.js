@@ -109,9 +109,9 @@ function mark(point, [x, y], xAxis, yAxis, cost, score, best) {
   const group = draw("g", { class: `point series-${point.series}`, role: "img", "aria-label": best ? `${text}, on the Pareto front` : text });
   if (point.y[1] !== null) group.append(draw("line", { x1: x, x2: x, y1: yAxis.at(point.y[1]), y2: yAxis.at(point.y[2]), class: "whisker" }));
   if (point.x[1] !== null) group.append(draw("line", { x1: xAxis.at(point.x[1]), x2: xAxis.at(point.x[2]), y1: y, y2: y, class: "whisker" }));
-  group.append(draw("circle", { cx: x, cy: y, r: 10, class: best ? "ring" : "halo" }),
+  group.append(draw("circle", { cx: x, cy: y, r: best ? 10 : 8, class: best ? "ring" : "halo" }),
     draw("path", { d: MARKERS[point.series], transform: `translate(${x} ${y})`, class: "marker" }));
-  const facts = () => recordTip(best ? `${point.label}, on the Pareto front` : point.label, point.record, [score.key, cost.key], []);
+  const facts = () => recordTip(best ? `${point.label}, on the Pareto front` : point.label, point.record, [score.key, cost.key], [], "");
   addTip(group, facts);
   return group;
 }
@@ -126,14 +126,19 @@ function minus(text) {
 }
 
 // The last part of a name ("10%") beside the points of joined series; upper series left of theirs, lower ones right.
+// A label that would lie on another one is left out: the tip has the whole name.
 function labelPoints(svg, points, place, box) {
+  const taken = [];
   for (const point of points) {
     const one = plot.data.series.find((entry) => entry.name === point.series);
     if (point.series !== "dense" && (!one.joined || point.series === "l1-equal")) continue;
     const [x, y] = place(point), above = point.series === "fastflux";
     const text = point.series === "dense" ? "dense" : point.label.split("-").pop();
-    const end = above || x > box.right - 60;
-    svg.append(draw("text", { x: x + (end ? -9 : 9), y: y + (above ? -9 : 17), class: `label ${end ? "end" : "start"} series-${point.series}` }, text));
+    const end = above || x > box.right - 60, edge = end ? x - 9 : x + 9, length = 7 * text.length;
+    const spot = { left: end ? edge - length : edge, right: end ? edge : edge + length, y: y + (above ? -9 : 17) };
+    if (taken.some((other) => spot.left < other.right && other.left < spot.right && Math.abs(spot.y - other.y) < 12)) continue;
+    taken.push(spot);
+    svg.append(draw("text", { x: edge, y: spot.y, class: `label ${end ? "end" : "start"} series-${point.series}` }, text));
   }
 }
 

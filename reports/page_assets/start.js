@@ -1,4 +1,5 @@
 document.addEventListener("DOMContentLoaded", () => {
+  if (matchMedia("(max-width: 68rem)").matches) document.getElementById("contents").open = false;
   startTheme();
   startTips();
   startTables();

@@ -77,17 +77,23 @@ function addTip(anchor, content) {
   });
 }
 
-// What a record says of some of its values: the values, their metrics, the run, and the way to all of it.
-function recordTip(title, id, keys, others) {
+// What a record says of some of its values: the values, their metrics, the run, and the way to all of it. What was
+// worked out from several records is `made`.
+function recordTip(title, id, keys, others, made) {
   const record = document.getElementById(id), content = [make("p", { class: "tip-title" }, title)];
+  if (made) content.push(make("p", { class: "tip-value" }, make("strong", {}, made), " worked out from"));
   for (const key of keys) {
     for (const one of [id, ...others]) content.push(valueLine(one, key, keys.length > 1 || others.length > 0));
   }
+  const run = record.querySelector("[data-run]").cloneNode(true);
   for (const metric of new Set(keys.map((key) => key.split(".")[0]))) {
-    const facts = record.querySelector(`[data-metric="${CSS.escape(metric)}"]`);
-    if (facts) content.push(facts.cloneNode(true));
+    const found = record.querySelector(`[data-metric="${CSS.escape(metric)}"]`);
+    if (!found) continue;
+    const facts = found.cloneNode(true);
+    run.append(...[...facts.children].slice(-2)); // the settings, which are long, come last
+    content.push(facts);
   }
-  content.push(record.querySelector("[data-run]").cloneNode(true));
+  content.push(run);
   const link = make("a", { href: `#${id}` }, "All of this record");
   link.addEventListener("click", () => { record.open = true; hideTip(); });
   content.push(make("p", { class: "tip-more" }, link));
