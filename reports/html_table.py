@@ -29,7 +29,8 @@ def to_html(table: Table, records: Mapping[str, str] | None = None) -> str:
     """
     name = element_id(table.name)
     marks = {note: letter(index) for index, note in enumerate(table.footnotes)}
-    lines = [f'<figure class="table" id="{name}">', '<div class="scroll">', "<table>"]
+    sentences = " sentences" if all(header.width for header in table.headers) else ""
+    lines = [f'<figure class="table{sentences}" id="{name}">', '<div class="scroll">', "<table>"]
     label = f'<p class="whose">{escape_html(table.label)}</p>' if table.label else ""
     lines.append(f'<caption><div class="caption"><h3>{escape_html(table.title)}</h3>{label}</div></caption>')
     lines += _columns(table.headers)
@@ -96,6 +97,8 @@ def _cell(cell: Cell, header: Header, index: int, mark: str, records: Mapping[st
         attributes += [f'data-record="{records[variant]}"', f'data-key="{escape_html(key)}"']
         if others := [records[other] for other in cell.others if other in records]:
             attributes.append(f'data-others="{" ".join(others)}"')
+    if header.width:
+        attributes.append(f'data-heading="{escape_html(header.text)}"')  # where cells stand below one another
     tag = "td" if index else "th"
     scope = "" if index else ' scope="row"'
     return f"<{tag}{scope} {' '.join(attributes)}>{text}{mark}</{tag}>"

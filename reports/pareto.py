@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
@@ -57,7 +58,9 @@ def front(points: Sequence[tuple[float, float] | None]) -> list[int]:
 
     A point is beaten by one of no more cost and no less score that is better in one of the two.
     """
-    found = [(cost, -score, index) for index, point in enumerate(points) if point is not None for cost, score in [point]]
+    found = [
+        (cost, -score, index) for index, point in enumerate(points) if point is not None for cost, score in [point]
+    ]
     kept: list[int] = []
     best: tuple[float, float] | None = None
     for cost, loss, index in sorted(found):
@@ -76,10 +79,9 @@ def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JS
     costs = [axis for axis in COSTS if any(row.number(axis[0]) is not None for row in chosen)]
     scores = [axis for axis in SCORES if any(row.number(axis[0]) is not None for row in chosen)]
     fronts: dict[str, JSON] = {}
-    for cost, *_ in costs:
-        for score, *_ in scores:
-            pairs = [(row.number(cost), row.number(score)) for row in chosen]
-            fronts[f"{cost} {score}"] = front([None if x is None or y is None else (x, y) for x, y in pairs])
+    for (cost, *_), (score, *_) in product(costs, scores):
+        pairs = [(row.number(cost), row.number(score)) for row in chosen]
+        fronts[f"{cost} {score}"] = front([None if x is None or y is None else (x, y) for x, y in pairs])
     return {
         "costs": [{"key": key, "name": name, "digits": digits} for key, name, digits in costs],
         "scores": [{"key": key, "name": name, "digits": digits} for key, name, digits in scores],

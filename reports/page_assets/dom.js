@@ -20,9 +20,9 @@ function dataOf(id) {
 }
 
 function choice(name, options, chosen, onChange) {
-  const select = make("select", {});
+  const id = `choose-${name.toLowerCase()}`, select = make("select", { id });
   options.forEach((text, index) => select.append(make("option", { value: index }, text)));
   select.value = chosen;
   select.addEventListener("change", () => onChange(Number(select.value)));
-  return make("label", {}, make("span", {}, name), select);
+  return make("div", { class: "control" }, make("label", { for: id }, name), select);
 }

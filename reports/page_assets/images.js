@@ -60,7 +60,7 @@ function imageControls() {
   const again = (key) => (index) => { view[key] = index; filterImages(); };
   parts.left = choice("Left", names, view.left, again("left"));
   parts.right = choice("Right", names, view.right, again("right"));
-  const search = make("input", { type: "search", placeholder: "words of the prompt", autocomplete: "off" });
+  const search = make("input", { type: "search", id: "search", placeholder: "words of the prompt", autocomplete: "off" });
   search.addEventListener("input", () => {
     view.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     filterImages();
@@ -69,7 +69,7 @@ function imageControls() {
   return make("div", { class: "controls" }, parts.left, parts.right,
     choice("Verdict", FILTERS.map((filter) => filter[0]), 0, again("filter")),
     choice("Kind", ["All kinds", ...view.data.kinds], 0, again("kind")),
-    make("label", {}, make("span", {}, "Search"), search), parts.count);
+    make("div", { class: "control" }, make("label", { for: "search" }, "Search"), search), parts.count);
 }
 
 function imageStage() {
