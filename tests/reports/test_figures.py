@@ -11,7 +11,6 @@ from reports.figures import quality_against_latency
 from reports.rows import rows_of
 
 if TYPE_CHECKING:
-
     from conftest import MakeRecord, Measured
 
     from bench.results import RunRecord
