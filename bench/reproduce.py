@@ -17,7 +17,7 @@ from bench.external import EXTERNAL
 from bench.profile import ROOT, Profile, load_profile, require_disk
 from bench.progress import console
 from bench.ranking import RANK_SAMPLES, rank
-from bench.reporting import GALLERY, GENERATED, RESULTS, run_reports
+from bench.reporting import GALLERY, RESULTS, run_reports
 from bench.run_plan import plan_run, show_plan
 from bench.single_removals import draw_single_removals
 from bench.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
@@ -154,15 +154,8 @@ def _accept(evaluation: Evaluation) -> None:
     shown = GALLERY / target.relative_to(RESULTS)
     shutil.rmtree(shown, ignore_errors=True)
     shutil.copytree(evaluation.folder / "gallery", shown)
-    # The default profile's documents lie on top, where README.md shows them; others have folders.
-    default = target == RESULTS / "cpu" / "shapes"
-    generated = GENERATED if default else GENERATED / target.relative_to(RESULTS)
-    generated.mkdir(parents=True, exist_ok=True)
-    for path in sorted((evaluation.folder / "reports").iterdir()):
-        shutil.copy2(path, generated)
-    if default:
-        run_reports("readme")
-    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {generated.relative_to(ROOT)}")
+    run_reports("rebuild")
+    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in reports/generated")
 
 
 def _show_stages(evaluation: Evaluation, total: float) -> None:

@@ -53,6 +53,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "differences": ("",),
     "cost": _COMPARISON,
     "efficiency": ("",),
+    "distribution": ("",),
     "fidelity": (*_COMPARISON, "l1_equal-", "brll-", "removal"),
     "claims": ("",),
 }

@@ -12,7 +12,7 @@ from reports.difference import difference
 from reports.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
 from reports.gallery_files import collect
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.readme import update
+from reports.rebuild import PACKAGE, check, replace_all
 from reports.rows import read_rows
 from reports.specs import TABLES
 from reports.table import Table, to_markdown
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,gallery,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,gallery,claims,importance,diff,why,rebuild}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -173,14 +173,16 @@ def _parser() -> argparse.ArgumentParser:
     asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
     asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
     asker.set_defaults(run=_why)
-    filler = commands.add_parser(
-        "readme",
-        help="put the generated tables into README.md",
-        description="Fill the places of README.md that are marked `<!-- generated: NAME -->` ... `<!-- end -->`.",
+    rebuilder = commands.add_parser(
+        "rebuild",
+        help="make all committed documents anew",
+        description="Write reports/generated and the tables of README.md from the committed records, rankings and "
+        "galleries, and delete what nothing makes any more.",
     )
-    filler.add_argument("--readme", type=Path, default=Path("README.md"), help="default: %(default)s")
-    filler.add_argument("--generated", type=Path, default=Path("reports/generated"), help="default: %(default)s")
-    filler.set_defaults(run=_readme)
+    rebuilder.add_argument(
+        "--check", action="store_true", help="write nothing; say what differs and end with 1 when something does"
+    )
+    rebuilder.set_defaults(run=_rebuild)
     return parser
 
 
@@ -232,8 +234,18 @@ def _show(table: Table, out: Path | None) -> int:
     return EXIT_OK
 
 
-def _readme(options: argparse.Namespace) -> int:
-    print("README.md was filled anew." if update(options.readme, options.generated) else "README.md is as generated.")
+def _rebuild(options: argparse.Namespace) -> int:
+    if not options.check:
+        for path in replace_all(PACKAGE, PACKAGE.parent / "README.md"):
+            print(path.relative_to(PACKAGE.parent))
+        return EXIT_OK
+    faults = check(PACKAGE, PACKAGE.parent / "README.md")
+    for fault in faults:
+        print(f"reports/generated: {fault}", file=sys.stderr)
+    if faults:
+        print("error: run `nox -s reports` and commit what it writes.", file=sys.stderr)
+        return EXIT_ERROR
+    print("The committed documents are what the committed records give.")
     return EXIT_OK
 
 

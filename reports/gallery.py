@@ -164,9 +164,9 @@ def write_gallery(
     alike = {variant: _shared(first, images) for variant, images in found.items()}
     usable = {variant: found[variant] for variant, keys in alike.items() if keys}
     shared = {key: shot for key, shot in first.items() if all(key in alike[variant] for variant in usable)}
-    if not shared:
+    if not usable or not shared:
         raise FastFluxError(
-            f"The variants {', '.join(usable)} share no image of one seed; generate them from one prompt set."
+            f"The variants {', '.join(found)} share no image of one seed; generate them from one prompt set."
         )
     size = _tile_size(next(iter(shared.values())).file, edge)
     count = shots or (SHOTS if max(size) <= SMALL_EDGE else SHOTS_OF_LARGE)

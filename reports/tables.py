@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
@@ -43,6 +44,14 @@ def make_table(
     tolerance that is no fraction.
     """
     chosen = spec.chosen(rows)
+    spec = replace(
+        spec,
+        columns=tuple(
+            column
+            for column in spec.columns
+            if not column.optional or any(row.number(column.key) is not None for row in chosen)
+        ),
+    )
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
