@@ -112,7 +112,7 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
     selected = _selected(evaluation)
     out, gallery = evaluation.folder / "reports", evaluation.folder / "gallery"
     run_reports("gallery", "--results", str(selected), "--images", str(evaluation.folder), "-o", str(gallery))
-    run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg",
+    run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg,html",
              "--gallery", str(gallery), "-o", str(out))  # fmt: skip
     return [(out / f"{table}.md").read_text(encoding="utf-8") for table in tables]
 

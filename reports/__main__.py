@@ -24,6 +24,7 @@ _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records -o runs/shapes/tables
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
   python -m reports build --results reports/results/cpu/shapes --gallery reports/gallery/cpu/shapes -o out
+  python -m reports build --results runs/shapes/records --gallery runs/shapes/gallery --format html -o out
 """
 _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
@@ -73,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
-        description="Write the declared tables, their twins with the paper's figures, and figures.",
+        description="Write the declared tables, their twins with the paper's figures, figures, and with the format "
+        "html all of them, the images and the records as one file, page.html.",
         epilog=_BUILD_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         "--gallery",
         type=Path,
         metavar="DIR",
-        help="images of the variants (`python -m reports gallery`): draws the grids",
+        help="images of the variants (`python -m reports gallery`): draws the grids, and shows them in the page",
     )
     builder.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
     builder.add_argument(
