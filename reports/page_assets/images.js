@@ -163,7 +163,8 @@ function showStage() {
   parts.kind.textContent = `${view.data.kinds[kind]}, ${id}, sample ${sample}, seed ${seed}`;
   const sides = [["Left", view.left], ["Right", view.right]].map(([side, index]) => {
     const variant = view.data.variants[index];
-    return make("div", {}, make("p", { class: "side" }, side), make("p", { class: "name" }, variant.label),
+    const name = variant.record ? make("a", { href: `#${variant.record}` }, variant.label) : variant.label;
+    return make("div", {}, make("p", { class: "side" }, side), make("p", { class: "name" }, name),
       verdict(variant.verdicts[shot]), make("p", { class: "scores" }, scores(variant, shot)));
   });
   parts.compared.replaceChildren(...sides);

@@ -49,7 +49,7 @@ function hideTip(refocus) {
 function leaveTip() {
   if (tips.kept) return;
   clearTimeout(tips.timer);
-  tips.timer = setTimeout(() => { if (!tips.kept) hideTip(); }, 250);
+  tips.timer = setTimeout(() => hideTip(), 250);
 }
 
 // `content` is asked for when the tip is shown: there are a thousand anchors.
@@ -95,7 +95,7 @@ function recordTip(title, id, keys, others, made) {
   }
   content.push(run);
   const link = make("a", { href: `#${id}` }, "All of this record");
-  link.addEventListener("click", () => { record.open = true; hideTip(); });
+  link.addEventListener("click", () => hideTip());
   content.push(make("p", { class: "tip-more" }, link));
   return content;
 }

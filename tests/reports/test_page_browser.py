@@ -244,6 +244,8 @@ def test_filters_count_and_show_what_is_left(page: Page) -> None:
     page.get_by_label("Kind").select_option("hps paintings")
     assert count.inner_text() == "1 of 5 pictures"
     assert "HPS 49.00" in page.locator(".compared").inner_text()
+    page.locator(".compared").get_by_role("link", name="FastFLUX-30%").click()
+    assert page.locator("#record-2").evaluate("(record) => record.open")
     page.get_by_label("Kind").select_option("All kinds")
     page.get_by_label("Search").fill("RED star")
     assert count.inner_text() == "2 of 5 pictures"
