@@ -60,7 +60,7 @@ function imageControls() {
   const again = (key) => (index) => { view[key] = index; filterImages(); };
   parts.left = choice("Left", names, view.left, again("left"));
   parts.right = choice("Right", names, view.right, again("right"));
-  const search = make("input", { type: "search", id: "search", placeholder: "words of the prompt", autocomplete: "off" });
+  const search = make("input", { type: "search", id: "search", placeholder: "in prompts", autocomplete: "off" });
   search.addEventListener("input", () => {
     view.words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     filterImages();

@@ -80,7 +80,7 @@ function addTip(anchor, content) {
 // What a record says of some of its values: the values, their metrics, the run, and the way to all of it. What was
 // worked out from several records is `made`.
 function recordTip(title, id, keys, others, made) {
-  const record = document.getElementById(id), content = [make("p", { class: "tip-title" }, title)];
+  const record = document.getElementById(id), content = [make("p", { class: "tip-title", dir: "auto" }, title)];
   if (made) content.push(make("p", { class: "tip-value" }, make("strong", {}, made), " worked out from"));
   for (const key of keys) {
     for (const one of [id, ...others]) content.push(valueLine(one, key, keys.length > 1 || others.length > 0));
@@ -94,9 +94,12 @@ function recordTip(title, id, keys, others, made) {
     content.push(facts);
   }
   content.push(run);
-  const link = make("a", { href: `#${id}` }, "All of this record");
-  link.addEventListener("click", () => hideTip());
-  content.push(make("p", { class: "tip-more" }, link));
+  for (const one of [id, ...others]) {
+    const name = document.getElementById(one).dataset.label;
+    const link = make("a", { href: `#${one}` }, `All of the record of ${name}`);
+    link.addEventListener("click", () => hideTip());
+    content.push(make("p", { class: "tip-more" }, link));
+  }
   return content;
 }
 
