@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from reports.table import Cell, Direction, Header, Table
 
 _ARROWS: Mapping[Direction, str] = {
-    "up": ' <span class="arrow" role="img" aria-label="higher is better">\N{UPWARDS ARROW}</span>',
-    "down": ' <span class="arrow" role="img" aria-label="lower is better">\N{DOWNWARDS ARROW}</span>',
+    "up": '&nbsp;<span class="arrow" role="img" aria-label="higher is better">\N{UPWARDS ARROW}</span>',
+    "down": '&nbsp;<span class="arrow" role="img" aria-label="lower is better">\N{DOWNWARDS ARROW}</span>',
     "": "",
 }
 

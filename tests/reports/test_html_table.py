@@ -51,8 +51,8 @@ GOLDEN = """\
 <thead>
 <tr>
 <th scope="col" class="left" aria-sort="none"><button type="button">Model</button></th>
-<th scope="col" class="right" aria-sort="none" data-better="up"><button type="button">Score <span class="arrow" role="img" aria-label="higher is better">↑</span></button></th>
-<th scope="col" class="right" aria-sort="none" data-better="down"><button type="button">Time (ms) <span class="arrow" role="img" aria-label="lower is better">↓</span></button></th>
+<th scope="col" class="right" aria-sort="none" data-better="up"><button type="button">Score&nbsp;<span class="arrow" role="img" aria-label="higher is better">↑</span></button></th>
+<th scope="col" class="right" aria-sort="none" data-better="down"><button type="button">Time (ms)&nbsp;<span class="arrow" role="img" aria-label="lower is better">↓</span></button></th>
 </tr>
 </thead>
 <tbody>
