@@ -78,5 +78,5 @@ function cellTip(table, cell) {
   const heading = table.tHead.rows[0].cells[cell.cellIndex].textContent.replace(/[\u2191\u2193]/g, "").trim();
   const title = `${cell.parentElement.cells[0].firstChild?.textContent ?? ""}, ${heading}`;
   const others = (cell.dataset.others || "").split(" ").filter(Boolean);
-  return recordTip(title, cell.dataset.record, [cell.dataset.key], others, others.length ? cell.dataset.value : "");
+  return recordTip(title, cell.dataset.record, [cell.dataset.key], others, others.length ? cell.dataset.value || "" : "");
 }
