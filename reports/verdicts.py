@@ -33,7 +33,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, the measured figures that decided it and a sentence; `key` and `variants` say whose values they are."""
+    """A verdict, the measured figures that decided it and a short sentence.
+
+    The figures are of the value `key` of these `variants`; none where they come from no record.
+    """
 
     verdict: Verdict
     figures: str
