@@ -28,31 +28,32 @@ function startImages() {
   }, { rootMargin: "600px" }).observe(host);
 }
 
+// Null for a sheet that this browser cannot show, which a line then says.
 function sheetOf(variant) {
   if (!sheets.has(variant)) {
     const image = new Image();
     image.src = document.getElementById(`sheet-${variant}`).textContent;
-    sheets.set(variant, image.decode().then(() => image));
+    sheets.set(variant, image.decode().then(() => image, () => {
+      parts.broken.hidden = false;
+      parts.broken.textContent = `This browser cannot show the images of ${view.data.variants[variant].label}.`;
+      return null;
+    }));
   }
   return sheets.get(variant);
 }
 
-// Cuts a tile into a canvas, enlarged by a whole number while that keeps it within `edge` pixels.
-async function paint(canvas, variant, shot, edge) {
-  const [width, height] = view.data.tile, times = Math.max(1, Math.floor(edge / Math.max(width, height)));
-  const wanted = `${variant} ${shot}`;
+// Cuts a tile into a canvas of its size, which the style enlarges: small ones pixel by pixel, large ones smoothly.
+async function paint(canvas, variant, shot) {
+  const [width, height] = view.data.tile, wanted = `${variant} ${shot}`;
   canvas.dataset.wanted = wanted;
   const image = await sheetOf(variant);
-  if (canvas.dataset.wanted !== wanted) return false; // another one was asked for meanwhile
-  if (canvas.width !== width * times || canvas.height !== height * times) {
-    canvas.width = width * times;
-    canvas.height = height * times;
-  }
+  if (canvas.dataset.wanted !== wanted) return; // another one was asked for meanwhile
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  canvas.classList.toggle("smooth", Math.max(width, height) > 96);
   const context = canvas.getContext("2d"), [, , , , , x, y] = view.data.shots[shot];
-  context.imageSmoothingEnabled = times === 1;
-  context.drawImage(image, x, y, width, height, 0, 0, canvas.width, canvas.height);
+  context.clearRect(0, 0, width, height);
+  if (image) context.drawImage(image, x, y, width, height, 0, 0, width, height);
   canvas.dataset.painted = wanted;
-  return true;
 }
 
 function imageControls() {
@@ -91,12 +92,13 @@ function imageStage() {
   parts.prompt = make("blockquote", { dir: "auto" });
   parts.kind = make("p", { class: "kind" });
   parts.compared = make("div", { class: "compared" });
+  parts.broken = make("p", { class: "empty", role: "alert", hidden: "" });
   parts.none = make("p", { class: "empty", hidden: "" }, "No picture is left: widen the filters.");
   parts.stage = make("div", { class: "stage", tabindex: 0, role: "group", "aria-label": "Compared pictures; arrow keys change the picture" },
     make("div", { class: "pictures" }, parts.frame, parts.slider),
     make("div", { class: "told" }, parts.prompt, parts.kind, parts.compared,
       make("div", { class: "steps" }, parts.previous, parts.next, make("p", { class: "hint" }, "or the arrow keys"))));
-  return make("div", {}, parts.none, parts.stage);
+  return make("div", {}, parts.broken, parts.none, parts.stage);
 }
 
 function imageStrip() {
@@ -156,8 +158,8 @@ function goTo(at) {
 
 function showStage() {
   const shot = view.found[view.at], [id, sample, seed, prompt, kind] = view.data.shots[shot];
-  paint(parts.under, view.right, shot, 512);
-  paint(parts.over, view.left, shot, 512);
+  paint(parts.under, view.right, shot);
+  paint(parts.over, view.left, shot);
   split(view.split);
   parts.prompt.textContent = prompt;
   parts.kind.textContent = `${view.data.kinds[kind]}, ${id}, sample ${sample}, seed ${seed}`;
@@ -199,7 +201,7 @@ function showStrip() {
     button.hidden = shot === undefined || !view.sheet.has(index);
     if (button.hidden) return;
     const variant = view.data.variants[index];
-    paint(button.firstChild, index, shot, 128);
+    paint(button.firstChild, index, shot);
     button.setAttribute("aria-pressed", String(index === view.right));
     button.lastChild.replaceWith(verdict(variant.verdicts[shot]));
     button.lastChild.append(variant.hps[shot] === null ? "" : ` HPS ${variant.hps[shot].toFixed(1)}`);
@@ -216,7 +218,7 @@ function showList(page) {
     const button = make("button", { type: "button", class: "thumb", "data-at": from + index, "aria-current": String(from + index === view.at) },
       canvas, make("span", { class: "thumb-name", dir: "auto" }, view.data.shots[shot][3]), verdict(right.verdicts[shot]));
     button.addEventListener("click", () => { goTo(from + index); parts.stage.scrollIntoView({ block: "nearest" }); });
-    paint(canvas, view.right, shot, 128);
+    paint(canvas, view.right, shot);
     return button;
   }));
   parts.pages.textContent = view.found.length ? `${from + 1} to ${Math.min(view.found.length, from + PAGE_SIZE)} of ${view.found.length}, by ${right.label}` : "";

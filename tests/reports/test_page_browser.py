@@ -252,7 +252,7 @@ def test_filters_count_and_show_what_is_left(page: Page) -> None:
     assert count.inner_text() == "2 of 5 pictures"
     page.get_by_label("Search").fill("nothing like it")
     assert count.inner_text() == "0 of 5 pictures"
-    assert page.locator("#images .empty").is_visible()
+    assert page.get_by_text("No picture is left").is_visible()
     assert not page.locator(".stage").is_visible()
 
 
@@ -307,6 +307,36 @@ def test_dark_and_light_follow_the_system_until_the_button_is_pressed(
     other, _ = opened(browser, tmp_path / "other.html", text, scheme="dark")
     assert other.evaluate(script) == dark
     other.close()
+
+
+def test_the_choice_of_dark_or_light_is_kept_where_the_browser_keeps_anything(
+    browser: Browser, tmp_path: Path, text: str
+) -> None:
+    page, _ = opened(browser, tmp_path / "page.html", text)
+    page.get_by_role("button", name="Dark").click()
+    page.reload()
+    assert page.get_by_role("button", name="Light").is_visible()
+    page.add_init_script("Object.defineProperty(window, 'localStorage', { get() { throw new Error('denied'); } })")
+    seen = Seen(page)
+    page.reload()
+    page.get_by_role("button", name="Dark").click()
+    assert page.get_by_role("button", name="Light").is_visible()
+    assert seen.messages == []
+    page.close()
+
+
+def test_a_sheet_the_browser_cannot_show_is_told(
+    browser: Browser, tmp_path: Path, judged_records: tuple[RunRecord, ...], gallery: Gallery
+) -> None:
+    (gallery.folder / "fastflux-30.png").write_bytes(b"no image")
+    page, seen = opened(browser, tmp_path / "page.html", page_html(rows_of(judged_records), {}, gallery))
+    show_images(page)
+    page.get_by_role("alert").wait_for()
+    assert page.get_by_role("alert").inner_text() == "This browser cannot show the images of FastFLUX-30%."
+    settled(page)
+    assert pixel(page, ".frame .over")[0] == 60
+    assert seen.messages == []
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
