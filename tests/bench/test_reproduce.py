@@ -107,6 +107,7 @@ def test_tables_are_written(quick: Path) -> None:
     assert len(list((quick / "shapes-limit1-seeds1" / "single_removals").glob("*/manifest.jsonl"))) == 8
     for grid in ("image_grid", "block_removals"):
         assert (reports / f"{grid}.png").stat().st_size > 1000
+    assert '<figure class="table" id="table1">' in (reports / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
