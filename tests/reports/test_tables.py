@@ -254,10 +254,10 @@ CONTRACT = {
     "hps": {"anime", "concept-art", "paintings", "photo", "averaged"},
     "geneval": {"single_object", "two_object", "counting", "colors", "position", "color_attr", "overall"},
     "clip_score": {"mean"},
-    "fid": {"fid", "kid", "kid_std"},
+    "fid": {"fid", "kid", "kid_std", "precision", "recall"},
     "flops": {"forward", "ratio_to_dense"},
     "parameters": {"total", "ratio_to_dense"},
-    "latency": {"median_ms", "p50_ms", "p90_ms", "p99_ms", "ratio_to_dense", "speedup"},
+    "latency": {"median_ms", "p50_ms", "p90_ms", "p99_ms", "ratio_to_dense", "speedup", "of_flops_bound"},
     "memory": {"peak_mib"},
     "pruning_cost": {
         "block_forwards",
