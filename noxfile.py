@@ -82,29 +82,16 @@ def train_shapes(session: nox.Session) -> None:
 
 @nox.session
 def reports(session: nox.Session) -> None:
-    """Rebuild the committed tables and figures from the committed records and rankings."""
-    results, generated = Path("reports", "results"), Path("reports", "generated")
-    folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
-    if not folders:
-        session.error(f"{results} holds no records: `nox -s reproduce_tables -- --accept` measures and stores them")
-    for folder in folders:
-        name = folder.relative_to(results)
-        out = generated if name == Path("cpu", "shapes") else generated / name  # the default profile's lie on top
-        run_python(session, "-m", "reports", "build", "--results", str(folder), "--out", str(out), *session.posargs)
-    for ranking in sorted(Path("reports", "rankings").glob("*.json")):
-        out = generated if ranking.stem == "shapes" else generated / ranking.stem
-        run_python(session, "-m", "reports", "importance", str(ranking), "--out", str(out))
+    """Rebuild the committed documents from the committed records; with `-- --check` only say whether they differ."""
+    run_python(session, "-m", "reports", "rebuild", *session.posargs)
 
 
 @nox.session
 def report_pdf(session: nox.Session) -> None:
     """Set all tables and figures as one PDF, of the committed records unless --results says otherwise."""
-    grid = (
-        ["--image-grid", "reports/generated/image_grid.png"]
-        if not any(each.startswith("--results") for each in session.posargs)
-        else []
-    )
-    run_python(session, "-m", "reports", "pdf", *grid, *session.posargs)
+    committed = not any(each.startswith("--results") for each in session.posargs)
+    gallery = ["--gallery", "reports/gallery/cpu/shapes"] if committed else []
+    run_python(session, "-m", "reports", "pdf", *gallery, *session.posargs)
 
 
 @nox.session

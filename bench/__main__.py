@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_names,
         metavar="TABLES",
         help="tables, comma-separated: table1 to table6, ablations, equal_latency, differences, seeds, cost, "
-        "efficiency, fidelity, claims",
+        "efficiency, distribution, fidelity, claims",
     )
     reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.prompts import Prompt
 from fastflux.errors import FastFluxError
 
@@ -78,7 +78,7 @@ def write_layout(images: ImageSet, prompts: Sequence[Prompt], root: Path, *, sam
 def read_layout(root: Path, prompts: Sequence[Prompt]) -> ImageSet:
     """The images that `hpsv2.evaluate` would read, one for each prompt of the set "hps", all expected to be there.
 
-    The files do not tell their seeds: all are given as 0.
+    The files do not tell their seeds.
 
     Raises:
         ImageSetError: there is no such folder, or it holds images that no prompt is for.
@@ -94,7 +94,7 @@ def read_layout(root: Path, prompts: Sequence[Prompt]) -> ImageSet:
             "images: give the prompts they were made from, or move them away."
         )
     images = tuple(
-        GeneratedImage(root / place, prompt.id, 0, 0, SET, prompt.style, None, prompt.prompt)
+        GeneratedImage(root / place, prompt.id, 0, UNKNOWN_SEED, SET, prompt.style, None, prompt.prompt)
         for prompt, place in sorted(places, key=lambda item: item[0].id)
     )
     return ImageSet(images).expecting({prompt.id: SET for prompt, _ in places}, {SET: 1})

@@ -20,6 +20,9 @@ from fastflux.errors import FastFluxError
 Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
+UNKNOWN_SEED = -1
+"""Seed of images that say nothing of theirs: they cannot be paired with others."""
+
 _REQUIRED = {"file": str, "prompt_id": str, "sample": int, "seed": int, "set": str, "prompt": str}
 _OPTIONAL = {"style": str, "metadata": dict, "sha256": str}
 

@@ -30,13 +30,13 @@ from bench.progress import console, track
 from bench.prompts import prompts_hash
 from bench.reporting import GENERATED, RANKINGS, run_reports
 from bench.results import JSON, digest
+from bench.single_removals import without
 from fastflux.architectures import architecture_of
 from fastflux.calibration import collect_statistics
 from fastflux.checkpoint import read_json
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
-from fastflux.plan import BlockRef, Replacement
-from fastflux.surgery import get_block, replace_block_
+from fastflux.plan import BlockRef
 
 
 @dataclass(frozen=True)
@@ -167,12 +167,8 @@ def _remove(
     """Draw and score without one block, and put it back."""
     began = monotonic()
     shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
-    kept = get_block(transformer, block)
-    replace_block_(transformer, Replacement(block, "removed"))
-    try:
+    with without(transformer, block):
         images = draw(place)
-    finally:
-        transformer.get_submodule(block.stack)[block.index] = kept  # type: ignore[operator]  # a ModuleList
     found = []
     for metric, key in zip(metrics, ("fid", "mean"), strict=True):
         measurement = metric(images)

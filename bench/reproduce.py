@@ -17,10 +17,12 @@ from bench.external import EXTERNAL
 from bench.profile import ROOT, Profile, load_profile, require_disk
 from bench.progress import console
 from bench.ranking import RANK_SAMPLES, rank
-from bench.reporting import GENERATED, RESULTS, run_reports
+from bench.reporting import GALLERY, RESULTS, run_reports
 from bench.run_plan import plan_run, show_plan
-from bench.variants import TABLES, chosen_variants, require_current_rankings
+from bench.single_removals import draw_single_removals
+from bench.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from fastflux.errors import FastFluxError
+from fastflux.ranking_files import read_ranking
 
 #: Settings that may differ from the profile's file in a run that is accepted.
 WHERE_WEIGHTS_LIE = ("pipeline", "scorer_", "device", "others")
@@ -82,6 +84,8 @@ def reproduce(
     require_current_rankings(profile, evaluation.main.revision)
     evaluation.prune()
     evaluation.generate()
+    if (order := ranking_file(profile, "sandwich_training")) is not None:  # else nobody knows which blocks matter
+        draw_single_removals(evaluation, read_ranking(order))
     evaluation.score()
     evaluation.measure()
     with evaluation.timed("report"):
@@ -106,9 +110,10 @@ def with_ranking(profile: Profile, order: Path) -> Profile:
 def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
     """Build the documents beside the records, in a process of their own: reports read files, and know no model."""
     selected = _selected(evaluation)
-    out = evaluation.folder / "reports"
-    run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg",
-             "--images", str(evaluation.folder), "-o", str(out))  # fmt: skip
+    out, gallery = evaluation.folder / "reports", evaluation.folder / "gallery"
+    run_reports("gallery", "--results", str(selected), "--images", str(evaluation.folder), "-o", str(gallery))
+    run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg,html",
+             "--gallery", str(gallery), "-o", str(out))  # fmt: skip
     return [(out / f"{table}.md").read_text(encoding="utf-8") for table in tables]
 
 
@@ -146,15 +151,11 @@ def _accept(evaluation: Evaluation) -> None:
         path.unlink()
     for path in (evaluation.folder / SELECTED).glob("*.json"):
         shutil.copy2(path, target)
-    # The default profile's documents lie on top, where README.md shows them; others have folders.
-    default = target == RESULTS / "cpu" / "shapes"
-    generated = GENERATED if default else GENERATED / target.relative_to(RESULTS)
-    generated.mkdir(parents=True, exist_ok=True)
-    for path in sorted((evaluation.folder / "reports").iterdir()):
-        shutil.copy2(path, generated)
-    if default:
-        run_reports("readme")
-    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in {generated.relative_to(ROOT)}")
+    shown = GALLERY / target.relative_to(RESULTS)
+    shutil.rmtree(shown, ignore_errors=True)
+    shutil.copytree(evaluation.folder / "gallery", shown)
+    run_reports("rebuild")
+    console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in reports/generated")
 
 
 def _show_stages(evaluation: Evaluation, total: float) -> None:

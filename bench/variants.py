@@ -53,6 +53,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "differences": ("",),
     "cost": _COMPARISON,
     "efficiency": ("",),
+    "distribution": ("",),
     "fidelity": (*_COMPARISON, "l1_equal-", "brll-", "removal"),
     "claims": ("",),
 }
@@ -131,12 +132,13 @@ def with_ratio(variant: Variant, ratio: float, target: Variant) -> Variant:
 def _settings(profile: Profile, method: str) -> dict[str, JSON]:
     """The profile's settings of a method; a ranking in a file is read."""
     settings = dict(profile.methods.get(method, {}))
-    if (path := _ranking_file(profile, method)) is not None:
+    if (path := ranking_file(profile, method)) is not None:
         settings["ranking"] = read_ranking(path)
     return settings
 
 
-def _ranking_file(profile: Profile, method: str) -> Path | None:
+def ranking_file(profile: Profile, method: str) -> Path | None:
+    """The file with the order in which a method replaces blocks, None where it finds its own."""
     ranking = profile.methods.get(method, {}).get("ranking")
     return profile.path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
 
@@ -144,7 +146,7 @@ def _ranking_file(profile: Profile, method: str) -> Path | None:
 def require_current_rankings(profile: Profile, revision: str) -> None:
     """Raise FastFluxError when the profile prunes in an order that was measured on other weights than `revision`."""
     for method in profile.methods:
-        path = _ranking_file(profile, method)
+        path = ranking_file(profile, method)
         if path is not None and (ranked := read_json(path).get("inputs", {}).get("revision")) != revision:
             raise FastFluxError(
                 f"{path} ranks the weights {ranked}, but {profile.pipeline} holds {revision}: "

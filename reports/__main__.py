@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import get_args
 
 from fastflux.errors import FastFluxError
-from reports.build import ALL_FORMATS, FORMATS, NAMES, build, build_claims, build_importance, write_text
+from reports.build import ALL_FORMATS, FORMATS, build, build_importance, write_text
+from reports.contents import NAMES, build_claims
 from reports.difference import difference
+from reports.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
+from reports.gallery_files import collect
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex import Numbers
 from reports.pdf import build_pdf
-from reports.readme import update
+from reports.rebuild import PACKAGE, check, replace_all
 from reports.rows import read_rows
 from reports.specs import TABLES
 from reports.table import Table, to_markdown
@@ -24,18 +27,22 @@ EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line 
 _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records -o runs/shapes/tables
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
-  python -m reports build --results runs/shapes/records --format md,png --images runs/shapes -o out
+  python -m reports build --results reports/results/cpu/shapes --gallery reports/gallery/cpu/shapes -o out
+  python -m reports build --results runs/shapes/records --gallery runs/shapes/gallery --format html -o out
   python -m reports build --results runs/shapes/records --format csv,parquet -o data
   python -m reports build --results runs/shapes/records --tables my_tables.toml --format md,tex --latex siunitx -o out
 """
 _PDF_EXAMPLES = """examples:
   python -m reports pdf
-  python -m reports pdf --results runs/shapes/records --images runs/shapes -o runs/shapes/reports
+  python -m reports pdf --results runs/shapes/records --gallery runs/shapes/gallery -o runs/shapes/reports
   python -m reports pdf --results my_records --tables table1,my_tables.toml --latex siunitx -o out
 """
 _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
   python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
+"""
+_GALLERY_EXAMPLES = """examples:
+  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/gallery/cpu/shapes
 """
 _WHY_EXAMPLES = """examples:
   python -m reports why table1 FastFLUX-10% averaged
@@ -75,11 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,pdf,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,pdf,gallery,claims,importance,diff,why,rebuild}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
-        description="Write the declared tables, their twins with the paper's figures, and figures.",
+        description="Write the declared tables, their twins with the paper's figures, figures, and with the format "
+        "html all of them, the images and the records as one file, page.html.",
         epilog=_BUILD_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -108,9 +116,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     printer.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
     _add_contents(printer)
-    printer.add_argument("--image-grid", type=Path, metavar="FILE", help="image grid made before, without --images")
     printer.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: runs/<profile>/reports")
     printer.set_defaults(run=_pdf)
+    collector = commands.add_parser(
+        "gallery",
+        help="keep chosen images of the variants",
+        description="Put images of every recorded variant, evenly over styles and tasks and of the same seeds, into "
+        "one sheet a variant (AVIF), with an index. `build --gallery` draws the grids from it.",
+        epilog=_GALLERY_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    collector.add_argument("--results", type=Path, required=True, metavar="DIR", help="folder of records")
+    collector.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of <variant>/manifest.jsonl, such as runs/shapes",
+    )
+    collector.add_argument(
+        "--shots", type=int, metavar="N", help=f"images a variant; default {SHOTS}, of large ones {SHOTS_OF_LARGE}"
+    )
+    collector.add_argument(
+        "--edge", type=int, default=LONGEST_EDGE, metavar="PIXELS", help="longest edge kept; default %(default)s"
+    )
+    collector.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    collector.set_defaults(run=_gallery)
     claimer = commands.add_parser(
         "claims",
         help="hold the paper's claims against records",
@@ -156,14 +187,16 @@ def _parser() -> argparse.ArgumentParser:
     asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
     asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
     asker.set_defaults(run=_why)
-    filler = commands.add_parser(
-        "readme",
-        help="put the generated tables into README.md",
-        description="Fill the places of README.md that are marked `<!-- generated: NAME -->` ... `<!-- end -->`.",
+    rebuilder = commands.add_parser(
+        "rebuild",
+        help="make all committed documents anew",
+        description="Write reports/generated and the tables of README.md from the committed records, rankings and "
+        "galleries, and delete what nothing makes any more.",
     )
-    filler.add_argument("--readme", type=Path, default=Path("README.md"), help="default: %(default)s")
-    filler.add_argument("--generated", type=Path, default=Path("reports/generated"), help="default: %(default)s")
-    filler.set_defaults(run=_readme)
+    rebuilder.add_argument(
+        "--check", action="store_true", help="write nothing; say what differs and end with 1 when something does"
+    )
+    rebuilder.set_defaults(run=_rebuild)
     return parser
 
 
@@ -177,7 +210,10 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
         help=f"of {', '.join(NAMES)}; default all; or .toml files that declare tables (docs/tables.md)",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of <variant>/manifest.jsonl: draws the image grid"
+        "--gallery",
+        type=Path,
+        metavar="DIR",
+        help="images of the variants (`python -m reports gallery`): draws the grids, and shows them in the page",
     )
     parser.add_argument("--intervals", action="store_true", help="show 95%% intervals behind the values")
     parser.add_argument(
@@ -203,7 +239,7 @@ def _names(text: str) -> list[str]:
 
 def _build(options: argparse.Namespace) -> int:
     written = build(
-        options.results, options.out, options.tables, options.format, options.images,
+        options.results, options.out, options.tables, options.format, options.gallery,
         intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking, latex=options.latex,
         mix_devices=options.mix_devices,
     )  # fmt: skip
@@ -215,11 +251,18 @@ def _build(options: argparse.Namespace) -> int:
 def _pdf(options: argparse.Namespace) -> int:
     out = options.out or Path("runs", read_rows(options.results)[0].profile, "reports")
     written = build_pdf(
-        options.results, out, options.tables, latex=options.latex, images_dir=options.images,
-        image_grid=options.image_grid, intervals=options.intervals, tolerance=options.tolerance,
-        ranking_file=options.ranking, mix_devices=options.mix_devices,
+        options.results, out, options.tables, latex=options.latex, gallery_dir=options.gallery,
+        intervals=options.intervals, tolerance=options.tolerance, ranking_file=options.ranking,
+        mix_devices=options.mix_devices,
     )  # fmt: skip
     print(written)
+    return EXIT_OK
+
+
+def _gallery(options: argparse.Namespace) -> int:
+    made = collect(read_rows(options.results), options.images, options.out, shots=options.shots, edge=options.edge)
+    for gallery in made:
+        print(f"{gallery.folder}: {len(gallery.shots)} images of {len(gallery.sheets)} variants")
     return EXIT_OK
 
 
@@ -252,8 +295,18 @@ def _show(table: Table, out: Path | None) -> int:
     return EXIT_OK
 
 
-def _readme(options: argparse.Namespace) -> int:
-    print("README.md was filled anew." if update(options.readme, options.generated) else "README.md is as generated.")
+def _rebuild(options: argparse.Namespace) -> int:
+    if not options.check:
+        for path in replace_all(PACKAGE, PACKAGE.parent / "README.md"):
+            print(path.relative_to(PACKAGE.parent))
+        return EXIT_OK
+    faults = check(PACKAGE, PACKAGE.parent / "README.md")
+    for fault in faults:
+        print(f"reports/generated: {fault}", file=sys.stderr)
+    if faults:
+        print("error: run `nox -s reports` and commit what it writes.", file=sys.stderr)
+        return EXIT_ERROR
+    print("The committed documents are what the committed records give.")
     return EXIT_OK
 
 

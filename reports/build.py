@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
-from reports.claims import claims_table
+from reports.contents import NAMES, RATIO, make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
+from reports.grids import GRIDS, Shown
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex import anchor, to_latex
-from reports.paired_differences import differences_table
-from reports.paper import paper_against_measured
-from reports.provenance import provenance_table, recorded
+from reports.page import PAGE, page_html
+from reports.provenance import PROVENANCE, recorded
 from reports.ranking import Ranking, orders_table
-from reports.rows import DENSE, FASTFLUX, L1, read_rows
-from reports.seeds import seeds_table
+from reports.rows import read_rows
 from reports.specs import TABLES
 from reports.table import Table, to_markdown
-from reports.tables import SHAPES_PROFILE, make_table, model_name
+from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from matplotlib.figure import Figure
+    from collections.abc import Iterable, Mapping, Sequence
 
     from reports.latex import Numbers
     from reports.rows import Row
@@ -34,27 +30,16 @@ if TYPE_CHECKING:
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
+PAGE_FORMAT = "html"
 #: What is written unless formats are named: what the repository keeps.
-FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS)
+FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT)
 #: Tables as data (`reports.frame`).
 FRAME_FORMATS = ("csv", "parquet")
 #: Figures that scale, for LaTeX.
 PRINT_FORMATS = ("pdf",)
 ALL_FORMATS = (*FORMATS, *FRAME_FORMATS, *PRINT_FORMATS)
-#: The declared tables and those that are worked out.
-NAMES = (*TABLES, "differences", "seeds", "claims", "provenance")
 REPORT = "report"
-_SCORES = ("hps.averaged", "geneval.overall", "clip_score.mean")
-_RATIO = "latency.ratio_to_dense"
-#: What the worked-out tables rest on, and the figure of quality against latency.
-_WORKED_OUT = {
-    "differences": (*_SCORES, _RATIO),
-    "seeds": _SCORES,
-    "claims": (*_SCORES, _RATIO, "pruning_cost.seconds"),
-    "provenance": (),
-}
-RANKINGS = Path(__file__).parent / "rankings"
-MAXIMUM_GRID_BYTES = 1_500_000
+MAXIMUM_GRID_BYTES = 1_000_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
 
 
@@ -63,7 +48,7 @@ def build(
     out_dir: Path,
     tables: Sequence[str] = NAMES,
     formats: Sequence[str] = FORMATS,
-    images_dir: Path | None = None,
+    gallery_dir: Path | None = None,
     *,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
@@ -76,14 +61,15 @@ def build(
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv or parquet the twin's second
     table is table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`).
-    With "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `images_dir`
-    (<variant>/manifest.jsonl and images below) also image_grid, as PNG when no figure format is named. Claims about
-    blocks are held against `ranking_file`, else against the committed ranking of the profile. `latex` says how
-    LaTeX sets numbers, with `records` its rows lead to provenance.tex. The same records give the same bytes.
+    With "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery_dir`
+    (`reports.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With "html"
+    all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about blocks are
+    held against `ranking_file`, else against the committed ranking of the profile. `latex` says how LaTeX sets numbers,
+    with `records` its rows lead to provenance.tex. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
-    written, and for unusable images. Values that hang on the machine cannot if they come from several devices, unless
-    `mix_devices`.
+    written, and for a gallery that is unusable or of other records. Values that hang on the machine cannot share one if
+    they come from several devices, unless `mix_devices`.
     """
     declared: dict[str, TableSpec] = {}
     for name in filter(is_declaration, tables):
@@ -93,27 +79,14 @@ def build(
     _known("format", formats, ALL_FORMATS)
     rows = read_rows(results_dir)
     check_keys(declared, rows)
-    specs = TABLES | declared
-    made: dict[str, tuple[Table, ...]] = {}
-    for name in tables:
-        if name not in specs:
-            worked_out = {
-                "differences": lambda: differences_table(rows, tolerance),
-                "seeds": lambda: seeds_table(rows),
-                "claims": lambda: build_claims(rows, ranking_file, mix_devices=mix_devices),
-                "provenance": lambda: provenance_table(rows),
-            }
-            devices = device_notes(rows, _WORKED_OUT[name], f"Table {name}", mix=mix_devices)
-            table = worked_out[name]()
-            made[name] = (replace(table, notes=tuple(dict.fromkeys((*table.notes, *devices)))),)
-            continue
-        spec = specs[name]
-        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),)
-        if spec.paper:
-            made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
+    made = make_tables(
+        rows, tables, TABLES | declared, intervals=intervals, tolerance=tolerance, ranking_file=ranking_file,
+        mix_devices=mix_devices,
+    )  # fmt: skip
     kinds = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
-    if kinds:
-        device_notes(rows, [_RATIO], "The figure of quality against latency", mix=mix_devices)
+    page = PAGE_FORMAT in formats
+    if kinds or page:
+        device_notes(rows, [RATIO], "The figure of quality against latency", mix=mix_devices)
     written = [
         write_text(out_dir / f"{name}.{kind}", _document(parts, kind, rows, latex, records=records))
         for name, parts in made.items()
@@ -124,27 +97,21 @@ def build(
         written += _build_frames((table for parts in made.values() for table in parts), out_dir, frames)
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
-    if images_dir is not None:
-        written += _build_grid(rows, images_dir, out_dir, kinds or ["png"])
+    if gallery_dir is not None and (kinds or not page):
+        shown = Shown(rows, ranking_of(rows, ranking_file), tolerance)
+        written += _build_grids(shown, gallery_dir, out_dir, kinds or ["png"])
+    if page:
+        shown_there = {name: parts for name, parts in made.items() if name != PROVENANCE}  # it has the records whole
+        written.append(write_text(out_dir / PAGE, _page(rows, shown_there, gallery_dir)))
     return written
 
 
-def build_claims(rows: Sequence[Row], ranking_file: Path | None = None, *, mix_devices: bool = False) -> Table:
-    """The table of claims over rows and a ranking file: the one given, else the committed one of their profile.
+def _page(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], gallery_dir: Path | None) -> str:
+    if gallery_dir is None:
+        return page_html(rows, tables)
+    from reports.gallery import Gallery
 
-    Raises FastFluxError when the file given holds no ranking, and for latencies of several devices unless
-    `mix_devices`.
-    """
-    devices = device_notes(rows, _WORKED_OUT["claims"], "Table claims", mix=mix_devices)
-    path = ranking_file or committed_ranking(rows)
-    table = claims_table(rows, None if path is None else Ranking.read(path))
-    return replace(table, notes=(*table.notes, *devices))
-
-
-def committed_ranking(rows: Sequence[Row]) -> Path | None:
-    """The ranking that the repository keeps for the rows' profile, None where there is none."""
-    committed = RANKINGS / f"{rows[0].profile}.json"
-    return committed if committed.is_file() else None
+    return page_html(rows, tables, Gallery.read(gallery_dir).of(rows))
 
 
 def build_importance(
@@ -192,7 +159,7 @@ def _document(
     def render(table: Table) -> str:
         if kind == "md":
             return to_markdown(table)
-        if table.name == "provenance":
+        if table.name == PROVENANCE:
             return to_latex(table, row_labels=[anchor(row.variant) for row in recorded(rows)])
         return to_latex(table, latex, records=records)
 
@@ -230,30 +197,39 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
     return written
 
 
-def _build_grid(rows: Sequence[Row], images_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
-    from reports.image_grid import image_grid
+def _build_grids(shown: Shown, gallery_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+    """The grids for which the gallery has images of these very records."""
+    from reports.gallery import Gallery
+    from reports.image_grid import grid_rows, image_grid
     from reports.style import save_figure
 
-    compared = [row for row in rows if row.family in (DENSE, FASTFLUX, L1)]
-    manifests = {row.label: path for row in compared if (path := images_dir / row.variant / "manifest.jsonl").is_file()}
-    if not manifests:
+    galleries = {"": Gallery.read(gallery_dir).of(shown.rows)}
+    if not galleries[""].sheets:
         raise FastFluxError(
-            f"The images folder {images_dir} holds no <variant>/manifest.jsonl of the recorded variants; "
-            "generate images first."
+            f"The gallery {gallery_dir} shows none of these records' images; make it of the same run by "
+            "`python -m reports gallery`."
         )
-    title = f"{model_name(rows)}: same prompts and seeds along each row"
-    if any(row.profile == SHAPES_PROFILE for row in rows):
-        title += " (64 x 64 pixel images, enlarged)"
-
-    def draw(cell: int) -> Figure:
-        return image_grid(manifests, title=title, cell=cell)
-
     written = []
-    for kind in kinds:
-        path = out_dir / f"image_grid.{kind}"
-        for cell in _GRID_CELLS:
-            save_figure(draw(cell), path)
-            if path.stat().st_size <= MAXIMUM_GRID_BYTES:
-                break
-        written.append(path)
+    for name, grid in GRIDS.items():
+        if grid.folder not in galleries:
+            if not (gallery_dir / grid.folder).is_dir():
+                continue
+            galleries[grid.folder] = Gallery.read(gallery_dir / grid.folder).of(shown.rows)
+        gallery = galleries[grid.folder]
+        groups = grid.columns(shown, gallery)
+        if not groups:
+            continue
+        title = f"{model_name(shown.rows)}: {grid.title}"
+        if any(row.profile == SHAPES_PROFILE for row in shown.rows):
+            title += f" ({gallery.tile[0]} x {gallery.tile[1]} pixel images, enlarged)"
+        indices = grid_rows(gallery, grid.prompts)
+        for kind in kinds:
+            path = out_dir / f"{name}.{kind}"
+            for cell in _GRID_CELLS:
+                save_figure(
+                    image_grid(gallery, groups, title=title, rows=indices, cell=cell, native=kind == "svg"), path
+                )
+                if path.stat().st_size <= MAXIMUM_GRID_BYTES:
+                    break
+            written.append(path)
     return written

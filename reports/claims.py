@@ -179,9 +179,10 @@ def claims_table(rows: Sequence[Row], ranking: Ranking | None = None) -> Table:
 def _line(claim: Claim, finding: Finding) -> tuple[Cell, ...]:
     figures = finding.figures[:1].upper() + finding.figures[1:]
     measured = f"{figures}. {finding.sentence}" if figures else finding.sentence
+    origin = (finding.variants[0], finding.key) if finding.variants else None
     return (
         Cell(text=claim.text),
         Cell(text=finding.verdict, bold=finding.verdict == "not reproduced"),
-        Cell(text=measured),
+        Cell(text=measured, origin=origin, others=finding.variants[1:]),
         Cell(text=f"{claim.figures}; {claim.source}"),
     )

@@ -34,7 +34,8 @@ def cheaper(ours: Row, theirs: Row) -> Finding:
                 return unmeasured(f"{row.label}: {row.value(key).note}")
     holds = all((ours.number(key) or 0.0) < (theirs.number(key) or 0.0) for key, _ in _COSTS)
     sentence = "Both are lower." if holds else "Not both are lower."
-    return Finding("reproduced" if holds else "not reproduced", f"{_costs(ours)} against {_costs(theirs)}", sentence)
+    figures, variants = f"{_costs(ours)} against {_costs(theirs)}", (ours.variant, theirs.variant)
+    return Finding("reproduced" if holds else "not reproduced", figures, sentence, _COSTS[0][0], variants)
 
 
 def falls_with_ratio(evidence: Evidence) -> Finding:
@@ -53,16 +54,15 @@ def falls_with_ratio(evidence: Evidence) -> Finding:
     heavier = sum(later >= earlier for earlier, later in pairwise(flops))
     slower = sum(later[0] > earlier[1] for earlier, later in steps)
     faster = sum(later[1] < earlier[0] for earlier, later in steps)
+    variants = tuple(row.variant for row in rows)
     if heavier or slower:
-        return Finding(
-            "not reproduced",
-            figures,
-            f"FLOPs do not fall at {heavier}, latency rises at {slower} of {len(steps)} steps.",
-        )
+        sentence = f"FLOPs do not fall at {heavier}, latency rises at {slower} of {len(steps)} steps."
+        return Finding("not reproduced", figures, sentence, _LATENCY, variants)
     if faster < len(steps):
         apart = len(steps) - faster
-        return Finding("inconclusive", figures, f"The intervals of latency overlap at {apart} of {len(steps)} steps.")
-    return Finding("reproduced", figures, f"Both fall at each of {len(steps)} steps.")
+        sentence = f"The intervals of latency overlap at {apart} of {len(steps)} steps."
+        return Finding("inconclusive", figures, sentence, _LATENCY, variants)
+    return Finding("reproduced", figures, f"Both fall at each of {len(steps)} steps.", _LATENCY, variants)
 
 
 def few_blocks_matter(evidence: Evidence) -> Finding:

@@ -1,161 +1,108 @@
-"""A grid of generated images: a prompt a row, a variant a column, the same seed along each row."""
+"""Grids of generated images: a prompt a row, a variant a column, the same seed along each row."""
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from fastflux.errors import FastFluxError
-from reports.style import DOTS_PER_INCH, new_figure, style
+from reports.style import DOTS_PER_INCH, GREY, new_figure, style
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-DEFAULT_ROWS = 10  # four HPS styles and six GenEval tasks
-_PROMPT_WIDTH, _HEADER_HEIGHT, _GAP = 210, 52, 4  # pixels
-_CELL = 112
+    from reports.gallery import Gallery
+    from reports.grids import Columns
+
+DEFAULT_CELL = 112
+_PROMPT_WIDTH, _HEADER_HEIGHT, _HEADING_HEIGHT, _TITLE_HEIGHT, _GAP, _GROUP_GAP = 210, 36, 22, 28, 4, 14  # pixels
+_STRIDE = 5  # of the shots of a kind the next row takes one so many further on: neighbours in a prompt set are alike
 
 
-@dataclass(frozen=True)
-class Shot:
-    """One line of a manifest: the image file, its prompt and the seed it was drawn from."""
-
-    file: Path
-    prompt_id: str
-    sample: int
-    seed: int
-    prompt: str
-    kind: str  # HPS style or GenEval task: rows are spread over these
-
-
-def read_manifest(path: Path) -> dict[tuple[str, int], Shot]:
-    """A manifest.jsonl's lines by (prompt id, sample); raises FastFluxError naming the file and line of a bad one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FastFluxError(
-            f"The manifest {path} cannot be read ({error.strerror}); generate the images of this variant."
-        ) from error
-    shots = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-                kind = entry.get("style") or (entry.get("metadata") or {}).get("tag") or entry["set"]
-                shot = Shot(
-                    file=path.parent / entry["file"],
-                    prompt_id=entry["prompt_id"],
-                    sample=int(entry["sample"]),
-                    seed=int(entry["seed"]),
-                    prompt=entry["prompt"],
-                    kind=f"{entry['set']} {kind}",
-                )
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise FastFluxError(
-                    f"Line {number} of {path} is no image entry ({error!r}); generate the images of this variant again."
-                ) from error
-            shots[shot.prompt_id, shot.sample] = shot
-    return shots
-
-
-def pick_shots(shots: Mapping[tuple[str, int], Shot], count: int = DEFAULT_ROWS) -> list[tuple[str, int]]:
-    """`count` images spread evenly over styles and tasks (the first of each, then the second), by kind."""
-    kinds: dict[str, list[tuple[str, int]]] = {}
-    for key in sorted(shots):
-        kinds.setdefault(shots[key].kind, []).append(key)
-    turns = max((len(keys) for keys in kinds.values()), default=0)
-    order = [kinds[kind][turn] for turn in range(turns) for kind in sorted(kinds) if turn < len(kinds[kind])]
-    # A second sample of a prompt shows less than another prompt would: so the first samples come first.
-    chosen = sorted(order, key=lambda key: key[1])[:count]
-    return sorted(chosen, key=lambda key: (shots[key].kind, key))
+def grid_rows(gallery: Gallery, count: int = 10) -> list[int]:
+    """Places of `count` shots: each kind in turn, picked by a rule that looks at no image."""
+    kinds: dict[str, list[int]] = {}
+    for index, shot in enumerate(gallery.shots):
+        kinds.setdefault(shot.kind, []).append(index)
+    chosen: list[int] = []
+    for turn in range(len(gallery.shots)):
+        for place, indices in enumerate(kinds.values()):
+            if turn < len(indices) and len(chosen) < count:
+                rest = [index for index in indices if index not in chosen]
+                chosen.append(rest[(_STRIDE * place) % len(rest)])
+    return sorted(chosen)
 
 
 def image_grid(
-    manifests: Mapping[str, Path],
+    gallery: Gallery,
+    groups: Sequence[Columns],
     *,
     title: str = "",
-    rows: int = DEFAULT_ROWS,
-    prompts: Sequence[str] | None = None,
-    cell: int = _CELL,
+    rows: Sequence[int] | None = None,
+    cell: int = DEFAULT_CELL,
+    native: bool = False,
 ) -> Figure:
-    """The grid of the variants in `manifests` (column label to manifest.jsonl) for `rows` prompts they all have.
+    """The grid of the groups' variants for the shots at `rows` (unasked one of each kind).
 
-    `prompts` chooses the prompt ids instead; `cell` is the edge of an image in pixels. Raises FastFluxError when the
-    variants share no image, an image is unreadable or a row's seeds differ.
+    `cell` is the edge of an image in pixels; with `native` the images go in at their own size and the viewer enlarges
+    them. Raises FastFluxError when the gallery has no sheet of a variant or no shot.
     """
-    columns = {label: read_manifest(path) for label, path in manifests.items()}
-    keys = _shared_keys(columns, rows, prompts)
-    width = _PROMPT_WIDTH + len(columns) * (cell + _GAP)
-    top = _HEADER_HEIGHT + (24 if title else 0)
-    height = top + len(keys) * (cell + _GAP)
+    sheets = {variant: _sheet(gallery, variant) for group in groups for variant in group.variants.values()}
+    indices = grid_rows(gallery) if rows is None else list(rows)
+    if not indices or not sheets:
+        raise FastFluxError(f"The gallery {gallery.folder} has no image to show; make it again from a whole run.")
+    # A group with a heading stands apart from what is before it.
+    lefts, left = [], _PROMPT_WIDTH
+    for number, group in enumerate(groups):
+        left += _GROUP_GAP if number and group.heading else 0
+        lefts.append(left)
+        left += len(group.variants) * (cell + _GAP)
+    width = left
+    top = _HEADER_HEIGHT + (_TITLE_HEIGHT if title else 0)
+    top += _HEADING_HEIGHT if any(group.heading for group in groups) else 0
+    height = top + len(indices) * (cell + _GAP)
     figure = new_figure(width / DOTS_PER_INCH, height / DOTS_PER_INCH)
     with style():
         if title:
             figure.text(0.5, 1 - 6 / height, title, ha="center", va="top", fontsize=9.5)
-        for column, (label, shots) in enumerate(columns.items()):
-            left = _PROMPT_WIDTH + column * (cell + _GAP)
-            centre = (left + cell / 2) / width
-            heading = "\n".join(_broken(label, cell // 8))
-            figure.text(
-                centre, 1 - (top - 5) / height, heading, ha="center", va="bottom", fontsize=8, fontweight="bold"
-            )
-            for row, key in enumerate(keys):
-                low = height - top - row * (cell + _GAP) - cell
-                axes = figure.add_axes((left / width, low / height, cell / width, cell / height))
-                axes.imshow(_scaled(shots[key].file, cell), interpolation="none")
-                axes.set_axis_off()
-        for row, key in enumerate(keys):
-            shot = next(iter(columns.values()))[key]
+        for left, group in zip(lefts, groups, strict=True):
+            if group.heading:
+                span = len(group.variants) * (cell + _GAP) - _GAP
+                at = (height - top + _HEADER_HEIGHT + 4) / height
+                figure.text((left + span / 2) / width, at, group.heading, ha="center", va="bottom", fontsize=8)
+                ends = [left / width, (left + span) / width]
+                figure.add_artist(Line2D(ends, [at - 2 / height] * 2, color=GREY, linewidth=0.8))
+            for column, (label, variant) in enumerate(group.variants.items()):
+                start = left + column * (cell + _GAP)
+                heading = "\n".join(_broken(label, cell // 8))
+                figure.text((start + cell / 2) / width, (height - top + 5) / height, heading, ha="center", va="bottom",
+                            fontsize=8, fontweight="bold", parse_math=False)  # fmt: skip
+                for row, index in enumerate(indices):
+                    low = height - top - row * (cell + _GAP) - cell
+                    axes = figure.add_axes((start / width, low / height, cell / width, cell / height))
+                    axes.imshow(_tile(gallery, sheets[variant], index, cell, native=native), interpolation="none")
+                    axes.set_axis_off()
+        for row, index in enumerate(indices):
+            shot = gallery.shots[index]
             middle = height - top - row * (cell + _GAP) - cell / 2
-            text = f"{textwrap.fill(shot.prompt, 30)}\n[{shot.kind}]"
-            figure.text(
-                (_PROMPT_WIDTH - 8) / width,
-                middle / height,
-                text,
-                ha="right",
-                va="center",
-                fontsize=7.5,
-                parse_math=False,
-            )
+            text = f"{textwrap.fill(_printable(shot.prompt), 30)}\n[{shot.kind}]"
+            figure.text((_PROMPT_WIDTH - 8) / width, middle / height, text, ha="right", va="center", fontsize=7.5,
+                        parse_math=False)  # fmt: skip
     return figure
 
 
-def _shared_keys(
-    columns: Mapping[str, Mapping[tuple[str, int], Shot]], rows: int, prompts: Sequence[str] | None
-) -> list[tuple[str, int]]:
-    first = next(iter(columns.values()), {})
-    shared = {key: shot for key, shot in first.items() if all(key in shots for shots in columns.values())}
-    if prompts is not None:
-        missing = sorted(set(prompts) - {prompt_id for prompt_id, _ in shared})
-        if missing:
-            raise FastFluxError(
-                f"Not every variant has an image of the prompt {missing[0]}; generate it or choose another."
-            )
-        keys = [min(key for key in shared if key[0] == prompt_id) for prompt_id in prompts]
-    else:
-        keys = pick_shots(shared, rows)
-    if not keys:
-        raise FastFluxError(
-            f"The variants {', '.join(columns) or '(none)'} share no image; generate them from one prompt set."
-        )
-    for key in keys:
-        seeds = {label: shots[key].seed for label, shots in columns.items()}
-        if len(set(seeds.values())) > 1:
-            raise FastFluxError(
-                f"The image {key[0]} sample {key[1]} has different seeds ({seeds}); "
-                "generate all variants with the same ones."
-            )
-    return keys
+def _sheet(gallery: Gallery, variant: str) -> Image.Image:
+    if variant not in gallery.sheets:
+        raise FastFluxError(f"The gallery {gallery.folder} has no sheet of {variant}; make it again from a whole run.")
+    return gallery.sheet(variant)
 
 
 def _broken(label: str, width: int) -> list[str]:
@@ -168,13 +115,16 @@ def _broken(label: str, width: int) -> list[str]:
     return lines
 
 
-def _scaled(path: Path, edge: int) -> NDArray[np.uint8]:
-    """The image with its longer side at `edge` pixels, (h, w, 3)."""
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise FastFluxError(f"The image {path} cannot be read ({error}); delete it and generate it again.") from error
-    factor = edge / max(picture.size)
-    size = tuple(max(1, round(side * factor)) for side in picture.size)
-    return np.asarray(picture.resize((size[0], size[1]), Image.Resampling.LANCZOS), dtype=np.uint8)
+def _printable(prompt: str) -> str:
+    """The prompt without control characters, which no font draws."""
+    return "".join(character if character.isprintable() else " " for character in prompt)
+
+
+def _tile(gallery: Gallery, sheet: Image.Image, index: int, edge: int, *, native: bool) -> NDArray[np.uint8]:
+    """The shot, its longer side at `edge` pixels unless `native`, (h, w, 3)."""
+    picture = sheet.crop(gallery.tile_box(index))
+    if not native:
+        factor = edge / max(picture.size)
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(picture, dtype=np.uint8)

@@ -39,7 +39,7 @@ def importance_figure(ranking: Ranking) -> Figure:
         _dots(right, list(enumerate(flow, 1)), "residual_r2")
         right.set_title("Residual R² by block", loc="left", fontsize=10, fontweight="bold", pad=16)
         right.set_xlabel("blocks, along the data flow")
-        right.set_ylabel("R² of the linear layer (up: replaced more exactly)")
+        right.set_ylabel("R² (up: replaced more exactly)")
         right.set_ylim(0, 1.02)
         figure.suptitle(f"Blocks of {ranking.base_model}", fontsize=11)
         figure.tight_layout()

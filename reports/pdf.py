@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
-from reports.build import NAMES, REPORT, build, build_importance, committed_ranking, write_text
+from reports.build import REPORT, build, build_importance, write_text
+from reports.contents import NAMES, committed_ranking
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.provenance import PROVENANCE
 from reports.report_document import PACKAGES, SIUNITX, report_document
 from reports.rows import read_rows
 
@@ -35,8 +37,7 @@ def build_pdf(
     tables: Sequence[str] = NAMES,
     *,
     latex: Numbers = "plain",
-    images_dir: Path | None = None,
-    image_grid: Path | None = None,
+    gallery_dir: Path | None = None,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
     ranking_file: Path | None = None,
@@ -44,8 +45,7 @@ def build_pdf(
 ) -> Path:
     """Write `report.pdf`, and the LaTeX it was made of in the folder `latex` beside it; returns the PDF's path.
 
-    `image_grid` is a picture of the grid made before, shown where there is no `images_dir` to draw it from; the other
-    arguments are those of `reports.build.build`. The same records give the same bytes.
+    The arguments are those of `reports.build.build`. The same records give the same bytes.
 
     Raises FastFluxError when pdflatex or one of its packages is missing, before anything is written, as `build` does,
     and with the lines of the log that tell why when the document does not compile.
@@ -53,7 +53,7 @@ def build_pdf(
     check_latex(PACKAGES | (SIUNITX if latex == "siunitx" else {}))
     rows = read_rows(results_dir)
     sources = out_dir / "latex"
-    names = [*tables, *(["provenance"] if "provenance" not in tables else [])]
+    names = [*tables, *([PROVENANCE] if PROVENANCE not in tables else [])]
     written = build(
         results_dir, sources, names, ("tex", "pdf"), intervals=intervals, tolerance=tolerance,
         ranking_file=ranking_file, latex=latex, mix_devices=mix_devices, records=True,
@@ -61,11 +61,8 @@ def build_pdf(
     ranking = ranking_file or committed_ranking(rows)
     if ranking is not None:
         written += build_importance(ranking, sources, ("tex", "pdf"), latex)
-    if images_dir is not None:  # pictures of pixels stay such
-        written += build(results_dir, sources, (), (), images_dir)
-    elif image_grid is not None:
-        written.append(sources / image_grid.name)
-        shutil.copyfile(image_grid, written[-1])
+    if gallery_dir is not None:  # grids of images, as PNG: they are pixels
+        written += build(results_dir, sources, (), (), gallery_dir, ranking_file=ranking_file, tolerance=tolerance)
     fragments = {path.stem: path.read_text(encoding="utf-8") for path in written if path.suffix == ".tex"}
     figures = [path.name for path in written if path.suffix in {".pdf", ".png"}]
     document = write_text(sources / f"{REPORT}.tex", report_document(rows, fragments, figures, latex))

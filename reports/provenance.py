@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bench.results import RunRecord
     from reports.rows import Row
 
+PROVENANCE = "provenance"
 _NOTE = (
     "Weights: the base model and the digest of its weights; seeds and whatever else determines the images stand under "
     "sampling. `python -m reports why TABLE ROW COLUMN` adds the metric behind one number: its settings, how many were "
@@ -28,7 +29,7 @@ def provenance_table(rows: Sequence[Row]) -> Table:
         ("Device", 0.1), ("Measured again by", 0.15),
     )  # fmt: skip
     return Table(
-        "provenance",
+        PROVENANCE,
         f"Records behind the tables, {model_name(rows)}",
         tuple(Header(text, align="left", width=width) for text, width in headers),
         (Group(tuple(_line(row.record) for row in recorded(rows) if row.record is not None)),),

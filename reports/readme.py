@@ -1,4 +1,4 @@
-"""Keeps the tables in README.md the generated ones: `python -m reports readme` fills the marked places.
+"""Keeps the tables in README.md the generated ones: `python -m reports rebuild` fills the marked places.
 
 The settings of every metric, which fill the foot of a generated table, are left to that file, to which a line leads.
 """
@@ -36,12 +36,3 @@ def filled(text: str, generated: Path) -> str:
         return f"{place[1]}{text}\n{place[3]}"
 
     return _PLACE.sub(fill, text)
-
-
-def update(readme: Path, generated: Path) -> bool:
-    """Fill the README's places; returns whether it changed."""
-    before = readme.read_text(encoding="utf-8")
-    after = filled(before, generated)
-    if after != before:
-        readme.write_text(after, encoding="utf-8")
-    return after != before

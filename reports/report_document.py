@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from reports.devices import device_of
 from reports.latex import FIT
 from reports.latex_text import escape_latex
+from reports.provenance import PROVENANCE
 from reports.specs import TABLES
 from reports.tables import model_name, profile_label
 
@@ -28,7 +29,7 @@ PACKAGES = {
 }
 SIUNITX = {"siunitx": "texlive-science"}
 _OPTIONS = {"geometry": "margin=15mm,includefoot", "hyperref": "hidelinks"}
-_CLAIMS, _RECORDS = "claims", "provenance"
+_CLAIMS = "claims"
 #: A row of more characters is set on its side.
 _WIDE = 118
 _PREAMBLE = r"""% The same records give the same bytes: no dates, no file names of this machine.
@@ -39,9 +40,14 @@ PACKAGES
 \hyphenpenalty=1000 \emergencystretch=2em
 % Tables and figures stand where they are named, not where a float would go.
 \makeatletter
-\renewenvironment{table}[1][]{\par\bigskip\begingroup\def\@captype{table}}{\endgroup\par\bigskip}
-\renewenvironment{figure}[1][]{\par\bigskip\begingroup\def\@captype{figure}}{\endgroup\par\bigskip}
-% article's own, with no page break between a caption and its table.
+% One that fits a page is not broken.
+\newsavebox{\whole}
+\newenvironment{inplace}[1]
+  {\par\bigskip\setbox\whole=\vbox\bgroup\def\@captype{#1}}
+  {\par\egroup\ifdim\dimexpr\ht\whole+\dp\whole\relax<\textheight\box\whole\else\unvbox\whole\fi\par\bigskip}
+\renewenvironment{table}[1][]{\inplace{table}}{\endinplace}
+\renewenvironment{figure}[1][]{\inplace{figure}}{\endinplace}
+% article's own, with room between a caption and its table.
 \renewcommand{\@makecaption}[2]{%
   \sbox\@tempboxa{#1: #2}%
   \ifdim\wd\@tempboxa>\hsize #1: #2\par\else\hb@xt@\hsize{\hfil\box\@tempboxa\hfil}\fi
@@ -66,9 +72,9 @@ def report_document(
     sections = {
         "Claims of the paper": [name for name in (_CLAIMS,) if name in fragments],
         "Tables of the paper, measured and as printed": paper,
-        "Further tables": [name for name in fragments if name not in {*paper, _CLAIMS, _RECORDS}],
+        "Further tables": [name for name in fragments if name not in {*paper, _CLAIMS, PROVENANCE}],
         "Figures": [],
-        "Records": [name for name in (_RECORDS,) if name in fragments],
+        "Records": [name for name in (PROVENANCE,) if name in fragments],
     }
     parts = [
         _PREAMBLE.replace("PACKAGES", "\n".join(_usepackage(name) for name in packages)).replace(
@@ -88,7 +94,9 @@ def report_document(
 def _input(name: str, fragment: str) -> str:
     """A table, on a page turned on its side where it would have to shrink too far."""
     body = fragment.partition(r"\midrule")[2].splitlines()
-    rows = [re.sub(r"\\[A-Za-z]+ ?|[{}$&\\]| (?= )", "", line) for line in body if line.endswith(r"\\")]
+    rows = [
+        re.sub(r"\\hyperref\[[^]]*\]|\\[A-Za-z]+ ?|[{}$&\\]| (?= )", "", line) for line in body if line.endswith(r"\\")
+    ]
     if max(map(len, rows), default=0) > _WIDE and "longtable" not in fragment:
         return rf"\begin{{landscape}}\input{{{name}}}\end{{landscape}}"
     return rf"\input{{{name}}}"

@@ -162,7 +162,7 @@ def _row(record: RunRecord) -> Row:
         label=record.label,
         family=_family(record.variant),
         profile=record.profile,
-        values=values | _plan_values(record),
+        values=values | _plan_values(record) | _flops_bound(values),
         metrics={measurement.info.name: measurement.info for measurement in record.measurements},
         gaps=gaps,
         conditions={
@@ -204,6 +204,16 @@ def _values(measurement: Measurement) -> dict[str, Value]:
 
 def _family(variant: str) -> str:
     return DENSE if variant == DENSE else variant.rpartition("-")[0] or variant
+
+
+def _flops_bound(values: Mapping[str, Value]) -> dict[str, Value]:
+    """The speed-up as a share of the one that the FLOPs saved would give alone (1 / their ratio to dense)."""
+    latency, flops = values.get("latency.ratio_to_dense"), values.get("flops.ratio_to_dense")
+    if latency is None or flops is None or not latency.value or not flops.value:
+        return {}
+    low, high = latency.interval or (0.0, 0.0)
+    bounds = (flops.value / high, flops.value / low) if low > 0 else None
+    return {"latency.of_flops_bound": Value(flops.value / latency.value, bounds, latency.note)}
 
 
 def _plan_values(record: RunRecord) -> dict[str, Value]:

@@ -16,7 +16,8 @@ class Column:
     `key` names the value ("hps.averaged"), `spec` its number format. With `si` the whole column is scaled to the SI
     prefix that fits its largest value. `share` is the key of a ratio shown in parentheses behind the value. In a
     `ranked` column the best values are marked. The heading shows the direction of the column's metric, or of the one
-    that `direction_of` names: "" for none, "-" in front for the opposite one.
+    that `direction_of` names: "" for none, "-" in front for the opposite one. An `optional` column is left out where no
+    row has a value.
     """
 
     heading: str
@@ -27,6 +28,7 @@ class Column:
     share_spec: str = "z.1%"
     ranked: bool = True
     direction_of: str | None = None
+    optional: bool = False
 
     @property
     def metric(self) -> str:
@@ -177,15 +179,25 @@ TABLES: dict[str, TableSpec] = {
         families=(FASTFLUX, L1),
     ),
     "efficiency": TableSpec(
-        "Efficiency and distribution metrics",
+        "Efficiency",
         (
             Column("Parameters", "parameters.total", si=True, share="parameters.ratio_to_dense", ranked=False),
             FLOPS,
             LATENCY,
             Column("Speed-up", "latency.speedup", spec="z.2f", ranked=False, direction_of="-latency"),
+            Column("Of the FLOPs bound", "latency.of_flops_bound", spec="z.2f", ranked=False, direction_of="-latency"),
             Column("Peak memory (MiB)", "memory.peak_mib", spec="z.1f", ranked=False),
+            Column("Pruning (s)", "pruning_cost.seconds", spec=".1f", ranked=False),
+        ),
+        families=None,
+    ),
+    "distribution": TableSpec(
+        "Distribution metrics and CLIP score",
+        (
             Column("FID", "fid.fid"),
-            Column("KID", "fid.kid", spec="z.4f"),
+            Column("KID", "fid.kid", spec="z.4g"),
+            Column("Precision", "fid.precision", spec="z.3f", direction_of="-fid", optional=True),
+            Column("Recall", "fid.recall", spec="z.3f", direction_of="-fid", optional=True),
             CLIP,
         ),
         families=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
@@ -45,6 +46,14 @@ def make_table(
     tolerance that is no fraction, and for values that hang on the machine from several devices unless `mix_devices`.
     """
     chosen = spec.chosen(rows)
+    spec = replace(
+        spec,
+        columns=tuple(
+            column
+            for column in spec.columns
+            if not column.optional or any(row.number(column.key) is not None for row in chosen)
+        ),
+    )
     devices = device_notes(chosen, _keys(spec), f"Table {name}", mix=mix_devices)
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of

@@ -6,7 +6,7 @@ A score is compared prompt by prompt (`reports.comparison`); only a difference w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from reports.comparison import Comparison, compare
@@ -33,11 +33,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """A verdict, the measured figures that decided it and a short sentence."""
+    """A verdict, the measured figures that decided it and a short sentence.
+
+    The figures are of the value `key` of these `variants`; none where they come from no record.
+    """
 
     verdict: Verdict
     figures: str
     sentence: str
+    key: str = ""
+    variants: tuple[str, ...] = ()
 
 
 Check: TypeAlias = Callable[[Evidence], Finding]
@@ -81,14 +86,15 @@ def keeps(candidate: str, baseline: str, share: float, key: str = _HPS) -> Check
             return unmeasured(found)
         whole = found.baseline.number(key) or 0.0
         if found.interval is None or whole <= 0:
-            return Finding("inconclusive", found.figures, "The difference has no interval to hold a share against.")
+            sentence = "The difference has no interval to hold a share against."
+            return _of(found, Finding("inconclusive", found.figures, sentence))
         figures = f"{found.figures}: {1 + found.difference / whole:.1%} kept"
         limit = (share - 1) * whole
         if found.interval[0] >= limit:
-            return Finding("reproduced", figures, f"At least {share:.1%} is kept.")
+            return _of(found, Finding("reproduced", figures, f"At least {share:.1%} is kept."))
         if found.interval[1] < limit:
-            return Finding("not reproduced", figures, f"Less than {share:.1%} is kept.")
-        return Finding("inconclusive", figures, f"The interval holds {share:.1%}.")
+            return _of(found, Finding("not reproduced", figures, f"Less than {share:.1%} is kept."))
+        return _of(found, Finding("inconclusive", figures, f"The interval holds {share:.1%}."))
 
     return check
 
@@ -145,8 +151,14 @@ def _verdict(found: Comparison | str, verdicts: Mapping[int, Verdict]) -> Findin
         return unmeasured(found)
     verdict = verdicts[found.sign]
     if found.sign == 0 and verdict == "reproduced" and not _small(found, both=verdicts is _ALIKE):
-        return Finding("inconclusive", found.figures, f"Too few prompts to exclude a change of {MARGIN:.0%}.")
-    return Finding(verdict, found.figures, _SENTENCES[found.sign])
+        sentence = f"Too few prompts to exclude a change of {MARGIN:.0%}."
+        return _of(found, Finding("inconclusive", found.figures, sentence))
+    return _of(found, Finding(verdict, found.figures, _SENTENCES[found.sign]))
+
+
+def _of(compared: Comparison, finding: Finding) -> Finding:
+    """The finding with what it was compared from."""
+    return replace(finding, key=compared.key, variants=(compared.candidate.variant, compared.baseline.variant))
 
 
 def _small(found: Comparison, *, both: bool) -> bool:
@@ -172,4 +184,6 @@ def _together(findings: Sequence[Finding], what: str) -> Finding:
     figures = "; ".join(finding.figures for finding in findings if finding.figures)
     gaps = dict.fromkeys(finding.sentence for finding in findings if finding.verdict == "not measured")
     held = [f"Holds in {verdicts.count('reproduced')} of {len(findings)} {what}."] if figures else []
-    return Finding(verdict, figures, " ".join([*held, *gaps]))
+    key = next((finding.key for finding in findings if finding.key), "")
+    variants = tuple(dict.fromkeys(variant for finding in findings for variant in finding.variants))
+    return Finding(verdict, figures, " ".join([*held, *gaps]), key, variants)

@@ -16,15 +16,13 @@ from typing import Any
 
 from PIL import Image
 
-from bench.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.metrics.geneval_judge import COLORS, TASKS
 from bench.prompts import Prompt
 from fastflux.errors import FastFluxError
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
-UNKNOWN_SEED = -1
-"""Seed of images that say nothing of theirs."""
 
 _RELATIONS = frozenset({"left of", "right of", "above", "below"})
 _KEYS = {"tag", "include", "exclude", "prompt", "id"}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.environment import sha256_of
-from bench.image_set import GeneratedImage, ImageSet
+from bench.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
 from bench.metrics.base import incomplete
 from bench.metrics.geneval import task_means
-from bench.metrics.geneval_files import UNKNOWN_SEED, content_of, parse_prompt
+from bench.metrics.geneval_files import content_of, parse_prompt
 from bench.metrics.geneval_judge import TASKS
 from bench.results import JSON, Measurement, MetricInfo
 from fastflux.errors import FastFluxError

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.clip_score import SCALE
 from bench.metrics.image_similarity import K1, K2, mean_squared_error, psnr, ssim
@@ -130,6 +130,8 @@ def _unpaired(images: ImageSet, reference: ImageSet) -> str:
         other = theirs[key]
         if image.prompt != other.prompt:
             return f"{image.prompt_id} reads {image.prompt!r} here and {other.prompt!r} for the dense model"
+        if image.seed == UNKNOWN_SEED:
+            return f"nobody knows the seed of sample {image.sample} of {image.prompt_id}"
         if image.seed != other.seed:
             return f"sample {image.sample} of {image.prompt_id} has seed {image.seed}, the dense model's {other.seed}"
     return ""

@@ -103,7 +103,11 @@ def test_tables_are_written(quick: Path) -> None:
     text = (reports / "table6.md").read_text()
     assert "FLUX-Shapes" in text
     assert (reports / "table1.tex").read_text().count("\\toprule") >= 1
-    assert (reports / "image_grid.png").stat().st_size > 1000
+    # Drawn with the ranking's own order: four blocks that matter most and four that matter least.
+    assert len(list((quick / "shapes-limit1-seeds1" / "single_removals").glob("*/manifest.jsonl"))) == 8
+    for grid in ("image_grid", "block_removals"):
+        assert (reports / f"{grid}.png").stat().st_size > 1000
+    assert '<figure class="table" id="table1">' in (reports / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -6,9 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from bench.results import Measurement, MetricInfo, RunRecord
 from fastflux.errors import FastFluxError
+from reports.gallery import Gallery, GalleryShot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -137,3 +139,62 @@ def pdflatex() -> None:
         if os.environ.get("FASTFLUX_REQUIRE_TOOLS") == "1":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+SHOTS = (
+    ("geneval-a", 0, "a photo of a red star", "geneval colors"),
+    ("geneval-a", 1, "a photo of a red star", "geneval colors"),
+    ("geneval-b", 0, "two </script><script>window.hacked = 1</script> rings", "geneval counting"),
+    ("geneval-c", 0, "<img src=x onerror='window.hacked = 1'> ]]> \u202eshapes \u2028 $x^2$ **b** 星形 🎨",
+     "geneval counting"),
+    ("hps-a", 0, "a painting of a \x00\x07 moon", "hps paintings"),
+)  # fmt: skip
+#: GenEval's verdicts by variant: of the two samples of a, then of b and c.
+JUDGED = {"dense": (1, 0, 1, 0), "fastflux-10": (1, 1, 0, 0), "fastflux-30": (0, 0, 0, 1)}
+
+
+@pytest.fixture
+def judged_records(make_record: MakeRecord, measured: Measured) -> tuple[RunRecord, ...]:
+    """Records with the scores of single images: three variants of GenEval, HPS and latency; one L1 variant failed."""
+
+    def measure(variant: str, ratio: float) -> tuple[Measurement, ...]:
+        first, second, b, c = (float(verdict) for verdict in JUDGED[variant])
+        overall = (first + second + b + c) / 4
+        verdicts = {"colors/geneval-a": [first, second], "counting/geneval-b": [b], "counting/geneval-c": [c]}
+        return (
+            measured("hps", {"averaged": 70.0 * ratio}, intervals={"averaged": (60.0 * ratio, 75.0 * ratio)},
+                     samples={"paintings/hps-a": [70.0 * ratio]}, scored=1),
+            measured("geneval", {"overall": overall}, samples=verdicts, scored=4),
+            measured("latency", {"median_ms": 100.0 * ratio, "ratio_to_dense": ratio}, scored=9),
+        )  # fmt: skip
+
+    return (
+        make_record("dense", "FLUX-Shapes", *measure("dense", 1.0)),
+        make_record("fastflux-10", "FastFLUX-10%", *measure("fastflux-10", 0.9), config={"ratio": 0.1}),
+        make_record("fastflux-30", "FastFLUX-30%", *measure("fastflux-30", 0.7), config={"ratio": 0.3}),
+        make_record("l1-12", "<b>L1</b> & co", measured("hps", "scorer <weights> missing")),
+    )
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, judged_records: tuple[RunRecord, ...]) -> Gallery:
+    """Five shots of three variants, a tile of its own colour each; red tells the variant, green the shot."""
+    folder = tmp_path / "gallery"
+    folder.mkdir()
+    for index, variant in enumerate(JUDGED):
+        sheet = Image.new("RGB", (16, 24))
+        for shot in range(len(SHOTS)):
+            colour = (60 + 80 * index, 30 + 40 * shot, 90)
+            sheet.paste(colour, (shot % 2 * 8, shot // 2 * 8, shot % 2 * 8 + 8, shot // 2 * 8 + 8))
+        sheet.save(folder / f"{variant}.png")
+    return Gallery(
+        folder=folder,
+        tile=(8, 8),
+        columns=2,
+        shots=tuple(
+            GalleryShot(prompt_id, sample, 2**52 + index, prompt, kind)
+            for index, (prompt_id, sample, prompt, kind) in enumerate(SHOTS)
+        ),
+        sheets={variant: f"{variant}.png" for variant in JUDGED},
+        records={record.variant: record.key for record in judged_records if record.variant in JUDGED},
+    )

@@ -10,7 +10,8 @@ import pytest
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
-from reports.build import NAMES, build
+from reports.build import build
+from reports.contents import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,7 +128,7 @@ def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_reports_import_no_torch() -> None:
-    modules = "reports.build, reports.figures, reports.image_grid, reports.difference, reports.__main__"
+    modules = "reports.build, reports.figures, reports.image_grid, reports.rebuild, reports.__main__"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reports.claims import claims_table
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
@@ -52,3 +53,22 @@ def test_what_was_worked_out_leads_to_all_its_records(
     spread = line(seeds_table(rows), "F")
     assert spread[1].origin is None
     assert (spread[2].origin, spread[2].others) == (("fastflux-10", "hps.averaged"), ("seed1-10",))
+
+
+def test_a_verdict_leads_to_the_records_it_rests_on(make_record: MakeRecord, sampled: Sampled) -> None:
+    rows = rows_of(
+        [
+            make_record("dense", "D", sampled("hps.averaged", 60.0)),
+            *(
+                make_record(f"fastflux-{ratio}", f"F{ratio}", sampled("hps.averaged", 60.0, "f"))
+                for ratio in ("05", "10")
+            ),
+            make_record("fastflux-15", "F15", sampled("hps.averaged", 50.0, "ff")),
+        ]
+    )
+    measured = {row[0].text: row[2] for group in claims_table(rows).groups for row in group.rows}
+    higher = measured["FastFLUX-10% outperforms the dense model on HPS"]
+    assert (higher.origin, higher.others) == (("fastflux-10", "hps.averaged"), ("dense",))
+    stable = measured["HPS stays stable up to 15%: it is not lower at 5, 10 and 15%"]
+    assert (stable.origin, stable.others) == (("fastflux-05", "hps.averaged"), ("dense", "fastflux-10", "fastflux-15"))
+    assert measured["Sandwich Training is better than linear layers alone"].origin is None

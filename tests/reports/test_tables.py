@@ -138,10 +138,23 @@ def test_lower_is_better_is_read_from_the_record(make_record: MakeRecord, measur
         make_record("dense", "D", measured("fid", {"fid": 10.0, "kid": 0.1}), measured("clip_score", {"mean": 30.0})),
         make_record("l1-12", "L", measured("fid", {"fid": 12.0, "kid": 0.05}), measured("clip_score", {"mean": 31.0})),
     ]
-    table = make_table("efficiency", TABLES["efficiency"], rows_of(records))
-    assert shown(table, "D")[-3:] == ["_10.00", "0.1000", "30.00"]
-    assert shown(table, "L")[-3:] == ["12.00", "_0.0500", "_31.00"]
+    table = make_table("distribution", TABLES["distribution"], rows_of(records))
+    assert shown(table, "D")[-3:] == ["_10.00", "0.1", "30.00"]
+    assert shown(table, "L")[-3:] == ["12.00", "_0.05", "_31.00"]
+    assert [header.text for header in table.headers] == ["Model", "FID", "KID", "CLIP score"]
     assert [header.direction for header in table.headers[-3:]] == ["down", "down", "up"]
+
+
+def test_precision_and_recall_have_columns_where_they_were_measured(
+    make_record: MakeRecord, measured: Measured
+) -> None:
+    records = [
+        make_record("dense", "D", measured("fid", {"fid": 10.0, "precision": 0.9, "recall": 0.8})),
+        make_record("l1-12", "L", measured("fid", {"fid": 12.0, "precision": 0.7})),
+    ]
+    table = make_table("distribution", TABLES["distribution"], rows_of(records))
+    assert [(header.text, header.direction) for header in table.headers[3:5]] == [("Precision", "up"), ("Recall", "up")]
+    assert shown(table, "L")[2:4] == ["0.700", "None"]
 
 
 def test_speed_up_points_the_other_way_than_latency(make_record: MakeRecord, measured: Measured) -> None:
@@ -149,6 +162,16 @@ def test_speed_up_points_the_other_way_than_latency(make_record: MakeRecord, mea
     table = make_table("efficiency", TABLES["efficiency"], rows)
     assert {header.text: header.direction for header in table.headers}["Speed-up"] == "up"
     assert {header.text: header.direction for header in table.headers}["Latency (ms)"] == "down"
+
+
+def test_the_flops_bound_is_what_the_flops_alone_would_give(make_record: MakeRecord, measured: Measured) -> None:
+    flops = measured("flops", {"forward": 8.0, "ratio_to_dense": 0.8})
+    latency = measured("latency", {"ratio_to_dense": 0.9}, intervals={"ratio_to_dense": (0.88, 0.92)})
+    [row] = rows_of([make_record("fastflux-20", "F", flops, latency)])
+    # 1 / 0.9 as fast, where 1 / 0.8 would be the bound.
+    assert row.number("latency.of_flops_bound") == pytest.approx((1 / 0.9) / (1 / 0.8))
+    assert row.value("latency.of_flops_bound").interval == pytest.approx((0.8 / 0.92, 0.8 / 0.88))
+    assert rows_of([make_record("fastflux-20", "F", latency)])[0].number("latency.of_flops_bound") is None
 
 
 @pytest.mark.parametrize(
@@ -233,10 +256,10 @@ CONTRACT = {
     "hps": {"anime", "concept-art", "paintings", "photo", "averaged"},
     "geneval": {"single_object", "two_object", "counting", "colors", "position", "color_attr", "overall"},
     "clip_score": {"mean"},
-    "fid": {"fid", "kid", "kid_std"},
+    "fid": {"fid", "kid", "kid_std", "precision", "recall"},
     "flops": {"forward", "ratio_to_dense"},
     "parameters": {"total", "ratio_to_dense"},
-    "latency": {"median_ms", "p50_ms", "p90_ms", "p99_ms", "ratio_to_dense", "speedup"},
+    "latency": {"median_ms", "p50_ms", "p90_ms", "p99_ms", "ratio_to_dense", "speedup", "of_flops_bound"},
     "memory": {"peak_mib"},
     "pruning_cost": {
         "block_forwards",

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.image_set import ImageSet, ImageSetError
+from bench.image_set import UNKNOWN_SEED, ImageSet, ImageSetError
 from bench.metrics.geneval_files import (
-    UNKNOWN_SEED,
     read_geneval_folder,
     read_metadata,
     write_geneval_folder,

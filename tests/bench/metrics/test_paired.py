@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.image_set import ImageSet, ImageSetError, Pixels
+from bench.image_set import UNKNOWN_SEED, ImageSet, ImageSetError, Pixels
 from bench.metrics.base import load_metric
 from bench.metrics.image_similarity import mean_squared_error, psnr, ssim
 from bench.metrics.open_clip_model import load_open_clip
@@ -147,6 +147,8 @@ def test_sets_that_cannot_be_paired_fail_with_the_reason(
     refuse(metric(ImageSet((other, *rest))), "hps-anime-000 reads 'a ring' here and 'anime of 0 stars' for the dense")
     seed = dataclasses.replace(first, seed=9)
     refuse(metric(ImageSet((seed, *rest))), "sample 0 of hps-anime-000 has seed 9, the dense model's 0")
+    unknown = dataclasses.replace(first, seed=UNKNOWN_SEED)
+    refuse(metric(ImageSet((unknown, *rest))), "nobody knows the seed of sample 0 of hps-anime-000")
     larger = write_images(hps_prompts, folder="larger", size=33)
     refuse(metric(ImageSet.read(larger)), "has the shape (33, 33, 3), the dense model's (32, 32, 3)")
     refuse(metric(ImageSet((*pruned.images, first))), "twice or were not asked for: sample 0 of hps-anime-000")

@@ -1,0 +1,91 @@
+"""The committed documents: they are what the committed records give, and a difference of any kind is told."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import reports.__main__ as command_line
+from fastflux.errors import FastFluxError
+from reports.__main__ import main
+from reports.build import DOCUMENT_FORMATS
+from reports.rebuild import PACKAGE, check, rebuild, replace_all
+
+
+@pytest.fixture
+def package(tmp_path: Path, results: Path) -> Path:
+    """A small repository: records of one profile, its documents, a README that shows one."""
+    folder = tmp_path / "reports"
+    shutil.copytree(results, folder / "results" / "cpu" / "shapes")
+    (tmp_path / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
+    (folder / "generated").mkdir()
+    replace_all(folder, tmp_path / "README.md")
+    return folder
+
+
+def test_what_was_just_rebuilt_does_not_differ(package: Path) -> None:
+    assert (package / "generated" / "table1.md").is_file()
+    assert "| Model" in (package.parent / "README.md").read_text(encoding="utf-8")
+    assert check(package, package.parent / "README.md") == []
+
+
+def test_every_kind_of_difference_is_told(package: Path) -> None:
+    generated, readme = package / "generated", package.parent / "README.md"
+    (generated / "table1.md").unlink()
+    (generated / "table2.md").write_text("a better number", encoding="utf-8")
+    (generated / "stale.md").write_text("of a table that is gone", encoding="utf-8")
+    readme.write_text("<!-- generated: table6.md -->\nby hand\n<!-- end -->\n", encoding="utf-8")
+    assert check(package, readme) == [
+        "table1.md is missing", "stale.md is made from nothing", "table2.md differs", "README.md shows other tables",
+    ]  # fmt: skip
+    replace_all(package, readme)
+    assert check(package, readme) == []
+    assert not (generated / "stale.md").exists()
+
+
+def test_a_record_that_changed_shows(package: Path) -> None:
+    path = package / "results" / "cpu" / "shapes" / "dense.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("28.0625", "28.5"), encoding="utf-8")
+    assert "table1.md differs" in check(package, package.parent / "README.md")
+
+
+def test_other_profiles_have_folders_of_their_own(package: Path, results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, package / "results" / "cuda" / "flux-dev")
+    names = {path.relative_to(tmp_path / "out").as_posix() for path in rebuild(package, tmp_path / "out")}
+    assert {"table1.md", "cuda/flux-dev/table1.md"} <= names
+
+
+def test_no_records_are_told(tmp_path: Path) -> None:
+    with pytest.raises(FastFluxError, match="holds no records"):
+        rebuild(tmp_path, tmp_path / "out")
+
+
+def test_command_line_ends_with_1_when_something_differs(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command_line, "PACKAGE", package)
+    assert main(["rebuild", "--check"]) == 0
+    (package / "generated" / "table1.md").unlink()
+    assert main(["rebuild", "--check"]) == 1
+    assert "table1.md is missing" in capsys.readouterr().err
+    assert main(["rebuild"]) == 0
+    assert main(["rebuild", "--check"]) == 0
+
+
+@pytest.mark.slow
+def test_the_repositorys_documents_are_what_its_records_give(tmp_path: Path) -> None:
+    committed = PACKAGE / "generated"
+    made = {path.relative_to(tmp_path) for path in rebuild(PACKAGE, tmp_path)}
+    assert made == {path.relative_to(committed) for path in committed.rglob("*") if path.is_file()}
+    for name in sorted(made):
+        fresh, kept = tmp_path / name, committed / name
+        if name.suffix.lstrip(".") in DOCUMENT_FORMATS:
+            assert fresh.read_bytes() == kept.read_bytes(), f"{name}: run `nox -s reports` and commit"
+        elif name.suffix == ".png":  # fonts are rendered a shade differently by other builds of the same version
+            pictures = [np.asarray(Image.open(path).convert("RGB"), dtype=np.float64) for path in (fresh, kept)]
+            assert pictures[0].shape == pictures[1].shape, name
+            assert np.abs(pictures[0] - pictures[1]).mean() < 1.0, f"{name}: run `nox -s reports` and commit"
