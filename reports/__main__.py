@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_WHY_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    asker.add_argument("table", help=f"of {', '.join(TABLES)}")
+    asker.add_argument("table", help=f"of {', '.join(TABLES)}; or FILE.toml:NAME")
     asker.add_argument("row", help="a row's label, such as FastFLUX-10%%, or a variant's id")
     asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
     asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")

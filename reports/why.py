@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from reports.choices import unknown_choice
+from reports.declared import is_declaration, read_tables
 from reports.specs import TABLES
 from reports.tables import value_cell
 
@@ -26,13 +28,16 @@ _LONGEST = 100
 def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     """All that is known of one cell, a line each.
 
-    `row` is a label or a variant's id, `column` a heading or a value's key, both without regard to case.
+    `table` is a name, or FILE.toml:NAME for a declared one (`reports.declared`), `row` a label or a variant's id,
+    `column` a heading or a value's key, both without regard to case.
 
     Raises FastFluxError with a suggestion for a table, row or column that is not there.
     """
-    if table not in TABLES:
-        raise unknown_choice("table", table, TABLES)
-    spec = TABLES[table]
+    file, _, name = table.rpartition(":")
+    specs = read_tables(Path(file)) if is_declaration(file) else TABLES
+    if name not in specs:
+        raise unknown_choice("table", name, specs)
+    spec = specs[name]
     chosen = spec.chosen(rows)
     found = _pick("row", row, {name: entry for entry in chosen for name in (entry.label, entry.variant)})
     named: dict[str, Column] = {}

@@ -123,3 +123,12 @@ def test_a_missing_file_is_told_on_the_command_line(
 ) -> None:
     assert main(["build", "--results", str(results), "--tables", "nowhere.toml", "-o", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: nowhere.toml cannot be read as TOML")
+
+
+def test_why_knows_declared_tables(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = declared(tmp_path, GOOD)
+    command = ["why", f"{path}:speed", "FastFLUX-10%", "HPS", "--results", str(results)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("Speed: FastFLUX-10%, HPS\nvalue: 27.9\n")
+    assert main([*command[:1], f"{path}:sped", *command[2:]]) == 1
+    assert capsys.readouterr().err == "error: Unknown table 'sped': did you mean speed?\n"
