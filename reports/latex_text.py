@@ -72,11 +72,16 @@ _ACCENTS = {
 #: Fonts make one character of these: a dash of two hyphens, a quotation mark of two apostrophes.
 _LIGATURES = {"--", "''", "``", ",,", "?`", "!`"}
 #: A word of more characters may be broken, and after how many: a checksum is longer than a column.
-_LONGEST_WORD, _BROKEN_AFTER = 30, 10
+_LONGEST_WORD, _BROKEN_AFTER = 20, 10
+#: Of more characters in a row that have no glyph the first ones are shown, and how many there are.
+_MOST_NUMBERS = 24
 
 
 def escape_latex(text: str) -> str:
-    """`text` as LaTeX that typesets exactly these characters on one line, ⟨U+4E2D⟩ for those it has no glyph for."""
+    """`text` as LaTeX that typesets exactly these characters on one line, ⟨U+4E2D⟩ for those it has no glyph for.
+
+    Of a long row of those the first 24 are shown.
+    """
     return " ".join(_word(word) for word in unicodedata.normalize("NFC", text).split())
 
 
@@ -130,5 +135,6 @@ def _accented(letter: str, accent: str) -> str:
 
 
 def _numbers(characters: list[str]) -> str:
-    shown = code_points(characters)
-    return rf"$\langle${shown[1:-1]}$\rangle$"
+    shown = code_points(characters[:_MOST_NUMBERS])[1:-1]
+    more = len(characters) - _MOST_NUMBERS
+    return rf"$\langle${shown}{f' and {more} more' if more > 0 else ''}$\rangle$"

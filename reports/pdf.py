@@ -16,6 +16,7 @@ from reports.build import REPORT, build, build_importance, write_text
 from reports.contents import NAMES, committed_ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE
+from reports.ranking import Ranking
 from reports.report_document import PACKAGES, SIUNITX, report_document
 from reports.rows import read_rows
 
@@ -59,7 +60,8 @@ def build_pdf(
         ranking_file=ranking_file, latex=latex, mix_devices=mix_devices, records=True,
     )  # fmt: skip
     ranking = ranking_file or committed_ranking(rows)
-    if ranking is not None:
+    weights = {row.record.base_revision for row in rows if row.record is not None}
+    if ranking is not None and (ranking_file is not None or Ranking.read(ranking).revision in weights):
         written += build_importance(ranking, sources, ("tex", "pdf"), latex)
     if gallery_dir is not None:  # grids of images, as PNG: they are pixels
         written += build(results_dir, sources, (), (), gallery_dir, ranking_file=ranking_file, tolerance=tolerance)

@@ -126,9 +126,10 @@ def _about(rows: Sequence[Row]) -> str:
     label = profile_label(rows)
     lines = [rf"\noindent\textbf{{{escape_latex(label)}}}\par\medskip"] if label else []
     lines += [
-        r"\noindent\begin{tabular}{@{}lp{0.82\linewidth}@{}}",
-        *(rf"{name} & \raggedright {escape_latex(text)} \tabularnewline" for name, text in facts.items()),
-        r"\end{tabular}\par\medskip",
+        r"\begin{list}{}{\labelwidth=26mm \leftmargin=28mm \labelsep=2mm \itemsep=0pt \parsep=0pt",
+        r"\def\makelabel#1{#1\hfil}\raggedright}",
+        *(rf"\item[{name}] {escape_latex(text)}" for name, text in facts.items()),
+        r"\end{list}\medskip",
     ]
     return "\n".join(lines)
 

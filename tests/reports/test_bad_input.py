@@ -16,6 +16,7 @@ from test_latex import HOSTILE
 from bench.results import RecordError
 from fastflux.errors import FastFluxError
 from reports.build import build
+from reports.pdf import build_pdf, overfull
 from reports.rows import read_rows
 from reports.table import Cell, Group, Header, Table, to_markdown
 from reports.text import one_line
@@ -68,22 +69,39 @@ def test_markdown_shows_exactly_the_text_and_nothing_else(texts: list[str]) -> N
     assert inline == [text.strip() for text in expected] + [one_line(text) for text in notes]
 
 
-def test_hostile_records_are_shown_without_harm(make_record: MakeRecord, measured: Measured, tmp_path: Path) -> None:
+@pytest.fixture
+def hostile(make_record: MakeRecord, measured: Measured, tmp_path: Path) -> Path:
+    """A folder of records, each with one hostile text as its label, in its settings and as a reason, one also as id."""
     text = "".join(HOSTILE)
     for number, one in enumerate(HOSTILE):
-        variant = "dense" if number == 0 else f"fastflux-{number}"
+        variant = "dense" if number == 0 else f"fastflux{'_&%' if number % 2 else ''}-{number}"
         hps = measured("hps", {"averaged": 1.0}, settings={"prompt": one})
         record = make_record(variant, one, hps, measured("fid", f"broke: {one}"), config={"note": text})
-        path = tmp_path / "in" / f"{variant}.json"
+        path = tmp_path / "in" / f"{number}.json"
         path.parent.mkdir(exist_ok=True)
-        data = json.loads(record.to_json())
+        data = {**json.loads(record.to_json()), "base_model": one, "base_revision": one}
+        data["environment"]["commit"] = {"hash": one, "dirty": True}
+        data["environment"]["libraries"] = {one: one}
         path.write_text(json.dumps(data), encoding="ascii")  # so that half a surrogate pair is in the file
+    return tmp_path / "in"
+
+
+def test_hostile_records_are_shown_without_harm(hostile: Path, tmp_path: Path) -> None:
     for latex in ("plain", "siunitx"):
-        written = build(tmp_path / "in", tmp_path / latex, formats=("md", "tex", "csv"), latex=latex)
+        written = build(hostile, tmp_path / latex, formats=("md", "tex", "csv"), latex=latex)
         for path in written:
             content = path.read_text(encoding="utf-8")
             assert path.suffix == ".csv" or "<script" not in content.replace(r"\<script", "")
             assert not {"\x1b", "\x07", "\u202e", "\x00"} & set(content)
+
+
+@pytest.mark.usefixtures("pdflatex")
+def test_hostile_records_make_a_pdf(hostile: Path, tmp_path: Path) -> None:
+    pdf = build_pdf(hostile, tmp_path, ["efficiency", "differences"], latex="siunitx")
+    log = pdf.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    assert overfull(log, more_than=20) == []
+    assert "undefined" not in log
+    assert "multiply" not in log
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

@@ -42,6 +42,7 @@ def test_the_same_document_gives_the_same_pdf_with_everything_on_the_page(
     for name in ("claims", "table1", "table1_paper", "table6", "provenance"):
         assert rf"\input{{{name}}}" in document
     assert r"\includegraphics{quality_against_latency.pdf}" in document
+    assert "importance" not in document, "the committed ranking is of other weights"
     assert ("siunitx" in document) == (numbers == "siunitx")
 
 
