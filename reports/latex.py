@@ -25,6 +25,7 @@ _LONGEST_TEXT = 200
 #: More lines than this do not fit a page with what stands around them.
 _MOST_LINES = 40
 _RULE = r"\midrule"
+_RAGGED = r"\raggedright "
 #: Shrinks what is wider than the text and nothing else, so one fragment fits one column and two.
 FIT = r"\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{"
 # Right-aligned, since all numbers of a column have as many decimals: so marked ones, which are braced, keep in line.
@@ -116,7 +117,8 @@ def _body(
         for row in group.rows:
             cells = [_cell(cell, column, marks) for cell, column in zip(row, columns, strict=True)]
             if records and (origin := next((cell.origin for cell in row if cell.origin), None)):
-                cells[0] = rf"\hyperref[{anchor(origin[0])}]{{{cells[0]}}}"
+                ragged = _RAGGED if cells[0].startswith(_RAGGED) else ""  # it holds to the end of a paragraph
+                cells[0] = rf"{ragged}\hyperref[{anchor(origin[0])}]{{{cells[0].removeprefix(_RAGGED)}}}"
             if label := next(labels, ""):
                 cells[0] = rf"\phantomsection\label{{{label}}}{cells[0]}"
             body.append(_row(cells, sentences=any(column.header.width for column in columns)))
@@ -185,7 +187,7 @@ def _cell(cell: Cell, column: _Column, marks: Mapping[str, str]) -> str:
     text = text if header.width else _broken(text)
     if column.number_format:  # braced, or siunitx would look for a number in it
         return f"{{{text}}} & " if column.trailing else f"{{{text}}}"
-    return rf"\raggedright {text}" if header.width else text
+    return f"{_RAGGED}{text}" if header.width else text
 
 
 def _number(number: str, cell: Cell) -> str:
@@ -201,7 +203,7 @@ def _heading(column: _Column) -> str:
     """The heading, in several lines when it is long: a table of the paper's eight columns has to fit a page."""
     header = column.header
     if header.width:
-        return rf"\raggedright {escape_latex(header.text)}"
+        return f"{_RAGGED}{escape_latex(header.text)}"
     align = "c" if column.trailing else header.align[0]
     lines = [
         escape_latex(line) for line in wrap(header.text, _LONG_HEADING, break_long_words=False, break_on_hyphens=False)

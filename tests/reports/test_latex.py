@@ -178,6 +178,17 @@ def test_anchors_of_different_variants_differ() -> None:
     assert all(re.fullmatch(r"prov:[A-Za-z0-9.-]+", anchor(name)) for name in names)
 
 
+def test_rows_lead_to_their_records_and_sentences_stay_ragged() -> None:
+    rows = ((Cell(text="a"), Cell(1.0, origin=("fastflux-10", "hps.averaged"))), (Cell(text="b"), Cell(2.0)))
+    for width, start in ((0.0, ""), (0.5, r"\raggedright ")):
+        table = Table("t", "T", (Header("M", align="left", width=width), Header("S")), (Group(rows),))
+        text = to_latex(table, records=True)
+        assert f"\n{start}\\hyperref[prov:fastflux-10]{{a}} & 1.00" in text
+        assert f"\n{start}b & 2.00" in text
+        assert r"Records: Table~\ref{tab:provenance}." in text
+        assert "hyperref" not in to_latex(table)
+
+
 @pytest.mark.usefixtures("pdflatex")
 @pytest.mark.parametrize("version", ["", "[=v2]"])
 def test_both_styles_compile_in_a_plain_article(version: str) -> None:
