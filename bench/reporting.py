@@ -10,7 +10,7 @@ from fastflux.errors import FastFluxError
 
 RESULTS = ROOT / "reports" / "results"
 GENERATED = ROOT / "reports" / "generated"
-GALLERY = ROOT / "reports" / "gallery"
+GALLERIES = ROOT / "reports" / "galleries"
 RANKINGS = ROOT / "reports" / "rankings"
 RECOLLECTION = ROOT / "reports" / "recollection"
 

@@ -17,7 +17,7 @@ from bench.external import EXTERNAL
 from bench.profile import ROOT, Profile, load_profile, require_disk
 from bench.progress import console
 from bench.ranking import RANK_SAMPLES, rank
-from bench.reporting import GALLERY, RESULTS, run_reports
+from bench.reporting import GALLERIES, RESULTS, run_reports
 from bench.run_plan import plan_run, show_plan
 from bench.single_removals import draw_single_removals
 from bench.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
@@ -151,7 +151,7 @@ def _accept(evaluation: Evaluation) -> None:
         path.unlink()
     for path in (evaluation.folder / SELECTED).glob("*.json"):
         shutil.copy2(path, target)
-    shown = GALLERY / target.relative_to(RESULTS)
+    shown = GALLERIES / target.relative_to(RESULTS)
     shutil.rmtree(shown, ignore_errors=True)
     shutil.copytree(evaluation.folder / "gallery", shown)
     run_reports("rebuild")

@@ -14,7 +14,7 @@ from reports.difference import difference
 from reports.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
 from reports.gallery_files import collect
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.latex import Numbers
+from reports.latex.tables import Numbers
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
 from reports.rows import read_rows
@@ -27,7 +27,7 @@ EXIT_OK, EXIT_ERROR = 0, 1  # argparse itself ends with 2 when the command line 
 _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/records -o runs/shapes/tables
   python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
-  python -m reports build --results reports/results/cpu/shapes --gallery reports/gallery/cpu/shapes -o out
+  python -m reports build --results reports/results/cpu/shapes --gallery reports/galleries/cpu/shapes -o out
   python -m reports build --results runs/shapes/records --gallery runs/shapes/gallery --format html -o out
   python -m reports build --results runs/shapes/records --format csv,parquet -o data
   python -m reports build --results runs/shapes/records --tables my_tables.toml --format md,tex --latex siunitx -o out
@@ -42,7 +42,7 @@ _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
 """
 _GALLERY_EXAMPLES = """examples:
-  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/gallery/cpu/shapes
+  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/galleries/cpu/shapes
 """
 _WHY_EXAMPLES = """examples:
   python -m reports why table1 FastFLUX-10% averaged

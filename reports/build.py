@@ -10,10 +10,10 @@ from reports.choices import unknown_choice
 from reports.contents import NAMES, RATIO, make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
-from reports.grids import GRIDS, Shown
+from reports.figures.grids import GRIDS, Shown
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.latex import anchor, to_latex
-from reports.page import PAGE, page_html
+from reports.latex.tables import anchor, to_latex
+from reports.page.document import PAGE, page_html
 from reports.provenance import PROVENANCE, recorded
 from reports.ranking import Ranking, orders_table
 from reports.rows import read_rows
@@ -24,7 +24,7 @@ from reports.tables import SHAPES_PROFILE, model_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from reports.latex import Numbers
+    from reports.latex.tables import Numbers
     from reports.rows import Row
     from reports.specs import TableSpec
 
@@ -121,8 +121,8 @@ def build_importance(
 
     Raises FastFluxError when the file holds no ranking.
     """
-    from reports.importance import importance_figure
-    from reports.style import save_figure
+    from reports.figures.importance import importance_figure
+    from reports.figures.style import save_figure
 
     ranking = Ranking.read(ranking_file)
     table, figure = orders_table(ranking), importance_figure(ranking)
@@ -180,9 +180,9 @@ def _build_frames(tables: Iterable[Table], out_dir: Path, suffixes: Sequence[str
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
     """The figures for which there are records."""
     # matplotlib takes a second to import: tables alone need not wait for it.
-    from reports.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
-    from reports.figures import has_quality, quality_against_latency
-    from reports.style import save_figure
+    from reports.figures.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
+    from reports.figures.quality import has_quality, quality_against_latency
+    from reports.figures.style import save_figure
 
     drawn = {
         "quality_against_latency": (has_quality, quality_against_latency),
@@ -199,9 +199,9 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
 
 def _build_grids(shown: Shown, gallery_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
+    from reports.figures.image_grid import grid_rows, image_grid
+    from reports.figures.style import save_figure
     from reports.gallery import Gallery
-    from reports.image_grid import grid_rows, image_grid
-    from reports.style import save_figure
 
     galleries = {"": Gallery.read(gallery_dir).of(shown.rows)}
     if not galleries[""].sheets:

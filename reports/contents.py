@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports.claims import claims_table
+from reports.claims.table import claims_table
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from reports.figures.grids import SINGLE_REMOVALS
 from reports.gallery import LONGEST_EDGE, Gallery, write_gallery
-from reports.grids import SINGLE_REMOVALS
 from reports.rows import DENSE
 
 if TYPE_CHECKING:

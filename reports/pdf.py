@@ -15,15 +15,15 @@ from fastflux.errors import FastFluxError
 from reports.build import REPORT, build, build_importance, write_text
 from reports.contents import NAMES, committed_ranking
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.latex.document import PACKAGES, SIUNITX, report_document
 from reports.provenance import PROVENANCE
 from reports.ranking import Ranking
-from reports.report_document import PACKAGES, SIUNITX, report_document
 from reports.rows import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reports.latex import Numbers
+    from reports.latex.tables import Numbers
 
 #: pdflatex itself, and the least that sets `report.tex`.
 DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended texlive-science"

@@ -30,7 +30,7 @@ def rebuild(package: Path, out: Path) -> list[Path]:
     written = []
     for folder in folders:
         name = folder.relative_to(results)
-        gallery = package / "gallery" / name
+        gallery = package / "galleries" / name
         written += build(folder, _place(out, name), gallery_dir=gallery if gallery.is_dir() else None)
     for ranking in sorted((package / RANKINGS.name).glob("*.json")):
         written += build_importance(ranking, out if ranking.stem == DEFAULT.name else out / ranking.stem)

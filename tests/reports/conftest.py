@@ -130,8 +130,8 @@ def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
 @pytest.fixture(scope="session")
 def pdflatex() -> None:
     """Skip a test where pdflatex or a package is missing; fail it where FASTFLUX_REQUIRE_TOOLS=1 says they are here."""
+    from reports.latex.document import PACKAGES, SIUNITX
     from reports.pdf import check_latex
-    from reports.report_document import PACKAGES, SIUNITX
 
     try:
         check_latex(PACKAGES | SIUNITX)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastflux.errors import FastFluxError
-from reports.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
 from reports.build import build
+from reports.figures.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
 from reports.rows import rows_of
 
 if TYPE_CHECKING:

@@ -128,7 +128,7 @@ def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_reports_import_no_torch() -> None:
-    modules = "reports.build, reports.figures, reports.image_grid, reports.rebuild, reports.__main__"
+    modules = "reports.build, reports.figures.quality, reports.figures.image_grid, reports.rebuild, reports.__main__"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

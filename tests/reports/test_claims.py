@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reports.__main__ import main
-from reports.claims import CLAIMS, claims_table, findings
-from reports.latex import to_latex
+from reports.claims.table import CLAIMS, claims_table, findings
+from reports.claims.verdicts import Evidence, alike, at_least, keeps, latency_groups
+from reports.latex.tables import to_latex
 from reports.ranking import Ranking
 from reports.rows import rows_of
 from reports.table import to_markdown
-from reports.verdicts import Evidence, alike, at_least, keeps, latency_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ import pytest
 
 from reports.build import build
 from reports.contents import NAMES
-from reports.latex import to_latex
+from reports.latex.tables import to_latex
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
 from reports.specs import TABLES

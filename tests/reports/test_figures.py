@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastflux.errors import FastFluxError
-from reports.figures import quality_against_latency
+from reports.figures.quality import quality_against_latency
 from reports.rows import rows_of
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from drawn import write_images
 
 from fastflux.errors import FastFluxError
 from reports.build import MAXIMUM_GRID_BYTES, build
+from reports.figures.grids import GRIDS, Columns, Shown
+from reports.figures.image_grid import grid_rows, image_grid
 from reports.gallery import Gallery, GalleryShot, write_gallery
 from reports.gallery_files import collect
-from reports.grids import GRIDS, Columns, Shown
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.image_grid import grid_rows, image_grid
 from reports.ranking import Ranking
 from reports.rows import read_rows, rows_of
 

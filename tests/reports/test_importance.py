@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from reports.__main__ import main
-from reports.importance import importance_figure
+from reports.figures.importance import importance_figure
 from reports.ranking import Ranking, orders_table
 from reports.table import to_markdown
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from reports.latex import Numbers, anchor, to_latex
-from reports.latex_text import escape_latex
+from reports.latex.tables import Numbers, anchor, to_latex
+from reports.latex.text import escape_latex
 from reports.pdf import compile_latex, overfull
 from reports.table import Cell, Group, Header, Table
 

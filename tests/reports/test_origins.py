@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reports.claims import claims_table
+from reports.claims.table import claims_table
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.rows import rows_of

@@ -16,8 +16,8 @@ import pytest
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
 from reports.build import build
-from reports.page import page_html
-from reports.page_images import browser_data
+from reports.page.document import page_html
+from reports.page.images import browser_data
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.tables import make_table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from reports.page import page_html
+from reports.page.document import page_html
 from reports.paired_differences import differences_table
 from reports.rows import rows_of
 from reports.specs import TABLES

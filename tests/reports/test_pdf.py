@@ -10,9 +10,9 @@ import pytest
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
-from reports.latex import Numbers, anchor
+from reports.latex.document import PACKAGES, report_document
+from reports.latex.tables import Numbers, anchor
 from reports.pdf import build_pdf, check_latex, compile_latex, overfull
-from reports.report_document import PACKAGES, report_document
 from reports.rows import read_rows
 
 if TYPE_CHECKING:

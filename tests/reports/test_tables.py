@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports.latex import to_latex
+from reports.latex.tables import to_latex
 from reports.paper import paper_against_measured, paper_rows
 from reports.rows import rows_of
 from reports.specs import TABLES
@@ -53,7 +53,7 @@ latency (version 1): hand-made latency; device test device
 TABLE1_LATEX = r"""% Needs \usepackage{booktabs} and \usepackage{graphicx}.
 \begin{table}[t]
 \centering
-\caption{Table 1: HPS by style, FLUX-Shapes. \textbf{Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.}}
+\caption{HPS by style, FLUX-Shapes (Table 1 of the paper). \textbf{Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.}}
 \label{tab:table1}
 \small
 \resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.patheffects import withStroke
 
 from fastflux.errors import FastFluxError
+from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.rows import DENSE, FASTFLUX, L1
-from reports.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:

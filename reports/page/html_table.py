@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from reports.html_text import element_id, escape_html
+from reports.page.html_text import element_id, escape_html
 from reports.table import behind, display, letter
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The claims of the paper, each with the predicate that decides it and the paper's own figures; a table of verdicts.
 
-Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `reports.verdicts` and
-`reports.cost_verdicts`.
+Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `reports.claims.verdicts` and
+`reports.claims.cost_verdicts`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from reports.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
-from reports.rows import DENSE
-from reports.table import Cell, Group, Header, Table
-from reports.tables import model_name, profile_label
-from reports.verdicts import (
+from reports.claims.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
+from reports.claims.verdicts import (
     MARGIN,
     Evidence,
     alike,
@@ -24,13 +21,16 @@ from reports.verdicts import (
     in_every_group,
     keeps,
 )
+from reports.rows import DENSE
+from reports.table import Cell, Group, Header, Table
+from reports.tables import model_name, profile_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reports.claims.verdicts import Check, Finding
     from reports.ranking import Ranking
     from reports.rows import Row
-    from reports.verdicts import Check, Finding
 
 
 @dataclass(frozen=True)

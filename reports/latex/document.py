@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from reports.devices import device_of
-from reports.latex import FIT
-from reports.latex_text import escape_latex
+from reports.latex.tables import FIT
+from reports.latex.text import escape_latex
 from reports.provenance import PROVENANCE
 from reports.specs import TABLES
 from reports.tables import model_name, profile_label
@@ -15,7 +15,7 @@ from reports.tables import model_name, profile_label
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from reports.latex import Numbers
+    from reports.latex.tables import Numbers
     from reports.rows import Row
 
 #: The packages it loads: with them compile all fragments. Debian's package is named for those outside its base.

@@ -1,4 +1,4 @@
-"""Predicates of claims about cost, speed and the blocks' importance, beside those about scores in `reports.verdicts`.
+"""Predicates of claims about cost, speed and the blocks' importance, beside those about scores in `verdicts`.
 
 Counts and FLOPs have no chance in them and are compared as they are, latencies by their 95% intervals.
 """
@@ -10,16 +10,16 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
+from reports.claims.verdicts import Finding, unmeasured
 from reports.comparison import SIGNIFICANT, chance
 from reports.ranking import DOUBLE, SINGLE, stack_of
 from reports.rows import DENSE, FASTFLUX
-from reports.verdicts import Finding, unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reports.claims.verdicts import Evidence
     from reports.rows import Row, Value
-    from reports.verdicts import Evidence
 
 _SHUFFLES = 2000
 _COSTS = (("pruning_cost.trainable_parameters", "trained at once"), ("pruning_cost.block_trainings", "block trainings"))

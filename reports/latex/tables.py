@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
-from reports.latex_text import escape_latex, signed
+from reports.latex.text import escape_latex, signed
 from reports.table import behind, display, letter, number_parts
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def to_latex(table: Table, numbers: Numbers = "plain", *, records: bool = False,
     declarations = "".join(column.declaration for column in columns)
     heads = _row([_heading(column) for column in columns], sentences=sentences)
     body = _body(table, columns, marks, records=records, row_labels=row_labels)
-    captions = [escape_latex(f"{table.title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
+    # In a document LaTeX numbers the tables itself: the paper's number goes behind.
+    title = re.sub(r"^(Table \d+): (.*)$", r"\2 (\1 of the paper)", table.title)
+    captions = [escape_latex(f"{title}.")] + ([rf"\textbf{{{escape_latex(table.label)}}}"] if table.label else [])
     caption = rf"\caption{{{' '.join(captions)}}}"
     label = rf"tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}"
     notes = [rf"\textsuperscript{{{mark}}} {escape_latex(note)}" for note, mark in marks.items()]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
 from reports.ranking import DOUBLE, SINGLE, flow_place, stack_of
-from reports.style import BLUE, GREY, VERMILION, new_figure, style
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
-from reports.html_text import visible
+from reports.page.html_text import visible
 from reports.rows import DENSE, FASTFLUX
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reports.html_text import escape_html, fact_list
+from reports.page.html_text import escape_html, fact_list
 from reports.why import measurement_facts, record_facts
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from fastflux.errors import FastFluxError
-from reports.style import DOTS_PER_INCH, GREY, new_figure, style
+from reports.figures.style import DOTS_PER_INCH, GREY, new_figure, style
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from reports.figures.grids import Columns
     from reports.gallery import Gallery
-    from reports.grids import Columns
 
 DEFAULT_CELL = 112
 _PROMPT_WIDTH, _HEADER_HEIGHT, _HEADING_HEIGHT, _TITLE_HEIGHT, _GAP, _GROUP_GAP = 210, 36, 22, 28, 4, 14  # pixels

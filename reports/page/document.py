@@ -1,6 +1,6 @@
 """The page: tables, plot, image browser and records of one profile in one HTML file that needs nothing beside it.
 
-Styles and scripts are read from page_assets. They are allowed by their hashes, so that no other script can run in the
+Styles and scripts are read from page/assets. They are allowed by their hashes, so that no other script can run in the
 page, and nothing can be asked of the network.
 """
 
@@ -13,11 +13,11 @@ from importlib.resources import files
 from string import Template
 from typing import TYPE_CHECKING
 
-from reports.html_table import to_html
-from reports.html_text import element_id, escape_html, script_json
-from reports.page_images import browser_data, sheets_html
-from reports.page_records import conditions_html, record_ids, records_html
-from reports.pareto import pareto_data
+from reports.page.html_table import to_html
+from reports.page.html_text import element_id, escape_html, script_json
+from reports.page.images import browser_data, sheets_html
+from reports.page.pareto import pareto_data
+from reports.page.records import conditions_html, record_ids, records_html
 from reports.tables import model_name, profile_label
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def page_html(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], galler
 
 
 def _asset(name: str) -> str:
-    return files("reports").joinpath("page_assets", name).read_text(encoding="utf-8")
+    return files("reports").joinpath("page", "assets", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

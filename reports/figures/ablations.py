@@ -8,9 +8,9 @@ from matplotlib.patheffects import withStroke
 
 from fastflux.errors import FastFluxError
 from reports.comparison import Comparison, compare
+from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.paper import paper_data
 from reports.rows import DENSE
-from reports.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Figures from records, rankings and galleries: drawn with matplotlib, the same bytes each time."""

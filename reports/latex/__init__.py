@@ -1,0 +1,1 @@
+"""LaTeX: tables as fragments, any text escaped, and a document of all of it."""

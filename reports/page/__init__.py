@@ -1,0 +1,1 @@
+"""The page: one HTML file with tables, plot, images and records of a profile."""
