@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 
 # Before any test imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a test a core: more threads than cores make both slower
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same
 # examples on every run, so that a red run is about the change; elsewhere they differ from run to run.
