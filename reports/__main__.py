@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,history,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -141,6 +141,16 @@ def _parser() -> argparse.ArgumentParser:
     asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
     asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
     asker.set_defaults(run=_why)
+    trend = commands.add_parser(
+        "history",
+        help="draw the trend of a metric over commits",
+        description="Draw history files as `python -m bench history` shows them.",
+    )
+    trend.add_argument("files", type=Path, nargs="+", help="history files, JSON lines")
+    trend.add_argument("--metric", default="hps", help="such as hps, geneval, latency; default: %(default)s")
+    trend.add_argument("--profile", default="shapes", help="default: %(default)s")
+    trend.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="a .png or .svg")
+    trend.set_defaults(run=_history)
     filler = commands.add_parser(
         "readme",
         help="put the generated tables into README.md",
@@ -190,6 +200,16 @@ def _show(table: Table, out: Path | None) -> int:
         print(to_markdown(table), end="")
     else:
         print(write_text(out, to_markdown(table)))
+    return EXIT_OK
+
+
+def _history(options: argparse.Namespace) -> int:
+    from reports.history import history_figure  # matplotlib takes a second to import
+    from reports.style import save_figure
+
+    if options.out.suffix not in (".png", ".svg"):
+        raise FastFluxError(f"{options.out} is neither .png nor .svg; name such a file.")
+    print(save_figure(history_figure(options.files, options.metric, options.profile), options.out))
     return EXIT_OK
 
 

@@ -1,0 +1,206 @@
+"""`python -m bench regress`: measure the suite, compare it with a baseline, tell it in three forms, end with a code."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bench import regression_report as report
+from bench.environment import device_name
+from bench.history_file import append, point_of
+from bench.idle import other_work
+from bench.profile import ROOT
+from bench.progress import console
+from bench.regression_baseline import (
+    KINDS,
+    Snapshot,
+    find_baseline,
+    require_comparable,
+    require_kinds,
+    require_same_device,
+    slug,
+)
+from bench.regression_exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression_repeat import Repetition, repetitions_to_markdown
+from bench.regression_suite import Suite, SuiteRun, announce
+from bench.regression_verdicts import Check, Tolerances, exit_of, judge
+from bench.render import threads
+from fastflux.errors import FastFluxError
+
+BASELINES = ROOT / "reports" / "regression"
+HISTORY = "history.jsonl"
+RUNS = ROOT / "runs" / "regress"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `python -m bench regress --help` lists."""
+
+    suite: Suite = field(default_factory=Suite)
+    baseline: Path = BASELINES
+    kinds: tuple[str, ...] = KINDS
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    update: bool = False
+    reason: str = ""
+    repeat: int = 1
+    force: bool = False
+    require_idle: bool = False
+    out: Path | None = None
+    summary: Path | None = None
+    junit: Path | None = None
+    device: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes that is no baseline."""
+        return self.out or RUNS / self.suite.profile
+
+
+def regress(options: Options) -> Exit:
+    """Run the checks, or write a baseline; every end but an interruption leaves a summary and JUnit XML."""
+    try:
+        return _regress(options)
+    except (FastFluxError, OSError) as error:
+        code = error.exit if isinstance(error, NoVerdictError) else Exit.ERROR
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        console.print(f"no verdict: {code.name} (exit {code.value})", markup=False)
+        with contextlib.suppress(OSError):
+            _write(options, report.refusal_to_markdown(str(error), code), report.refusal_to_junit(str(error), code))
+        return code
+
+
+def _regress(options: Options) -> Exit:
+    kinds = require_kinds(options.kinds)
+    run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
+    cpu = torch.device(run.device).type == "cpu"
+    with threads(options.suite.threads) if cpu else contextlib.nullcontext():
+        baseline = _baseline(run, options, kinds)
+        if options.update:
+            return _update(run, options, kinds, baseline)
+        if baseline is None:  # for mypy: only --update goes on without one
+            return Exit.NO_BASELINE
+        told = []
+        for number in range(1, options.repeat + 1):
+            if number > 1:
+                console.print(f"run {number} of {options.repeat}")
+                run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
+            told.append(_one_run(run, baseline, options, kinds, force=options.force and number == 1))
+        if options.repeat > 1:
+            path = options.folder / "repetitions.md"
+            path.write_text(repetitions_to_markdown(told, baseline), encoding="utf-8")
+            console.print(f"{options.repeat} runs: {path}", markup=False)
+    return exit_of([check for repetition in told for check in repetition.checks])
+
+
+def _baseline(run: SuiteRun, options: Options, kinds: Sequence[str]) -> Snapshot | None:
+    """The baseline to compare with, refused before the long work where that makes no sense; None if none is needed."""
+    device = device_name(run.device)
+    try:
+        baseline = Snapshot.read(find_baseline(options.baseline, device, options.suite.profile))
+        require_comparable(baseline, run.dense_record, options.suite.names, run.description)
+        require_same_device(baseline, device, kinds)
+    except NoVerdictError as error:
+        if not options.update:
+            raise
+        console.print(f"not compared: {error}", markup=False, soft_wrap=True)
+        return None
+    return baseline.of(options.suite.names)
+
+
+def _look_around(run: SuiteRun, options: Options) -> str:
+    """What else the device does; raises DeviceBusyError where that forbids to measure."""
+    found = other_work(run.device)
+    on_gpu = torch.device(run.device).type == "cuda"
+    if found.busy and (on_gpu or options.require_idle):
+        raise DeviceBusyError(f"The device is busy: {found}. Wait for it, or stop the other work.")
+    if options.require_idle and found.busy is None:
+        raise DeviceBusyError(f"Whether the device is busy cannot be told: {found}. Leave --require-idle away.")
+    return str(found)
+
+
+def _measure(
+    run: SuiteRun, options: Options, kinds: Sequence[str], rounds: int, expected: Mapping[str, float]
+) -> Snapshot:
+    """All stages, told one by one."""
+    found: dict[str, Snapshot] = {}
+    work = _look_around(run, options)
+
+    def rest() -> None:
+        found["snapshot"] = run.snapshot(rendered="render" in kinds)
+
+    announce(
+        {
+            "prune": lambda: run.prune(force=options.force),
+            "generate and score": run.score,
+            "latency": lambda: run.time(rounds),
+            "cost and render": rest,
+        },
+        {
+            "prune": 0.0 if run.is_pruned and not options.force else expected.get("prune", 0.0),
+            "generate and score": expected.get("generate", 0.0) + expected.get("score", 0.0),
+            "latency": expected.get("latency", 0.0) * rounds / options.suite.most_rounds,
+            "cost and render": expected.get("cost", 0.0) + expected.get("render", 0.0),
+        },
+    )
+    return replace(found["snapshot"], other_work=work)
+
+
+def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequence[str], *, force: bool) -> Repetition:
+    """Measure, compare, and measure more rounds of latency while these leave something open."""
+    began = time.monotonic()
+    suite = options.suite
+    now = _measure(run, replace(options, force=force), kinds, suite.rounds, baseline.seconds)
+    checks = judge(baseline, now, kinds, options.tolerances)
+    while _more_rounds(checks) and len(run.yardstick_ms) < suite.most_rounds:
+        console.print(f"latency is open after {len(run.yardstick_ms)} rounds: {suite.rounds} more")
+        run.time(suite.rounds)
+        now = run.with_times(now)
+        checks = judge(baseline, now, kinds, options.tolerances)
+    seconds = time.monotonic() - began
+    report.show(checks, baseline, Console())
+    now.write(options.folder / "run.json")
+    _write(options, report.to_markdown(checks, baseline, now), report.to_junit(checks, seconds))
+    append(options.folder / HISTORY, [point_of(now.records)])
+    console.print(f"{seconds:.0f} s; summary.md, junit.xml and run.json are in {options.folder}", markup=False)
+    return Repetition(now, checks, seconds)
+
+
+def _more_rounds(checks: Sequence[Check]) -> bool:
+    return any(check.kind == "latency" and check.outcome == "undecided" for check in checks)
+
+
+def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snapshot | None) -> Exit:
+    """Write a baseline with its commit and reason, and say how it differs from the one before."""
+    seconds = {} if earlier is None else earlier.seconds
+    now = replace(_measure(run, options, KINDS, options.suite.most_rounds, seconds), reason=options.reason)
+    if now.commit is None or now.commit["dirty"]:
+        console.print("The checkout has changes that no commit holds; the baseline says so.")
+    path = options.baseline
+    if path.suffix != ".json":
+        path = path / slug(now.device) / f"{options.suite.profile}.json"
+    if earlier is not None:
+        report.show(judge(earlier, now, kinds, options.tolerances), earlier, Console())
+    now.write(path)
+    history = [options.folder / HISTORY]
+    if path.is_relative_to(BASELINES):  # the repository's own, beside its baselines
+        history.append(BASELINES / HISTORY)
+    for place in history:
+        append(place, [point_of(now.records)])
+    console.print(f"baseline written: {path} ({options.reason})", markup=False, soft_wrap=True)
+    return Exit.PASSED
+
+
+def _write(options: Options, markdown: str, junit: str) -> None:
+    report.write_files(
+        markdown,
+        junit,
+        summary=options.summary or options.folder / "summary.md",
+        results=options.junit or options.folder / "junit.xml",
+    )
