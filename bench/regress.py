@@ -35,6 +35,7 @@ from fastflux.errors import FastFluxError
 
 BASELINES = ROOT / "reports" / "regression"
 HISTORY = "history.jsonl"
+_LOG_WIDTH = 180
 RUNS = ROOT / "runs" / "regress"
 
 
@@ -89,13 +90,12 @@ def _regress(options: Options) -> Exit:
         told = []
         for number in range(1, options.repeat + 1):
             if number > 1:
-                console.print(f"run {number} of {options.repeat}")
                 run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
             told.append(_one_run(run, baseline, options, kinds, force=options.force and number == 1))
-        if options.repeat > 1:
-            path = options.folder / "repetitions.md"
-            path.write_text(repetitions_to_markdown(told, baseline), encoding="utf-8")
-            console.print(f"{options.repeat} runs: {path}", markup=False)
+            if options.repeat > 1:
+                path = options.folder / "repetitions.md"
+                path.write_text(repetitions_to_markdown(told, baseline), encoding="utf-8")
+                console.print(f"{number} of {options.repeat} runs are in {path}", markup=False)
     return exit_of([check for repetition in told for check in repetition.checks])
 
 
@@ -135,19 +135,20 @@ def _measure(
     def rest() -> None:
         found["snapshot"] = run.snapshot(rendered="render" in kinds)
 
+    # Each with the seconds that the baseline's took.
+    stages = {
+        "prune": (lambda: run.prune(force=options.force), ("prune",) if options.force or not run.is_pruned else ()),
+        "generate and score": (run.score, ("generate", "score")),
+        "latency": (lambda: run.time(rounds), ("latency",)),
+        "cost and render": (rest, ("cost", "render")),
+    }
+    if "quality" not in kinds:
+        del stages["generate and score"]
+    if "latency" not in kinds:
+        del stages["latency"]
     announce(
-        {
-            "prune": lambda: run.prune(force=options.force),
-            "generate and score": run.score,
-            "latency": lambda: run.time(rounds),
-            "cost and render": rest,
-        },
-        {
-            "prune": 0.0 if run.is_pruned and not options.force else expected.get("prune", 0.0),
-            "generate and score": expected.get("generate", 0.0) + expected.get("score", 0.0),
-            "latency": expected.get("latency", 0.0) * rounds / options.suite.most_rounds,
-            "cost and render": expected.get("cost", 0.0) + expected.get("render", 0.0),
-        },
+        {name: stage for name, (stage, _) in stages.items()},
+        {name: sum(expected.get(part, 0.0) for part in parts) for name, (_, parts) in stages.items()},
     )
     return replace(found["snapshot"], other_work=work)
 
@@ -156,7 +157,9 @@ def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequenc
     """Measure, compare, and measure more rounds of latency while these leave something open."""
     began = time.monotonic()
     suite = options.suite
-    now = _measure(run, replace(options, force=force), kinds, suite.rounds, baseline.seconds)
+    shorter = suite.rounds / max(1, len(baseline.yardstick_ms))
+    expected = {**baseline.seconds, "latency": baseline.seconds.get("latency", 0.0) * shorter}
+    now = _measure(run, replace(options, force=force), kinds, suite.rounds, expected)
     checks = judge(baseline, now, kinds, options.tolerances)
     while _more_rounds(checks) and len(run.yardstick_ms) < suite.most_rounds:
         console.print(f"latency is open after {len(run.yardstick_ms)} rounds: {suite.rounds} more")
@@ -164,12 +167,18 @@ def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequenc
         now = run.with_times(now)
         checks = judge(baseline, now, kinds, options.tolerances)
     seconds = time.monotonic() - began
-    report.show(checks, baseline, Console())
+    report.show(checks, baseline, _output())
     now.write(options.folder / "run.json")
     _write(options, report.to_markdown(checks, baseline, now), report.to_junit(checks, seconds))
     append(options.folder / HISTORY, [point_of(now.records)])
     console.print(f"{seconds:.0f} s; summary.md, junit.xml and run.json are in {options.folder}", markup=False)
     return Repetition(now, checks, seconds)
+
+
+def _output() -> Console:
+    """Results go to stdout, in a log wide enough for the table."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=_LOG_WIDTH)
 
 
 def _more_rounds(checks: Sequence[Check]) -> bool:
@@ -186,7 +195,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
     if path.suffix != ".json":
         path = path / slug(now.device) / f"{options.suite.profile}.json"
     if earlier is not None:
-        report.show(judge(earlier, now, kinds, options.tolerances), earlier, Console())
+        report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
     now.write(path)
     history = [options.folder / HISTORY]
     if path.is_relative_to(BASELINES):  # the repository's own, beside its baselines

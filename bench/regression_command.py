@@ -55,7 +55,7 @@ def add_regress(commands: Any, change: Callable[[str], tuple[str, str]]) -> None
         help="another tolerance, such as hps=0.3 (a difference) or latency=0.1 (a fraction)",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, default=16, help="prompts of each style and task (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=30, help="timed rounds, up to three times as many where that "
+    parser.add_argument("--rounds", type=int, default=60, help="timed rounds, up to four times as many where that "
                         "leaves something open (default: %(default)s)")  # fmt: skip
     parser.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="run N times and tell how the figures scatter"
@@ -130,7 +130,7 @@ def run_regress(options: argparse.Namespace) -> int:
         models=dict(options.model),
         limit=options.limit,
         rounds=options.rounds,
-        most_rounds=3 * options.rounds,
+        most_rounds=4 * options.rounds,
     )
     return regress(
         Options(

@@ -44,7 +44,7 @@ VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 FITTED = "brll-10"
 _YARDSTICK = "yardstick"
 _KEPT_MODELS = 2
-_YARDSTICK_LAYERS = 19
+_YARDSTICK_LAYERS = 38
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,10 @@ class Suite:
     """What to measure: `limit` prompts of each style and task, at most `samples` images of each.
 
     Latency is timed in `rounds` interleaved rounds, and in as many again, up to `most_rounds`, while that leaves a
-    check undecided. A CPU computes with `threads` threads whatever its number of cores: the same bits, and room for
-    other work. `models` are transformers that were pruned elsewhere, by name; then no `variants` are pruned here.
+    check undecided, on at most `latency_batch` pictures: many short steps in turn part the models better than few long
+    ones, since the machine changes between them. A CPU computes with `threads` threads whatever its number of cores:
+    the same bits, and room for other work. `models` are transformers that were pruned elsewhere, by name; then no
+    `variants` are pruned here.
     """
 
     profile: str = "shapes"
@@ -61,8 +63,9 @@ class Suite:
     models: Mapping[str, Path] = field(default_factory=dict)
     limit: int = 16
     samples: int = 2
-    rounds: int = 30
-    most_rounds: int = 90
+    rounds: int = 60
+    most_rounds: int = 240
+    latency_batch: int = 8
     threads: int = 1
 
     @property
@@ -293,7 +296,7 @@ def _reduced(profile: Profile, suite: Suite) -> Profile:
         sampling=replace(profile.sampling, samples=samples),
         metrics=tuple(metric for metric in profile.metrics if metric in scored),
         paired="",
-        latency=LatencySettings(latency.warmup, suite.rounds, latency.batch),
+        latency=LatencySettings(latency.warmup, suite.rounds, min(latency.batch, suite.latency_batch)),
     )
 
 
