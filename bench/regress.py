@@ -133,7 +133,7 @@ def _measure(
     work = _look_around(run, options)
 
     def rest() -> None:
-        found["snapshot"] = run.snapshot(rendered="render" in kinds)
+        found["snapshot"] = run.snapshot(kinds)
 
     # Each with the seconds that the baseline's took.
     stages = {
@@ -188,7 +188,10 @@ def _more_rounds(checks: Sequence[Check]) -> bool:
 def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snapshot | None) -> Exit:
     """Write a baseline with its commit and reason, and say how it differs from the one before."""
     seconds = {} if earlier is None else earlier.seconds
-    now = replace(_measure(run, options, KINDS, options.suite.most_rounds, seconds), reason=options.reason)
+    now = _measure(run, options, KINDS, options.suite.most_rounds, seconds)
+    # What was pruned before took no time in this run, but will where nothing is kept.
+    spent = {**seconds, **{stage: value for stage, value in now.seconds.items() if value >= 1}}
+    now = replace(now, reason=options.reason, seconds=spent)
     if now.commit is None or now.commit["dirty"]:
         console.print("The checkout has changes that no commit holds; the baseline says so.")
     path = options.baseline

@@ -6,12 +6,11 @@ Only pruned models are kept between runs, as long as nothing they come from has 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ import fastflux
 from bench import yardstick
 from bench.environment import describe_environment, git_commit, sha256_of
 from bench.evaluate import Evaluation, ModelStep
-from bench.metrics.flops import count_flops, measure_flops, measure_parameters
+from bench.metrics.flops import measure_flops, measure_parameters
 from bench.metrics.latency import LATENCY, latency_of
 from bench.metrics.memory import measure_memory
 from bench.metrics.timing import Step, interleave, step_timer
@@ -28,10 +27,10 @@ from bench.own_time import OwnTime
 from bench.profile import LatencySettings, Profile, load_profile
 from bench.progress import console
 from bench.prompts import Prompt
-from bench.regression_baseline import Snapshot
+from bench.regression_baseline import KINDS, Snapshot
 from bench.regression_verdicts import SCORES
 from bench.render import fitted, render_hashes
-from bench.results import JSON, RunRecord, digest
+from bench.results import JSON, Measurement, RunRecord, digest
 from bench.variants import DENSE, Variant, chosen_variants, require_current_rankings
 from bench.yardstick import Yardstick
 from fastflux.checkpoint import read_json, require_weights
@@ -170,6 +169,8 @@ class SuiteRun:
     def models(self) -> dict[str, nn.Module]:
         """All models by variant, the dense one first."""
         evaluation = self.evaluation
+        if "pipeline" in vars(evaluation.main):  # else the last model drawn with would lie in memory twice
+            evaluation.main.pipeline.transformer = None
         return {variant.id: evaluation.transformer(variant).eval() for variant in evaluation.variants}
 
     def time(self, rounds: int) -> None:
@@ -197,12 +198,12 @@ class SuiteRun:
         for name, values in times.items():
             self.times.setdefault(name, []).extend(values)
 
-    def snapshot(self, *, rendered: bool) -> Snapshot:
-        """Everything measured, with FLOPs, parameters, memory and, if `rendered`, the hashes of pictures."""
+    def snapshot(self, kinds: Collection[str] = KINDS) -> Snapshot:
+        """Everything measured, with what the kinds of checks "cost" (FLOPs, parameters, memory) and "render" need."""
         with self.evaluation.timed("cost"):
-            records = self._records()
+            records = self._records(cost="cost" in kinds)
         with self.evaluation.timed("render"):
-            render = self._render() if rendered and self._on_cpu else {}
+            render = self._render() if "render" in kinds and self._on_cpu else {}
         return Snapshot(
             suite=self.description,
             records=records,
@@ -218,7 +219,7 @@ class SuiteRun:
         records = tuple(record.with_measurement(self._latency(record.variant)) for record in snapshot.records)
         return replace(snapshot, records=records, yardstick_ms=tuple(self.yardstick_ms))
 
-    def _latency(self, variant: str) -> Any:
+    def _latency(self, variant: str) -> Measurement:
         settings: dict[str, JSON] = {
             "batch": self.profile.latency.batch,
             "threads": torch.get_num_threads(),
@@ -228,26 +229,29 @@ class SuiteRun:
         }
         return latency_of(LATENCY, self.times[variant], self.times[DENSE], settings)
 
-    def _records(self) -> tuple[RunRecord, ...]:
-        evaluation, dense = self.evaluation, self.models[DENSE]
-        inputs = evaluation.main.step_inputs(dense, self.profile.latency.batch)
-        single = evaluation.main.step_inputs(dense, 1)
-        flops = count_flops(dense, single)
-        total = sum(parameter.numel() for parameter in dense.parameters())
+    def _records(self, *, cost: bool) -> tuple[RunRecord, ...]:
         records = []
-        for variant in evaluation.variants:
-            model, record = self.models[variant.id], evaluation.record(variant)
-            saved = evaluation.main.folder / "transformer" if variant.is_dense else evaluation.saved(variant)
+        for variant in self.evaluation.variants:
+            record = self.evaluation.record(variant)
             for measurement in (
-                measure_flops(model, single, dense_forward=flops),
-                measure_parameters(model, dense_total=total, checkpoint=saved),
-                measure_memory(model, ModelStep(model, inputs), device=self.device),
-                *([self._latency(variant.id)] if self.times else []),
+                *(self._costs(variant) if cost else ()),
+                *((self._latency(variant.id),) if self.times else ()),
             ):
                 record = record.with_measurement(measurement)
-            record.write(evaluation.record_path(variant))
+            record.write(self.evaluation.record_path(variant))
             records.append(record)
         return tuple(records)
+
+    def _costs(self, variant: Variant) -> tuple[Measurement, ...]:
+        evaluation, model, dense = self.evaluation, self.models[variant.id], self.models[DENSE]
+        inputs = evaluation.main.step_inputs(dense, self.profile.latency.batch)
+        single = evaluation.main.step_inputs(dense, 1)
+        saved = evaluation.main.folder / "transformer" if variant.is_dense else evaluation.saved(variant)
+        return (
+            measure_flops(model, single),
+            measure_parameters(model, checkpoint=saved),
+            measure_memory(model, ModelStep(model, inputs), device=self.device),
+        )
 
     def _render(self) -> dict[str, dict[str, str]]:
         """Of the dense model, and of one pruned in closed form or of the models given."""

@@ -310,7 +310,7 @@ def _render(baseline: Snapshot, now: Snapshot, _: Tolerances) -> list[Check]:
         old: Mapping[str, str] = baseline.render.get(model, {})
         empty = Check("render", model, "image hashes", "not compared", f"{len(old)}", f"{len(hashes)}", "", "exact")
         if unlike or old.keys() != hashes.keys():
-            checks.append(replace(empty, reason=unlike or "the baseline rendered other prompts"))
+            checks.append(replace(empty, reason=unlike or "the baseline rendered no such model, or other prompts"))
             continue
         changed = [prompt for prompt, digest in hashes.items() if old[prompt] != digest]
         if changed:
