@@ -187,7 +187,7 @@ class SuiteRun:
         self.clock, timer = step_timer(self.device, clock)
         with self.evaluation.timed("latency"):
             measured = interleave(
-                steps, timer, warmup=self.profile.latency.warmup, rounds=rounds,
+                steps, timer, warmup=1 if self.times else self.profile.latency.warmup, rounds=rounds,
                 seed=self.profile.sampling.seed + len(self.yardstick_ms),
             )  # fmt: skip
         if measured.faults:
