@@ -41,7 +41,7 @@ def repetitions_to_markdown(runs: Sequence[Repetition], baseline: Snapshot) -> s
         counts = Counter(check.outcome for check in run.checks)
         cells = [
             *(str(number), run.snapshot.created[11:19], run.snapshot.other_work),
-            *(by_title[title].change.replace("[", "\\[").replace("]", "\\]") for title in latency),
+            *(_short(by_title[title].change) for title in latency),
             *(str(len(run.snapshot.yardstick_ms)), str(counts["regressed"])),
             *(str(counts["undecided"] + counts["not compared"]), f"{run.seconds:.0f}"),
             str(exit_of(run.checks).value),
@@ -58,6 +58,11 @@ def repetitions_to_markdown(runs: Sequence[Repetition], baseline: Snapshot) -> s
         verdicts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(c.outcome for c in own).items())
         lines.append(f"| {title} | {own[0].tolerance} | {changes[0]} | {changes[-1]} | {verdicts} |")
     return "\n".join(lines) + "\n"
+
+
+def _short(change: str) -> str:
+    """A latency's change without its rounds, which have a column."""
+    return re.sub(r", \d+ rounds", "", change).replace("[", "\\[").replace("]", "\\]")
 
 
 def _size(change: str) -> float:
