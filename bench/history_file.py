@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import RunRecord, digest
+from bench.results import JSON, RunRecord, digest
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 
@@ -60,10 +60,10 @@ class Point:
         return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
 
 
-def point_of(records: Sequence[RunRecord]) -> Point:
-    """The point of one run's records, the dense model's first."""
+def point_of(records: Sequence[RunRecord], checkout: Mapping[str, JSON] | None = None) -> Point:
+    """The point of one run's records, the dense model's first, at the commit of `checkout`, else at FastFLUX's own."""
     dense = records[0]
-    commit: Any = dense.environment.get("commit") or {}
+    commit: Any = checkout or dense.environment.get("commit") or {}
     scored = [m.scored + m.missing for m in dense.measurements if m.info.name in ("geneval", "hps")]
     return Point(
         commit=str(commit.get("hash", "unknown")),

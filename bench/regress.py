@@ -45,7 +45,8 @@ class Options:
 
     suite: Suite = field(default_factory=Suite)
     baseline: Path = BASELINES
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = ()
+    """Of `KINDS`; empty for all that the device has."""
     tolerances: Tolerances = field(default_factory=Tolerances)
     update: bool = False
     reason: str = ""
@@ -78,9 +79,9 @@ def regress(options: Options) -> Exit:
 
 
 def _regress(options: Options) -> Exit:
-    kinds = require_kinds(options.kinds)
     run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
     cpu = torch.device(run.device).type == "cpu"
+    kinds = require_kinds(options.kinds or [kind for kind in KINDS if cpu or kind != "render"])
     with threads(options.suite.threads) if cpu else contextlib.nullcontext():
         baseline = _baseline(run, options, kinds)
         if options.update:
@@ -150,6 +151,8 @@ def _measure(
         {name: stage for name, (stage, _) in stages.items()},
         {name: sum(expected.get(part, 0.0) for part in parts) for name, (_, parts) in stages.items()},
     )
+    if torch.device(run.device).type == "cuda":
+        _look_around(run, options)  # work that began meanwhile is in the times
     return replace(found["snapshot"], other_work=work)
 
 
@@ -170,7 +173,7 @@ def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequenc
     report.show(checks, baseline, _output())
     now.write(options.folder / "run.json")
     _write(options, report.to_markdown(checks, baseline, now), report.to_junit(checks, seconds))
-    append(options.folder / HISTORY, [point_of(now.records)])
+    append(options.folder / HISTORY, [point_of(now.records, now.commit)])
     console.print(f"{seconds:.0f} s; summary.md, junit.xml and run.json are in {options.folder}", markup=False)
     return Repetition(now, checks, seconds)
 
@@ -204,7 +207,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
     if path.is_relative_to(BASELINES):  # the repository's own, beside its baselines
         history.append(BASELINES / HISTORY)
     for place in history:
-        append(place, [point_of(now.records)])
+        append(place, [point_of(now.records, now.commit)])
     console.print(f"baseline written: {path} ({options.reason})", markup=False, soft_wrap=True)
     return Exit.PASSED
 

@@ -180,8 +180,11 @@ def test_one_more_product_is_caught_by_flops_alone(
         torch.mm(hidden_states.new_ones(1, 1), hidden_states.new_ones(1, 1))
 
     monkeypatch.setattr(LinearReplacementBlock, "forward", planted(one))
-    assert regress(place, "--checks", "cost", out=tmp_path) == Exit.REGRESSED
+    assert regress(place, "--checks", "cost", "--repeat", "2", out=tmp_path) == Exit.REGRESSED
     assert worse(tmp_path) == {f"{VARIANT} FLOPs"}
+    told = (tmp_path / "repetitions.md").read_text()
+    assert told.startswith("### 2 runs without a change: 2 with an alarm")
+    assert "2 x REGRESSED (exit 1)" in told
 
 
 @pytest.mark.slow
