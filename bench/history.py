@@ -20,7 +20,9 @@ COMMITTED = ROOT / "reports" / "regression" / "history.jsonl"
 RUNS = ROOT / "runs" / "regress"
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
 _SHOWN = ("dense", "fastflux-", "l1-")
-_COLUMNS = 5
+_COLUMNS = 6
+_TREND = 20
+_LOG_WIDTH = 120
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -43,6 +45,8 @@ def history(
             "or add past records with --import."
         )
     output = Console()
+    if not output.is_terminal:
+        output = Console(width=_LOG_WIDTH)
     for (_, device, prompts), group in groups_of(points).items():
         output.print(_table(group, key, f"{key}, {profile} on {device}, {group[0].images} images ({prompts})"))
     drawn = out or RUNS / profile / f"history-{metric}.png"
@@ -97,11 +101,11 @@ def _table(points: Sequence[Point], key: str, title: str) -> Table:
         weights = "" if point.base == points[max(0, points.index(point) - 1)].base else "\nnew weights"
         mark = "*" if point.dirty else ""
         table.add_column(f"{point.commit[:7]}{mark}\n{point.created[5:16].replace('T', ' ')}{weights}", justify="right")
-    table.add_column("trend")
+    table.add_column("trend", no_wrap=True)
     for name in names:
         own = {point.key: point.values[name][key][0] for point in points if key in point.values.get(name, {})}
         cells = [f"{own[point.key]:,.4g}" if point.key in own else "" for point in shown]
-        table.add_row(name, *cells, sparkline(list(own.values())))
+        table.add_row(name, *cells, sparkline(list(own.values())[-_TREND:]))
     return table
 
 

@@ -93,7 +93,7 @@ def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
     step = -(-len(points) // _MAXIMUM_TICKS)
     ticks = list(range(0, len(points), step))
     axes.set_xticks(ticks, [_tick(points[at]) for at in ticks], rotation=60, ha="right", fontsize=7)
-    axes.set_xlim(-0.5, len(points) - 0.5 + 0.28 * max(4, len(points)))
+    axes.set_xlim(-0.5, len(points) + 0.7 + 0.08 * len(points))  # room for the lines' names
 
 
 def _tick(point: Point) -> str:

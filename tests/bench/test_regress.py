@@ -132,7 +132,7 @@ def test_a_lost_merge_of_lora_is_caught_by_quality_alone(
 
 
 @pytest.mark.slow
-def test_a_worsened_weight_is_caught_by_quality_alone(place: Path, tmp_path: Path) -> None:
+def test_a_worsened_weight_is_caught_by_its_scores(place: Path, tmp_path: Path) -> None:
     """Noise in one linear layer that stands for a block; here in an exported pipeline."""
     model = load_transformer(place / "model")
     block = next(module for module in model.modules() if isinstance(module, LinearReplacementBlock))
@@ -141,7 +141,7 @@ def test_a_worsened_weight_is_caught_by_quality_alone(place: Path, tmp_path: Pat
         weight += 0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
     export_pipeline(WEIGHTS / "pipeline", model, tmp_path / "noisy")
     noisy = tmp_path / "noisy"
-    assert regress(place, "--checks", "quality,cost", model=noisy, out=tmp_path) == Exit.REGRESSED
+    assert regress(place, "--checks", "quality", model=noisy, out=tmp_path) == Exit.REGRESSED
     assert f"{VARIANT} HPS averaged" in worse(tmp_path) <= SCORES
     summary = (tmp_path / "summary.md").read_text()
     assert "REGRESSED (exit 1)" in summary
@@ -164,7 +164,7 @@ def test_a_slowed_linear_block_is_caught_by_latency_alone(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def much(hidden_states: Tensor) -> None:
-        for _ in range(300):
+        for _ in range(100):
             hidden_states.exp()
 
     monkeypatch.setattr(LinearReplacementBlock, "forward", planted(much))
@@ -180,11 +180,8 @@ def test_one_more_product_is_caught_by_flops_alone(
         torch.mm(hidden_states.new_ones(1, 1), hidden_states.new_ones(1, 1))
 
     monkeypatch.setattr(LinearReplacementBlock, "forward", planted(one))
-    assert regress(place, "--checks", "cost", "--repeat", "2", out=tmp_path) == Exit.REGRESSED
+    assert regress(place, "--checks", "cost", out=tmp_path) == Exit.REGRESSED
     assert worse(tmp_path) == {f"{VARIANT} FLOPs"}
-    told = (tmp_path / "repetitions.md").read_text()
-    assert told.startswith("### 2 runs without a change: 2 with an alarm")
-    assert "2 x REGRESSED (exit 1)" in told
 
 
 @pytest.mark.slow
@@ -321,7 +318,10 @@ def test_other_work_on_a_cpu_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_too_few_samples_are_no_verdict(place: Path, tmp_path: Path) -> None:
-    assert regress(place, "--rounds", "1", "--checks", "latency", out=tmp_path) == Exit.UNDECIDED
+    few = ("--rounds", "1", "--checks", "latency", "--repeat", "2")
+    assert regress(place, *few, out=tmp_path) == Exit.UNDECIDED
+    told = (tmp_path / "repetitions.md").read_text()
+    assert told.startswith("### 2 runs without a change: 0 with an alarm\n\n2 x UNDECIDED (exit 7)")
     assert set(outcomes(tmp_path).values()) == {"error"}
     assert "too few samples" in (tmp_path / "summary.md").read_text()
 
