@@ -65,7 +65,7 @@ def to_markdown(checks: Sequence[Check], baseline: Snapshot, now: Snapshot) -> s
         _against(baseline),
         "",
         f"This run: {_commit(now)}, {now.device}, {now.created}; {now.suite['limit']} prompts of each style and task, "
-        f"{len(now.yardstick_ms)} rounds; other work: {now.other_work or 'not looked for'}. " + _HOW,
+        f"{len(now.yardstick_ms)} rounds; {_others(now)}. " + _HOW,
     ]
     return "\n".join(lines) + "\n"
 
@@ -135,6 +135,11 @@ def _escaped(cell: str) -> str:
 def _against(baseline: Snapshot) -> str:
     reason = f": {baseline.reason}" if baseline.reason else ""
     return f"Baseline: {_commit(baseline)}, {baseline.device}, {baseline.created}{reason}"
+
+
+def _others(snapshot: Snapshot) -> str:
+    found = snapshot.other_work
+    return found if found.startswith("other work") else f"other work: {found or 'not looked for'}"
 
 
 def _commit(snapshot: Snapshot) -> str:
