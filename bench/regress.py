@@ -16,7 +16,7 @@ from bench.environment import device_name
 from bench.history_file import append, point_of
 from bench.idle import other_work
 from bench.profile import ROOT
-from bench.progress import console
+from bench.progress import announce, console
 from bench.regression_baseline import (
     KINDS,
     Snapshot,
@@ -26,10 +26,12 @@ from bench.regression_baseline import (
     require_same_device,
     slug,
 )
+from bench.regression_check import Check, Tolerances, exit_of
 from bench.regression_exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression_inputs import Suite
 from bench.regression_repeat import Repetition, repetitions_to_markdown
-from bench.regression_suite import Suite, SuiteRun, announce
-from bench.regression_verdicts import Check, Tolerances, exit_of, judge
+from bench.regression_suite import SuiteRun
+from bench.regression_verdicts import judge
 from bench.render import threads
 from fastflux.errors import FastFluxError
 

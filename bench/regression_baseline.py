@@ -24,7 +24,7 @@ class Snapshot:
     """All figures of one run, the dense model's record first.
 
     Args:
-        suite: what was asked for (`bench.regression_suite.Suite`), as JSON.
+        suite: what was asked for (`bench.regression_inputs.Suite`), as JSON.
         records: by variant, with the scores of single images and the raw times.
         yardstick_ms: of `bench.yardstick`, in the rounds of the records' times.
         render: SHA-256 of pixels by model and prompt; empty where nothing was rendered.

@@ -103,8 +103,8 @@ def add_history(commands: Any) -> None:
 def run_regress(options: argparse.Namespace) -> int:
     """Check what argparse cannot, and run; ends with argparse's code 2 for a command line that makes no sense."""
     from bench.regress import BASELINES, Options, regress
-    from bench.regression_suite import VARIANTS, Suite
-    from bench.regression_verdicts import Tolerances
+    from bench.regression_check import Tolerances
+    from bench.regression_inputs import VARIANTS, Suite
 
     refuse = options.parser.error
     if options.update and not options.reason.strip():

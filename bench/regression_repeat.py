@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.regression_baseline import Snapshot
-from bench.regression_verdicts import Check, exit_of
+from bench.regression_check import Check, exit_of
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.regression_baseline import Snapshot
+from bench.regression_check import Check, exit_of
 from bench.regression_exit import Exit
-from bench.regression_verdicts import Check, exit_of
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
 _HOW = (

@@ -6,8 +6,8 @@ Only pruned models are kept between runs, as long as nothing they come from has 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -17,60 +17,36 @@ from torch import nn
 
 import fastflux
 from bench import yardstick
-from bench.environment import describe_environment, git_commit, sha256_of
+from bench.environment import describe_environment, git_commit
 from bench.evaluate import Evaluation, ModelStep
 from bench.metrics.flops import measure_flops, measure_parameters
 from bench.metrics.latency import LATENCY, latency_of
 from bench.metrics.memory import measure_memory
 from bench.metrics.timing import Step, interleave, step_timer
 from bench.own_time import OwnTime
-from bench.profile import LatencySettings, Profile, load_profile
-from bench.progress import console
-from bench.prompts import Prompt
+from bench.profile import load_profile
 from bench.regression_baseline import KINDS, Snapshot
-from bench.regression_verdicts import SCORES
+from bench.regression_inputs import (
+    VARIANTS,
+    Suite,
+    one_of_each,
+    reduced,
+    require_base,
+    sha256_of_sources,
+    transformer_folder,
+)
 from bench.render import fitted, render_hashes
 from bench.results import JSON, Measurement, RunRecord, digest
 from bench.variants import DENSE, Variant, chosen_variants, require_current_rankings
 from bench.yardstick import Yardstick
-from fastflux.checkpoint import read_json, require_weights
 from fastflux.errors import FastFluxError
-from fastflux.pipelines import INDEX
 from fastflux.surgery import hidden_size
 
-VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 #: The pruning in closed form whose pictures are hashed beside the dense model's.
 FITTED = "brll-10"
 _YARDSTICK = "yardstick"
 _KEPT_MODELS = 2
 _YARDSTICK_LAYERS = 38
-
-
-@dataclass(frozen=True)
-class Suite:
-    """What to measure: `limit` prompts of each style and task, at most `samples` images of each.
-
-    Latency is timed in `rounds` interleaved rounds, and in as many again, up to `most_rounds`, while that leaves a
-    check undecided, on at most `latency_batch` pictures: many short steps in turn part the models better than few long
-    ones, since the machine changes between them. A CPU computes with `threads` threads whatever its number of cores:
-    the same bits, and room for other work. `models` are transformers that were pruned elsewhere, by name; then no
-    `variants` are pruned here.
-    """
-
-    profile: str = "shapes"
-    variants: tuple[str, ...] = VARIANTS
-    models: Mapping[str, Path] = field(default_factory=dict)
-    limit: int = 16
-    samples: int = 2
-    rounds: int = 60
-    most_rounds: int = 240
-    latency_batch: int = 8
-    threads: int = 1
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What is compared besides the dense model."""
-        return tuple(self.models) or self.variants
 
 
 class SuiteRun:
@@ -85,7 +61,7 @@ class SuiteRun:
         self.suite, self.folder = suite, folder
         whole = load_profile(suite.profile, changes)
         self.device = device or whole.device
-        self.profile = _reduced(whole, suite)
+        self.profile = reduced(whole, suite)
         self.evaluation = self._evaluation()
         self.yardstick_ms: list[float] = []
         self.times: dict[str, list[float]] = {}
@@ -105,7 +81,7 @@ class SuiteRun:
         )  # fmt: skip
         evaluation.require_inputs()
         for name, path in models.items():
-            _require_base(name, path, evaluation.main.revision)
+            require_base(name, path, evaluation.main.revision)
         if not models:
             require_current_rankings(self.profile, evaluation.main.revision)
         return evaluation
@@ -263,60 +239,4 @@ class SuiteRun:
             variant = chosen_variants(self.profile, [], [FITTED])[-1]
             if variant.config is not None:
                 models[FITTED] = fitted(base, variant.config)
-        return render_hashes(base, models, _one_of_each(self.evaluation.prompts))
-
-
-def transformer_folder(path: Path) -> Path:
-    """The transformer's folder of an exported pipeline, or the folder itself; checked, as absolute path."""
-    folder = path / "transformer" if (path / INDEX).is_file() else path
-    read_json(folder / "config.json")
-    require_weights(folder)
-    return folder.resolve()
-
-
-def _require_base(name: str, folder: Path, revision: str) -> None:
-    """Raise FastFluxError for a model whose plan names another dense model than the profile's."""
-    plan = read_json(folder / "config.json").get("pruning_plan") or {}
-    made_from = plan.get("base_revision") or revision
-    if made_from != revision:
-        raise FastFluxError(
-            f"{name} was pruned from the weights {made_from}, but the profile's dense model is {revision}: "
-            "name its base by --set pipeline=FOLDER."
-        )
-
-
-def sha256_of_sources(package: Path) -> str:
-    """Over all Python files of a package."""
-    return digest([[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))])
-
-
-def _reduced(profile: Profile, suite: Suite) -> Profile:
-    """The profile with the suite's number of images, and the metrics that score every image."""
-    samples = {name: min(count, suite.samples) for name, count in profile.sampling.samples.items()}
-    scored = {score.metric for score in SCORES}
-    latency = profile.latency
-    return replace(
-        profile,
-        sampling=replace(profile.sampling, samples=samples),
-        metrics=tuple(metric for metric in profile.metrics if metric in scored),
-        paired="",
-        latency=LatencySettings(latency.warmup, suite.rounds, min(latency.batch, suite.latency_batch)),
-    )
-
-
-def _one_of_each(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The first prompt of each HPS style, or of each set where there is none."""
-    first: dict[str, Prompt] = {}
-    for prompt in prompts:
-        first.setdefault(prompt.style or prompt.set, prompt)
-    return list(first.values())
-
-
-def announce(stages: Mapping[str, Callable[[], object]], expected: Mapping[str, float]) -> None:
-    """Run the stages in turn, telling which comes and, by an earlier run's seconds, how long all that is left takes."""
-    names = list(stages)
-    for index, name in enumerate(names):
-        left = sum(expected.get(stage, 0.0) for stage in names[index:])
-        about = f", about {max(1, round(left / 60))} min left" if left else ""
-        console.print(f"{index + 1}/{len(names)} {name}{about}")
-        stages[name]()
+        return render_hashes(base, models, one_of_each(self.evaluation.prompts))

@@ -8,8 +8,8 @@ from xml.etree import ElementTree as ET
 from rich.console import Console
 
 from bench import regression_report as report
+from bench.regression_check import Check
 from bench.regression_exit import Exit
-from bench.regression_verdicts import Check
 from tests.bench.made_snapshots import made_snapshot
 
 CHECKS = (

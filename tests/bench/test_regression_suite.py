@@ -15,9 +15,11 @@ import bench.regression_suite
 import bench.yardstick
 from bench.own_time import OwnTime
 from bench.profile import ROOT
+from bench.progress import announce
 from bench.regression_baseline import find_baseline, require_kinds, require_same_device, slug
 from bench.regression_exit import NoBaselineError, OtherDeviceError
-from bench.regression_suite import Suite, SuiteRun, announce, sha256_of_sources
+from bench.regression_inputs import Suite, sha256_of_sources
+from bench.regression_suite import SuiteRun
 from bench.yardstick import Yardstick
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot

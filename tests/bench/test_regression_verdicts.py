@@ -13,9 +13,11 @@ import pytest
 
 from bench.metrics.latency import LATENCY, latency_of
 from bench.regression_baseline import KINDS, Snapshot
+from bench.regression_check import Check, Tolerances, exit_of
 from bench.regression_exit import Exit, NotComparableError
+from bench.regression_quality import holm
 from bench.regression_repeat import Repetition, repetitions_to_markdown
-from bench.regression_verdicts import Check, Tolerances, exit_of, holm, judge
+from bench.regression_verdicts import judge
 from bench.results import Measurement, MetricInfo, RunRecord
 from tests.bench.made_snapshots import made_snapshot, with_scores
 
