@@ -95,6 +95,12 @@ def report_pdf(session: nox.Session) -> None:
 
 
 @nox.session
+def regress(session: nox.Session) -> None:
+    """Measure a small suite and compare it with the committed baseline; fails on a regression."""
+    run_python(session, "-m", "bench", "regress", *session.posargs)
+
+
+@nox.session
 def benchmark(session: nox.Session) -> None:
     """Time the library's own hot paths, kept in .benchmarks/ and compared with the run before (pytest-benchmark)."""
     options = ["--benchmark-only", "--benchmark-autosave", "--benchmark-columns=min,median,iqr,rounds"]

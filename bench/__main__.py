@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.progress import console
+from bench.regression_command import add_history, add_regress, run_history, run_regress
 from fastflux.errors import FastFluxError
 
 _SET = "another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20"
@@ -113,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
     recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     _add_others(commands)
+    add_regress(commands, _change)
+    add_history(commands)
     return parser
 
 
@@ -176,11 +179,11 @@ def _add_others(commands: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, or 1 after an error that one sentence on stderr explains."""
+    """Run a command; returns 0, or 1 after an error that one sentence on stderr explains; `regress` has more codes."""
     options = _parser().parse_args(arguments)
     _quiet_libraries()
     try:
-        _COMMANDS[options.command](options)
+        return _COMMANDS[options.command](options) or 0
     except FastFluxError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 1
@@ -190,7 +193,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; what is done is kept, the same command continues")
         return 130
-    return 0
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -289,13 +291,15 @@ def _recollection(options: argparse.Namespace) -> None:
     )
 
 
-_COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = {
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     "reproduce": _reproduce,
     "rank": _rank,
     "recollection": _recollection,
     "draw": _draw,
     "score": _score,
     "speed": _speed,
+    "regress": run_regress,
+    "history": run_history,
 }
 
 

@@ -36,7 +36,7 @@ from bench.prompts import Prompt, limited, prompts_hash
 from bench.results import JSON, Measurement, RecordError, RunRecord, digest
 from bench.variants import Variant, with_ratio
 from fastflux.calibration import Calibration
-from fastflux.checkpoint import read_json, save_transformer
+from fastflux.checkpoint import read_json, revision_of, save_transformer
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import version_of
@@ -128,37 +128,40 @@ class Evaluation:
     def transformer(self, variant: Variant) -> nn.Module:
         """The variant's transformer, pruned and saved the first time, loaded afterwards."""
         base = self.base(variant.base)
-        if variant.config is None:
+        if variant.is_dense:
             return base.dense()
-        if self.is_pruned(variant):
-            return base.load(self._saved(variant))
+        if variant.config is None or self.is_pruned(variant):
+            return base.load(self.saved(variant))
         self.worked = True
         calibration = base.calibration() if variant.config.needs_statistics else Calibration()
         model = base.dense()
         base.pipeline.transformer = model  # whose forwards the calibration records
         (self.pruned_place(variant) / PRUNING_NOTE).unlink(missing_ok=True)  # it would speak of what is written over
         prune_(model, variant.config, calibration, base_model=base.profile.title, base_revision=base.revision)
-        save_transformer(model, self._saved(variant), overwrite=True)
+        save_transformer(model, self.saved(variant), overwrite=True)
         cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
         (self.pruned_place(variant) / COST).write_text(cost, encoding="utf-8")
         (self.pruned_place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
         return model.eval()
 
-    def _saved(self, variant: Variant) -> Path:
+    def saved(self, variant: Variant) -> Path:
         """Folder of a pruned variant's transformer."""
-        return self.pruned_place(variant) / "transformer"
+        return variant.folder or self.pruned_place(variant) / "transformer"
 
     def _plan(self, variant: Variant) -> dict[str, JSON] | None:
-        """The variant's plan as its saved config holds it; None for the dense model."""
+        """The variant's plan as its saved config holds it; None for the dense model, and where that holds none."""
+        if variant.folder is not None:
+            own: dict[str, JSON] | None = read_json(self.saved(variant) / "config.json").get("pruning_plan")
+            return own
         if variant.config is None:
             return None
         if not self.is_pruned(variant):
             self.transformer(variant)
-        plan: dict[str, JSON] = read_json(self._saved(variant) / "config.json")["pruning_plan"]
+        plan: dict[str, JSON] = read_json(self.saved(variant) / "config.json")["pruning_plan"]
         return plan
 
     def _cost(self, variant: Variant) -> PruningCost | None:
-        """What pruning the variant took, None for the dense model."""
+        """What pruning the variant took, None for the dense model and for one pruned elsewhere."""
         if variant.config is None:
             return None
         return PruningCost(**read_json(self.pruned_place(variant) / COST))
@@ -166,7 +169,7 @@ class Evaluation:
     def is_pruned(self, variant: Variant) -> bool:
         """Whether the variant's transformer lies there, made from the present inputs."""
         note = self.pruned_place(variant) / PRUNING_NOTE
-        files = (self._saved(variant) / "config.json", self.pruned_place(variant) / COST, note)
+        files = (self.saved(variant) / "config.json", self.pruned_place(variant) / COST, note)
         there = all(file.exists() for file in files)
         return there and note.read_text(encoding="utf-8") == self._pruning_note(variant)
 
@@ -182,6 +185,7 @@ class Evaluation:
             "version": 0 if config is None else version_of(config),
             "cost": PRUNING_COST.version,
             "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
+            **({} if variant.folder is None else {"weights": revision_of(variant.folder)}),
         }
 
     def prune(self) -> None:
@@ -360,10 +364,10 @@ class Evaluation:
 
     def _missing_paired(self, variant: Variant, record: RunRecord) -> list[Metric]:
         """The metric that pairs a pruned variant's images with the dense model's, unless it is there."""
-        if not self.profile.paired or variant.config is None or (not self.force and _has(record, PAIRED)):
+        if not self.profile.paired or variant.is_dense or (not self.force and _has(record, PAIRED)):
             return []
         if variant.base not in self._paired:
-            dense = next(item for item in self.variants if item.config is None and item.base == variant.base)
+            dense = next(item for item in self.variants if item.is_dense and item.base == variant.base)
             make = load_object(self.profile.paired)
             # One metric serves all variants of a base: it takes the features of the dense images once.
             self._paired[variant.base] = make(self._images(dense), self.device, **self.profile.scorer_settings)
@@ -481,8 +485,8 @@ class Evaluation:
 
 def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
     """The variants in groups of at most `together` (0: all), the dense model first in each."""
-    dense = [variant for variant in variants if variant.config is None]
-    pruned = [variant for variant in variants if variant.config is not None]
+    dense = [variant for variant in variants if variant.is_dense]
+    pruned = [variant for variant in variants if not variant.is_dense]
     size = together - 1 if together > 1 else max(1, len(pruned))
     return [dense + pruned[start : start + size] for start in range(0, max(1, len(pruned)), size)]
 

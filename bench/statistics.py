@@ -173,6 +173,27 @@ def median_interval(values: Sequence[float], *, level: float = LEVEL) -> Estimat
     return Estimate(float(np.median(ordered)), interval)
 
 
+def median_change(
+    values: Sequence[float], baseline: Sequence[float], *, seed: int, resamples: int = RESAMPLES
+) -> Estimate:
+    """The median of `values` by that of `baseline`, with the percentile interval of a bootstrap of both.
+
+    Below 6 of either the interval is None, as in `median_interval`.
+
+    Raises:
+        StatisticsError: no values, or one that is not finite and above 0.
+    """
+    arrays = [np.asarray(series, dtype=np.float64) for series in (values, baseline)]
+    if not all(array.size and np.isfinite(array).all() and (array > 0).all() for array in arrays):
+        raise StatisticsError(f"No change between {len(values)} and {len(baseline)} values: expected numbers above 0.")
+    value = float(np.median(arrays[0]) / np.median(arrays[1]))
+    if min(array.size for array in arrays) < 6:
+        return Estimate(value, None)
+    generator = np.random.default_rng([seed, 2])
+    drawn = [np.median(array[generator.integers(0, array.size, (resamples, array.size))], axis=1) for array in arrays]
+    return Estimate(value, _percentiles(drawn[0] / drawn[1]))
+
+
 def _tables(strata: Strata) -> dict[str, FloatArray]:
     """(prompts, 2) per stratum: sum and number of the prompt's scores; names and prompts sorted, so order is moot."""
     if not strata:

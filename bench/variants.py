@@ -64,7 +64,8 @@ class Variant:
     """A model to compare: `config` says how it is pruned, None is a dense model.
 
     `base` names one of the profile's other dense models, "" its own. `as_fast_as` names the variant whose measured
-    latency is to be met: `config`'s ratio is then where the search starts.
+    latency is to be met: `config`'s ratio is then where the search starts. `folder` holds a transformer that was pruned
+    elsewhere; it has no `config`.
     """
 
     id: str
@@ -72,6 +73,12 @@ class Variant:
     config: PruningConfig | None
     base: str = ""
     as_fast_as: str = ""
+    folder: Path | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is a base model as it is."""
+        return self.config is None and self.folder is None
 
 
 def paper_variants(profile: Profile) -> tuple[Variant, ...]:

@@ -13,7 +13,7 @@ from bench.results import JSON, Measurement, MetricInfo
 from bench.statistics import median_interval
 from fastflux.errors import FastFluxError
 
-__all__ = ["LATENCY", "Step", "measure_latency"]
+__all__ = ["LATENCY", "Step", "latency_of", "measure_latency"]
 
 LATENCY = MetricInfo("latency", "1", "ms", higher_is_better=False, reference="wall time of one transformer step")
 
@@ -83,14 +83,15 @@ def measure_latency(
     return {
         name: Measurement.failed(info, faults[name], missing=rounds, settings=common)
         if name in faults
-        else _measurement(info, times[name], reference, common)
+        else latency_of(info, times[name], reference, common)
         for name in steps
     }
 
 
-def _measurement(
+def latency_of(
     info: MetricInfo, times: list[float], reference: list[float] | None, settings: Mapping[str, JSON]
 ) -> Measurement:
+    """The measurement of a variant's milliseconds, with the baseline's of the same rounds as `reference`."""
     estimates = {"median_ms": median_interval(times)}
     if reference is not None:
         ratios = [own / dense for own, dense in zip(times, reference, strict=True)]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bench.statistics import (
     StatisticsError,
     mean_interval,
+    median_change,
     median_interval,
     paired_difference,
     strata_of,
@@ -163,3 +164,33 @@ def test_no_median_of_nothing_or_of_infinity() -> None:
     for values in ([], [1.0, float("inf")]):
         with pytest.raises(StatisticsError, match="No median"):
             median_interval(values)
+
+
+def test_a_change_of_medians_is_found_and_bounded() -> None:
+    generator = np.random.default_rng(0)
+    before, after = generator.normal(100, 2, 60), generator.normal(110, 2, 60)
+    found = median_change(after.tolist(), before.tolist(), seed=0)
+    assert found.value == pytest.approx(np.median(after) / np.median(before))
+    assert found.interval is not None
+    low, high = found.interval
+    assert 1.08 < low < found.value < high < 1.12
+    assert found == median_change(after.tolist(), before.tolist(), seed=0)
+
+
+def test_intervals_of_changes_hold_the_truth_as_often_as_they_say() -> None:
+    generator = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        interval = median_change(
+            generator.lognormal(0, 0.1, 40).tolist(), generator.lognormal(0, 0.1, 40).tolist(), seed=0, resamples=300
+        ).interval
+        assert interval is not None
+        held += interval[0] <= 1 <= interval[1]
+    assert held >= 88
+
+
+def test_few_or_faulty_values_have_no_interval() -> None:
+    assert median_change([1.0] * 5, [1.0] * 50, seed=0).interval is None
+    for values in ([], [1.0, 0.0], [float("nan")]):
+        with pytest.raises(StatisticsError, match="No change between"):
+            median_change(values, [1.0] * 6, seed=0)

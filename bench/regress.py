@@ -1,0 +1,223 @@
+"""`python -m bench regress`: measure the suite, compare it with a baseline, tell it in three forms, end with a code."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from bench import regression_report as report
+from bench.environment import device_name
+from bench.history_file import append, point_of
+from bench.idle import other_work
+from bench.profile import ROOT
+from bench.progress import announce, console
+from bench.regression_baseline import (
+    KINDS,
+    Snapshot,
+    find_baseline,
+    require_comparable,
+    require_kinds,
+    require_same_device,
+    slug,
+)
+from bench.regression_check import Check, Tolerances, exit_of
+from bench.regression_exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression_inputs import Suite
+from bench.regression_repeat import Repetition, repetitions_to_markdown
+from bench.regression_suite import SuiteRun
+from bench.regression_verdicts import judge
+from bench.render import threads
+from fastflux.errors import FastFluxError
+
+BASELINES = ROOT / "reports" / "regression"
+HISTORY = "history.jsonl"
+_LOG_WIDTH = 180
+RUNS = ROOT / "runs" / "regress"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `python -m bench regress --help` lists."""
+
+    suite: Suite = field(default_factory=Suite)
+    baseline: Path = BASELINES
+    kinds: tuple[str, ...] = ()
+    """Of `KINDS`; empty for all that the device has."""
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    update: bool = False
+    reason: str = ""
+    repeat: int = 1
+    force: bool = False
+    require_idle: bool = False
+    out: Path | None = None
+    summary: Path | None = None
+    junit: Path | None = None
+    device: str | None = None
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes that is no baseline."""
+        return self.out or RUNS / self.suite.profile
+
+
+def regress(options: Options) -> Exit:
+    """Run the checks, or write a baseline; every end but an interruption leaves a summary and JUnit XML."""
+    try:
+        return _regress(options)
+    except (FastFluxError, OSError) as error:
+        code = error.exit if isinstance(error, NoVerdictError) else Exit.ERROR
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        console.print(f"no verdict: {code.name} (exit {code.value})", markup=False)
+        with contextlib.suppress(OSError):
+            _write(options, report.refusal_to_markdown(str(error), code), report.refusal_to_junit(str(error), code))
+        return code
+
+
+def _regress(options: Options) -> Exit:
+    run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
+    cpu = torch.device(run.device).type == "cpu"
+    kinds = require_kinds(options.kinds or [kind for kind in KINDS if cpu or kind != "render"])
+    with threads(options.suite.threads) if cpu else contextlib.nullcontext():
+        baseline = _baseline(run, options, kinds)
+        if options.update:
+            return _update(run, options, kinds, baseline)
+        if baseline is None:  # for mypy: only --update goes on without one
+            return Exit.NO_BASELINE
+        told = []
+        for number in range(1, options.repeat + 1):
+            if number > 1:
+                run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
+            told.append(_one_run(run, baseline, options, kinds, force=options.force and number == 1))
+            if options.repeat > 1:
+                path = options.folder / "repetitions.md"
+                path.write_text(repetitions_to_markdown(told, baseline), encoding="utf-8")
+                console.print(f"{number} of {options.repeat} runs are in {path}", markup=False)
+    return exit_of([check for repetition in told for check in repetition.checks])
+
+
+def _baseline(run: SuiteRun, options: Options, kinds: Sequence[str]) -> Snapshot | None:
+    """The baseline to compare with, refused before the long work where that makes no sense; None if none is needed."""
+    device = device_name(run.device)
+    try:
+        baseline = Snapshot.read(find_baseline(options.baseline, device, options.suite.profile))
+        require_comparable(baseline, run.dense_record, options.suite.names, run.description)
+        require_same_device(baseline, device, kinds)
+    except NoVerdictError as error:
+        if not options.update:
+            raise
+        console.print(f"not compared: {error}", markup=False, soft_wrap=True)
+        return None
+    return baseline.of(options.suite.names)
+
+
+def _look_around(run: SuiteRun, options: Options) -> str:
+    """What else the device does; raises DeviceBusyError where that forbids to measure."""
+    found = other_work(run.device)
+    on_gpu = torch.device(run.device).type == "cuda"
+    if found.busy and (on_gpu or options.require_idle):
+        raise DeviceBusyError(f"The device is busy: {found}. Wait for it, or stop the other work.")
+    if options.require_idle and found.busy is None:
+        raise DeviceBusyError(f"Whether the device is busy cannot be told: {found}. Leave --require-idle away.")
+    return str(found)
+
+
+def _measure(
+    run: SuiteRun, options: Options, kinds: Sequence[str], rounds: int, expected: Mapping[str, float]
+) -> Snapshot:
+    """All stages, told one by one."""
+    found: dict[str, Snapshot] = {}
+    work = _look_around(run, options)
+
+    def rest() -> None:
+        found["snapshot"] = run.snapshot(kinds)
+
+    # Each with the seconds that the baseline's took.
+    stages = {
+        "prune": (lambda: run.prune(force=options.force), ("prune",) if options.force or not run.is_pruned else ()),
+        "generate and score": (run.score, ("generate", "score")),
+        "latency": (lambda: run.time(rounds), ("latency",)),
+        "cost and render": (rest, ("cost", "render")),
+    }
+    if "quality" not in kinds:
+        del stages["generate and score"]
+    if "latency" not in kinds:
+        del stages["latency"]
+    announce(
+        {name: stage for name, (stage, _) in stages.items()},
+        {name: sum(expected.get(part, 0.0) for part in parts) for name, (_, parts) in stages.items()},
+    )
+    if torch.device(run.device).type == "cuda":
+        _look_around(run, options)  # work that began meanwhile is in the times
+    return replace(found["snapshot"], other_work=work)
+
+
+def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequence[str], *, force: bool) -> Repetition:
+    """Measure, compare, and measure more rounds of latency while these leave something open."""
+    began = time.monotonic()
+    suite = options.suite
+    shorter = suite.rounds / max(1, len(baseline.yardstick_ms))
+    expected = {**baseline.seconds, "latency": baseline.seconds.get("latency", 0.0) * shorter}
+    now = _measure(run, replace(options, force=force), kinds, suite.rounds, expected)
+    checks = judge(baseline, now, kinds, options.tolerances)
+    while _more_rounds(checks) and len(run.yardstick_ms) < suite.most_rounds:
+        console.print(f"latency is open after {len(run.yardstick_ms)} rounds: {suite.rounds} more")
+        run.time(suite.rounds)
+        now = run.with_times(now)
+        checks = judge(baseline, now, kinds, options.tolerances)
+    seconds = time.monotonic() - began
+    report.show(checks, baseline, _output())
+    now.write(options.folder / "run.json")
+    _write(options, report.to_markdown(checks, baseline, now), report.to_junit(checks, seconds))
+    append(options.folder / HISTORY, [point_of(now.records, now.commit)])
+    console.print(f"{seconds:.0f} s; summary.md, junit.xml and run.json are in {options.folder}", markup=False)
+    return Repetition(now, checks, seconds)
+
+
+def _output() -> Console:
+    """Results go to stdout, in a log wide enough for the table."""
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=_LOG_WIDTH)
+
+
+def _more_rounds(checks: Sequence[Check]) -> bool:
+    return any(check.kind == "latency" and check.outcome == "undecided" for check in checks)
+
+
+def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snapshot | None) -> Exit:
+    """Write a baseline with its commit and reason, and say how it differs from the one before."""
+    seconds = {} if earlier is None else earlier.seconds
+    now = _measure(run, options, KINDS, options.suite.most_rounds, seconds)
+    # What was pruned before took no time in this run, but will where nothing is kept.
+    spent = {**seconds, **{stage: value for stage, value in now.seconds.items() if value >= 1}}
+    now = replace(now, reason=options.reason, seconds=spent)
+    if now.commit is None or now.commit["dirty"]:
+        console.print("The checkout has changes that no commit holds; the baseline says so.")
+    path = options.baseline
+    if path.suffix != ".json":
+        path = path / slug(now.device) / f"{options.suite.profile}.json"
+    if earlier is not None:
+        report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
+    now.write(path)
+    history = [options.folder / HISTORY]
+    if path.is_relative_to(BASELINES):  # the repository's own, beside its baselines
+        history.append(BASELINES / HISTORY)
+    for place in history:
+        append(place, [point_of(now.records, now.commit)])
+    console.print(f"baseline written: {path} ({options.reason})", markup=False, soft_wrap=True)
+    return Exit.PASSED
+
+
+def _write(options: Options, markdown: str, junit: str) -> None:
+    report.write_files(
+        markdown,
+        junit,
+        summary=options.summary or options.folder / "summary.md",
+        results=options.junit or options.folder / "junit.xml",
+    )

@@ -1,0 +1,93 @@
+"""A check of the regression suite: what was compared, with which tolerance, and the verdict. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.regression_baseline import Snapshot
+from bench.regression_exit import Exit, NotComparableError
+from bench.results import Measurement, RunRecord
+
+Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]
+SEED = 0
+"""Of all resampling."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How much worse is still as good. Scores are differences, all others fractions of the baseline.
+
+    Scores: above what pruning from another seed changes, as a machine of other rounding does (FastFLUX-20% on the
+    suite's prompts: HPS up to 0.3, GenEval 0.02, CLIP score 0.4), and what so few prompts can tell from chance.
+    Latency: ratios of a run scatter by up to 3% between runs on a machine in use. The dense model's own time hangs on
+    the yardstick, which other work does not slow quite alike: up to 9%. Memory and checkpoint hold some bytes that
+    libraries decide.
+    """
+
+    hps: float = 1.0
+    geneval: float = 0.03
+    clip_score: float = 0.5
+    latency: float = 0.05
+    time: float = 0.15
+    memory: float = 0.02
+    checkpoint: float = 0.01
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison with its verdict.
+
+    `change` is what was found in words and figures; `tolerance` what is still as good; `reason` says why there is no
+    verdict. `p_value` is that of quality checks, corrected for their number by Holm's method.
+    """
+
+    kind: str
+    variant: str
+    name: str
+    outcome: Outcome
+    baseline: str
+    now: str
+    change: str
+    tolerance: str
+    p_value: float | None = None
+    reason: str = ""
+
+    @property
+    def title(self) -> str:
+        """Which check it is: "fastflux-20 HPS averaged"."""
+        return f"{self.variant} {self.name}"
+
+
+def exit_of(checks: Sequence[Check]) -> Exit:
+    """REGRESSED if anything is worse; else UNDECIDED if anything has no verdict or nothing was checked; else PASSED."""
+    outcomes = {check.outcome for check in checks}
+    if "regressed" in outcomes:
+        return Exit.REGRESSED
+    if not checks or outcomes & {"undecided", "not compared"}:
+        return Exit.UNDECIDED
+    return Exit.PASSED
+
+
+def record_pairs(baseline: Snapshot, now: Snapshot) -> list[tuple[RunRecord, RunRecord]]:
+    """(old, new) records of every variant of `now`."""
+    found = [(baseline.record(record.variant), record) for record in now.records]
+    return [(old, new) for old, new in found if old is not None]
+
+
+def measured_pair(old: RunRecord, new: RunRecord, metric: str) -> tuple[Measurement, Measurement] | str:
+    """Both measurements, or why there is no comparing them."""
+    pair = old.measurement(metric), new.measurement(metric)
+    for side, measurement in zip(("the baseline", "this run"), pair, strict=True):
+        if measurement is None or measurement.status != "ok":
+            return f"{metric} of {side}: {measurement.reason if measurement else 'not measured'}"
+    first, second = pair
+    if first is None or second is None:  # for mypy: the loop has told
+        return metric
+    if first.info.version != second.info.version:
+        raise NotComparableError(
+            f"{metric} has version {first.info.version} in the baseline and {second.info.version} here: "
+            "make a new one with --update."
+        )
+    return first, second

@@ -1,0 +1,91 @@
+"""What a regression suite is made of: its settings, the profile cut to its size, models that were pruned elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.environment import sha256_of
+from bench.profile import LatencySettings, Profile
+from bench.prompts import Prompt
+from bench.regression_quality import SCORES
+from bench.results import digest
+from fastflux.checkpoint import read_json, require_weights
+from fastflux.errors import FastFluxError
+from fastflux.pipelines import INDEX
+
+VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to measure: `limit` prompts of each style and task, at most `samples` images of each.
+
+    Latency is timed in `rounds` interleaved rounds, and in as many again, up to `most_rounds`, while that leaves a
+    check undecided, on at most `latency_batch` pictures: many short steps in turn part the models better than few long
+    ones, since the machine changes between them. A CPU computes with `threads` threads whatever its number of cores:
+    the same bits, and room for other work. `models` are transformers that were pruned elsewhere, by name; then no
+    `variants` are pruned here.
+    """
+
+    profile: str = "shapes"
+    variants: tuple[str, ...] = VARIANTS
+    models: Mapping[str, Path] = field(default_factory=dict)
+    limit: int = 16
+    samples: int = 2
+    rounds: int = 60
+    most_rounds: int = 240
+    latency_batch: int = 8
+    threads: int = 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is compared besides the dense model."""
+        return tuple(self.models) or self.variants
+
+
+def transformer_folder(path: Path) -> Path:
+    """The transformer's folder of an exported pipeline, or the folder itself; checked, as absolute path."""
+    folder = path / "transformer" if (path / INDEX).is_file() else path
+    read_json(folder / "config.json")
+    require_weights(folder)
+    return folder.resolve()
+
+
+def require_base(name: str, folder: Path, revision: str) -> None:
+    """Raise FastFluxError for a model whose plan names another dense model than the profile's."""
+    plan = read_json(folder / "config.json").get("pruning_plan") or {}
+    made_from = plan.get("base_revision") or revision
+    if made_from != revision:
+        raise FastFluxError(
+            f"{name} was pruned from the weights {made_from}, but the profile's dense model is {revision}: "
+            "name its base by --set pipeline=FOLDER."
+        )
+
+
+def sha256_of_sources(package: Path) -> str:
+    """Over all Python files of a package."""
+    return digest([[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))])
+
+
+def reduced(profile: Profile, suite: Suite) -> Profile:
+    """The profile with the suite's number of images, and the metrics that score every image."""
+    samples = {name: min(count, suite.samples) for name, count in profile.sampling.samples.items()}
+    scored = {score.metric for score in SCORES}
+    latency = profile.latency
+    return replace(
+        profile,
+        sampling=replace(profile.sampling, samples=samples),
+        metrics=tuple(metric for metric in profile.metrics if metric in scored),
+        paired="",
+        latency=LatencySettings(latency.warmup, suite.rounds, min(latency.batch, suite.latency_batch)),
+    )
+
+
+def one_of_each(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The first prompt of each HPS style, or of each set where there is none."""
+    first: dict[str, Prompt] = {}
+    for prompt in prompts:
+        first.setdefault(prompt.style or prompt.set, prompt)
+    return list(first.values())

@@ -1,0 +1,242 @@
+"""What the regression checks measure: a small fixed suite of a profile, drawn, scored and timed afresh in every run.
+
+Only pruned models are kept between runs, as long as nothing they come from has changed, fastflux's own code included.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import fastflux
+from bench import yardstick
+from bench.environment import describe_environment, git_commit
+from bench.evaluate import Evaluation, ModelStep
+from bench.metrics.flops import measure_flops, measure_parameters
+from bench.metrics.latency import LATENCY, latency_of
+from bench.metrics.memory import measure_memory
+from bench.metrics.timing import Step, interleave, step_timer
+from bench.own_time import OwnTime
+from bench.profile import load_profile
+from bench.regression_baseline import KINDS, Snapshot
+from bench.regression_inputs import (
+    VARIANTS,
+    Suite,
+    one_of_each,
+    reduced,
+    require_base,
+    sha256_of_sources,
+    transformer_folder,
+)
+from bench.render import fitted, render_hashes
+from bench.results import JSON, Measurement, RunRecord, digest
+from bench.variants import DENSE, Variant, chosen_variants, require_current_rankings
+from bench.yardstick import Yardstick
+from fastflux.errors import FastFluxError
+from fastflux.surgery import hidden_size
+
+#: The pruning in closed form whose pictures are hashed beside the dense model's.
+FITTED = "brll-10"
+_YARDSTICK = "yardstick"
+_KEPT_MODELS = 2
+_YARDSTICK_LAYERS = 38
+
+
+class SuiteRun:
+    """One suite on one machine, measured below `folder`; `changes` to the profile as for `load_profile`.
+
+    Raises FastFluxError for names that there are not, and for a model of another base or that cannot be read.
+    """
+
+    def __init__(
+        self, suite: Suite, folder: Path, *, device: str | None = None, changes: Mapping[str, str] | None = None
+    ) -> None:
+        self.suite, self.folder = suite, folder
+        whole = load_profile(suite.profile, changes)
+        self.device = device or whole.device
+        self.profile = reduced(whole, suite)
+        self.evaluation = self._evaluation()
+        self.yardstick_ms: list[float] = []
+        self.times: dict[str, list[float]] = {}
+        self.clock = ""
+
+    def _evaluation(self) -> Evaluation:
+        models = {name: transformer_folder(path) for name, path in self.suite.models.items()}
+        chosen = chosen_variants(self.profile, [], [DENSE] if models else self.suite.variants)
+        chosen += tuple(Variant(name, name, None, folder=path) for name, path in models.items())
+        if others := [variant.id for variant in chosen if variant.base or variant.as_fast_as]:
+            raise FastFluxError(
+                f"{others[0]} is no variant for regression checks: choose such as {', '.join(VARIANTS)}."
+            )
+        evaluation = Evaluation(
+            self.profile, self.folder / "run", chosen, limit=self.suite.limit, device=self.device,
+            models=self.folder / f"models-{self._code}",
+        )  # fmt: skip
+        evaluation.require_inputs()
+        for name, path in models.items():
+            require_base(name, path, evaluation.main.revision)
+        if not models:
+            require_current_rankings(self.profile, evaluation.main.revision)
+        return evaluation
+
+    @cached_property
+    def _code(self) -> str:
+        """Of all that decides pruned weights besides what `Evaluation` notes: our code, the libraries, the machine."""
+        sources = sha256_of_sources(Path(fastflux.__file__).parent)
+        machine = describe_environment(self.device)
+        return digest([sources, machine["libraries"], machine["device"], self.suite.threads])[:8]
+
+    @property
+    def description(self) -> dict[str, JSON]:
+        """The suite as the snapshot holds it."""
+        suite = self.suite
+        return {
+            "profile": suite.profile,
+            "variants": list(suite.names),
+            "limit": suite.limit,
+            "samples": suite.samples,
+            "threads": suite.threads if self._on_cpu else 0,
+            "latency_batch": self.profile.latency.batch,
+            "yardstick": yardstick.VERSION,
+        }
+
+    @property
+    def dense_record(self) -> RunRecord:
+        """The dense model's record before anything is measured: what a baseline must agree with."""
+        return self.evaluation.new_record(self.evaluation.variants[0])
+
+    @property
+    def _on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether all pruned models are there already."""
+        evaluation = self.evaluation
+        return all(evaluation.is_pruned(variant) for variant in evaluation.variants if variant.config is not None)
+
+    # -- stages
+
+    def prune(self, *, force: bool = False) -> None:
+        """Prune what is not there yet; with `force` everything."""
+        if force:
+            shutil.rmtree(self.folder / f"models-{self._code}", ignore_errors=True)
+        self.evaluation.prune()
+        # Newest last, so that going back and forth between two states of the code prunes nothing twice.
+        earlier = sorted(self.folder.glob("models-*"), key=lambda path: path.stat().st_mtime)
+        for path in earlier[:-_KEPT_MODELS]:
+            if path.name != f"models-{self._code}":
+                shutil.rmtree(path, ignore_errors=True)
+
+    def score(self) -> None:
+        """Draw and score all images, whatever an earlier run left."""
+        shutil.rmtree(self.evaluation.folder, ignore_errors=True)
+        self.evaluation.generate()
+        self.evaluation.score()
+
+    @cached_property
+    def models(self) -> dict[str, nn.Module]:
+        """All models by variant, the dense one first."""
+        evaluation = self.evaluation
+        if "pipeline" in vars(evaluation.main):  # else the last model drawn with would lie in memory twice
+            evaluation.main.pipeline.transformer = None
+        return {variant.id: evaluation.transformer(variant).eval() for variant in evaluation.variants}
+
+    def time(self, rounds: int) -> None:
+        """Time so many rounds of all models and the yardstick, beside those of earlier calls."""
+        base = self.evaluation.main
+        dense = self.models[DENSE]
+        batch = self.profile.latency.batch
+        inputs = base.step_inputs(dense, batch)
+        steps: dict[str, Step] = {name: ModelStep(model, inputs) for name, model in self.models.items()}
+        tokens = inputs["hidden_states"].shape[1] + inputs["encoder_hidden_states"].shape[1]
+        steps[_YARDSTICK] = Yardstick(batch, tokens, hidden_size(dense), _YARDSTICK_LAYERS, self.device, base.dtype)
+        # One thread's own time; a GPU's is told by its events.
+        clock = OwnTime() if self._on_cpu and self.suite.threads == 1 else None
+        self.clock, timer = step_timer(self.device, clock)
+        with self.evaluation.timed("latency"):
+            measured = interleave(
+                steps, timer, warmup=1 if self.times else self.profile.latency.warmup, rounds=rounds,
+                seed=self.profile.sampling.seed + len(self.yardstick_ms),
+            )  # fmt: skip
+        if measured.faults:
+            name, fault = next(iter(measured.faults.items()))
+            raise FastFluxError(f"{name} cannot be timed: {fault}")
+        times = dict(measured.times)
+        self.yardstick_ms += times.pop(_YARDSTICK)
+        for name, values in times.items():
+            self.times.setdefault(name, []).extend(values)
+
+    def snapshot(self, kinds: Collection[str] = KINDS) -> Snapshot:
+        """Everything measured, with what the kinds of checks "cost" (FLOPs, parameters, memory) and "render" need."""
+        with self.evaluation.timed("cost"):
+            records = self._records(cost="cost" in kinds)
+        with self.evaluation.timed("render"):
+            render = self._render() if "render" in kinds and self._on_cpu else {}
+        return Snapshot(
+            suite=self.description,
+            records=records,
+            yardstick_ms=tuple(self.yardstick_ms),
+            render=render,
+            commit=git_commit(Path.cwd()),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds={stage: round(seconds, 1) for stage, seconds in self.evaluation.seconds.items()},
+        )
+
+    def with_times(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot with the times as they are now."""
+        records = tuple(record.with_measurement(self._latency(record.variant)) for record in snapshot.records)
+        return replace(snapshot, records=records, yardstick_ms=tuple(self.yardstick_ms))
+
+    def _latency(self, variant: str) -> Measurement:
+        settings: dict[str, JSON] = {
+            "batch": self.profile.latency.batch,
+            "threads": torch.get_num_threads(),
+            "rounds": len(self.yardstick_ms),
+            "clock": self.clock,
+            "order": "all variants and the yardstick in each round, shuffled",
+        }
+        return latency_of(LATENCY, self.times[variant], self.times[DENSE], settings)
+
+    def _records(self, *, cost: bool) -> tuple[RunRecord, ...]:
+        records = []
+        for variant in self.evaluation.variants:
+            record = self.evaluation.record(variant)
+            for measurement in (
+                *(self._costs(variant) if cost else ()),
+                *((self._latency(variant.id),) if self.times else ()),
+            ):
+                record = record.with_measurement(measurement)
+            record.write(self.evaluation.record_path(variant))
+            records.append(record)
+        return tuple(records)
+
+    def _costs(self, variant: Variant) -> tuple[Measurement, ...]:
+        evaluation, model, dense = self.evaluation, self.models[variant.id], self.models[DENSE]
+        inputs = evaluation.main.step_inputs(dense, self.profile.latency.batch)
+        single = evaluation.main.step_inputs(dense, 1)
+        saved = evaluation.main.folder / "transformer" if variant.is_dense else evaluation.saved(variant)
+        return (
+            measure_flops(model, single),
+            measure_parameters(model, checkpoint=saved),
+            measure_memory(model, ModelStep(model, inputs), device=self.device),
+        )
+
+    def _render(self) -> dict[str, dict[str, str]]:
+        """Of the dense model, and of one pruned in closed form or of the models given."""
+        base = self.evaluation.main
+        models: dict[str, nn.Module] = {DENSE: self.models[DENSE]}
+        if self.suite.models:
+            models |= {name: self.models[name] for name in self.suite.models}
+        else:
+            variant = chosen_variants(self.profile, [], [FITTED])[-1]
+            if variant.config is not None:
+                models[FITTED] = fitted(base, variant.config)
+        return render_hashes(base, models, one_of_each(self.evaluation.prompts))

@@ -1,0 +1,168 @@
+"""The comparison itself: two snapshots in, a verdict for every check out. Pure: no torch, no files, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bench.regression_baseline import Snapshot
+from bench.regression_check import SEED, Check, Tolerances, measured_pair, record_pairs
+from bench.regression_exit import NotComparableError
+from bench.regression_quality import quality_checks
+from bench.results import JSON, Measurement, RunRecord
+from bench.statistics import median_change
+
+
+def judge(baseline: Snapshot, now: Snapshot, kinds: Sequence[str], tolerances: Tolerances) -> tuple[Check, ...]:
+    """The verdicts on all variants of `now`, which the baseline must hold, by kind.
+
+    Raises NotComparableError when a metric has another version than in the baseline.
+    """
+    checks = {
+        "quality": quality_checks,
+        "latency": _latency,
+        "cost": _cost,
+        "render": _render,
+    }
+    return tuple(check for kind in kinds for check in checks[kind](baseline, now, tolerances))
+
+
+# -- latency
+
+
+def _latency(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Check]:
+    """Pruned models by their ratio to dense within a run, the dense model by its ratio to the yardstick."""
+    checks = [_machine_check(baseline, now, tolerances.time)]
+    dense = (baseline.dense, now.dense)
+    for old, new in record_pairs(baseline, now)[1:]:
+        pairs = [measured_pair(dense[0], dense[1], "latency"), measured_pair(old, new, "latency")]
+        empty = _fraction("latency", new.variant, "latency ratio to dense", tolerances.latency)
+        if failed := [pair for pair in pairs if isinstance(pair, str)]:
+            checks.append(replace(empty, reason=failed[0]))
+            continue
+        reference, own = (pair for pair in pairs if not isinstance(pair, str))
+        ratios = [
+            [a / b for a, b in zip(own[side].samples["ms"], reference[side].samples["ms"], strict=True)]
+            for side in (0, 1)
+        ]
+        checks.append(_ratio_check(empty, ratios[0], ratios[1], tolerances.latency))
+    return checks
+
+
+def _machine_check(baseline: Snapshot, now: Snapshot, tolerance: float) -> Check:
+    """The dense model's time, corrected by how fast the machine was: what slowed both down was not the code."""
+    empty = _fraction("latency", now.dense.variant, "latency in ms", tolerance)
+    pair = measured_pair(baseline.dense, now.dense, "latency")
+    if isinstance(pair, str):
+        return replace(empty, reason=pair)
+    if baseline.device != now.device:
+        return replace(empty, reason=f"the baseline was measured on {baseline.device}, this is {now.device}")
+    times = [measurement.samples["ms"] for measurement in pair]
+    yardsticks = [list(baseline.yardstick_ms), list(now.yardstick_ms)]
+    ratios = [[a / b for a, b in zip(ms, yards, strict=True)] for ms, yards in zip(times, yardsticks, strict=True)]
+    check = _ratio_check(empty, ratios[0], ratios[1], tolerance)
+    raw, machine = median_change(times[1], times[0], seed=SEED), median_change(*reversed(yardsticks), seed=SEED)
+    told = f"{raw.value - 1:+.1%} in ms, of which the machine {machine.value - 1:+.1%}"
+    texts = [f"{measurement.values['median_ms']:.1f} ms" for measurement in pair]
+    return replace(check, baseline=texts[0], now=texts[1], change=f"{check.change} ({told})")
+
+
+def _ratio_check(empty: Check, old: list[float], new: list[float], tolerance: float) -> Check:
+    """Worse when the whole interval of the change lies beyond the tolerance, as good when none of it does."""
+    change = median_change(new, old, seed=SEED)
+    middle = [sorted(values)[len(values) // 2] for values in (old, new)]
+    shown = replace(empty, baseline=f"{middle[0]:.3f}", now=f"{middle[1]:.3f}", change=f"{change.value - 1:+.1%}")
+    if change.interval is None:
+        return replace(shown, outcome="undecided", reason=f"{min(len(old), len(new))} rounds are too few samples")
+    low, high = change.interval
+    shown = replace(shown, change=f"{shown.change} [{low - 1:+.1%}, {high - 1:+.1%}], {len(new)} rounds")
+    if low > 1 + tolerance:
+        return replace(shown, outcome="regressed")
+    if high > 1 + tolerance:
+        reason = f"{len(new)} rounds are too few samples: the interval reaches beyond the tolerance"
+        return replace(shown, outcome="undecided", reason=reason)
+    return replace(shown, outcome="improved" if high < 1 - tolerance else "passed")
+
+
+def _fraction(kind: str, variant: str, name: str, tolerance: float) -> Check:
+    return Check(kind, variant, name, "not compared", "", "", "", f"+{tolerance:.0%}" if tolerance else "exact")
+
+
+# -- cost and render
+
+
+def _cost(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Check]:
+    """FLOPs and parameters exactly, peak memory and checkpoint size within a tolerance."""
+    checks = []
+    for old, new in record_pairs(baseline, now):
+        for metric, key, name, tolerance in (
+            ("flops", "forward", "FLOPs", 0.0),
+            ("parameters", "total", "parameters", 0.0),
+            ("memory", "peak_mib", "peak memory", tolerances.memory),
+            ("parameters", "checkpoint_bytes", "checkpoint size", tolerances.checkpoint),
+        ):
+            empty = _fraction("cost", new.variant, name, tolerance)
+            if metric == "memory" and baseline.device_type != now.device_type:
+                reason = f"measured on {baseline.device_type} in the baseline, on {now.device_type} here"
+                checks.append(replace(empty, reason=reason))
+                continue
+            pair = measured_pair(old, new, metric)
+            if isinstance(pair, str):
+                checks.append(replace(empty, reason=pair))
+                continue
+            values = [_number(measurement, key) for measurement in pair]
+            checks.append(_amount_check(empty, values[0], values[1], tolerance))
+    return checks
+
+
+def _number(measurement: Measurement, key: str) -> float:
+    value = measurement.values.get(key, measurement.settings.get(key))
+    if not isinstance(value, int | float):
+        raise NotComparableError(f"{measurement.info.name} holds no {key}: make a new baseline with --update.")
+    return float(value)
+
+
+def _amount_check(empty: Check, old: float, new: float, tolerance: float) -> Check:
+    exact = not tolerance
+    texts = [f"{value:,.0f}" if value == int(value) else f"{value:,.2f}" for value in (old, new)]
+    change = f"{new - old:+,.0f}" if exact else f"{new / old - 1:+.2%}"
+    shown = replace(empty, baseline=texts[0], now=texts[1], change=change)
+    if new > old * (1 + tolerance):
+        return replace(shown, outcome="regressed")
+    return replace(shown, outcome="improved" if new < old * (1 - tolerance) else "passed")
+
+
+def _render(baseline: Snapshot, now: Snapshot, _: Tolerances) -> list[Check]:
+    """Pixel by pixel, where the same arithmetic is to be expected."""
+    unlike = _unlike(baseline, now)
+    checks = []
+    for model, hashes in now.render.items():
+        old: Mapping[str, str] = baseline.render.get(model, {})
+        empty = Check("render", model, "image hashes", "not compared", f"{len(old)}", f"{len(hashes)}", "", "exact")
+        if unlike or old.keys() != hashes.keys():
+            checks.append(replace(empty, reason=unlike or "the baseline rendered no such model, or other prompts"))
+            continue
+        changed = [prompt for prompt, digest in hashes.items() if old[prompt] != digest]
+        if changed:
+            text = f"{len(changed)} of {len(hashes)} images differ: {', '.join(changed[:3])}"
+            checks.append(replace(empty, outcome="regressed", change=text))
+        else:
+            checks.append(replace(empty, outcome="passed", change="equal"))
+    if not now.render:
+        reason = "nothing is rendered: only on a CPU"
+        checks.append(
+            Check("render", now.dense.variant, "image hashes", "not compared", "", "", "", "exact", None, reason)
+        )
+    return checks
+
+
+def _unlike(baseline: Snapshot, now: Snapshot) -> str:
+    """What differs of that which decides the last bits besides the code, "" where nothing does."""
+    pairs = zip(_arithmetic(baseline.dense), _arithmetic(now.dense), strict=True)
+    return "; ".join(f"{name} {was} in the baseline, {found} here" for (name, was), (_, found) in pairs if was != found)
+
+
+def _arithmetic(record: RunRecord) -> list[tuple[str, JSON]]:
+    libraries = record.environment.get("libraries")
+    versions = libraries if isinstance(libraries, Mapping) else {}
+    return [("CPU", record.environment.get("cpu")), ("torch", versions.get("torch"))]

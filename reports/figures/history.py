@@ -1,0 +1,117 @@
+"""The trend of a metric over commits as a drawing: a panel for each prompt set and device, a line for each variant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.history_file import groups_of, key_of, read_history
+from fastflux.errors import FastFluxError
+from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bench.history_file import Point
+
+_NAMES = {
+    "hps.averaged": "HPS averaged",
+    "geneval.overall": "GenEval overall",
+    "clip_score.mean": "CLIP score",
+    "fid.fid": "FID",
+    "latency.ratio_to_dense": "latency, ratio to dense",
+    "flops.forward": "FLOPs of one step",
+    "parameters.total": "parameters",
+    "memory.peak_mib": "peak memory, MiB",
+}
+_FAMILIES = (("dense", BLACK, "D"), ("fastflux-", BLUE, "o"), ("l1-", VERMILION, "s"))
+_MAXIMUM_TICKS = 12
+
+
+def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
+    """Values with their 95% intervals where the file holds them, by commit in the order of measuring.
+
+    A dotted line stands where the dense model's weights changed: values on its two sides are of two models. Raises
+    FastFluxError when no point of the profile holds the metric.
+    """
+    key = key_of(metric)
+    points = [point for point in read_history(files) if point.profile == profile and _variants(point, key)]
+    if not points:
+        raise FastFluxError(f"No run of {profile} with {key} is in the history: measure one first.")
+    groups = groups_of(points)
+    widths = [max(4, len(group)) for group in groups.values()]
+    figure = new_figure(min(16.0, 1.6 + sum(0.62 * width + 1.6 for width in widths)), 4.8)
+    with style():
+        grid = figure.add_gridspec(1, len(groups), width_ratios=widths)
+        for index, ((_, device, _prompts), group) in enumerate(groups.items()):
+            axes = figure.add_subplot(grid[0, index])
+            _draw(axes, group, key)
+            axes.set_title(f"{group[0].images} images a variant, {device}", loc="left", fontsize=9)
+        figure.axes[0].set_ylabel(_NAMES[key])
+        title = f"{_NAMES[key]} by commit, {profile}"
+        if profile == "shapes" and key.startswith(("hps", "geneval", "clip_score", "fid")):
+            title += " (FLUX-Shapes scorers, not those of FLUX.1-dev)"
+        figure.suptitle(title, fontsize=11)
+        figure.tight_layout()
+    return figure
+
+
+def _variants(point: Point, key: str) -> list[str]:
+    families = tuple(family for family, _, _ in _FAMILIES)
+    return [name for name, values in point.values.items() if key in values and name.startswith(families)]
+
+
+def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
+    axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
+    axes.set_axisbelow(True)
+    names = sorted({name for point in points for name in _variants(point, key)})
+    last: list[tuple[float, str, str]] = []
+    for name in names:
+        colour, marker = next((colour, marker) for family, colour, marker in _FAMILIES if name.startswith(family))
+        own = [(at, point.values[name][key]) for at, point in enumerate(points) if key in point.values.get(name, {})]
+        shades = [other for other in names if other.startswith(name.rpartition("-")[0] or name)]
+        alpha = 1.0 - 0.6 * shades.index(name) / max(1, len(shades))
+        axes.plot(
+            [at for at, _ in own], [value[0] for _, value in own],
+            color=colour, marker=marker, markersize=4, linewidth=1.2, alpha=alpha,
+        )  # fmt: skip
+        for at, value in own:
+            if len(value) == 3:
+                axes.plot([at, at], value[1:], color=colour, linewidth=1.0, alpha=0.45 * alpha)
+        last.append((own[-1][1][0], name, colour))
+    _label_ends(axes, last, len(points))
+    for at in range(1, len(points)):
+        if points[at].base != points[at - 1].base:
+            axes.axvline(at - 0.5, color=GREY, linewidth=1.0, linestyle=":")
+            axes.annotate(
+                "new weights", (at - 0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(-2, 0),
+                textcoords="offset points", fontsize=7, color=GREY, rotation=90, va="bottom", ha="right",
+            )  # fmt: skip
+    step = -(-len(points) // _MAXIMUM_TICKS)
+    ticks = list(range(0, len(points), step))
+    axes.set_xticks(ticks, [_tick(points[at]) for at in ticks], rotation=60, ha="right", fontsize=7)
+    axes.set_xlim(-0.5, len(points) + 0.7 + 0.08 * len(points))  # room for the lines' names
+
+
+def _tick(point: Point) -> str:
+    return f"{point.commit[:7]}{'*' if point.dirty else ''}  {point.created[5:16].replace('T', ' ')}"
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], count: int) -> None:
+    """The lines' names right of their last points, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    ends, gap = sorted(ends), (high - low) * 0.05
+    places = [value for value, _, _ in ends]
+    for _ in range(200):  # neighbours part by halves until none overlap
+        for index in range(1, len(places)):
+            lack = gap - (places[index] - places[index - 1])
+            if lack > 0:
+                places[index - 1] -= lack / 2
+                places[index] += lack / 2
+    for (_, name, colour), place in zip(ends, places, strict=True):
+        axes.annotate(name, (count - 1, place), xytext=(9, 0), textcoords="offset points", color=colour, fontsize=8,
+                      va="center")  # fmt: skip
+    axes.set_ylim(min(low, places[0] - gap), max(high, places[-1] + gap))

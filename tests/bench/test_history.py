@@ -1,0 +1,94 @@
+"""The trend over commits: points, their file, what git remembers, and the table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench.history
+from bench.__main__ import main
+from bench.history import history, points_from_git, sparkline
+from bench.history_file import Point, append, groups_of, key_of, point_of, read_history
+from bench.profile import ROOT
+from fastflux.errors import FastFluxError
+from tests.bench.made_snapshots import made_snapshot
+
+
+def point(commit: str = "aaaa", hour: int = 1, **changes: Any) -> Point:
+    made = point_of(made_snapshot().records)
+    return replace(made, commit=commit, created=f"2026-11-21T{hour:02}:00:00+00:00", **changes)
+
+
+def test_a_point_holds_values_with_their_intervals() -> None:
+    made = point()
+    assert made.values["dense"]["flops.forward"] == [171479040.0]
+    value, low, high = made.values["fastflux-10"]["latency.ratio_to_dense"]
+    assert low <= value <= high
+    assert made.base == "abc"
+
+
+def test_points_accumulate_in_the_order_of_time_none_twice(tmp_path: Path) -> None:
+    file, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    assert append(file, [point("bbbb", 2), point("aaaa", 1)]) == 2
+    assert append(file, [point("aaaa", 1), point("cccc", 3)]) == 1
+    append(other, [point("cccc", 3), point("dddd", 4)])
+    assert [entry.commit for entry in read_history([file, other, tmp_path / "absent"])] == [
+        "aaaa", "bbbb", "cccc", "dddd",
+    ]  # fmt: skip
+
+
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(point().line() + '\n{"commit": "cut')
+    with pytest.raises(FastFluxError, match=r"a\.jsonl, line 2 is no point"):
+        read_history([file])
+
+
+def test_other_prompts_and_devices_share_no_line() -> None:
+    points = [point(), point("bbbb", 2), point("cccc", 3, prompts="others"), point("dddd", 4, device="a GPU")]
+    assert [len(group) for group in groups_of(points).values()] == [2, 1, 1]
+
+
+def test_short_names_and_suggestions() -> None:
+    assert key_of("hps") == "hps.averaged"
+    assert key_of("latency.ratio_to_dense") == "latency.ratio_to_dense"
+    with pytest.raises(FastFluxError, match="did you mean 'latency'"):
+        key_of("latncy")
+
+
+def test_a_sparkline() -> None:
+    assert sparkline([1, 2, 8]) == "▁▂█"
+    assert sparkline([5, 5]) == "▄▄"
+
+
+def test_the_committed_history_is_what_git_tells() -> None:
+    """Each set of records that was ever committed is a point, as far as the checkout reaches back."""
+    try:
+        told = points_from_git(ROOT / "reports" / "results" / "cpu" / "shapes")
+    except FastFluxError:
+        pytest.skip("not a git checkout")
+    if not told:
+        pytest.skip("no history in this checkout")
+    committed = read_history([ROOT / "reports" / "regression" / "history.jsonl"])
+    assert told[-1] in committed
+    assert {"dense", "fastflux-10", "l1-21"} <= told[-1].values.keys()
+
+
+def test_the_command_prints_a_table_and_draws(tmp_path: Path, capfd: Any) -> None:
+    append(
+        tmp_path / "h.jsonl", [point("aaaa111", 1), point("bbbb222", 2, base="def"), point("cccc333", 3, dirty=True)]
+    )
+    out = tmp_path / "trend.svg"
+    assert main(["history", "--metric", "latency", "--file", str(tmp_path / "h.jsonl"), "-o", str(out)]) == 0
+    shown = capfd.readouterr().out
+    assert all(text in shown for text in ("aaaa111", "new weights", "cccc333*", "fastflux-10", "trend"))
+    assert out.read_text().startswith("<?xml")
+
+
+def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.history, "run_reports", lambda *_: pytest.fail("drew nothing"))
+    with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
+        history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])

@@ -1,0 +1,377 @@
+"""`python -m bench regress` on the committed weights with little training: what it catches, refuses and leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from peft.tuners.lora import LoraModel
+from torch import Tensor
+
+import bench.regress
+from bench.__main__ import main
+from bench.base_model import BaseModel
+from bench.history_file import read_history
+from bench.idle import OtherWork
+from bench.profile import ROOT, load_profile
+from bench.regress import Options, _look_around
+from bench.regression_baseline import Snapshot
+from bench.regression_exit import DeviceBusyError, Exit
+from bench.render import render_hashes, threads
+from bench.shapes import WEIGHTS
+from fastflux.blocks import LinearReplacementBlock
+from fastflux.checkpoint import load_transformer, save_transformer
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.pipelines import export_pipeline
+from fastflux.pruning import prune_
+from fastflux.ranking_files import read_ranking
+from fastflux.trajectories import Trajectories
+
+VARIANT = "trained"
+#: Sandwich Training at its shortest that still makes the neighbours depend on their LoRA.
+TRAINING = {"blocks": 8, "samples": 64, "steps": 25, "batch": 16, "lr": 3e-3, "linear_lr": 1e-3}
+
+
+def train(folder: Path, out: Path) -> Path:
+    """A model pruned with Sandwich Training on a few calibration prompts; 8 seconds."""
+    profile = load_profile("shapes")
+    base = BaseModel(profile, folder)
+    model = base.dense()
+    base.pipeline.transformer = model
+    prompts = [prompt.prompt for prompt in base.calibration_prompts[:32]]
+    drive = Trajectories(base.pipeline, prompts, steps=4, guidance=3.0, batch_size=32, height=64, width=64, seed=1)
+    ranking = read_ranking(profile.path("reports/rankings/shapes.json"))
+    with threads(1):
+        prune_(model, SandwichTrainingConfig(ranking=ranking, **TRAINING), drive, base_revision=base.revision)
+    save_transformer(model, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pruned model (model) and the baseline that was made of it (baseline.json)."""
+    folder = tmp_path_factory.mktemp("regress")
+    train(folder, folder / "model")
+    assert regress(folder, "--update", "--reason", "a test") == Exit.PASSED
+    return folder
+
+
+def regress(folder: Path, *arguments: str, model: Path | None = None, out: Path | None = None) -> int:
+    """The command on five prompts of each HPS style, with few steps and rounds; `folder` is the fixture's."""
+    given = ["--model", f"{VARIANT}={model or folder / 'model'}", "--baseline", str(folder / "baseline.json")]
+    changes = ("sampling.steps=4", 'metrics=["hps", "clip_score"]', 'prompts=["prompts/shapes/hps.jsonl"]')
+    fewer = ["--limit", "5", "--rounds", "6", *(part for change in changes for part in ("--set", change))]
+    return main(["regress", *given, *fewer, "--out", str(out or folder), *arguments])
+
+
+def outcomes(folder: Path) -> dict[str, str]:
+    """By check, "failure", "error" or "" from the JUnit XML of the last run."""
+    cases = ET.parse(folder / "junit.xml").getroot().iter("testcase")  # noqa: S314  # our own file
+    return {str(case.get("name")): next((kind for kind in ("failure", "error") if case.find(kind) is not None), "")
+            for case in cases}  # fmt: skip
+
+
+def worse(folder: Path) -> set[str]:
+    return {name for name, outcome in outcomes(folder).items() if outcome == "failure"}
+
+
+SCORES = {f"{VARIANT} HPS averaged", f"{VARIANT} CLIP score"}
+
+
+# -- without a change
+
+
+@pytest.mark.slow
+def test_a_baseline_holds_all_that_a_comparison_needs(place: Path) -> None:
+    baseline = Snapshot.read(place / "baseline.json")
+    assert baseline.reason == "a test"
+    assert [record.variant for record in baseline.records] == ["dense", VARIANT]
+    assert len(baseline.yardstick_ms) == 24
+    for record in baseline.records:
+        hps, latency = record.measurement("hps"), record.measurement("latency")
+        assert hps is not None
+        assert latency is not None
+        assert len(hps.samples) == 20
+        assert len(latency.samples["ms"]) == 24
+        assert record.environment["device"] == baseline.device
+        assert {"prompts", "steps"} <= record.sampling.keys()
+        assert record.inputs["scorers"]
+        assert record.base_revision
+    assert set(baseline.render) == {"dense", VARIANT}
+
+
+@pytest.mark.slow
+def test_without_a_change_everything_passes_and_is_told_in_all_forms(place: Path, capsys: Any) -> None:
+    before = len(read_history([place / "history.jsonl"]))
+    assert regress(place, "--checks", "quality,cost,render") == Exit.PASSED
+    assert set(outcomes(place).values()) == {""}
+    assert (place / "summary.md").read_text().startswith("### Regression checks: PASSED (exit 0): 14 passed")
+    assert "PASSED (exit 0): 14 passed" in capsys.readouterr().out
+    assert len(read_history([place / "history.jsonl"])) == before + 1
+    assert Snapshot.read(place / "run.json").reason == ""
+
+
+# -- planted faults: each is caught, and by nothing that it does not concern
+
+
+@pytest.mark.slow
+def test_a_lost_merge_of_lora_is_caught_by_quality_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoraModel, "merge_and_unload", lambda self: self.unload())
+    lost = train(tmp_path, tmp_path / "lost")
+    assert regress(place, "--checks", "quality,cost", model=lost, out=tmp_path) == Exit.REGRESSED
+    assert f"{VARIANT} HPS averaged" in worse(tmp_path) <= SCORES
+
+
+@pytest.mark.slow
+def test_a_worsened_weight_is_caught_by_its_scores(place: Path, tmp_path: Path) -> None:
+    """Noise in one linear layer that stands for a block; here in an exported pipeline."""
+    model = load_transformer(place / "model")
+    block = next(module for module in model.modules() if isinstance(module, LinearReplacementBlock))
+    weight = next(block.parameters())
+    with torch.no_grad():
+        weight += 0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    export_pipeline(WEIGHTS / "pipeline", model, tmp_path / "noisy")
+    noisy = tmp_path / "noisy"
+    assert regress(place, "--checks", "quality", model=noisy, out=tmp_path) == Exit.REGRESSED
+    assert f"{VARIANT} HPS averaged" in worse(tmp_path) <= SCORES
+    summary = (tmp_path / "summary.md").read_text()
+    assert "REGRESSED (exit 1)" in summary
+    assert summary.index("**regressed**") < summary.index("| passed |")
+
+
+def planted(extra: Callable[[Tensor], object]) -> Callable[..., Any]:
+    """The replacement's forward with something more to do that changes no result."""
+    forward = LinearReplacementBlock.forward
+
+    def slower(self: LinearReplacementBlock, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        extra(hidden_states)
+        return forward(self, hidden_states, *args, **kwargs)
+
+    return slower
+
+
+@pytest.mark.slow
+def test_a_slowed_linear_block_is_caught_by_latency_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def much(hidden_states: Tensor) -> None:
+        for _ in range(100):
+            hidden_states.exp()
+
+    monkeypatch.setattr(LinearReplacementBlock, "forward", planted(much))
+    assert regress(place, "--checks", "latency,cost", out=tmp_path) == Exit.REGRESSED
+    assert worse(tmp_path) == {f"{VARIANT} latency ratio to dense"}
+
+
+@pytest.mark.slow
+def test_one_more_product_is_caught_by_flops_alone(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one(hidden_states: Tensor) -> None:
+        torch.mm(hidden_states.new_ones(1, 1), hidden_states.new_ones(1, 1))
+
+    monkeypatch.setattr(LinearReplacementBlock, "forward", planted(one))
+    assert regress(place, "--checks", "cost", out=tmp_path) == Exit.REGRESSED
+    assert worse(tmp_path) == {f"{VARIANT} FLOPs"}
+
+
+@pytest.mark.slow
+def test_hashes_are_the_same_for_any_number_of_threads_and_change_with_a_weight(tmp_path: Path) -> None:
+    base = BaseModel(load_profile("shapes", {"sampling.steps": "2"}), tmp_path)
+    prompts = base.calibration_prompts[:2]
+    model = base.dense()
+    first = render_hashes(base, {"dense": model}, prompts)
+    with threads(2):
+        assert render_hashes(base, {"dense": model}, prompts) == first
+    with torch.no_grad():
+        model.proj_out.weight.mul_(1.05)  # type: ignore[operator, union-attr]
+    assert set(render_hashes(base, {"dense": model}, prompts)["dense"].values()).isdisjoint(first["dense"].values())
+
+
+# -- no verdict: never "passed", and before the long work
+
+
+@pytest.fixture
+def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.regress, "_measure", lambda *_: pytest.fail("the long work began"))
+
+
+def refused(folder: Path, code: Exit, words: str, capsys: Any) -> None:
+    """The end of a run without a verdict: told on stderr, in the summary and in the JUnit XML."""
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert f"{code.name} (exit {code.value})" in (folder / "summary.md").read_text()
+    assert outcomes(folder) == {"verdict": "error"}
+
+
+def rewritten(place: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> list[str]:
+    """Arguments that name a copy of the baseline with something changed in it."""
+    data = json.loads((place / "baseline.json").read_text())
+    change(data)
+    (folder / "other.json").write_text(json.dumps(data))
+    return ["--baseline", str(folder / "other.json")]
+
+
+@pytest.mark.slow
+def test_no_baseline(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    absent = ["--baseline", str(tmp_path / "absent.json")]
+    assert regress(place, *absent, out=tmp_path) == Exit.NO_BASELINE  # the last --baseline counts
+    refused(tmp_path, Exit.NO_BASELINE, "make one with --update", capsys)
+    (tmp_path / "folder").mkdir()
+    assert regress(place, "--baseline", str(tmp_path / "folder"), out=tmp_path) == Exit.NO_BASELINE
+
+
+def _schema(data: dict[str, Any]) -> None:
+    data["schema_version"] = 99
+
+
+def _cut(data: dict[str, Any]) -> None:
+    del data["records"]
+
+
+def _prompts(data: dict[str, Any]) -> None:
+    data["records"][0]["sampling"]["prompts"] = "others"
+
+
+def _weights(data: dict[str, Any]) -> None:
+    data["records"][0]["base_revision"] = "others"
+
+
+def _scorers(data: dict[str, Any]) -> None:
+    data["records"][0]["inputs"]["scorers"] = "others"
+
+
+def _threads(data: dict[str, Any]) -> None:
+    data["suite"]["threads"] = 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_schema, "schema version 99"),
+        (_cut, "is no whole one"),
+        (_prompts, "sampling's prompts (others there"),
+        (_weights, "the base model's weights (others there"),
+        (_scorers, "the scorers' weights (others there"),
+        (_threads, "the suite's threads (7 there, 1 here)"),
+    ],
+)
+def test_a_baseline_of_something_else(
+    place: Path, tmp_path: Path, no_work: None, capsys: Any, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    assert regress(place, *rewritten(place, tmp_path, change), out=tmp_path) == Exit.NOT_COMPARABLE
+    refused(tmp_path, Exit.NOT_COMPARABLE, words, capsys)
+
+
+@pytest.mark.slow
+def test_a_baseline_cut_short(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    (tmp_path / "cut.json").write_text((place / "baseline.json").read_text()[:500])
+    assert regress(place, "--baseline", str(tmp_path / "cut.json"), out=tmp_path) == Exit.NOT_COMPARABLE
+    refused(tmp_path, Exit.NOT_COMPARABLE, "cannot be read", capsys)
+
+
+@pytest.mark.slow
+def test_a_variant_that_the_baseline_lacks(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    another = f"another={place / 'model'}"
+    assert regress(place, "--model", another, out=tmp_path) == Exit.NOT_COMPARABLE
+    refused(tmp_path, Exit.NOT_COMPARABLE, f"holds {VARIANT}, not another", capsys)
+
+
+@pytest.mark.slow
+def test_a_baseline_of_another_device(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    def device(data: dict[str, Any]) -> None:
+        data["records"][0]["environment"]["device"] = "another CPU"
+
+    changed = rewritten(place, tmp_path, device)
+    assert regress(place, *changed, out=tmp_path) == Exit.OTHER_DEVICE
+    refused(tmp_path, Exit.OTHER_DEVICE, "--checks quality,cost", capsys)
+    with pytest.raises(pytest.fail.Exception, match="the long work began"):  # what does not depend on the device
+        regress(place, *changed, "--checks", "quality,cost", out=tmp_path)
+
+
+@pytest.mark.parametrize(("device", "require"), [("cuda", False), ("cpu", True)])
+def test_a_busy_device(monkeypatch: pytest.MonkeyPatch, device: str, require: bool) -> None:
+    run: Any = SimpleNamespace(device=device)
+    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=True, text="97% utilised"))
+    with pytest.raises(DeviceBusyError, match="97% utilised") as caught:
+        _look_around(run, Options(require_idle=require))
+    assert caught.value.exit is Exit.DEVICE_BUSY
+    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=None, text="not told"))
+    with pytest.raises(DeviceBusyError, match="not told"):
+        _look_around(run, Options(require_idle=True))
+
+
+def test_other_work_on_a_cpu_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=True, text="other work takes 40%"))
+    run: Any = SimpleNamespace(device="cpu")
+    assert _look_around(run, Options()) == "other work takes 40%"
+
+
+@pytest.mark.slow
+def test_too_few_samples_are_no_verdict(place: Path, tmp_path: Path) -> None:
+    few = ("--rounds", "1", "--checks", "latency", "--repeat", "2")
+    assert regress(place, *few, out=tmp_path) == Exit.UNDECIDED
+    told = (tmp_path / "repetitions.md").read_text()
+    assert told.startswith("### 2 runs without a change: 0 with an alarm\n\n2 x UNDECIDED (exit 7)")
+    assert set(outcomes(tmp_path).values()) == {"error"}
+    assert "too few samples" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_model_of_another_base_or_none_is_an_error(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in (place / "model").iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    config = json.loads((model / "config.json").read_text())
+    config["pruning_plan"]["base_revision"] = "others"
+    (model / "config.json").write_text(json.dumps(config))
+    assert regress(place, model=model, out=tmp_path) == Exit.ERROR
+    refused(tmp_path, Exit.ERROR, "was pruned from the weights others", capsys)
+    assert regress(place, model=tmp_path / "nowhere", out=tmp_path) == Exit.ERROR
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--update"],
+        ["--model", "mine"],
+        ["--checks", "beauty"],
+        ["--tolerance", "hps=much"],
+        ["--tolerance", "beauty=1"],
+        ["--repeat", "0"],
+        ["--model", "a=b", "--variants", "l1-12", "--baseline", "c.json"],
+        ["--model", "dense=b", "--baseline", "c.json"],
+    ],
+)
+def test_command_lines_that_make_no_sense(arguments: Sequence[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["regress", *arguments])
+    assert ended.value.code == Exit.COMMAND_LINE
+
+
+def test_help_and_documentation_list_every_exit_code(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        main(["regress", "--help"])
+    shown = capsys.readouterr().out
+    documented = (ROOT / "docs" / "regression.md").read_text()
+    for code in Exit:
+        assert f"{code.value}  {code.meaning}" in shown
+        assert f"| {code.value} | {code.meaning} |" in documented
+
+
+def test_a_busy_machines_snapshot_survives_its_file(tmp_path: Path) -> None:
+    from tests.bench.made_snapshots import made_snapshot
+
+    snapshot = replace(made_snapshot(noise=0.1), reason="why")
+    snapshot.write(tmp_path / "deep" / "b.json")
+    assert Snapshot.read(tmp_path / "deep" / "b.json") == snapshot
