@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.progress import console
-from bench.regression_command import add_history, add_regress, run_history, run_regress
+from bench.regression.command import add_history, add_regress, run_history, run_regress
 from fastflux.errors import FastFluxError
 
 _SET = "another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bench.metrics.latency import LATENCY, latency_of
-from bench.regression_baseline import Snapshot
+from bench.regression.baseline import Snapshot
 from bench.results import Measurement, MetricInfo, RunRecord
 
 VARIANTS = ("dense", "fastflux-10")

@@ -15,16 +15,16 @@ import torch
 from peft.tuners.lora import LoraModel
 from torch import Tensor
 
-import bench.regress
+import bench.regression.run
 from bench.__main__ import main
 from bench.base_model import BaseModel
 from bench.history_file import read_history
 from bench.idle import OtherWork
 from bench.profile import ROOT, load_profile
-from bench.regress import Options, _look_around
-from bench.regression_baseline import Snapshot
-from bench.regression_exit import DeviceBusyError, Exit
-from bench.render import render_hashes, threads
+from bench.regression.baseline import Snapshot
+from bench.regression.exit import DeviceBusyError, Exit
+from bench.regression.render import render_hashes, threads
+from bench.regression.run import Options, _look_around
 from bench.shapes import WEIGHTS
 from fastflux.blocks import LinearReplacementBlock
 from fastflux.checkpoint import load_transformer, save_transformer
@@ -202,7 +202,7 @@ def test_hashes_are_the_same_for_any_number_of_threads_and_change_with_a_weight(
 
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.regress, "_measure", lambda *_: pytest.fail("the long work began"))
+    monkeypatch.setattr(bench.regression.run, "_measure", lambda *_: pytest.fail("the long work began"))
 
 
 def refused(folder: Path, code: Exit, words: str, capsys: Any) -> None:
@@ -301,17 +301,17 @@ def test_a_baseline_of_another_device(place: Path, tmp_path: Path, no_work: None
 @pytest.mark.parametrize(("device", "require"), [("cuda", False), ("cpu", True)])
 def test_a_busy_device(monkeypatch: pytest.MonkeyPatch, device: str, require: bool) -> None:
     run: Any = SimpleNamespace(device=device)
-    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=True, text="97% utilised"))
+    monkeypatch.setattr(bench.regression.run, "other_work", lambda _: OtherWork(busy=True, text="97% utilised"))
     with pytest.raises(DeviceBusyError, match="97% utilised") as caught:
         _look_around(run, Options(require_idle=require))
     assert caught.value.exit is Exit.DEVICE_BUSY
-    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=None, text="not told"))
+    monkeypatch.setattr(bench.regression.run, "other_work", lambda _: OtherWork(busy=None, text="not told"))
     with pytest.raises(DeviceBusyError, match="not told"):
         _look_around(run, Options(require_idle=True))
 
 
 def test_other_work_on_a_cpu_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.regress, "other_work", lambda _: OtherWork(busy=True, text="other work takes 40%"))
+    monkeypatch.setattr(bench.regression.run, "other_work", lambda _: OtherWork(busy=True, text="other work takes 40%"))
     run: Any = SimpleNamespace(device="cpu")
     assert _look_around(run, Options()) == "other work takes 40%"
 

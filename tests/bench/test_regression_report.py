@@ -7,9 +7,9 @@ from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
-from bench import regression_report as report
-from bench.regression_check import Check
-from bench.regression_exit import Exit
+from bench.regression import report
+from bench.regression.check import Check
+from bench.regression.exit import Exit
 from tests.bench.made_snapshots import made_snapshot
 
 CHECKS = (

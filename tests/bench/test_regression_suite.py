@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-import bench.regression_suite
-import bench.yardstick
-from bench.own_time import OwnTime
+import bench.regression.suite
+import bench.regression.yardstick
 from bench.profile import ROOT
 from bench.progress import announce
-from bench.regression_baseline import find_baseline, require_kinds, require_same_device, slug
-from bench.regression_exit import NoBaselineError, OtherDeviceError
-from bench.regression_inputs import Suite, sha256_of_sources
-from bench.regression_suite import SuiteRun
-from bench.yardstick import Yardstick
+from bench.regression.baseline import find_baseline, require_kinds, require_same_device, slug
+from bench.regression.exit import NoBaselineError, OtherDeviceError
+from bench.regression.inputs import Suite, sha256_of_sources
+from bench.regression.own_time import OwnTime
+from bench.regression.suite import SuiteRun
+from bench.regression.yardstick import Yardstick
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
 
@@ -39,7 +39,7 @@ def test_pruned_models_are_kept_until_the_code_changes(tmp_path: Path, monkeypat
     assert first.is_pruned
     assert run().is_pruned
     for version in ("1", "2", "3"):
-        monkeypatch.setattr(bench.regression_suite, "sha256_of_sources", lambda _, version=version: version)
+        monkeypatch.setattr(bench.regression.suite, "sha256_of_sources", lambda _, version=version: version)
         changed = run()
         assert not changed.is_pruned
         changed.prune()
@@ -123,7 +123,7 @@ def test_the_yardstick_is_the_same_work_each_time_and_none_of_our_code() -> None
     assert first.shape == (2, 5, 8)
     assert torch.equal(first, Yardstick(2, 5, 8, 3)())
     assert torch.isfinite(first).all()
-    tree = ast.parse(Path(bench.yardstick.__file__).read_text())
+    tree = ast.parse(Path(bench.regression.yardstick.__file__).read_text())
     modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     assert modules == {"__future__", "dataclasses", "torch", "torch.nn"}
@@ -132,7 +132,7 @@ def test_the_yardstick_is_the_same_work_each_time_and_none_of_our_code() -> None
 def test_a_step_that_fails_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run: Any = SuiteRun(Suite(variants=("l1-12",), limit=1), tmp_path)
     monkeypatch.setattr(
-        bench.regression_suite,
+        bench.regression.suite,
         "interleave",
         lambda *_, **__: SimpleNamespace(times={}, faults={"l1-12": "out of memory"}),
     )

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from bench.metrics.latency import LATENCY, latency_of
-from bench.regression_baseline import KINDS, Snapshot
-from bench.regression_check import Check, Tolerances, exit_of
-from bench.regression_exit import Exit, NotComparableError
-from bench.regression_quality import holm
-from bench.regression_repeat import Repetition, repetitions_to_markdown
-from bench.regression_verdicts import judge
+from bench.regression.baseline import KINDS, Snapshot
+from bench.regression.check import Check, Tolerances, exit_of
+from bench.regression.exit import Exit, NotComparableError
+from bench.regression.quality import holm
+from bench.regression.repeat import Repetition, repetitions_to_markdown
+from bench.regression.verdicts import judge
 from bench.results import Measurement, MetricInfo, RunRecord
 from tests.bench.made_snapshots import made_snapshot, with_scores
 

@@ -16,17 +16,16 @@ import torch
 from torch import nn
 
 import fastflux
-from bench import yardstick
 from bench.environment import describe_environment, git_commit
 from bench.evaluate import Evaluation, ModelStep
 from bench.metrics.flops import measure_flops, measure_parameters
 from bench.metrics.latency import LATENCY, latency_of
 from bench.metrics.memory import measure_memory
 from bench.metrics.timing import Step, interleave, step_timer
-from bench.own_time import OwnTime
 from bench.profile import load_profile
-from bench.regression_baseline import KINDS, Snapshot
-from bench.regression_inputs import (
+from bench.regression import yardstick
+from bench.regression.baseline import KINDS, Snapshot
+from bench.regression.inputs import (
     VARIANTS,
     Suite,
     one_of_each,
@@ -35,10 +34,11 @@ from bench.regression_inputs import (
     sha256_of_sources,
     transformer_folder,
 )
-from bench.render import fitted, render_hashes
+from bench.regression.own_time import OwnTime
+from bench.regression.render import fitted, render_hashes
+from bench.regression.yardstick import Yardstick
 from bench.results import JSON, Measurement, RunRecord, digest
 from bench.variants import DENSE, Variant, chosen_variants, require_current_rankings
-from bench.yardstick import Yardstick
 from fastflux.errors import FastFluxError
 from fastflux.surgery import hidden_size
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bench.regression_baseline import Snapshot
-from bench.regression_check import SEED, Check, Tolerances, measured_pair, record_pairs
-from bench.regression_exit import NotComparableError
-from bench.regression_quality import quality_checks
+from bench.regression.baseline import Snapshot
+from bench.regression.check import SEED, Check, Tolerances, measured_pair, record_pairs
+from bench.regression.exit import NotComparableError
+from bench.regression.quality import quality_checks
 from bench.results import JSON, Measurement, RunRecord
 from bench.statistics import median_change
 

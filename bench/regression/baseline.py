@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.regression_exit import NoBaselineError, NotComparableError, OtherDeviceError
+from bench.regression.exit import NoBaselineError, NotComparableError, OtherDeviceError
 from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
 
@@ -24,9 +24,9 @@ class Snapshot:
     """All figures of one run, the dense model's record first.
 
     Args:
-        suite: what was asked for (`bench.regression_inputs.Suite`), as JSON.
+        suite: what was asked for (`bench.regression.inputs.Suite`), as JSON.
         records: by variant, with the scores of single images and the raw times.
-        yardstick_ms: of `bench.yardstick`, in the rounds of the records' times.
+        yardstick_ms: of `bench.regression.yardstick`, in the rounds of the records' times.
         render: SHA-256 of pixels by model and prompt; empty where nothing was rendered.
         commit: "hash" and "dirty" of the checkout that the command was run in, None outside of one.
         created: ISO 8601 time.

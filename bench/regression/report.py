@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.regression_baseline import Snapshot
-from bench.regression_check import Check, exit_of
-from bench.regression_exit import Exit
+from bench.regression.baseline import Snapshot
+from bench.regression.check import Check, exit_of
+from bench.regression.exit import Exit
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
 _HOW = (

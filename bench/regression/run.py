@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench import regression_report as report
 from bench.environment import device_name
 from bench.history_file import append, point_of
 from bench.idle import other_work
 from bench.profile import ROOT
 from bench.progress import announce, console
-from bench.regression_baseline import (
+from bench.regression import report
+from bench.regression.baseline import (
     KINDS,
     Snapshot,
     find_baseline,
@@ -26,13 +26,13 @@ from bench.regression_baseline import (
     require_same_device,
     slug,
 )
-from bench.regression_check import Check, Tolerances, exit_of
-from bench.regression_exit import DeviceBusyError, Exit, NoVerdictError
-from bench.regression_inputs import Suite
-from bench.regression_repeat import Repetition, repetitions_to_markdown
-from bench.regression_suite import SuiteRun
-from bench.regression_verdicts import judge
-from bench.render import threads
+from bench.regression.check import Check, Tolerances, exit_of
+from bench.regression.exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression.inputs import Suite
+from bench.regression.render import threads
+from bench.regression.repeat import Repetition, repetitions_to_markdown
+from bench.regression.suite import SuiteRun
+from bench.regression.verdicts import judge
 from fastflux.errors import FastFluxError
 
 BASELINES = ROOT / "reports" / "regression"

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.regression_baseline import Snapshot
-from bench.regression_check import Check, exit_of
+from bench.regression.baseline import Snapshot
+from bench.regression.check import Check, exit_of
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.regression_baseline import Snapshot
-from bench.regression_exit import Exit, NotComparableError
+from bench.regression.baseline import Snapshot
+from bench.regression.exit import Exit, NotComparableError
 from bench.results import Measurement, RunRecord
 
 Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.environment import sha256_of
 from bench.profile import LatencySettings, Profile
 from bench.prompts import Prompt
-from bench.regression_quality import SCORES
+from bench.regression.quality import SCORES
 from bench.results import digest
 from fastflux.checkpoint import read_json, require_weights
 from fastflux.errors import FastFluxError

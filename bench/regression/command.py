@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.history_file import SHORT
-from bench.regression_baseline import KINDS
-from bench.regression_exit import exit_codes
+from bench.regression.baseline import KINDS
+from bench.regression.exit import exit_codes
 
 _EXAMPLES = """examples:
   python -m bench regress                                          against the committed baseline of this device
@@ -102,9 +102,9 @@ def add_history(commands: Any) -> None:
 
 def run_regress(options: argparse.Namespace) -> int:
     """Check what argparse cannot, and run; ends with argparse's code 2 for a command line that makes no sense."""
-    from bench.regress import BASELINES, Options, regress
-    from bench.regression_check import Tolerances
-    from bench.regression_inputs import VARIANTS, Suite
+    from bench.regression.check import Tolerances
+    from bench.regression.inputs import VARIANTS, Suite
+    from bench.regression.run import BASELINES, Options, regress
 
     refuse = options.parser.error
     if options.update and not options.reason.strip():

@@ -1,0 +1,1 @@
+"""Regression checks: a small suite held against a committed baseline, docs/regression.md."""
