@@ -53,6 +53,11 @@ def prune(options: argparse.Namespace) -> None:
     require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size")
     require_bounds(options.activations, options.keep)
+    if options.offload and options.method == "l1_norm" and options.train_steps:
+        raise FastFluxError(
+            "--offload brings a block at a time, but l1_norm's --train-steps train the model as a whole: "
+            "leave one of the two away."
+        )
     kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
@@ -215,7 +220,8 @@ def open_pipeline(options: argparse.Namespace) -> Any:
         raise FastFluxError(
             f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
         ) from error
-    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
+    offload = getattr(options, "offload", False)
+    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device, offload=offload)
 
 
 def calibration_drive(
