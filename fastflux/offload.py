@@ -6,7 +6,6 @@ exchanges, trains and merges blocks. Here the block's own weights are what is br
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import Any
 
 import torch
@@ -71,15 +70,20 @@ def _bring(module: nn.Module, *_arguments: Any) -> None:
     if getattr(module, _STAYS, False):
         return
     device: torch.device = getattr(module, RUNS_ON)
-    # A forward changes no weight, so those on the host need not be written again.
-    at_home: list[tuple[Tensor, Tensor]] = []
-    for tensor in chain(module.parameters(), module.buffers()):
-        at_home.append((tensor, tensor.data))
-        tensor.data = tensor.data.to(device)
+    # Copies take the weights' places: a forward changes nothing that would have to be written back.
+    at_home: list[tuple[dict[str, Any], str, Tensor]] = []
+    for part in module.modules():
+        for place in (part._parameters, part._buffers):  # noqa: SLF001  # setattr would register hooks' copies anew
+            for name, tensor in place.items():
+                if tensor is not None:
+                    at_home.append((place, name, tensor))
+                    copy = tensor.detach().to(device)
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    place[name] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
     setattr(module, _AT_HOME, at_home)
 
 
 def _let_go(module: nn.Module, *_results: Any) -> None:
-    for tensor, data in getattr(module, _AT_HOME, []):
-        tensor.data = data
+    for place, name, tensor in getattr(module, _AT_HOME, []):
+        place[name] = tensor
     setattr(module, _AT_HOME, [])
