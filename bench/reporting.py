@@ -12,6 +12,7 @@ RESULTS = ROOT / "reports" / "results"
 GENERATED = ROOT / "reports" / "generated"
 RANKINGS = ROOT / "reports" / "rankings"
 RECOLLECTION = ROOT / "reports" / "recollection"
+FULL_SIZE = ROOT / "reports" / "full_size"
 
 
 def run_reports(*arguments: str) -> None:

@@ -48,7 +48,7 @@ def offload_(module: nn.Module, device: torch.device | str) -> None:
     module.to("cpu")
     setattr(module, RUNS_ON, torch.device(device))
     module.register_forward_pre_hook(_bring)
-    module.register_forward_hook(_let_go)
+    module.register_forward_hook(_let_go, always_call=True)  # also where a hook ends the forward early
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from bench.variants import DENSE
 from fastflux.architectures import FLUX, block_count
 from fastflux.folding import fold_
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
-from fastflux.model import plan_of
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_
 from fastflux.sandwich import sandwich_around
@@ -97,7 +96,7 @@ def equal_variant(target: FullSizeVariant, heads: int, channels: int, ratio: flo
     return FullSizeVariant(name, f"L1-norm at the latency of {target.label}", widths=(heads, channels), ratio=ratio)
 
 
-def plan_for(variant: FullSizeVariant, dense: nn.Module, sizes: Sizes) -> PruningPlan | None:
+def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
     """The variant's plan before folding; None for the dense model."""
     if variant.is_dense:
         return None
@@ -135,7 +134,7 @@ def build(variant: FullSizeVariant, dense: Any, sizes: Sizes) -> Any:
 
     `dense` stays as it is. Only what the variant does not share with it takes memory.
     """
-    plan = plan_for(variant, dense, sizes)
+    plan = plan_for(variant, sizes)
     twin = view_of(dense)
     if plan is None:
         return twin
@@ -208,9 +207,3 @@ def _adapt_(twin: Any, variant: FullSizeVariant) -> None:
 
 def _stack(name: str, count: int) -> tuple[BlockRef, ...]:
     return tuple(BlockRef(name, index) for index in range(count))
-
-
-def plan_json(twin: nn.Module) -> dict[str, Any] | None:
-    """The plan of a built variant as a record holds it."""
-    plan = plan_of(twin)
-    return None if plan is None else plan.to_json()
