@@ -9,6 +9,7 @@ from pathlib import Path
 from fastflux.errors import FastFluxError
 from reports.build import FORMATS, NAMES, build, build_claims, build_importance, write_text
 from reports.difference import difference
+from reports.full_size import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.readme import update
 from reports.rows import read_rows
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_BUILD_EXAMPLES + "\n" + _DIFF_EXAMPLES.replace("examples:\n", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,diff,why,readme}")
+    commands = parser.add_subparsers(required=True, metavar="{build,claims,importance,full_size,diff,why,readme}")
     builder = commands.add_parser(
         "build",
         help="write tables and figures",
@@ -117,6 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     ranker.add_argument("ranking", type=Path, help="a ranking file, such as reports/rankings/shapes.json")
     ranker.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     ranker.set_defaults(run=_importance)
+    sizer = commands.add_parser(
+        "full_size",
+        help="tables of a full-size run",
+        description="From the records of `python -m bench full_size`: latency against FLOPs and the paper's ratios, "
+        "cost of pruning, scorers, as Markdown.",
+    )
+    sizer.add_argument("records", type=Path, help="folder of records, such as reports/full_size/flops")
+    sizer.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    sizer.set_defaults(run=_full_size)
     differ = commands.add_parser(
         "diff",
         help="compare two folders of records",
@@ -174,6 +184,15 @@ def _importance(options: argparse.Namespace) -> int:
 
 def _claims(options: argparse.Namespace) -> int:
     return _show(build_claims(read_rows(options.results), options.ranking), options.out)
+
+
+def _full_size(options: argparse.Namespace) -> int:
+    text = full_size_document(options.records)
+    if options.out is None:
+        print(text, end="")
+    else:
+        print(write_text(options.out, text))
+    return EXIT_OK
 
 
 def _diff(options: argparse.Namespace) -> int:

@@ -256,8 +256,7 @@ def _search(bench: Workbench, target: str, name: str) -> Results:
 
 
 def _equal_measurement(bench: Workbench, equal: EqualLatency, target: str, pixels: int) -> Measurement:
-    with torch.device("meta"):
-        inputs = {key: value.to("meta") for key, value in bench.inputs(pixels).items()}
+    inputs = bench.inputs(pixels)
     widths = (equal.heads, equal.mlp_channels)
     sliced = equal_variant(bench.variants[target], *widths, equal.ratio)
     dense = count_flops(bench.outline, inputs)

@@ -177,6 +177,6 @@ def need(bench: Workbench) -> Need:
     import open_clip
 
     with torch.device("meta"):
-        model = open_clip.create_model(bench.sizes.hps_architecture)
+        model = open_clip.CLIP(**open_clip.get_model_config(bench.sizes.hps_architecture))
     size = sum(parameter.nbytes for parameter in model.parameters())
     return Need(device=size, remedy="take a GPU with more, or --device cpu for this stage")

@@ -71,8 +71,8 @@ def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
     for ratio in sizes.ratios:
         count, name = block_count(ratio, len(every)), f"{100 * ratio:02.0f}"
         variants += [
-            FullSizeVariant(f"fastflux-{name}", f"FastFLUX-{name}%", spread(singles, count), ratio=ratio),
-            FullSizeVariant(f"mix-{name}", f"FastFLUX-{name}%, doubles too", spread(every, count), ratio=ratio),
+            FullSizeVariant(f"fastflux-{name}", f"FastFLUX-{100 * ratio:.0f}%", spread(singles, count), ratio=ratio),
+            FullSizeVariant(f"mix-{name}", f"FastFLUX-{100 * ratio:.0f}%, doubles too", spread(every, count), ratio=ratio),
         ]
     run = tuple(singles[-1 - block_count(RUN_RATIO, len(every)) : -1])
     name = f"{100 * RUN_RATIO:02.0f}"
