@@ -96,7 +96,7 @@ def _latencies(records: Records) -> Iterator[Table]:
         if rows:
             headers = (
                 Header("Model", align="left"), Header("Median (ms)", "down", "z.3f"), Header("Of dense", "down", "z.3f"),
-                Header("FLOPs of dense", spec="z.3f"), Header("Off by", spec="z+.1%"),
+                Header("FLOPs of dense", spec="z.3f"), Header("Off by", spec="+z.1%"),
                 Header("Paper's ratio", spec="z.3f"), Header("Peak memory (MiB)", "down", "z,.0f"),
                 Header("Within 3 %", align="left"),
             )  # fmt: skip
