@@ -18,7 +18,7 @@ _STAYS, _AT_HOME = "fastflux_stays", "fastflux_at_home"
 
 
 def offload_pipeline_(pipeline: Any, device: torch.device | str) -> None:
-    """Move a pipeline to ``device`` but for the transformer's blocks and the text encoders, which come when they run."""
+    """Move a pipeline to ``device`` but for the transformer's blocks and text encoders, which come when they run."""
     for name, component in pipeline.components.items():
         if name == "transformer":
             offload_blocks_(component, device)
@@ -73,7 +73,8 @@ def _bring(module: nn.Module, *_arguments: Any) -> None:
     # Copies take the weights' places: a forward changes nothing that would have to be written back.
     at_home: list[tuple[dict[str, Any], str, Tensor]] = []
     for part in module.modules():
-        for place in (part._parameters, part._buffers):  # noqa: SLF001  # setattr would register hooks' copies anew
+        places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)  # noqa: SLF001  # as module.to does
+        for place in places:
             for name, tensor in place.items():
                 if tensor is not None:
                     at_home.append((place, name, tensor))

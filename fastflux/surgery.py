@@ -12,7 +12,7 @@ from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef, Replacement
 
 RUNS_ON = "fastflux_runs_on"
-"""What an offloaded block (`fastflux.offload`) is given: the device that it runs on, while its weights lie elsewhere."""
+"""What an offloaded block (`fastflux.offload`) is told: the device it runs on, while its weights lie elsewhere."""
 
 
 def get_block(transformer: nn.Module, block: BlockRef) -> nn.Module:

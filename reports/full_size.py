@@ -1,4 +1,4 @@
-"""Tables of a full-size run with random weights: latency against FLOPs and the paper's ratios, pruning cost, scorers."""
+"""Tables of a full-size run with random weights: latency against FLOPs and the paper, cost of pruning, scorers."""
 
 from __future__ import annotations
 
@@ -95,13 +95,15 @@ def _latencies(records: Records) -> Iterator[Table]:
             ))  # fmt: skip
         if rows:
             headers = (
-                Header("Model", align="left"), Header("Median (ms)", "down", "z.3f"), Header("Of dense", "down", "z.3f"),
-                Header("FLOPs of dense", spec="z.3f"), Header("Off by", spec="+z.1%"),
-                Header("Paper's ratio", spec="z.3f"), Header("Peak memory (MiB)", "down", "z,.0f"),
+                Header("Model", align="left"), Header("Median (ms)", "down", "z.3f"),
+                Header("Of dense", "down", "z.3f"), Header("FLOPs of dense", spec="z.3f"),
+                Header("Off by", spec="+z.1%"), Header("Paper's ratio", spec="z.3f"), Header("Peak memory (MiB)", "down", "z,.0f"),
                 Header("Within 3 %", align="left"),
             )  # fmt: skip
             title = f"One step at {size}, {_WAYS.get(suffix, suffix.strip('_'))}"
-            yield Table(f"full-size-{name}", title, headers, (Group(tuple(rows)),), label=LABEL, notes=_notes(records, name))
+            yield Table(
+                f"full-size-{name}", title, headers, (Group(tuple(rows)),), label=LABEL, notes=_notes(records, name)
+            )
 
 
 def _exports(records: Records) -> Iterator[Table]:
@@ -329,4 +331,6 @@ def _notes(records: Records, name: str) -> tuple[str, ...]:
         return ()
     settings = found[0].settings
     shown = ("dtype", "batch", "rounds", "warmup", "clock", "compile_backend", "steps", "other_work")
-    return ("; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in shown if settings.get(key) not in (None, "")),)
+    return (
+        "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in shown if settings.get(key) not in (None, "")),
+    )

@@ -1,4 +1,4 @@
-"""Stage of calibration at full size: the statistics of all blocks in one pass, beside plain forwards on the same samples.
+"""Stage of calibration at full size: statistics of all blocks in one pass, beside plain forwards on the same samples.
 
 The pass is taken in parts of `save_every` samples, whose sum is written behind each: a kill loses one part at most.
 """
@@ -23,8 +23,10 @@ from fastflux.architectures import FLUX
 from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.importance import fit_blocks
 from fastflux.memory import PeakMemory
+from fastflux.model import parameter_count
 from fastflux.plan import BlockRef
 from fastflux.recording import on_device
+from fastflux.surgery import get_block
 
 PART = MetricInfo(
     "calibration_part", "1", "ms, MiB or count", higher_is_better=None, reference="a part of the calibration pass"
@@ -168,7 +170,9 @@ def _sum(bench: Workbench) -> Results:
             values[key] = max(peaks)
     settings = found[wanted[-1]].settings
     samples = {"plain/ms": plain, "statistics/ms": full}
-    return {DENSE: [Measurement(CALIBRATION, "ok", values=values, scored=len(plain), samples=samples, settings=settings)]}
+    return {
+        DENSE: [Measurement(CALIBRATION, "ok", values=values, scored=len(plain), samples=samples, settings=settings)]
+    }
 
 
 def _precision(bench: Workbench) -> Results:
@@ -199,7 +203,10 @@ def _precision(bench: Workbench) -> Results:
             *(found[block].fits["hidden_states"].weight for found in (fits["bfloat16"], fits["float64"]))
         )
     samples = {f"{name}/ms": found for name, found in times.items()}
-    settings = bench.conditions(bench.sizes.pruning_pixels) | {"batch": size, "blocks": [str(block) for block in blocks]}
+    settings = bench.conditions(bench.sizes.pruning_pixels) | {
+        "batch": size,
+        "blocks": [str(block) for block in blocks],
+    }
     bench.clear()
     return {DENSE: [Measurement(PRECISION, "ok", values=values, scored=size, samples=samples, settings=settings)]}
 
@@ -223,11 +230,7 @@ def model_bytes(bench: Workbench) -> int:
     """Of the dense transformer on the device: with offload its largest block and what is no block."""
     if not bench.offload:
         return bench.weight_bytes
-    sizes = [
-        sum(parameter.numel() for parameter in block.parameters())
-        for stack in (bench.outline.transformer_blocks, bench.outline.single_transformer_blocks)
-        for block in stack
-    ]
+    sizes = [parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline)]
     return bench.weight_bytes - (sum(sizes) - max(sizes)) * bench.dtype.itemsize
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-
 from bench.full_size.pieces import Piece, Results
 from bench.full_size.random_weights import encoder_bytes, random_pipeline
 from bench.full_size.stage import Need
@@ -69,5 +68,3 @@ def need(bench: Workbench) -> Need:
         device=bench.weight_bytes + encoder_bytes(bench.sizes, bench.dtype),
         remedy="take a GPU with more, or leave this stage away with --stages",
     )
-
-

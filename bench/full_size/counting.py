@@ -8,7 +8,7 @@ from bench.full_size.pieces import Piece, Results
 from bench.full_size.stage import Need
 from bench.full_size.variants import FullSizeVariant, build
 from bench.full_size.workbench import Workbench
-from bench.metrics.flops import PARAMETERS, flux_flops, measure_parameters
+from bench.metrics.flops import flux_flops, measure_parameters
 from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, FlopsTable, flops_by_block, measure_flops_by_block
 from bench.variants import DENSE
 from fastflux.errors import FastFluxError
@@ -24,11 +24,9 @@ def units(bench: Workbench) -> list[str]:
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     """One for each variant."""
-    dense: dict[tuple[int, int], FlopsTable] = {}
+    tokens = bench.sizes.text_tokens
+    dense = {(p, p): flops_by_block(bench.outline, p, p, tokens) for p in bench.sizes.resolutions}
     for name in left:
-        if not dense:
-            tokens = bench.sizes.text_tokens
-            dense = {(p, p): flops_by_block(bench.outline, p, p, tokens) for p in bench.sizes.resolutions}
         yield Piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, bench.variants[name], dense))  # type: ignore[misc]
 
 

@@ -19,15 +19,17 @@ from bench.full_size.stage import Need
 from bench.full_size.workbench import Workbench
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.results import Measurement, MetricInfo
-from fastflux.architectures import block_count
+from fastflux.architectures import FLUX, block_count
 from fastflux.calibration import Calibration, load_statistics
 from fastflux.errors import FastFluxError
 from fastflux.importance import fit_blocks, rank_blocks
 from fastflux.memory import PeakMemory
 from fastflux.methods.registry import make_config
 from fastflux.methods.sandwich_training import read_cost
+from fastflux.model import parameter_count
 from fastflux.pruning import prune_
 from fastflux.recording import RecordedInputs
+from fastflux.surgery import get_block
 
 RANKING = MetricInfo(
     "ranking_cost", "1", "seconds, MiB or R²", higher_is_better=None,
@@ -113,9 +115,13 @@ def _prune(bench: Workbench) -> Results:
             bench.budget.require(longest)
 
     calibration = _Recorded(
-        drive=None, folder=folder, batch_size=bench.profile.calibration.batch, advance=advance, recorded=bench.recorded(),
-        activations="ram", keep=1,
-    )  # fmt: skip
+        folder=folder,
+        batch_size=bench.profile.calibration.batch,
+        advance=advance,
+        recorded=bench.recorded(),
+        activations="ram",
+        keep=1,
+    )
     prune_(transformer, config, calibration)
     found = measure_pruning_cost(calibration.cost)
     turns = [asdict(read_cost(path)) for path in sorted(folder.rglob("[0-9]*.safetensors"))]
@@ -141,11 +147,7 @@ def need(bench: Workbench) -> Need:
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
     blocks = block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
-    largest = max(
-        sum(parameter.numel() for parameter in block.parameters())
-        for stack in (bench.outline.transformer_blocks, bench.outline.single_transformer_blocks)
-        for block in stack
-    )
+    largest = max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
     return Need(
         device=calibrating.model_bytes(bench) + 3 * 4 * largest,
         host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),

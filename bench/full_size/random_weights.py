@@ -19,7 +19,7 @@ from bench.full_size.sizes import Sizes
 from fastflux.errors import FastFluxError
 
 GAIN = 0.5
-"""Standard deviation of a layer's output for inputs of size 1: small enough that 57 residuals stay far from overflow."""
+"""Standard deviation of a layer's output for inputs of size 1: 57 residuals of it stay far from overflow."""
 VAE_SCALING, VAE_SHIFT = 0.3611, 0.1159
 
 

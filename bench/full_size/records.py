@@ -50,9 +50,7 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     return folder
 
 
-def _identity(
-    bench: Workbench, name: str, measurements: Sequence[Measurement]
-) -> tuple[str, dict[str, JSON] | None]:
+def _identity(bench: Workbench, name: str, measurements: Sequence[Measurement]) -> tuple[str, dict[str, JSON] | None]:
     """A variant's label and plan."""
     if name in _LABELS:
         return _LABELS[name], None

@@ -268,7 +268,8 @@ def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
         need, every = stage.need(bench), stage.units(bench)
         spent = sum(done.seconds for done in bench.pieces.done(stage.name))
         table.add_row(
-            stage.name, stage.what, *(f"{size / _GIB:.1f}" if size else "" for size in (need.device, need.host, need.disk)),
+            stage.name, stage.what,
+            *(f"{size / _GIB:.1f}" if size else "" for size in (need.device, need.host, need.disk)),
             f"{len(units_left(bench, stage))} of {len(every)}", f"{spent:.0f} s" if spent else "",
         )  # fmt: skip
     console.print(table)
@@ -286,7 +287,8 @@ def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
 
 
 def _has(bench: Workbench) -> str:
-    host = f"{host_free_bytes() / _GIB:.1f} GiB of memory and {_free_disk(bench.pieces.folder) / _GIB:.1f} GiB of disk free"
+    disk = _free_disk(bench.pieces.folder) / _GIB
+    host = f"{host_free_bytes() / _GIB:.1f} GiB of memory and {disk:.1f} GiB of disk free"
     if torch.device(bench.device).type != "cuda":
         return host
     if not torch.cuda.is_available():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.full_size.pieces import Piece, Results
+from bench.full_size.pieces import Piece
 from bench.full_size.random_weights import fill_, made_on
 from bench.full_size.sizes import Sizes
 from bench.full_size.stage import Need
@@ -23,7 +23,7 @@ from bench.metrics.detection import Detection
 from bench.metrics.inception import LAYER, InceptionFeatures
 from bench.metrics.mask2former import Mask2FormerDetector
 from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.results import Measurement, MetricInfo
+from bench.results import JSON, Measurement, MetricInfo
 
 THROUGHPUT = MetricInfo(
     "scorer_throughput", "1", "images/s", higher_is_better=True,
@@ -152,7 +152,7 @@ def _measure(bench: Workbench, name: str) -> Measurement:
         samples[f"batch{batch}/s"] = seconds
         del score
         release(bench.device)
-    settings = {
+    settings: dict[str, JSON] = {
         "weights": "random", "image_pixels": SIDE, "images": sizes.scorer_images, "rounds": ROUNDS,
         "architecture": {"hps": sizes.hps_architecture, "inception": "InceptionV3"}.get(name, sizes.clip_architecture)
         if name != DETECTOR else "Mask2Former, Swin",

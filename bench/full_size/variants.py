@@ -72,7 +72,9 @@ def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
         count, name = block_count(ratio, len(every)), f"{100 * ratio:02.0f}"
         variants += [
             FullSizeVariant(f"fastflux-{name}", f"FastFLUX-{100 * ratio:.0f}%", spread(singles, count), ratio=ratio),
-            FullSizeVariant(f"mix-{name}", f"FastFLUX-{100 * ratio:.0f}%, doubles too", spread(every, count), ratio=ratio),
+            FullSizeVariant(
+                f"mix-{name}", f"FastFLUX-{100 * ratio:.0f}%, doubles too", spread(every, count), ratio=ratio
+            ),
         ]
     run = tuple(singles[-1 - block_count(RUN_RATIO, len(every)) : -1])
     name = f"{100 * RUN_RATIO:02.0f}"
@@ -124,7 +126,7 @@ def _sliced(of_24: int, sizes: Sizes) -> tuple[int, int]:
 
 
 def view_of(dense: nn.Module) -> Any:
-    """A twin of a transformer with modules of its own and the same tensors: to change its blocks leaves `dense` whole."""
+    """A twin of a transformer, modules of its own and the same tensors: changing its blocks leaves `dense` whole."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
     return copy.deepcopy(dense, memo)
 
@@ -153,14 +155,15 @@ def build(variant: FullSizeVariant, dense: Any, sizes: Sizes) -> Any:
         _adapt_(twin, variant)
     if not reference.is_meta:
         materialise_(twin, sizes, str(reference.device), reference.dtype, prefix=f"{variant.id}.")
-    return twin.eval().requires_grad_(False)
+    return twin.eval().requires_grad_(requires_grad=False)
 
 
 def own_bytes(variant: FullSizeVariant, outline: nn.Module, sizes: Sizes, dtype: torch.dtype) -> int:
     """Bytes that the variant takes beside the dense model; `outline` is the dense one on the meta device."""
     shared = {id(parameter) for parameter in outline.parameters()}
     twin = build(variant, outline, sizes)
-    return sum(parameter.numel() for parameter in twin.parameters() if id(parameter) not in shared) * dtype.itemsize
+    own: int = sum(parameter.numel() for parameter in twin.parameters() if id(parameter) not in shared)
+    return own * dtype.itemsize
 
 
 def groups(

@@ -21,6 +21,7 @@ from bench.profile import Profile
 from bench.results import JSON, MetricInfo
 from bench.variants import DENSE
 from fastflux.architectures import architecture_of, example_inputs
+from fastflux.model import parameter_count
 from fastflux.offload import offload_
 from fastflux.recording import RecordedInputs
 from fastflux.surgery import get_block
@@ -89,7 +90,7 @@ class Workbench:
     @property
     def weight_bytes(self) -> int:
         """Of the dense transformer."""
-        return sum(parameter.numel() for parameter in self.outline.parameters()) * self.dtype.itemsize
+        return parameter_count(self.outline) * self.dtype.itemsize
 
     def room(self) -> int:
         """Bytes that variants may take beside the dense model."""

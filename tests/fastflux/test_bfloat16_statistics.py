@@ -88,7 +88,12 @@ def test_on_a_cpu_the_products_are_float64_unless_asked_otherwise() -> None:
 def test_a_pass_in_parts_is_the_pass_in_one_go(drive: Drive) -> None:
     transformer = make_tiny_flux()
     run = drive(transformer)
-    whole = collect_statistics(transformer, lambda: (run(), run()) and None)
+
+    def twice() -> None:
+        run()
+        run()
+
+    whole = collect_statistics(transformer, twice)
     parts = collect_statistics(transformer, run)
     again = collect_statistics(transformer, run, into=parts)
     assert again is parts

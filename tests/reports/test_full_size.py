@@ -7,6 +7,7 @@ import pytest
 from bench.metrics.flops import flux_flops
 from bench.results import Measurement, MetricInfo, RunRecord, read_records
 from reports.full_size import full_size_document
+from reports.table import DASH
 
 ROOT = Path(__file__).parent.parent.parent
 FLUX = {
@@ -56,7 +57,7 @@ def test_a_ratio_is_held_against_the_flops_and_set_beside_the_papers(tmp_path: P
     text = full_size_document(tmp_path)
     assert "NVIDIA H200" in text
     assert line(text, "fastflux-20") == [
-        "fastflux-20", "84.000", r"0.840 \[0.839, 0.841\]", "0.820", "+2.4%", "0.823", "–", "yes",
+        "fastflux-20", "84.000", r"0.840 \[0.839, 0.841\]", "0.820", "+2.4%", "0.823", DASH, "yes",
     ]  # fmt: skip
     assert line(text, "fastflux-30")[-1] == "no"
     assert "no memory" in line(text, "mix-20")[-1]

@@ -1,6 +1,5 @@
 """`python -m bench full_size` as a whole at reduced width on the CPU: pieces, kills, budgets, bad input."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,13 +48,13 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of all stages but the compiled one, whose steps are `test_compiled`, and the scorers."""
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as monkeypatch:
         patch(monkeypatch)
         assert small(runs, stages=STAGES)
-    yield runs
+    return runs
 
 
 def records(runs: Path) -> dict[str, RunRecord]:

@@ -1,6 +1,7 @@
-"""Random weights and the views of one dense model: the sizes of FLUX.1-dev, shared memory, the shapes of pruned models."""
+"""Random weights and views of one dense model: the sizes of FLUX.1-dev, shared memory, shapes of pruned models."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_blocks_are_spread_evenly_and_doubles_have_their_share() -> None:
     assert len(singles) == len(mixed) == 11
     assert [block.index for block in singles] == [1, 5, 8, 12, 15, 19, 22, 25, 29, 32, 36]
     assert sum(block.stack == "transformer_blocks" for block in mixed) == 4
-    with_neighbours = {(a, b) for a, b in zip(singles, singles[1:], strict=False) if b.index == a.index + 1}
+    with_neighbours = {(a, b) for a, b in pairwise(singles) if b.index == a.index + 1}
     assert not with_neighbours, "nothing to fold among them"
     assert spread([BlockRef("x", i) for i in range(4)], 4) == tuple(BlockRef("x", i) for i in range(4))
 
