@@ -147,7 +147,8 @@ def _timed(
     if way.graphs and torch.device(bench.device).type != "cuda":
         reason = f"CUDA graphs need a CUDA device, and this is {bench.device}"
         units = tuple(unit.format(name=name) for name in names)
-        yield Piece(units, tuple(names), info, lambda: {name: [Measurement.skipped(info, reason)] for name in names})
+        every = (DENSE, *names)
+        yield Piece(units, every, info, lambda: {name: [Measurement.skipped(info, reason)] for name in every})
         return
     for group in groups([bench.variants[name] for name in names], bench.own_bytes, bench.room()):
         step = at_once or len(group)
