@@ -97,7 +97,8 @@ def _latencies(records: Records) -> Iterator[Table]:
             headers = (
                 Header("Model", align="left"), Header("Median (ms)", "down", "z.3f"),
                 Header("Of dense", "down", "z.3f"), Header("FLOPs of dense", spec="z.3f"),
-                Header("Off by", spec="+z.1%"), Header("Paper's ratio", spec="z.3f"), Header("Peak memory (MiB)", "down", "z,.0f"),
+                Header("Off by", spec="+z.1%"), Header("Paper's ratio", spec="z.3f"),
+                Header("Peak memory (MiB)", "down", "z,.0f"),
                 Header("Within 3 %", align="left"),
             )  # fmt: skip
             title = f"One step at {size}, {_WAYS.get(suffix, suffix.strip('_'))}"

@@ -134,7 +134,7 @@ def full_size(
     if records is not None:
         run_reports("full_size", str(records))
         if accept and finished:
-            _accept(records, folder.name, alone=alone)
+            _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
     return finished
 
 
@@ -168,7 +168,7 @@ def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[s
     except torch.OutOfMemoryError as error:
         reason = f"out of memory: {str(error).strip().splitlines()[0]}"
         results = piece.failed(reason)
-        release(bench.device)
+    release(bench.device)  # not while an error's traceback holds what was there
     done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
     for variant, reason in done.failures.items():
         console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
@@ -307,9 +307,9 @@ def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[st
         raise FastFluxError(f"--accept keeps figures of a GPU, and {names} would run on {device}: use --stages flops.")
 
 
-def _accept(records: Path, place: str, *, alone: bool) -> None:
+def _accept(records: Path, name: str) -> None:
     """Copy records to where the repository keeps them, with their tables."""
-    target = FULL_SIZE / (COUNTED if alone else place.rpartition("-")[0])
+    target = FULL_SIZE / name
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(records, target)
     run_reports("full_size", str(target), "--out", str(target / "README.md"))
