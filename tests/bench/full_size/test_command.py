@@ -297,3 +297,19 @@ def test_a_dry_run_shows_needs_and_makes_nothing(
     assert "22.2" in shown, "GiB of FLUX.1-dev's transformer in bfloat16"
     assert "never estimated" in " ".join(shown.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "run_reports", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(run, "FULL_SIZE", tmp_path / "reports")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    (tmp_path / "reports" / "flops").mkdir(parents=True)
+    (tmp_path / "reports" / "flops" / "gone.json").write_text("{}")
+    records = tmp_path / "records"
+    records.mkdir()
+    (records / "dense.json").write_text("{}")
+    run._accept(records, "flops")
+    assert [path.name for path in (tmp_path / "reports" / "flops").iterdir()] == ["dense.json"]
+    target = str(tmp_path / "reports" / "flops")
+    assert asked == [("full_size", target, "--out", f"{target}/README.md")]
