@@ -102,3 +102,13 @@ def test_a_pass_in_parts_is_the_pass_in_one_go(drive: Drive) -> None:
             assert torch.equal(moments.xx, parts[block][name].xx)
             assert moments.count == parts[block][name].count
     assert calibration.Calibration(collected=parts).statistics(transformer) is parts
+
+
+@pytest.mark.gpu
+def test_a_gpu_sums_in_float32_too() -> None:
+    x, output = activations(800.0)
+    here, there = LinearStatistics.empty(WIDTH, WIDTH), LinearStatistics.empty(WIDTH, WIDTH, device="cuda")
+    here.update_in_bfloat16(x, output)
+    there.update_in_bfloat16(x.cuda(), output.cuda())
+    assert torch.allclose(there.xx.cpu(), here.xx, rtol=1e-3, atol=1e-4 * float(here.xx.diagonal().mean()))
+    assert there.count == here.count
