@@ -75,6 +75,12 @@ def rank(session: nox.Session) -> None:
 
 
 @nox.session
+def full_size(session: nox.Session) -> None:
+    """Measure FLUX.1-dev's size on one GPU with random weights, in pieces; the same command continues."""
+    run_python(session, "-m", "bench", "full_size", *session.posargs)
+
+
+@nox.session
 def train_shapes(session: nox.Session) -> None:
     """Train FLUX-Shapes and its scorers; a killed run continues."""
     run_python(session, "-m", "bench.shapes.train", *session.posargs)

@@ -16,6 +16,7 @@ from bench.regression.command import add_history, add_regress, run_history, run_
 from fastflux.errors import FastFluxError
 
 _SET = "another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20"
+EXIT_LEFT = 3
 
 
 def _names(text: str) -> list[str]:
@@ -116,7 +117,38 @@ def _parser() -> argparse.ArgumentParser:
     _add_others(commands)
     add_regress(commands, _change)
     add_history(commands)
+    _add_full_size(commands)
     return parser
+
+
+def _add_full_size(commands: Any) -> None:
+    """The measurement of FLUX.1-dev's size."""
+    size = commands.add_parser(
+        "full_size",
+        help="FLUX.1-dev's size on one GPU, with random weights: latency, memory, cost of pruning, scorers",
+        description="Measure what needs no checkpoint, in pieces that are each kept when they are finished: killed, or "
+        "ended by --budget, the same command continues. Pieces and records go to runs/<profile>/. Ends with 0 when "
+        "all is measured, 3 when the budget was spent before, 1 after an error.",
+        epilog="examples:\n"
+        "  python -m bench full_size --dry-run                     what it needs, against what there is\n"
+        "  python -m bench full_size --stages flops                exact, on any machine\n"
+        "  python -m bench full_size --budget 540                  again and again, until it ends with 0\n"
+        "  python -m bench full_size --stages calibration,prune-20 --offload\n"
+        "  python -m bench full_size --accept                      make this run the committed one of its device",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    size.add_argument("--profile", default="flux-dev-random", help="bench/profiles/<name>.toml (default: %(default)s)")
+    size.add_argument("--stages", type=_names, help="stages, comma-separated (default: all; --dry-run lists them)")
+    size.add_argument("--budget", type=float, metavar="SECONDS", help="start no piece that may not end in this time")
+    size.add_argument("--offload", action="store_true", help="calibrate and prune with the blocks in host memory")
+    size.add_argument("--retry", action="store_true", help="measure again what failed")
+    size.add_argument("--allow-busy", action="store_true", help="measure although other work takes the GPU")
+    size.add_argument("--dry-run", action="store_true", help="show needs and plan, and stop")
+    size.add_argument("--accept", action="store_true", help="copy the records and tables to reports/full_size/")
+    size.add_argument("--device", help="torch device (default: the profile's)")
+    size.add_argument("--dtype", help="number format (default: the profile's)")
+    size.add_argument("--out", type=Path, help="folder of all runs (default: runs)")
+    size.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
 
 
 def _add_others(commands: Any) -> None:
@@ -179,7 +211,7 @@ def _add_others(commands: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, or 1 after an error that one sentence on stderr explains; `regress` has more codes."""
+    """Run a command; returns 0, or 1 after an error told in one sentence; `regress` and `full_size` have more codes."""
     options = _parser().parse_args(arguments)
     _quiet_libraries()
     try:
@@ -291,6 +323,27 @@ def _recollection(options: argparse.Namespace) -> None:
     )
 
 
+def _full_size(options: argparse.Namespace) -> int:
+    from bench.full_size.run import full_size
+    from bench.profile import ROOT
+
+    finished = full_size(
+        profile_name=options.profile,
+        stages=options.stages,
+        budget=options.budget,
+        dry_run=options.dry_run,
+        accept=options.accept,
+        retry=options.retry,
+        offload=options.offload,
+        allow_busy=options.allow_busy,
+        device=options.device,
+        dtype=options.dtype,
+        changes=dict(options.set),
+        runs=options.out or ROOT / "runs",
+    )
+    return 0 if finished else EXIT_LEFT
+
+
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     "reproduce": _reproduce,
     "rank": _rank,
@@ -300,6 +353,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     "speed": _speed,
     "regress": run_regress,
     "history": run_history,
+    "full_size": _full_size,
 }
 
 

@@ -103,6 +103,8 @@ class Profile:
     """Number format of the pipeline and its transformer, by torch's name."""
     others: Mapping[str, OtherModel] = field(default_factory=dict)
     """Further dense models by name, drawn and scored as the profile's own."""
+    random: Mapping[str, JSON] = field(default_factory=dict)
+    """Sizes of a model of random weights, which takes the place of `pipeline` (`bench.full_size`); empty is none."""
 
     def of(self, name: str) -> Profile:
         """The profile with one of the `others` for its model; itself for ""."""
@@ -168,7 +170,8 @@ def _change(data: dict[str, Any], key: str, text: str) -> None:
             raise unknown_name("table of the profile", ".".join(tables[:depth]), _tables(data))
         place = place[table]
     known = {*place, *(field.name for field in dataclasses.fields(Profile))} if place is data else set(place)
-    if name not in known and place is not data.get("scorer_settings"):
+    # These tables are checked by what takes them.
+    if name not in known and all(place is not data.get(table) for table in ("scorer_settings", "random")):
         raise unknown_name(f"setting of the profile's {'.'.join(tables) or 'top level'}", name, sorted(known))
     try:
         place[name] = tomllib.loads(f"value = {text}")["value"]

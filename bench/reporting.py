@@ -13,6 +13,7 @@ GENERATED = ROOT / "reports" / "generated"
 GALLERIES = ROOT / "reports" / "galleries"
 RANKINGS = ROOT / "reports" / "rankings"
 RECOLLECTION = ROOT / "reports" / "recollection"
+FULL_SIZE = ROOT / "reports" / "full_size"
 
 
 def run_reports(*arguments: str) -> None:

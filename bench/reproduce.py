@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -51,6 +52,9 @@ def reproduce(
     """
     began = monotonic()
     profile = load_profile(profile_name, changes)
+    if profile.random:
+        _full_size(profile_name, dry_run=dry_run, accept=accept, device=device, changes=changes, runs=runs)
+        return
     device = device or profile.device
     variants = chosen_variants(profile, tables, variant_names)
     if limit is not None and limit < 1:
@@ -96,6 +100,15 @@ def reproduce(
     if accept:
         _accept(evaluation)
     _show_stages(evaluation, monotonic() - began)
+
+
+def _full_size(profile_name: str, *, dry_run: bool, **options: Any) -> None:
+    """A profile of random weights has no pictures to score: its tables are those of `bench.full_size`."""
+    from bench.full_size.run import full_size
+
+    if not dry_run:
+        console.print(f"{profile_name} has random weights: `nox -s full_size` measures it, and so does this")
+    full_size(profile_name=profile_name, dry_run=dry_run, **options)
 
 
 def with_ranking(profile: Profile, order: Path) -> Profile:

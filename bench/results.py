@@ -201,7 +201,7 @@ class RunRecord:
             )
         try:
             record = _checked_keys(cls, data, "the record")
-            record["measurements"] = tuple(_measurement(item) for item in record["measurements"])
+            record["measurements"] = tuple(read_measurement(item) for item in record["measurements"])
             return cls(**record)
         except (RecordError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"{source} is not a record: {error}") from error
@@ -245,7 +245,8 @@ def read_records(folder: Path) -> tuple[RunRecord, ...]:
     return tuple(sorted(records, key=lambda record: record.variant))
 
 
-def _measurement(data: object) -> Measurement:
+def read_measurement(data: object) -> Measurement:
+    """A measurement from JSON data (``dataclasses.asdict``); raises RecordError or TypeError for anything else."""
     found = _checked_keys(Measurement, data, "a measurement")
     found["info"] = MetricInfo(**_checked_keys(MetricInfo, found["info"], "a measurement's info"))
     return Measurement(**found)

@@ -133,6 +133,18 @@ def _add_prune(commands: Any) -> None:
         default=4,
         help="places of the model it is kept for: fewer need less room and more forwards (%(default)s)",
     )
+    calibration.add_argument(
+        "--save-every",
+        type=int,
+        metavar="N",
+        help="write linear_replacement's statistics behind every N prompts or pictures: a killed run goes on there "
+        "(FLUX.1-dev's take 17 GB)",
+    )
+    calibration.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep blocks and text encoders in the machine's memory and bring each to the device when it runs",
+    )
     plan = prune.add_argument_group("plan")
     plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
 

@@ -79,18 +79,23 @@ def collect_statistics(
     *,
     blocks: Iterable[BlockRef] | None = None,
     dtype: torch.dtype = torch.float64,
+    into: Statistics | None = None,
+    exact: bool | None = None,
 ) -> Statistics:
     """Run ``drive`` once with hooks on the blocks and return statistics per block and stream.
 
     For each stream (``hidden_states``: image tokens, ``encoder_hidden_states``: text tokens) x is the block's input and
     y its residual, output minus input; tokens are the samples. ``drive`` runs the transformer's forwards, for example a
-    pipeline on calibration prompts. ``blocks`` defaults to all. Raises ``FastFluxError`` when ``drive`` never ran a
-    block, and at the first forward that meets values that are not finite.
+    pipeline on calibration prompts. ``blocks`` defaults to all; ``into`` are statistics of an earlier part of the same
+    calibration, to which this one's are added. ``exact`` as in `observe_residual`. Raises ``FastFluxError`` when
+    ``drive`` never ran a block, and at the first forward that meets values that are not finite.
     """
     chosen = architecture_of(transformer).blocks(transformer) if blocks is None else tuple(blocks)
-    statistics: Statistics = {block: {} for block in chosen}
+    statistics: Statistics = {block: {} for block in chosen} if into is None else into
     handles = [
-        get_block(transformer, block).register_forward_hook(_observe(block, statistics[block], dtype), with_kwargs=True)
+        get_block(transformer, block).register_forward_hook(
+            _observe(block, statistics.setdefault(block, {}), dtype, exact), with_kwargs=True
+        )
         for block in chosen
     ]
     try:
@@ -104,11 +109,14 @@ def collect_statistics(
     return statistics
 
 
-def _observe(block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype) -> Callable[..., None]:
+def _observe(
+    block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype, exact: bool | None
+) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
         # The model passes keywords, gradient checkpointing positions; the block returns text first.
         inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
-        observe_residual(block, streams, (inputs[STREAMS[0]], inputs[STREAMS[1]]), (output[1], output[0]), dtype=dtype)
+        before = (inputs[STREAMS[0]], inputs[STREAMS[1]])
+        observe_residual(block, streams, before, (output[1], output[0]), dtype=dtype, exact=exact)
 
     return hook
 
@@ -120,16 +128,22 @@ def observe_residual(
     after: Streams,
     *,
     dtype: torch.dtype = torch.float64,
+    exact: bool | None = None,
 ) -> None:
-    """Add a block's inputs and residuals, image first, to the statistics of its streams.
+    """Add a block's inputs and residuals, image first, to the statistics of its streams, which are kept in ``dtype``.
 
-    Raises ``FastFluxError`` for values that are not finite.
+    ``exact`` is whether the products are computed in ``dtype`` too, or in bfloat16 (`update_in_bfloat16`); by default
+    they are, but for bfloat16 activations on a CUDA device. Raises ``FastFluxError`` for values that are not finite.
     """
     for name, first, last in zip(STREAMS, before, after, strict=True):
-        x, y = first.detach().to(dtype), last.detach().to(dtype)
+        width = first.shape[-1]
         if name not in streams:
-            streams[name] = LinearStatistics.empty(x.shape[-1], x.shape[-1], dtype=dtype, device=x.device)
-        streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
+            streams[name] = LinearStatistics.empty(width, width, dtype=dtype, device=first.device)
+        if exact is True or (exact is None and not (first.is_cuda and first.dtype == torch.bfloat16)):
+            x, y = first.detach().to(dtype), last.detach().to(dtype)
+            streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
+        else:
+            streams[name].update_in_bfloat16(first.detach(), last.detach())
         # Which a NaN or an infinity anywhere in x or y cannot leave finite.
         if not torch.isfinite(streams[name].mean_x.sum() + streams[name].yy):
             raise FastFluxError(

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from fastflux.activations import require_bounds
 from fastflux.calibration import Calibration, collect_statistics
+from fastflux.calibration_parts import collect_in_parts
 from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
 from fastflux.checkpoint import read_json, revision_of
@@ -51,8 +52,13 @@ def prune(options: argparse.Namespace) -> None:
         settings["ranking"] = read_ranking(Path(options.ranking))
     config = make_config(options.method, settings)
     require_absent(options.output, overwrite=options.overwrite)
-    require_positive(options, "limit", "steps", "batch_size")
+    require_positive(options, "limit", "steps", "batch_size", "save_every")
     require_bounds(options.activations, options.keep)
+    if options.offload and options.method == "l1_norm" and options.train_steps:
+        raise FastFluxError(
+            "--offload brings a block at a time, but l1_norm's --train-steps train the model as a whole: "
+            "leave one of the two away."
+        )
     kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
@@ -73,6 +79,14 @@ def prune(options: argparse.Namespace) -> None:
             activations=options.activations,
             keep=options.keep,
         )
+        if options.save_every is not None and config.needs_statistics and not hasattr(config, "samples"):
+            calibration.collected = collect_in_parts(
+                transformer,
+                drive,
+                work,
+                every=options.save_every,
+                advance=lambda done: progress.advance(calibrating, done),
+            )
         plan = prune_(
             transformer,
             config,
@@ -215,7 +229,8 @@ def open_pipeline(options: argparse.Namespace) -> Any:
         raise FastFluxError(
             f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
         ) from error
-    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device)
+    offload = getattr(options, "offload", False)
+    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device, offload=offload)
 
 
 def calibration_drive(

@@ -81,6 +81,29 @@ class LinearStatistics:
         self._shift(len(x), mean_x, mean_y)
 
     @torch.no_grad()
+    def update_in_bfloat16(self, x: Tensor, output: Tensor) -> None:
+        """As ``update(x, output - x)``, with the products of centred values rounded to bfloat16, summed in float32.
+
+        Tensor cores do this in a fraction of the time that float64 takes. Rounding adds noise of at most 2^-18 / 3 of
+        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge; means, sizes and
+        cosines are not rounded. Large means do not matter: they go before the rounding.
+        """
+        x = x.reshape(-1, x.shape[-1]).float()  # (samples, features)
+        output = output.reshape(-1, output.shape[-1]).float()  # (samples, features)
+        if len(x) == 0:
+            return
+        self.cosine += torch.nn.functional.cosine_similarity(x, output).sum().to(self.cosine)
+        y = output - x
+        mean_x = x.mean(dim=0, dtype=self.mean_x.dtype)
+        mean_y = y.mean(dim=0, dtype=self.mean_y.dtype)
+        y = y - mean_y.float()
+        self.yy += y.square().sum(dtype=self.yy.dtype)
+        rounded_x, rounded_y = (x - mean_x.float()).bfloat16(), y.bfloat16()
+        self.xx += _float32_product(rounded_x.T, rounded_x)
+        self.xy += _float32_product(rounded_x.T, rounded_y)
+        self._shift(len(x), mean_x, mean_y)
+
+    @torch.no_grad()
     def merge(self, other: "LinearStatistics") -> "LinearStatistics":
         """The statistics of both sets of samples; neither operand changes."""
         both = LinearStatistics(
@@ -172,3 +195,10 @@ class LinearStatistics:
             raise FastFluxError("There are no samples to fit: run the calibration on at least one prompt.")
         if not all(bool(torch.isfinite(moment).all()) for moment in (self.xx, self.xy, self.yy)):
             raise FastFluxError("The calibration met values that are not finite: check the model's weights and dtype.")
+
+
+def _float32_product(left: Tensor, right: Tensor) -> Tensor:
+    """The product of two bfloat16 matrices, each entry's terms exact and summed in float32."""
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()

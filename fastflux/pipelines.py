@@ -15,6 +15,7 @@ from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
 from fastflux.model import PrunedTransformer, plan_of
 from fastflux.model_card import CARD, keep_foreign_cards, model_card
+from fastflux.offload import offload_pipeline_
 
 INDEX = "model_index.json"
 
@@ -64,11 +65,16 @@ def export_pipeline(
 
 
 def load_pipeline(
-    folder: Path | str, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    folder: Path | str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    offload: bool = False,
 ) -> DiffusionPipeline:
     """Load a pipeline from a local folder, its transformer dense or pruned.
 
-    Raises ``FastFluxError`` when a component or its weights are missing, truncated or do not fit.
+    With ``offload`` the transformer's blocks and the text encoders stay on the host but while they run. Raises
+    ``FastFluxError`` when a component or its weights are missing, truncated or do not fit.
     """
     folder = Path(folder)
     check_pipeline(folder)
@@ -76,6 +82,9 @@ def load_pipeline(
         pipeline: Any = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
+    if offload:
+        offload_pipeline_(pipeline, device)
+        return pipeline
     return pipeline.to(device)
 
 

@@ -15,6 +15,7 @@ from fastflux.architectures import architecture_of
 from fastflux.cost import PruningCost
 from fastflux.descent import descend
 from fastflux.errors import FastFluxError
+from fastflux.offload import resident
 from fastflux.recording import BlockStates, has_rows, run_block
 from fastflux.sandwich import Sandwich
 from fastflux.surgery import get_block, hidden_size
@@ -77,6 +78,21 @@ def train_sandwich_(
     that ``seed`` decides. Raises ``FastFluxError`` when the activations or the loss are not finite.
     """
     settings.require_sensible(transformer)
+    with resident([get_block(transformer, block) for block in sandwich.blocks]):
+        return _train_(transformer, sandwich, states, inputs, targets, settings, seed=seed)
+
+
+def _train_(
+    transformer: nn.Module,
+    sandwich: Sandwich,
+    states: BlockStates,
+    inputs: KeptStreams,
+    targets: KeptStreams,
+    settings: SandwichSettings,
+    *,
+    seed: int,
+) -> SandwichResult:
+    """Train a sandwich whose blocks are where they run."""
     read = architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer)
     modules = [get_block(transformer, block) for block in sandwich.blocks]
     frozen = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}

@@ -11,6 +11,9 @@ from fastflux.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef, Replacement
 
+RUNS_ON = "fastflux_runs_on"
+"""What an offloaded block (`fastflux.offload`) is told: the device it runs on, while its weights lie elsewhere."""
+
 
 def get_block(transformer: nn.Module, block: BlockRef) -> nn.Module:
     """The module that ``block`` names; raises ``FastFluxError`` when the transformer has no such block."""
@@ -28,7 +31,7 @@ def require_prunable(transformer: nn.Module, block: BlockRef) -> None:
 
 
 def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Module:
-    """Put the replacement's module in the block's place, on its device, in its dtype and mode, and return it.
+    """Put the replacement's module in the block's place, where that runs, in its dtype and mode, and return it.
 
     A ``linear`` replacement starts as the identity; `copy_fit_` of `linear_replacement` or a checkpoint fills it.
     Raises ``FastFluxError`` for a block that there is not or that must not be pruned.
@@ -44,7 +47,7 @@ def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Modul
             reference = next(transformer.parameters())
         joint = architecture_of(transformer).stack(replacement.block).joint
         new = LinearReplacementBlock(
-            hidden_size(transformer), joint=joint, device=reference.device, dtype=reference.dtype
+            hidden_size(transformer), joint=joint, device=getattr(old, RUNS_ON, reference.device), dtype=reference.dtype
         )
     stack[replacement.block.index] = new.train(old.training)
     return new

@@ -11,6 +11,7 @@ from reports.build import build, build_importance, write_text
 from reports.command_line import parser
 from reports.contents import build_claims
 from reports.difference import difference
+from reports.full_size_tables import full_size_document
 from reports.gallery_files import collect
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
@@ -84,6 +85,15 @@ def _claims(options: argparse.Namespace) -> int:
     )
 
 
+def _full_size(options: argparse.Namespace) -> int:
+    text = full_size_document(options.records)
+    if options.out is None:
+        print(text, end="")
+    else:
+        print(write_text(options.out, text))
+    return EXIT_OK
+
+
 def _diff(options: argparse.Namespace) -> int:
     return _show(difference(options.committed, options.fresh), options.out)
 
@@ -132,6 +142,7 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "gallery": _gallery,
     "claims": _claims,
     "importance": _importance,
+    "full_size": _full_size,
     "diff": _diff,
     "why": _why,
     "history": _history,

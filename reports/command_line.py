@@ -156,6 +156,15 @@ def _add_answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     ranker.add_argument("ranking", type=Path, help="a ranking file, such as reports/rankings/shapes.json")
     ranker.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     ranker.set_defaults(command="importance")
+    sizer = commands.add_parser(
+        "full_size",
+        help="tables of a full-size run",
+        description="From the records of `python -m bench full_size`: latency against FLOPs and the paper's ratios, "
+        "cost of pruning, scorers, as Markdown.",
+    )
+    sizer.add_argument("records", type=Path, help="folder of records, such as reports/full_size/flops")
+    sizer.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
+    sizer.set_defaults(command="full_size")
     differ = commands.add_parser(
         "diff",
         help="compare two folders of records",

@@ -1,0 +1,70 @@
+"""Stage of whole pipeline calls at full size, VAE and text encoders with them: their time and memory by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bench.full_size.pieces import Piece, Results
+from bench.full_size.random_weights import encoder_bytes, random_pipeline
+from bench.full_size.stage import Need
+from bench.full_size.variants import build, groups
+from bench.full_size.workbench import Workbench, release
+from bench.metrics.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
+from bench.metrics.stage_memory import measure_stage_memory
+from bench.variants import DENSE
+
+PROMPT = "a photo of a red star left of a blue ring"
+AT_ONCE = 3
+
+
+def units(bench: Workbench) -> list[str]:
+    """FastFLUX of single blocks at every ratio, the folded run, and the sliced models."""
+    beginnings = ("fastflux-", "run_folded-", "l1-")
+    return [name for name in bench.variants if name.startswith(beginnings)]
+
+
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+    """A few variants each, with the dense model."""
+    room = bench.room() - encoder_bytes(bench.sizes, bench.dtype)
+    for group in groups([bench.variants[name] for name in left], bench.own_bytes, room):
+        for start in range(0, len(group), AT_ONCE):
+            names = tuple(variant.id for variant in group[start : start + AT_ONCE])
+            yield Piece(names, (DENSE, *names), LATENCY_END_TO_END, lambda names=names: _measure(bench, names))  # type: ignore[misc]
+
+
+def _measure(bench: Workbench, names: Sequence[str]) -> Results:
+    profile, sampling = bench.profile, bench.profile.sampling
+    models: dict[str, Any] = {
+        name: build(bench.variants[name], bench.dense, bench.sizes) for name in dict.fromkeys((DENSE, *names))
+    }
+    pipeline = random_pipeline(bench.sizes, models[DENSE], bench.device, bench.dtype)
+    calls = {
+        name: PipelineCall(
+            pipeline, model, (PROMPT,) * sampling.batch, sampling.steps, sampling.guidance, sampling.height,
+            sampling.width, sampling.seed,
+        )
+        for name, model in models.items()
+    }  # fmt: skip
+    settings = {"weights": "random", "together": list(models)}
+    found = measure_end_to_end(
+        calls, warmup=1, rounds=max(1, profile.latency.end_to_end), seed=bench.sizes.seed, baseline=DENSE,
+        device=bench.device, settings=settings,
+    )  # fmt: skip
+    results = {
+        name: [found[name], measure_stage_memory(call, device=bench.device, settings=settings)]
+        for name, call in calls.items()
+    }
+    del pipeline
+    calls.clear()
+    models.clear()
+    release(bench.device)
+    return results
+
+
+def need(bench: Workbench) -> Need:
+    """The dense model and the encoders."""
+    return Need(
+        device=bench.weight_bytes + encoder_bytes(bench.sizes, bench.dtype),
+        remedy="take a GPU with more, or leave this stage away with --stages",
+    )

@@ -1,0 +1,69 @@
+"""Stage of FLOPs and parameters at full size: exact, counted on the meta device, on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from bench.full_size.pieces import Piece, Results
+from bench.full_size.stage import Need
+from bench.full_size.variants import FullSizeVariant, build
+from bench.full_size.workbench import Workbench
+from bench.metrics.flops import flux_flops, measure_parameters
+from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, FlopsTable, flops_by_block, measure_flops_by_block
+from bench.variants import DENSE
+from fastflux.errors import FastFluxError
+from fastflux.model import parameter_count
+
+TOKEN_PIXELS = 16
+
+
+def units(bench: Workbench) -> list[str]:
+    """Every variant."""
+    return list(bench.variants)
+
+
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+    """One for each variant."""
+    tokens = bench.sizes.text_tokens
+    dense = {(p, p): flops_by_block(bench.outline, p, p, tokens) for p in bench.sizes.resolutions}
+    for name in left:
+        yield Piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, bench.variants[name], dense))  # type: ignore[misc]
+
+
+def _count(bench: Workbench, variant: FullSizeVariant, dense: dict[tuple[int, int], FlopsTable]) -> Results:
+    model = build(variant, bench.outline, bench.sizes)
+    flops = measure_flops_by_block(model, list(dense), text_tokens=bench.sizes.text_tokens, dense=dense)
+    for height, width in dense:
+        require_agreement(bench, variant, height, flops.values[f"{height}x{width}.forward"])
+    total = None if variant.id == DENSE else float(parameter_count(bench.outline))
+    return {variant.id: [flops, measure_parameters(model, dense_total=total)]}
+
+
+def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, counted: float) -> None:
+    """Raise FastFluxError unless the counter agrees with the formula, where that knows the variant."""
+    doubles = sum(block.stack == "transformer_blocks" for block in variant.replaced)
+    if doubles or variant.adapters or variant.folded:
+        return
+    kept = {}
+    if variant.sliced:
+        share = (24 - variant.sliced) / 24
+        kept = {"heads": int(bench.sizes.heads * share), "mlp_dim": int(4 * bench.sizes.width * share)}
+        if kept["heads"] < 1:
+            return
+    expected = flux_flops(
+        bench.sizes.transformer_config,
+        image_tokens=(pixels // TOKEN_PIXELS) ** 2,
+        text_tokens=bench.sizes.text_tokens,
+        linear=len(variant.replaced),
+        **kept,
+    )
+    if counted != expected:
+        raise FastFluxError(
+            f"{variant.id} at {pixels}x{pixels} has {counted:.0f} FLOPs by torch's counter and {expected} by hand: "
+            "one of the two is wrong; report it with the versions of torch and diffusers."
+        )
+
+
+def need(_bench: Workbench) -> Need:
+    """Nothing."""
+    return Need()

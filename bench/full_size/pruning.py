@@ -1,0 +1,157 @@
+"""Stage of a 20 % FastFLUX run with Sandwich Training at full size: what it costs, block by block.
+
+Random weights give the cost, not the quality. Every finished block is a file of the pruning method's own: a run that
+is killed, or whose budget is spent, goes on behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+from torch import nn
+
+from bench.full_size import calibrating
+from bench.full_size.pieces import Piece, Results
+from bench.full_size.stage import Need
+from bench.full_size.workbench import Workbench
+from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
+from bench.results import Measurement, MetricInfo
+from fastflux.architectures import FLUX, block_count
+from fastflux.calibration import Calibration, load_statistics
+from fastflux.errors import FastFluxError
+from fastflux.importance import fit_blocks, rank_blocks
+from fastflux.memory import PeakMemory
+from fastflux.methods.registry import make_config
+from fastflux.methods.sandwich_training import read_cost
+from fastflux.model import parameter_count
+from fastflux.pruning import prune_
+from fastflux.recording import RecordedInputs
+from fastflux.surgery import get_block
+
+RANKING = MetricInfo(
+    "ranking_cost", "1", "seconds, MiB or R²", higher_is_better=None,
+    reference="fits of all blocks from the statistics of one pass, and their order by residual R²; random weights",
+)  # fmt: skip
+BY_BLOCK = MetricInfo(
+    "pruning_cost_by_block", "1", "seconds, MiB or count", higher_is_better=False,
+    reference="Sandwich Training of each replaced block, in the order of replacement; random weights",
+)  # fmt: skip
+RATIO = 0.20
+VARIANT = "fastflux-20"
+ORDER, WHOLE = "order", "whole"
+_MIB = 2**20
+
+
+def units(_bench: Workbench) -> list[str]:
+    """The order of the blocks, and all blocks of the ratio."""
+    return [ORDER, WHOLE]
+
+
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+    """The order from the calibration's statistics, then the pruning; both need the stage `calibration`."""
+    last = calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
+    if not last.exists():
+        raise FastFluxError("The stage prune-20 needs the statistics of the stage calibration: run that one first.")
+    if ORDER in left:
+        yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, last))
+    if WHOLE in left:
+        yield Piece((WHOLE,), (VARIANT,), PRUNING_COST, lambda: _prune(bench))
+
+
+def _rank(bench: Workbench, path: Path) -> Results:
+    bench.clear()
+    began, memory = monotonic(), PeakMemory(bench.device)
+    statistics = load_statistics(path, device=bench.device)
+    fits = fit_blocks(bench.outline, statistics)
+    order = rank_blocks("residual_r2", bench.outline, fits)
+    values = {"seconds": monotonic() - began}
+    if (peak := memory.read()) is not None:
+        values["peak_device_mib"] = peak / _MIB
+    values |= {f"{block}.residual_r2": fits[block].residual_r2 for block in order}
+    settings = {"weights": "random", "order": [str(block) for block in order]}
+    return {VARIANT: [Measurement(RANKING, "ok", values=values, scored=len(order), settings=settings)]}
+
+
+def _order(bench: Workbench) -> str:
+    for done in bench.pieces.done("prune-20"):
+        for measurement in done.results[VARIANT]:
+            if measurement.info.name == RANKING.name and measurement.status == "ok":
+                blocks = measurement.settings["order"]
+                return ",".join(str(block) for block in blocks)  # type: ignore[union-attr]  # a list of texts
+    raise FastFluxError("The order of the blocks could not be found: run the stage prune-20 with --retry.")
+
+
+@dataclass
+class _Recorded(Calibration):
+    """Calibrates on samples that are there already."""
+
+    recorded: RecordedInputs | None = None
+
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
+        """The samples."""
+        return super().inputs(transformer, samples, seed) if self.recorded is None else self.recorded
+
+
+def _prune(bench: Workbench) -> Results:
+    blocks = bench.sizes.double_blocks + bench.sizes.single_blocks
+    settings = {
+        **bench.profile.methods.get("sandwich_training", {}),
+        "samples": bench.sizes.samples,
+        "ranking": _order(bench),
+        "blocks": block_count(RATIO, blocks),
+    }
+    config = make_config("sandwich_training", settings)
+    folder = bench.file("progress")
+    transformer = bench.fresh()
+    host, began, longest = PeakMemory("cpu"), monotonic(), 0.0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal began, longest
+        longest, began = max(longest, monotonic() - began), monotonic()
+        if done < total:
+            bench.budget.require(longest)
+
+    calibration = _Recorded(
+        folder=folder,
+        batch_size=bench.profile.calibration.batch,
+        advance=advance,
+        recorded=bench.recorded(),
+        activations="ram",
+        keep=1,
+    )
+    prune_(transformer, config, calibration)
+    found = measure_pruning_cost(calibration.cost)
+    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob("[0-9]*.safetensors"))]
+    samples = {
+        name: [float(turn[name]) for turn in turns]
+        for name in ("seconds", "block_forwards", "block_trainings", "training_steps", "activation_bytes")
+    }
+    samples["peak_device_mib"] = [turn["peak_memory_bytes"] / _MIB for turn in turns if turn["peak_memory_bytes"]]
+    values = {"blocks": float(len(turns)), "seconds": sum(samples["seconds"])}
+    if (peak := host.read()) is not None:
+        values["peak_host_mib"] = peak / _MIB
+    shown = {key: value for key, value in settings.items() if key != "ranking"}
+    by_block = Measurement(
+        BY_BLOCK, "ok", values=values, scored=len(turns), samples=samples,
+        settings={**bench.conditions(bench.sizes.pruning_pixels), **shown, "offload": bench.offload},
+    )  # fmt: skip
+    bench.clear()
+    return {VARIANT: [found, by_block]}
+
+
+def need(bench: Workbench) -> Need:
+    """Model on the device; on the host the samples at three places of the model at least; a file for each block."""
+    tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
+    place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
+    blocks = block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
+    largest = max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
+    return Need(
+        device=calibrating.model_bytes(bench) + 3 * 4 * largest,
+        host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),
+        disk=calibrating.statistics_bytes(bench) + blocks * 3 * largest * bench.dtype.itemsize,
+        remedy="--offload keeps the blocks in the machine's memory; fewer samples (--set random.samples=128) need less "
+        "of that",
+    )

@@ -1,0 +1,69 @@
+"""Records of a full-size run: one for each variant, put together from its finished pieces."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.full_size.calibrating import PART
+from bench.full_size.replacement import VARIANT as REPLACEMENT
+from bench.full_size.scorers import VARIANT as SCORERS
+from bench.full_size.variants import BASE, FullSizeVariant, equal_variant, plan_for
+from bench.full_size.workbench import Workbench
+from bench.results import JSON, Measurement, RunRecord
+
+RECORDS = "records"
+_LABELS = {REPLACEMENT: "A replaced block", SCORERS: "Scorers, random weights"}
+
+
+def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path | None:
+    """Write the records beside the pieces and give their folder; None where there is none yet."""
+    found: dict[str, list[Measurement]] = {}
+    environments: dict[str, dict[str, JSON]] = {}
+    created: dict[str, str] = {}
+    for variant, measurement, done in bench.pieces.measurements(stages):
+        if measurement.info.name != PART.name:
+            found.setdefault(variant, []).append(measurement)
+        environments.setdefault(variant, dict(done.environment))
+        created[variant] = max(created.get(variant, ""), done.created)
+    if not found:
+        return None
+    folder = bench.pieces.folder / RECORDS
+    shutil.rmtree(folder, ignore_errors=True)
+    for variant, measurements in found.items():
+        label, plan = _identity(bench, variant, measurements)
+        record = RunRecord(
+            profile=bench.profile.name,
+            variant=variant,
+            label=label,
+            plan=plan,
+            base_model=BASE,
+            base_revision=f"seed {bench.sizes.seed}",
+            environment=environments[variant],
+            sampling={},
+            measurements=tuple(measurements),
+            created=created[variant],
+            inputs={"device": device.partition(":")[0], "place": bench.pieces.folder.name},
+        )
+        record.write(folder / f"{variant}.json")
+    return folder
+
+
+def _identity(bench: Workbench, name: str, measurements: Sequence[Measurement]) -> tuple[str, dict[str, JSON] | None]:
+    """A variant's label and plan."""
+    if name in _LABELS:
+        return _LABELS[name], None
+    variant = bench.variants.get(name) or _equal(bench, name, measurements)
+    if variant is None:
+        return name, None
+    plan = plan_for(variant, bench.sizes)
+    return variant.label, None if plan is None else dict(plan.to_json())
+
+
+def _equal(bench: Workbench, name: str, measurements: Sequence[Measurement]) -> FullSizeVariant | None:
+    values = measurements[0].values
+    target = bench.variants.get(f"fastflux-{name.rpartition('-')[2]}")
+    if target is None or measurements[0].status != "ok":
+        return None
+    return equal_variant(target, int(values["heads"]), int(values["mlp_channels"]), values["ratio"])

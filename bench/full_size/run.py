@@ -1,0 +1,316 @@
+"""`python -m bench full_size`: all that FLUX.1-dev's size costs on one GPU, in pieces, with random weights."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+from rich.table import Table
+
+from bench.environment import describe_environment, device_name
+from bench.full_size import calibrating, calls, counting, latency, pruning, replacement, scorers
+from bench.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
+from bench.full_size.records import write_records
+from bench.full_size.sizes import Sizes, sizes_of
+from bench.full_size.stage import Need, Stage
+from bench.full_size.workbench import Workbench, free_bytes, host_free_bytes, release
+from bench.idle import other_work
+from bench.profile import ROOT, Profile, load_profile
+from bench.progress import console
+from bench.reporting import FULL_SIZE, run_reports
+from bench.results import JSON, digest
+from fastflux.errors import FastFluxError
+from fastflux.names import unknown_name
+
+PROFILE = "flux-dev-random"
+COUNTED = "flops"
+_GIB = 2**30
+
+
+def stages_of(sizes: Sizes) -> dict[str, Stage]:
+    """All stages in the order in which they run."""
+    weights = latency.latency_need
+    eager = [
+        Stage(
+            f"latency-{pixels}",
+            f"eager steps at {pixels}x{pixels}, and their memory",
+            latency.variant_units,
+            latency.eager_pieces(lambda _bench, pixels=pixels: pixels),  # type: ignore[misc]
+            weights,
+        )
+        for pixels in sizes.resolutions
+    ]
+    every = [
+        Stage(COUNTED, "FLOPs and parameters, exact, on no device", counting.units, counting.pieces, counting.need),
+        Stage(
+            "replacement", "a replaced block in several ways", replacement.units, replacement.pieces, replacement.need
+        ),
+        *eager,
+        Stage(
+            "compiled",
+            "steps with every block compiled",
+            latency.sized_units,
+            latency.way_pieces(latency.COMPILED),
+            weights,
+        ),
+        Stage(
+            "cuda-graphs",
+            "steps as one CUDA graph, eager and compiled",
+            latency.graph_units,
+            latency.way_pieces(latency.GRAPHS, latency.COMPILED_GRAPHS),
+            weights,
+        ),
+        Stage(
+            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces, weights
+        ),
+        Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
+        Stage(
+            "calibration",
+            "statistics of all blocks in one pass, beside plain forwards",
+            calibrating.units,
+            calibrating.pieces,
+            calibrating.need,
+            pruning=True,
+        ),
+        Stage(
+            "prune-20", "20 % with Sandwich Training", pruning.units, pruning.pieces, pruning.need, pruning=True
+        ),
+        Stage("scorers", "images a second of every scorer", scorers.units, scorers.pieces, scorers.need),
+    ]  # fmt: skip
+    return {stage.name: stage for stage in every}
+
+
+def full_size(
+    *,
+    profile_name: str = PROFILE,
+    stages: Sequence[str] | None = None,
+    budget: float | None = None,
+    dry_run: bool = False,
+    accept: bool = False,
+    retry: bool = False,
+    offload: bool = False,
+    allow_busy: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    changes: Mapping[str, str] | None = None,
+    runs: Path = ROOT / "runs",
+) -> bool:
+    """Run what is left of the stages, and tell whether that is all of it; see `python -m bench full_size --help`.
+
+    Raises FastFluxError, before any work, for unknown names, a device that cannot be used or is busy, and too little
+    memory or disk.
+    """
+    clock = Budget(budget)
+    profile = load_profile(profile_name, changes)
+    sizes = sizes_of(profile)
+    known = stages_of(sizes)
+    for name in stages or ():
+        if name not in known:
+            raise unknown_name("stage", name, list(known))
+    chosen = [known[name] for name in known if stages is None or name in stages]
+    profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
+    alone = [stage.name for stage in chosen] == [COUNTED]
+    kind = "meta" if alone else profile.device
+    if accept:
+        require_acceptable(chosen, kind, changes or {})
+    number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
+    folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
+    bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload, retry)
+    if dry_run:
+        show_plan(bench, chosen)
+        return True
+    left = {stage.name: units_left(bench, stage) for stage in chosen}
+    working = [stage for stage in chosen if left[stage.name]]
+    require_resources(bench, working)
+    if any(stage.name != COUNTED for stage in working) and torch.device(kind).type == "cuda" and not allow_busy:
+        other_work(profile.device).require_idle()
+    finished = _run(bench, chosen, kind)
+    records = write_records(bench, list(known), kind)
+    if records is not None:
+        run_reports("full_size", str(records))
+        if accept and finished:
+            _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
+    return finished
+
+
+def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> bool:
+    """Settle what is left, piece by piece, and say what remains when the budget is spent."""
+    environment = describe_environment("cpu" if kind == "meta" else bench.device)
+    try:
+        for stage in stages:
+            left = units_left(bench, stage)
+            if not left:
+                console.print(f"{stage.name}: done before", markup=False)
+                continue
+            for piece in stage.pieces(bench, left):
+                bench.budget.require(bench.pieces.longest(stage.name))
+                console.print(f"{stage.name}: {', '.join(piece.units)}", markup=False, soft_wrap=True)
+                _settle(bench, stage, piece, environment)
+            if stage.name != COUNTED:
+                bench.clear()
+    except BudgetSpentError as spent:
+        counts = {stage.name: len(units_left(bench, stage)) for stage in stages}
+        rest = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
+        console.print(f"{spent}; left are {rest}. The same command continues.", markup=False, soft_wrap=True)
+        return not rest
+    return True
+
+
+def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[str, JSON]) -> None:
+    began = monotonic()
+    try:
+        results = piece.work()
+    except torch.OutOfMemoryError as error:
+        reason = f"out of memory: {str(error).strip().splitlines()[0]}"
+        results = piece.failed(reason)
+    release(bench.device)  # not while an error's traceback holds what was there
+    done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
+    for variant, reason in done.failures.items():
+        console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
+    if done.failures:
+        console.print("  what was measured is kept; --retry measures again what failed", markup=False)
+
+
+def units_left(bench: Workbench, stage: Stage) -> list[str]:
+    """Units of a stage that are not settled."""
+    done = bench.pieces.units(stage.name, retry=bench.retry)
+    return [unit for unit in stage.units(bench) if unit not in done]
+
+
+def place_of(profile: Profile, sizes: Sizes, device: str, *, offload: bool = False) -> str:
+    """Folder of a run: the device's name, and 8 hex digits of all that decides its numbers."""
+    there = torch.device(device).type != "cuda" or torch.cuda.is_available()  # a dry run goes without
+    name = COUNTED if device == "meta" else device_name(device) if there else "no-gpu"
+    inputs: dict[str, JSON] = {
+        "sizes": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(sizes).items()},
+        "torch": torch.__version__,
+    }
+    if device != "meta":
+        inputs |= {
+            "dtype": profile.dtype,
+            "sampling": {**asdict(profile.sampling), "samples": {}},
+            "calibration": asdict(profile.calibration),
+            "latency": asdict(profile.latency),
+            "methods": {name: dict(values) for name, values in profile.methods.items()},
+            "offload": offload,
+        }
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{slug}-{digest(inputs)[:8]}"
+
+
+def usable_dtype(name: str, device: str, *, strict: bool) -> torch.dtype:
+    """The number format, checked on the device where `strict`.
+
+    Raises FastFluxError for none of floating point, a device that is not there, or one without bfloat16.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise FastFluxError(f"The dtype is {name!r}: give float32, bfloat16 or float16.")
+    if not strict:
+        return dtype
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise FastFluxError(
+            f"The device {device} cannot be used ({str(error).splitlines()[0]}): give another --device; "
+            "--stages flops needs none."
+        ) from error
+    if dtype == torch.bfloat16 and torch.device(device).type == "cuda":
+        with torch.cuda.device(device):
+            if not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise FastFluxError(
+                    f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16, which is "
+                    "a measurement of its own."
+                )
+    return dtype
+
+
+def needs_of(bench: Workbench, stages: Sequence[Stage]) -> dict[str, Need]:
+    """By stage."""
+    return {stage.name: stage.need(bench) for stage in stages}
+
+
+def require_resources(bench: Workbench, stages: Sequence[Stage]) -> None:
+    """Raise FastFluxError, naming need and remedy, when a stage needs more memory or disk than there is."""
+    disk = _free_disk(bench.pieces.folder)
+    for name, need in needs_of(bench, stages).items():
+        one_memory = torch.device(bench.device).type == "cpu"
+        device = need.device + (need.host if one_memory else 0)
+        for what, wanted, free, remedy in (
+            (f"memory on {bench.device}", device, free_bytes(bench.device) if device else 0, need.remedy),
+            ("memory of the machine", 0 if one_memory else need.host, host_free_bytes(), need.remedy),
+            (f"disk below {bench.pieces.folder.name}", need.disk, disk, "free some space"),
+        ):
+            if wanted > free:
+                raise FastFluxError(
+                    f"The stage {name} needs at least {wanted / _GIB:.1f} GiB of {what}, activations not counted, and "
+                    f"{free / _GIB:.1f} GiB are free: {remedy}. Other stages can be named with --stages."
+                )
+
+
+def _free_disk(folder: Path) -> int:
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
+    """Print what each stage needs and has left; hours only where pieces of it were measured here before."""
+    table = Table(
+        "stage", "what", "device", "host", "disk", "left", "measured",
+        title=f"{bench.profile.title}: at least so many GiB, activations not counted",
+    )  # fmt: skip
+    for stage in stages:
+        need, every = stage.need(bench), stage.units(bench)
+        spent = sum(done.seconds for done in bench.pieces.done(stage.name))
+        table.add_row(
+            stage.name, stage.what,
+            *(f"{size / _GIB:.1f}" if size else "" for size in (need.device, need.host, need.disk)),
+            f"{len(units_left(bench, stage))} of {len(every)}", f"{spent:.0f} s" if spent else "",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"the machine: {_has(bench)}", markup=False, soft_wrap=True)
+    samples = bench.sizes.samples
+    steps = sum(stage.name.startswith("latency-") for stage in stages) * len(bench.variants)
+    console.print(
+        f"images to make: none, random weights draw nothing worth a look; forwards of the calibration: {samples:,} "
+        f"samples, plain and with statistics; models to time at each resolution: {len(bench.variants)}, "
+        f"{steps * (bench.profile.latency.rounds + bench.profile.latency.warmup):,} eager steps in all. "
+        "Seconds are told of measured pieces alone, never estimated.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _has(bench: Workbench) -> str:
+    disk = _free_disk(bench.pieces.folder) / _GIB
+    host = f"{host_free_bytes() / _GIB:.1f} GiB of memory and {disk:.1f} GiB of disk free"
+    if torch.device(bench.device).type != "cuda":
+        return host
+    if not torch.cuda.is_available():
+        return f"{host}, no CUDA GPU: all stages but flops need one, or --device cpu at reduced sizes"
+    free, total = torch.cuda.mem_get_info(bench.device)
+    name = torch.cuda.get_device_name(bench.device)
+    return f"{host}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free on {name}"
+
+
+def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[str, str]) -> None:
+    """Raise FastFluxError unless the run may become the committed one: the profile's own sizes, on a GPU."""
+    if other := sorted(key for key in changes if key != "device"):
+        raise FastFluxError(f"--accept keeps runs of the profile as it is: leave --set {other[0]} away.")
+    if device != "meta" and torch.device(device).type != "cuda":
+        names = ", ".join(stage.name for stage in stages if stage.name != COUNTED)
+        raise FastFluxError(f"--accept keeps figures of a GPU, and {names} would run on {device}: use --stages flops.")
+
+
+def _accept(records: Path, name: str) -> None:
+    """Copy records to where the repository keeps them, with their tables."""
+    target = FULL_SIZE / name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(records, target)
+    run_reports("full_size", str(target), "--out", str(target / "README.md"))
+    console.print(f"accepted: {target.relative_to(ROOT)}")

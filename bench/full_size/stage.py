@@ -1,0 +1,32 @@
+"""What a stage of the full-size measurement is, and what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.full_size.pieces import Piece
+from bench.full_size.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class Need:
+    """The least bytes a stage takes, activations not counted, and what to do where there are fewer."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+    remedy: str = "take a larger GPU"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the measurement: `units` to settle, and `pieces` that settle those that are left, made lazily."""
+
+    name: str
+    what: str
+    units: Callable[[Workbench], Sequence[str]]
+    pieces: Callable[[Workbench, Sequence[str]], Iterator[Piece]]
+    need: Callable[[Workbench], Need]
+    pruning: bool = False
+    """Whether --offload applies."""

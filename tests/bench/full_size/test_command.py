@@ -1,0 +1,315 @@
+"""`python -m bench full_size` as a whole at reduced width on the CPU: pieces, kills, budgets, bad input."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench import reproduce as reproducing
+from bench.__main__ import main
+from bench.full_size import latency, run, workbench
+from bench.full_size.run import full_size
+from bench.full_size.variants import full_size_variants
+from bench.results import RunRecord, read_records
+from fastflux.errors import FastFluxError
+from reports.full_size_tables import full_size_document
+from tests.bench.full_size.tiny import TINY
+
+CHOSEN = ("dense", "fastflux-20", "run-20", "run_folded-20", "l1-4of24")
+STAGES = (
+    "flops", "replacement", "latency-32", "cuda-graphs", "equal-latency", "end-to-end", "calibration", "prune-20",
+)  # fmt: skip
+
+
+def small(runs: Path, **options: Any) -> bool:
+    return full_size(**{"changes": TINY, "device": "cpu", "dtype": "float32", "runs": runs, **options})
+
+
+def place(runs: Path) -> Path:
+    (folder,) = (runs / "flux-dev-random").iterdir()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few variants, and no reports in a process of their own."""
+    patch(monkeypatch)
+
+
+def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        workbench, "full_size_variants", lambda sizes: [v for v in full_size_variants(sizes) if v.id in CHOSEN]
+    )
+    monkeypatch.setattr(run, "run_reports", lambda *_: None)
+    monkeypatch.setattr(latency, "SEARCH", {"tolerance": 0.02, "rounds": 1, "final_rounds": 1, "candidates": 2})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all stages but the compiled one, whose steps are `test_compiled`, and the scorers."""
+    runs = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        patch(monkeypatch)
+        assert small(runs, stages=STAGES)
+    return runs
+
+
+def records(runs: Path) -> dict[str, RunRecord]:
+    return {record.variant: record for record in read_records(place(runs) / "records")}
+
+
+def test_every_stage_measures(ran: Path) -> None:
+    found = records(ran)
+    assert set(found) == {*CHOSEN, "l1_equal-20", "replacement"}
+    wanted = {
+        "dense": {"flops_by_block", "parameters", "latency_32x32", "memory_32x32", "latency_32x32_graphs",
+                  "latency_end_to_end", "memory_end_to_end", "calibration_cost", "calibration_precision"},
+        "fastflux-20": {"ranking_cost", "pruning_cost", "pruning_cost_by_block", "latency_32x32", "latency_end_to_end"},
+        "l1_equal-20": {"equal_latency"},
+        "replacement": {"replacement_block_32x32"},
+    }  # fmt: skip
+    for variant, names in wanted.items():
+        status = {item.info.name: (item.status, item.reason) for item in found[variant].measurements}
+        assert names <= status.keys(), variant
+        # No CUDA here: graphs are skipped, and say why.
+        assert {name for name in status if status[name][0] != "ok"} <= {
+            f"latency_32x32{way}" for way in ("_graphs", "_compiled_graphs")
+        }, status
+
+
+def test_parameters_flops_and_times_are_of_the_same_model(ran: Path) -> None:
+    found = records(ran)
+    fast = found["fastflux-20"]
+    plan = fast.plan
+    assert plan is not None
+    assert len(plan["replacements"]) == 2  # type: ignore[arg-type]  # a list
+    counted = fast.measurement("flops_by_block")
+    assert counted is not None
+    assert counted.settings["blocks"]["linear"] == 2  # type: ignore[index,call-overload]
+    cost = found["fastflux-20"].measurement("pruning_cost_by_block")
+    assert cost is not None
+    assert len(cost.samples["seconds"]) == 2
+    calibration = found["dense"].measurement("calibration_cost")
+    assert calibration is not None
+    assert (calibration.values["samples"], calibration.values["forwards"]) == (6, 3)
+    assert calibration.values["ratio"] == pytest.approx(
+        sum(calibration.samples["statistics/ms"]) / sum(calibration.samples["plain/ms"])
+    )
+
+
+def test_what_is_done_is_not_done_again(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in place(ran).glob("*/[0-9]*.json")}
+    assert small(ran, stages=STAGES)
+    assert {path: path.stat().st_mtime_ns for path in place(ran).glob("*/[0-9]*.json")} == before
+    assert capsys.readouterr().err.count("done before") == len(STAGES)
+
+
+def test_its_document_has_every_table(ran: Path) -> None:
+    text = full_size_document(place(ran) / "records")
+    for title in ("FLOPs and parameters", "One step at 32x32, eager", "Folded and merged export",
+                  "L1-norm pruning at equal latency", "Whole pipeline calls", "A replaced block at 32x32",
+                  "Cost of pruning"):  # fmt: skip
+        assert f"### {title}" in text
+    assert "say nothing of quality" in text
+
+
+def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[str] = []
+    part = run.calibrating._Pass.run
+
+    def killed(self: Any, unit: str) -> Any:
+        parts.append(unit)
+        if unit == "6" and parts.count("6") == 1:
+            raise KeyboardInterrupt
+        return part(self, unit)
+
+    monkeypatch.setattr(run.calibrating._Pass, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path, stages=["calibration"])
+    assert small(tmp_path, stages=["calibration"])
+    assert parts == ["4", "6", "6"], "the first part is kept"
+    assert [path.name for path in place(tmp_path).glob("statistics-*")] == ["statistics-6.safetensors"]
+    monkeypatch.undo()
+    patch(monkeypatch)
+    assert small(tmp_path / "whole", stages=["calibration"])
+    halves, whole = (
+        run.calibrating.load_statistics(place(runs) / "statistics-6.safetensors")
+        for runs in (tmp_path, tmp_path / "whole")
+    )
+    for block, streams in whole.items():
+        for name, moments in streams.items():
+            assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0), "the same as in one go"
+
+
+def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None:
+    assert small(tmp_path, stages=["calibration"])
+    (place(tmp_path) / "calibration" / "001.json").write_text("{ cut short")
+    (place(tmp_path) / "statistics-6.safetensors").unlink()
+    assert small(tmp_path, stages=["calibration"])
+    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
+
+
+def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert small(tmp_path, stages=["calibration"])
+    spent = SimpleNamespace(now=False)
+
+    class Clock(run.Budget):
+        def require(self, seconds: float = 0.0) -> None:
+            if spent.now and seconds:
+                raise run.BudgetSpentError("the time given by --budget is spent")
+
+    monkeypatch.setattr(run, "Budget", Clock)
+    monkeypatch.setattr(run.Pieces, "longest", lambda _self, _stage: 0.0)  # so that just the blocks ask for seconds
+    spent.now = True
+    assert not small(tmp_path, stages=["prune-20"], budget=1000.0)
+    files = list(place(tmp_path).rglob("progress/*/*.safetensors"))
+    assert [path.name[:3] for path in files] == ["000"]
+    made = files[0].stat().st_mtime_ns
+    spent.now = False
+    assert small(tmp_path, stages=["prune-20"])
+    assert files[0].stat().st_mtime_ns == made, "the finished block was read, not made again"
+    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
+    assert cost is not None
+    assert cost.values["training_steps"] == 4
+
+
+def test_a_spent_budget_has_an_exit_status_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run.Pieces, "longest", lambda _self, _stage: 1e9)
+    changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
+    arguments = ["full_size", "--stages", "flops", "--budget", "1000", "--out", str(tmp_path), *changes]
+    assert main(arguments) == 3
+    assert "left are flops (5)" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.undo()
+    patch(monkeypatch)
+    assert main(arguments) == 0
+
+
+def test_a_variant_without_memory_fails_alone_and_can_be_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = latency.build
+
+    def planted(variant: Any, *rest: Any) -> Any:
+        if variant.id == "l1-4of24":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 17 GiB.\nmore")
+        return build(variant, *rest)
+
+    monkeypatch.setattr(latency, "build", planted)
+    assert small(tmp_path, stages=["latency-32"])
+    found = records(tmp_path)
+    failed = found["l1-4of24"].measurement("latency_32x32")
+    assert failed is not None
+    assert failed.status == "failed"
+    assert failed.reason == "no memory to make the model: CUDA out of memory. Tried to allocate 17 GiB."
+    assert found["fastflux-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
+    monkeypatch.setattr(latency, "build", build)
+    assert small(tmp_path, stages=["latency-32"])
+    assert records(tmp_path)["l1-4of24"].measurement("latency_32x32").status == "failed"  # type: ignore[union-attr]
+    assert small(tmp_path, stages=["latency-32"], retry=True)
+    assert records(tmp_path)["l1-4of24"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
+
+
+def test_a_piece_without_memory_is_noted_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = run.replacement._measure
+
+    def planted(bench: Any, pixels: int, info: Any) -> Any:
+        if pixels == 32:
+            raise torch.OutOfMemoryError("out")
+        return measure(bench, pixels, info)
+
+    monkeypatch.setattr(run.replacement, "_measure", planted)
+    assert small(tmp_path, stages=["replacement"], changes=TINY | {"random.resolutions": "[32, 64]"})
+    record = records(tmp_path)["replacement"]
+    assert [item.status for item in record.measurements] == ["failed", "ok"]
+
+
+@pytest.mark.parametrize(("kind", "word"), [("device", "memory on cpu"), ("disk", "disk below")])
+def test_too_little_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, word: str
+) -> None:
+    if kind == "device":
+        monkeypatch.setattr(run, "free_bytes", lambda _device: 1)
+    else:
+        monkeypatch.setattr(run, "_free_disk", lambda _folder: 1)
+    with pytest.raises(FastFluxError, match=rf"calibration needs at least .* GiB of {word}"):
+        small(tmp_path, stages=["calibration"])
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_wrong_wishes_are_said_before_the_work(tmp_path: Path) -> None:
+    for wish, answer in (
+        ({"stages": ["latncy-32"]}, "Unknown stage 'latncy-32'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"budget": 0.0}, "--budget is 0.0"),
+        ({"profile_name": "shapes", "changes": {}}, "has weights of its own"),
+        ({"changes": {"random.widht": "3"}}, "Unknown size of random weights 'widht'"),
+        ({"changes": {"random.heads": '"two"'}}, "random.heads is 'two', but it must be a whole number"),
+        ({"changes": {"random.axes": "[1, 2]"}}, "must add up to head_dim"),
+        ({"changes": {"random.heads": "0"}}, "random.heads is 0"),
+        ({"accept": True}, "--accept keeps runs of the profile as it is"),
+        ({"accept": True, "changes": {}, "stages": ["scorers"]}, "--accept keeps figures of a GPU"),
+        ({"device": "cuda:7"}, "cannot be used"),
+        ({"stages": ["prune-20"]}, "run that one first"),
+    ):
+        with pytest.raises(FastFluxError, match=answer):
+            small(tmp_path, **{"stages": ["replacement"], **wish})
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_busy_gpu_is_refused_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = SimpleNamespace(require_idle=lambda: (_ for _ in ()).throw(FastFluxError("The device is not idle")))
+    started: list[str] = []
+    monkeypatch.setattr(run, "other_work", lambda _device: busy)
+    monkeypatch.setattr(run, "usable_dtype", lambda *_, **__: torch.bfloat16)
+    monkeypatch.setattr(run, "require_resources", lambda *_: None)
+    monkeypatch.setattr(run, "_run", lambda *_: bool(started.append("run")) or True)
+    with pytest.raises(FastFluxError, match="not idle"):
+        small(tmp_path, stages=["latency-32"], device="cuda")
+    assert not started
+    assert small(tmp_path, stages=["latency-32"], device="cuda", allow_busy=True)
+    assert started == ["run"]
+
+
+def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(FastFluxError, match="Tesla V100 has no bfloat16 arithmetic: give --dtype float16"):
+        run.usable_dtype("bfloat16", "cuda", strict=True)
+    assert run.usable_dtype("float16", "cuda", strict=True) == torch.float16
+
+
+def test_a_dry_run_shows_needs_and_makes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    reproducing.reproduce(profile_name="flux-dev-random", dry_run=True, runs=tmp_path)
+    shown = capsys.readouterr().err
+    for stage in ("flops", "replacement", "latency-512", "latency-1024", "compiled", "cuda-graphs", "equal-latency",
+                  "end-to-end", "calibration", "prune-20", "scorers"):  # fmt: skip
+        assert stage in shown
+    assert "22.2" in shown, "GiB of FLUX.1-dev's transformer in bfloat16"
+    assert "never estimated" in " ".join(shown.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "run_reports", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(run, "FULL_SIZE", tmp_path / "reports")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    (tmp_path / "reports" / "flops").mkdir(parents=True)
+    (tmp_path / "reports" / "flops" / "gone.json").write_text("{}")
+    records = tmp_path / "records"
+    records.mkdir()
+    (records / "dense.json").write_text("{}")
+    run._accept(records, "flops")
+    assert [path.name for path in (tmp_path / "reports" / "flops").iterdir()] == ["dense.json"]
+    target = str(tmp_path / "reports" / "flops")
+    assert asked == [("full_size", target, "--out", f"{target}/README.md")]

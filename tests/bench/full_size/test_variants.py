@@ -1,0 +1,175 @@
+"""Random weights and views of one dense model: the sizes of FLUX.1-dev, shared memory, shapes of pruned models."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.full_size import counting
+from bench.full_size.pieces import Budget, Pieces
+from bench.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
+from bench.full_size.sizes import Sizes, sizes_of
+from bench.full_size.variants import (
+    FullSizeVariant,
+    build,
+    full_size_variants,
+    groups,
+    own_bytes,
+    plan_for,
+    spread,
+    view_of,
+)
+from bench.full_size.workbench import Workbench
+from bench.profile import load_profile
+from fastflux.architectures import FLUX, example_inputs
+from fastflux.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.errors import FastFluxError
+from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.model import parameter_count
+from fastflux.plan import BlockRef
+from fastflux.pruning import prune_
+from fastflux.surgery import get_block
+from tests.bench.full_size.tiny import TINY
+
+SMALL = Sizes(
+    heads=24, head_dim=4, axes=(0, 2, 2), double_blocks=2, single_blocks=8, in_channels=16, t5_width=16, t5_heads=2,
+    t5_head_dim=8, clip_width=16, clip_heads=2, text_tokens=8, resolutions=(32,),
+)  # fmt: skip
+DEEP = Sizes(
+    heads=2, head_dim=16, axes=(4, 6, 6), in_channels=16, t5_width=16, clip_width=16, text_tokens=8
+)  # 19 + 38 blocks
+
+
+@pytest.fixture(scope="module")
+def dense() -> torch.nn.Module:
+    return random_transformer(SMALL, "cpu", torch.float32)
+
+
+def run(transformer: torch.nn.Module) -> Tensor:
+    inputs = example_inputs(
+        transformer, 1, 32, 32, 8, torch.Generator().manual_seed(0), dtype=next(transformer.parameters()).dtype
+    )
+    with torch.no_grad():
+        found: Tensor = transformer(**inputs, return_dict=False)[0]
+    return found
+
+
+def test_the_defaults_are_flux_1_devs() -> None:
+    sizes = sizes_of(load_profile("flux-dev-random"))
+    assert sizes == Sizes()
+    assert parameter_count(skeleton(sizes)) == 11_901_408_320
+    assert [parameter_count(model) for model in random_text_encoders(sizes, "meta", torch.bfloat16)] == [
+        123_060_480, 4_762_310_656,
+    ]  # fmt: skip
+    assert parameter_count(random_vae(sizes, "meta", torch.bfloat16)) == 83_819_683
+
+
+def test_all_57_blocks_stay_finite_in_bfloat16_and_do_something() -> None:
+    transformer = random_transformer(DEEP, "cpu", torch.bfloat16)
+    out = run(transformer)
+    assert out.dtype == torch.bfloat16
+    assert torch.isfinite(out).all()
+    assert 0.01 < float(out.float().std()) < 100
+    removed = view_of(transformer)
+    removed.single_transformer_blocks[20] = RemovedBlock()
+    assert not torch.equal(run(removed), out)
+
+
+def test_the_seed_decides_the_weights_whatever_is_made_before() -> None:
+    def weight(sizes: Sizes) -> Tensor:
+        return random_transformer(sizes, "cpu", torch.bfloat16).transformer_blocks[1].attn.to_q.weight
+
+    first = weight(DEEP)
+    torch.rand(3)
+    assert torch.equal(weight(DEEP), first)
+    assert not torch.equal(weight(Sizes(**{**vars(DEEP), "seed": 1})), first)
+    assert float(first.float().std()) == pytest.approx(0.5 / 32**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("variant", full_size_variants(SMALL), ids=lambda variant: variant.id)
+def test_a_variant_shares_the_dense_weights_and_leaves_them_alone(
+    dense: torch.nn.Module, variant: FullSizeVariant
+) -> None:
+    before = run(dense)
+    storages = {parameter.data_ptr() for parameter in dense.parameters()}
+    twin = build(variant, dense, SMALL)
+    own = [parameter for parameter in twin.parameters() if parameter.data_ptr() not in storages]
+    assert sum(parameter.nbytes for parameter in own) == own_bytes(variant, skeleton(SMALL), SMALL, torch.float32)
+    assert torch.isfinite(run(twin)).all()
+    assert torch.equal(run(dense), before)
+    assert all(type(block).__name__.startswith("Flux") for block in dense.single_transformer_blocks)
+
+
+def test_parameters_are_those_of_models_that_were_really_pruned(dense: torch.nn.Module) -> None:
+    for variant in full_size_variants(SMALL):
+        plan = plan_for(variant, SMALL)
+        if plan is None or variant.folded or variant.adapters:
+            continue
+        real = copy.deepcopy(dense)
+        if variant.sliced:
+            share = 1 - parameter_count(build(variant, dense, SMALL)) / parameter_count(dense)
+            found = prune_(real, L1NormConfig(share))
+            assert (found.config["heads"], found.config["mlp_channels"]) == (
+                plan.config["heads"], plan.config["mlp_channels"],
+            )  # fmt: skip
+        else:
+            first = [item.block for item in plan.replacements]
+            order = ",".join(str(block) for block in (*first, *sorted(set(FLUX.chain(real)) - set(first))))
+            prune_(real, _linear(order, len(plan.replacements)), lambda real=real: _once(real))  # type: ignore[misc]
+        assert parameter_count(build(variant, dense, SMALL)) == parameter_count(real), variant.id
+
+
+def _once(transformer: torch.nn.Module) -> None:
+    run(transformer)
+
+
+def _linear(order: str, blocks: int) -> object:
+    from fastflux.methods.linear_replacement import LinearReplacementConfig
+
+    return LinearReplacementConfig(blocks=blocks, ranking=order, ridge=1e-2)
+
+
+def test_blocks_are_spread_evenly_and_doubles_have_their_share() -> None:
+    variants = {variant.id: variant for variant in full_size_variants(Sizes())}
+    singles, mixed = variants["fastflux-20"].replaced, variants["mix-20"].replaced
+    assert len(singles) == len(mixed) == 11
+    assert [block.index for block in singles] == [1, 5, 8, 12, 15, 19, 22, 25, 29, 32, 36]
+    assert sum(block.stack == "transformer_blocks" for block in mixed) == 4
+    with_neighbours = {(a, b) for a, b in pairwise(singles) if b.index == a.index + 1}
+    assert not with_neighbours, "nothing to fold among them"
+    assert spread([BlockRef("x", i) for i in range(4)], 4) == tuple(BlockRef("x", i) for i in range(4))
+
+
+def test_the_run_of_neighbours_folds_into_one_and_its_lora_is_extra(dense: torch.nn.Module) -> None:
+    variants = {variant.id: variant for variant in full_size_variants(SMALL)}
+    folded = build(variants["run_folded-20"], dense, SMALL)
+    kinds = [type(get_block(folded, block)) for block in FLUX.chain(folded)]
+    assert (kinds.count(LinearReplacementBlock), kinds.count(RemovedBlock)) == (1, 1)
+    lora = build(variants["run_lora-20"], dense, SMALL)
+    names = {name.split(".")[1] for name, _ in lora.named_parameters() if "lora_A" in name}
+    assert names == {"4", "7"}, "the blocks on either side of 5 and 6"
+
+
+def test_models_are_grouped_by_what_fits() -> None:
+    variants = [FullSizeVariant(name, name) for name in "abcd"]
+    sizes = {"a": 1, "b": 4, "c": 4, "d": 99}
+    assert [[item.id for item in group] for group in groups(variants, sizes, 8)] == [["a", "b"], ["c"], ["d"]]
+    assert [[item.id for item in group] for group in groups(variants, sizes, 999)] == [["a", "b", "c", "d"]]
+
+
+def test_a_counter_that_disagrees_with_the_formula_is_an_error(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = load_profile("flux-dev-random", {**TINY})
+    bench = Workbench(
+        profile, sizes_of(profile), "cpu", torch.float32, Pieces(tmp_path_factory.mktemp("pieces")), Budget(None)
+    )
+    (piece,) = counting.pieces(bench, ["fastflux-20"])
+    piece.work()
+    honest = counting.flux_flops
+    monkeypatch.setattr(counting, "flux_flops", lambda *args, **options: honest(*args, **options) + 1)
+    (piece,) = counting.pieces(bench, ["fastflux-20"])
+    with pytest.raises(FastFluxError, match="one of the two is wrong"):
+        piece.work()
