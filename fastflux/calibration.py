@@ -132,14 +132,17 @@ def observe_residual(
 ) -> None:
     """Add a block's inputs and residuals, image first, to the statistics of its streams, which are kept in ``dtype``.
 
-    ``exact`` is whether the products are computed in ``dtype`` too, or in bfloat16 (`update_in_bfloat16`); by default
-    they are, but for bfloat16 activations on a CUDA device. Raises ``FastFluxError`` for values that are not finite.
+    ``exact`` is whether the products are computed in ``dtype`` too, or in bfloat16 and kept in float32
+    (`update_in_bfloat16`): half the room, 8.6 GB less for FLUX.1-dev's 57 blocks. By default they are exact, but for
+    bfloat16 activations on a CUDA device. Raises ``FastFluxError`` for values that are not finite.
     """
     for name, first, last in zip(STREAMS, before, after, strict=True):
         width = first.shape[-1]
+        precise = not (first.is_cuda and first.dtype == torch.bfloat16) if exact is None else exact
         if name not in streams:
-            streams[name] = LinearStatistics.empty(width, width, dtype=dtype, device=first.device)
-        if exact is True or (exact is None and not (first.is_cuda and first.dtype == torch.bfloat16)):
+            products = None if precise else torch.float32
+            streams[name] = LinearStatistics.empty(width, width, dtype=dtype, products=products, device=first.device)
+        if precise:
             x, y = first.detach().to(dtype), last.detach().to(dtype)
             streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
         else:

@@ -29,7 +29,8 @@ class LinearStatistics:
     """Moments of paired samples x ``(features,)`` and y ``(outputs,)``.
 
     ``xx`` ``(features, features)``, ``xy`` ``(features, outputs)`` and ``yy`` (a scalar, the trace) are sums over the
-    samples of centred products; ``mean_x`` and ``mean_y`` are the means; ``count`` is the number of samples.
+    samples of centred products, of which the matrices may be kept in a smaller dtype than the rest; ``mean_x`` and
+    ``mean_y`` are the means; ``count`` is the number of samples.
     ``cosine`` is the sum of the cosines between x and x + y, a block's input and output where y is its residual; 0
     where x and y differ in size.
     """
@@ -49,16 +50,16 @@ class LinearStatistics:
         outputs: int,
         *,
         dtype: torch.dtype = torch.float64,
+        products: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Self:
-        """Statistics of no samples."""
+        """Statistics of no samples; ``products`` is the dtype of ``xx`` and ``xy``, ``dtype`` unless given."""
 
-        def zeros(*shape: int) -> Tensor:
+        def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        return cls(
-            0, zeros(features), zeros(outputs), zeros(features, features), zeros(features, outputs), zeros(), zeros()
-        )
+        square, cross = (zeros(features, size, dtype=products or dtype) for size in (features, outputs))
+        return cls(0, zeros(features), zeros(outputs), square, cross, zeros(), zeros())
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -67,17 +68,18 @@ class LinearStatistics:
             raise ValueError(
                 f"x and y pair sample by sample, but their shapes are {tuple(x.shape)} and {tuple(y.shape)}"
             )
-        x = x.reshape(-1, x.shape[-1]).to(self.xx)  # (samples, features)
-        y = y.reshape(-1, y.shape[-1]).to(self.xx)  # (samples, outputs)
+        x = x.reshape(-1, x.shape[-1]).to(self.mean_x)  # (samples, features)
+        y = y.reshape(-1, y.shape[-1]).to(self.mean_x)  # (samples, outputs)
         if len(x) == 0:
             return
         if x.shape == y.shape:
             self.cosine += torch.nn.functional.cosine_similarity(x, x + y).sum()
         mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
         x, y = x - mean_x, y - mean_y
+        self.yy += y.square().sum()
+        x, y = x.to(self.xx), y.to(self.xx)
         self.xx.addmm_(x.T, x)
         self.xy.addmm_(x.T, y)
-        self.yy += y.square().sum()
         self._shift(len(x), mean_x, mean_y)
 
     @torch.no_grad()
@@ -85,8 +87,9 @@ class LinearStatistics:
         """As ``update(x, output - x)``, with the products of centred values rounded to bfloat16, summed in float32.
 
         Tensor cores do this in a fraction of the time that float64 takes. Rounding adds noise of at most 2^-18 / 3 of
-        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge; means, sizes and
-        cosines are not rounded. Large means do not matter: they go before the rounding.
+        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge; sums of some hundred
+        batches that are kept in float32 lose less. Means, sizes and cosines are not rounded. Large means do not matter:
+        they go before the rounding.
         """
         x = x.reshape(-1, x.shape[-1]).float()  # (samples, features)
         output = output.reshape(-1, output.shape[-1]).float()  # (samples, features)
@@ -124,8 +127,9 @@ class LinearStatistics:
         total = self.count + count
         shift_x, shift_y = mean_x - self.mean_x, mean_y - self.mean_y
         weight = self.count * count / total
-        self.xx.addr_(shift_x, shift_x, alpha=weight)
-        self.xy.addr_(shift_x, shift_y, alpha=weight)
+        first, second = shift_x.to(self.xx), shift_y.to(self.xx)
+        self.xx.addr_(first, first, alpha=weight)
+        self.xy.addr_(first, second, alpha=weight)
         self.yy += weight * shift_y.square().sum()
         self.mean_x += shift_x * (count / total)
         self.mean_y += shift_y * (count / total)
@@ -143,10 +147,11 @@ class LinearStatistics:
             raise FastFluxError(f"The ridge is {ridge}, but it must not be negative: use for example {DEFAULT_RIDGE}.")
         self._require_samples()
         features = len(self.mean_x)
-        scale = self.xx.diagonal().mean()
+        xx, xy = self._products()
+        scale = xx.diagonal().mean()
         if scale == 0:  # every feature is constant: the bias is all there is to fit
-            return LinearFit(torch.zeros_like(self.xy.T), self.mean_y.clone())
-        damped = self.xx + torch.eye(features, dtype=self.xx.dtype, device=self.xx.device) * (ridge * scale)
+            return LinearFit(torch.zeros_like(xy.T), self.mean_y.clone())
+        damped = xx + torch.eye(features, dtype=xx.dtype, device=xx.device) * (ridge * scale)
         factor, info = torch.linalg.cholesky_ex(damped)
         # A feature that the others determine leaves nothing of its variance, or rounding errors.
         left = factor.diagonal().square() / damped.diagonal()
@@ -155,16 +160,17 @@ class LinearStatistics:
                 f"The normal equations of {self.count} samples in {features} dimensions are singular at ridge {ridge}: "
                 f"raise the ridge (for example to {DEFAULT_RIDGE}) or calibrate on more prompts."
             )
-        weight = torch.cholesky_solve(self.xy, factor).T
+        weight = torch.cholesky_solve(xy, factor).T
         return LinearFit(weight, self.mean_y - weight @ self.mean_x)
 
     @torch.no_grad()
     def squared_error(self, fit: LinearFit) -> float:
         """Sum over the samples of ||y - weight x - bias||^2, never below 0."""
         self._require_samples()
-        weight = fit.weight.to(self.xx)
-        offset = self.mean_y - weight @ self.mean_x - fit.bias.to(self.xx)
-        centred = self.yy - 2 * (weight.T * self.xy).sum() + (weight @ self.xx * weight).sum()
+        xx, xy = self._products()
+        weight = fit.weight.to(xx)
+        offset = self.mean_y - weight @ self.mean_x - fit.bias.to(xx)
+        centred = self.yy - 2 * (weight.T * xy).sum() + (weight @ xx * weight).sum()
         return max(0.0, float(centred + self.count * offset.square().sum()))
 
     def r2(self, fit: LinearFit) -> float:
@@ -189,6 +195,10 @@ class LinearStatistics:
         """1 - the mean cosine between x and x + y: ShortGPT's block influence (arXiv 2403.03853)."""
         self._require_samples()
         return 1.0 - float(self.cosine) / self.count
+
+    def _products(self) -> tuple[Tensor, Tensor]:
+        """``xx`` and ``xy`` in the dtype that everything else is worked out in."""
+        return self.xx.to(self.mean_x.dtype), self.xy.to(self.mean_x.dtype)
 
     def _require_samples(self) -> None:
         if self.count == 0:

@@ -221,9 +221,13 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 
 def statistics_bytes(bench: Workbench) -> int:
-    """Of the moments of all blocks, two streams each: two matrices in float64, and little besides."""
+    """Of the moments of all blocks, two streams each: two matrices and little besides.
+
+    In float32 where `fastflux.calibration.observe_residual` keeps them so, in float64 elsewhere.
+    """
     blocks = bench.sizes.double_blocks + bench.sizes.single_blocks
-    return blocks * 2 * 2 * 8 * bench.sizes.width**2
+    small = torch.device(bench.device).type == "cuda" and bench.dtype == torch.bfloat16
+    return blocks * 2 * 2 * (4 if small else 8) * bench.sizes.width**2
 
 
 def model_bytes(bench: Workbench) -> int:

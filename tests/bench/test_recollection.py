@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import bench.recollection
-from bench.__main__ import _parser, main
+from bench.__main__ import main
+from bench.command_line import parser
 from bench.recollection import WholeForwards, compare
 from fastflux.activations import ActivationStore
 from fastflux.architectures import architecture_of
@@ -93,7 +94,7 @@ def test_bad_options_are_one_sentence(
 def test_only_the_whole_comparison_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recollection", "--samples", "4", "--accept"]) == 1
     assert "--accept keeps the whole comparison only" in capsys.readouterr().err
-    options = _parser().parse_args(["recollection"])
+    options = parser().parse_args(["recollection"])
     module = bench.recollection
     assert (options.blocks, options.samples) == (module.BLOCKS, module.SAMPLES)
     assert (options.keep, options.activations) == (module.KEEP, module.ACTIVATIONS)

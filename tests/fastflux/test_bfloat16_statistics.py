@@ -81,6 +81,7 @@ def test_on_a_cpu_the_products_are_float64_unless_asked_otherwise() -> None:
         options = {} if key == "default" else {"exact": key}
         observe_residual(BlockRef("transformer_blocks", 0), streams, (x, x), (output, output), **options)  # type: ignore[arg-type]
     moments = {key: streams["hidden_states"].xy for key, streams in found.items()}
+    assert [moments[key].dtype for key in found] == [torch.float64, torch.float64, torch.float32]
     assert torch.equal(moments["default"], moments[True])
     assert not torch.equal(moments[True], moments[False])
 
@@ -102,6 +103,27 @@ def test_a_pass_in_parts_is_the_pass_in_one_go(drive: Drive) -> None:
             assert torch.equal(moments.xx, parts[block][name].xx)
             assert moments.count == parts[block][name].count
     assert calibration.Calibration(collected=parts).statistics(transformer) is parts
+
+
+@pytest.mark.parametrize("offset", [0.0, 800.0])
+def test_products_kept_in_float32_fit_as_well_as_those_kept_in_float64(offset: float) -> None:
+    x, output = activations(offset)
+    exact, _, _ = both(offset)
+    wide, small = (LinearStatistics.empty(WIDTH, WIDTH, products=dtype) for dtype in (torch.float64, torch.float32))
+    for rows in torch.arange(len(x)).split(30):  # 200 batches
+        for statistics in (wide, small):
+            statistics.update_in_bfloat16(x[rows], output[rows])
+    assert (small.xx.dtype, small.mean_x.dtype, small.solve().weight.dtype) == (
+        torch.float32, torch.float64, torch.float64,
+    )  # fmt: skip
+    assert torch.allclose(small.xx.double(), wide.xx, rtol=1e-5, atol=1e-6 * float(wide.xx.diagonal().mean()))
+    assert exact.r2(small.solve()) == pytest.approx(exact.r2(wide.solve()), abs=1e-6)
+    assert small.r2(small.solve()) == pytest.approx(wide.r2(wide.solve()), abs=1e-5)
+    merged = small.merge(LinearStatistics.empty(WIDTH, WIDTH, products=torch.float32))
+    assert merged.xx.dtype == torch.float32
+    # Exact samples may follow, and are then kept like the rest.
+    small.update(x[:10], output[:10] - x[:10])
+    assert small.count == len(x) + 10
 
 
 @pytest.mark.gpu
