@@ -313,13 +313,17 @@ class Evaluation:
             environment=self.environment,
             sampling=self._sampling_record(variant),
             measurements=(),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=_now(),
             inputs={
                 "pruning": digest(self._pruning_inputs(variant)),
                 "scorers": self.scorers_hash,
                 "device": torch.device(self.device).type,
             },
         )
+
+    def _stamped(self, record: RunRecord) -> RunRecord:
+        """The record with the commit, the device and the date of what is about to be added."""
+        return replace(record, environment=self.environment, created=_now())
 
     def record(self, variant: Variant) -> RunRecord:
         """The variant's record as far as it goes; begun anew when anything that determines its numbers has changed."""
@@ -348,7 +352,7 @@ class Evaluation:
                 for metric in [*self._missing(record), *self._missing_paired(variant, record)]:
                     self.worked = True
                     images = images or self._images(variant)
-                    record = replace(record, environment=self.environment).with_measurement(metric(images))
+                    record = self._stamped(record).with_measurement(metric(images))
                     record.write(self.record_path(variant))
 
     def _images(self, variant: Variant) -> ImageSet:
@@ -442,7 +446,7 @@ class Evaluation:
         calls = self._time_calls(base, models, run) if latency.end_to_end else {}
         for variant in variants if first else variants[1:]:
             model = models[variant.id]
-            record = replace(records[variant.id], environment=self.environment)
+            record = self._stamped(records[variant.id])
             for measurement in (
                 measure_flops(model, single, dense_forward=dense_flops),
                 measure_parameters(model, dense_total=dense_total),
@@ -481,6 +485,10 @@ class Evaluation:
             )
             for name, model in models.items()
         }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:

@@ -124,9 +124,11 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
     """Build the documents beside the records, in a process of their own: reports read files, and know no model."""
     selected = _selected(evaluation)
     out, gallery = evaluation.folder / "reports", evaluation.folder / "gallery"
+    order = ranking_file(evaluation.profile, "sandwich_training")
+    ranking = [] if order is None else ["--ranking", str(order)]
     run_reports("gallery", "--results", str(selected), "--images", str(evaluation.folder), "-o", str(gallery))
     run_reports("build", "--results", str(selected), "--tables", ",".join(tables), "--format", "md,tex,png,svg,html",
-             "--gallery", str(gallery), "-o", str(out))  # fmt: skip
+             "--gallery", str(gallery), *ranking, "-o", str(out))  # fmt: skip
     return [(out / f"{table}.md").read_text(encoding="utf-8") for table in tables]
 
 

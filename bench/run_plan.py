@@ -14,7 +14,8 @@ from bench.generate import jobs_of
 from bench.metrics.flops import count_flops
 from bench.metrics.timing import step_timer
 from bench.progress import console
-from bench.variants import Variant
+from bench.single_removals import count_single_removals
+from bench.variants import Variant, ranking_file
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import amount
 
@@ -59,6 +60,8 @@ def plan_run(evaluation: Evaluation, *, timed: bool = False) -> RunPlan:
     base = evaluation.main
     dense = base.outline.transformer
     images = len(jobs_of(evaluation.prompts, evaluation.sampling)) * len(evaluation.variants)
+    if ranking_file(evaluation.profile, "sandwich_training") is not None:
+        images += count_single_removals(evaluation)
     calibrations = sum(
         len(evaluation.base(name).calibration_prompts) * evaluation.profile.calibration.steps
         for name in {variant.base for variant in evaluation.variants if variant.config is not None}

@@ -33,6 +33,11 @@ def without(transformer: nn.Module, block: BlockRef) -> Iterator[None]:
         transformer.get_submodule(block.stack)[block.index] = kept  # type: ignore[operator]  # a ModuleList
 
 
+def count_single_removals(evaluation: Evaluation) -> int:
+    """How many images `draw_single_removals` draws."""
+    return 2 * BLOCKS * len(limited(evaluation.prompts, _PROMPTS_OF_A_KIND))
+
+
 def draw_single_removals(evaluation: Evaluation, order: str) -> Path:
     """Draw without each of the first and the last `BLOCKS` blocks of `order`, skipping what is drawn already.
 

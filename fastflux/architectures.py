@@ -19,10 +19,6 @@ IMAGE_STREAM = "hidden_states"
 TEXT_STREAM = "encoder_hidden_states"
 STREAMS = (IMAGE_STREAM, TEXT_STREAM)
 
-PAPER_BLOCKS = 57
-PAPER_COUNTED_BLOCKS = 54
-"""The paper's Table 6 drops 3, 5, 8, 11, 14 and 16 blocks at 5 to 30 %: that is round(ratio * 54), not * 57."""
-
 
 @dataclass(frozen=True)
 class BlockStack:
@@ -121,27 +117,6 @@ def is_supported(transformer: object) -> bool:
 def config_of(transformer: nn.Module) -> Any:
     """The diffusers config of a transformer, whose attributes are the arguments of its class."""
     return transformer.config
-
-
-def require_fraction(name: str, value: float) -> None:
-    """Raise ``FastFluxError`` unless ``value`` lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise FastFluxError(f"{name} is {value}, but it must lie between 0 and 1: 0.2 stands for 20 %.")
-
-
-def block_count(ratio: float, blocks: int) -> int:
-    """How many of ``blocks`` blocks, all that a forward runs, to replace at a pruning ratio in [0, 1].
-
-    FLUX.1-dev's 57 blocks follow the paper's counts (see `PAPER_COUNTED_BLOCKS`), other depths ``round(ratio *
-    blocks)``. Raises ``FastFluxError`` for a ratio outside [0, 1].
-    """
-    require_fraction("The pruning ratio", ratio)
-    return round(ratio * (PAPER_COUNTED_BLOCKS if blocks == PAPER_BLOCKS else blocks))
-
-
-def paper_block_count(ratio: float) -> int:
-    """The paper's number of replaced blocks of FLUX.1-dev's 57 at a ratio in [0, 1] (Table 6)."""
-    return block_count(ratio, PAPER_BLOCKS)
 
 
 def example_inputs(

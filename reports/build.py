@@ -22,8 +22,9 @@ from reports.table import Table, to_markdown
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from reports.gallery import Gallery
     from reports.latex.tables import Numbers
     from reports.rows import Row
     from reports.specs import TableSpec
@@ -73,7 +74,7 @@ def build(
     """
     declared: dict[str, TableSpec] = {}
     for name in filter(is_declaration, tables):
-        declared |= read_tables(Path(name), taken=(*NAMES, REPORT, *declared))
+        declared |= read_tables(Path(name), taken=_taken(declared))
     tables = [*(name for name in tables if not is_declaration(name)), *declared]
     _known("table", tables, (*NAMES, *declared))
     _known("format", formats, ALL_FORMATS)
@@ -83,6 +84,7 @@ def build(
         rows, tables, TABLES | declared, intervals=intervals, tolerance=tolerance, ranking_file=ranking_file,
         mix_devices=mix_devices,
     )  # fmt: skip
+    gallery = None if gallery_dir is None else _gallery_of(rows, gallery_dir)
     kinds = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
     page = PAGE_FORMAT in formats
     if kinds or page:
@@ -97,21 +99,33 @@ def build(
         written += _build_frames((table for parts in made.values() for table in parts), out_dir, frames)
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
-    if gallery_dir is not None and (kinds or not page):
+    if gallery is not None and (kinds or not page):
         shown = Shown(rows, ranking_of(rows, ranking_file), tolerance)
-        written += _build_grids(shown, gallery_dir, out_dir, kinds or ["png"])
+        written += _build_grids(shown, gallery, out_dir, kinds or ["png"])
     if page:
         shown_there = {name: parts for name, parts in made.items() if name != PROVENANCE}  # it has the records whole
-        written.append(write_text(out_dir / PAGE, _page(rows, shown_there, gallery_dir)))
+        written.append(write_text(out_dir / PAGE, page_html(rows, shown_there, gallery)))
     return written
 
 
-def _page(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], gallery_dir: Path | None) -> str:
-    if gallery_dir is None:
-        return page_html(rows, tables)
+def _taken(declared: Iterable[str]) -> set[str]:
+    """Names of documents that a declared table may not have; - and _ count as one, data files have _ for both."""
+    names = {*NAMES, REPORT, "ranking", "importance", *declared}
+    twins = {f"{name}{suffix}" for name, spec in TABLES.items() if spec.paper for suffix in ("_paper", "_measured")}
+    return names | twins
+
+
+def _gallery_of(rows: Sequence[Row], gallery_dir: Path) -> Gallery:
+    """The gallery's images of these very records; raises FastFluxError when it has none."""
     from reports.gallery import Gallery
 
-    return page_html(rows, tables, Gallery.read(gallery_dir).of(rows))
+    found = Gallery.read(gallery_dir).of(rows)
+    if not found.sheets:
+        raise FastFluxError(
+            f"The gallery {gallery_dir} shows none of these records' images; make it of the same run by "
+            "`python -m reports gallery`."
+        )
+    return found
 
 
 def build_importance(
@@ -197,24 +211,19 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
     return written
 
 
-def _build_grids(shown: Shown, gallery_dir: Path, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
+def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
     from reports.figures.image_grid import grid_rows, image_grid
     from reports.figures.style import save_figure
     from reports.gallery import Gallery
 
-    galleries = {"": Gallery.read(gallery_dir).of(shown.rows)}
-    if not galleries[""].sheets:
-        raise FastFluxError(
-            f"The gallery {gallery_dir} shows none of these records' images; make it of the same run by "
-            "`python -m reports gallery`."
-        )
+    galleries = {"": whole}
     written = []
     for name, grid in GRIDS.items():
         if grid.folder not in galleries:
-            if not (gallery_dir / grid.folder).is_dir():
+            if not (whole.folder / grid.folder).is_dir():
                 continue
-            galleries[grid.folder] = Gallery.read(gallery_dir / grid.folder).of(shown.rows)
+            galleries[grid.folder] = Gallery.read(whole.folder / grid.folder).of(shown.rows)
         gallery = galleries[grid.folder]
         groups = grid.columns(shown, gallery)
         if not groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -14,21 +15,21 @@ from reports.latex.tables import Numbers
 from reports.specs import TABLES
 
 _BUILD_EXAMPLES = """examples:
-  python -m reports build --results runs/shapes/records -o runs/shapes/tables
-  python -m reports build --results runs/shapes/records --tables table1,table6 --format md,tex -o out
+  python -m reports build --results runs/shapes/selected -o runs/shapes/tables
+  python -m reports build --results runs/shapes/selected --tables table1,table6 --format md,tex -o out
   python -m reports build --results reports/results/cpu/shapes --gallery reports/galleries/cpu/shapes -o out
-  python -m reports build --results runs/shapes/records --gallery runs/shapes/gallery --format html -o out
-  python -m reports build --results runs/shapes/records --format csv,parquet -o data
-  python -m reports build --results runs/shapes/records --tables my_tables.toml --format md,tex --latex siunitx -o out
+  python -m reports build --results runs/shapes/selected --gallery runs/shapes/gallery --format html -o out
+  python -m reports build --results runs/shapes/selected --format csv,parquet -o data
+  python -m reports build --results runs/shapes/selected --tables my_tables.toml --format md,tex --latex siunitx -o out
 """
 _PDF_EXAMPLES = """examples:
   python -m reports pdf
-  python -m reports pdf --results runs/shapes/records --gallery runs/shapes/gallery -o runs/shapes/reports
+  python -m reports pdf --results runs/shapes/selected --gallery runs/shapes/gallery -o runs/shapes/reports
   python -m reports pdf --results my_records --tables table1,my_tables.toml --latex siunitx -o out
 """
 _CLAIMS_EXAMPLES = """examples:
   python -m reports claims --results reports/results/cpu/shapes
-  python -m reports claims --results runs/shapes/results --ranking runs/shapes/ranking.json -o claims.md
+  python -m reports claims --results runs/shapes/selected --ranking reports/rankings/shapes.json -o claims.md
 """
 _GALLERY_EXAMPLES = """examples:
   python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/galleries/cpu/shapes
@@ -37,12 +38,12 @@ _WHY_EXAMPLES = """examples:
   python -m reports why table1 FastFLUX-10% averaged
   python -m reports why table6 fastflux-20 latency.median_ms --results runs/shapes/results
 """
-_COMMITTED = Path("reports", "results", "cpu", "shapes")
+_COMMITTED = Path(os.path.relpath(Path(__file__).parent / "results" / "cpu" / "shapes"))
 _RANKING = "ranking of the blocks for claims about them; default: the committed one of the profile"
 _MIX = "let latency, memory and seconds of several devices stand in one table, with a note; refused otherwise"
 _DIFF_EXAMPLES = """examples:
-  python -m reports diff reports/results/cpu/shapes runs/shapes/records
-  python -m reports diff reports/results/cpu/shapes runs/shapes/records -o difference.md
+  python -m reports diff reports/results/cpu/shapes runs/shapes/selected
+  python -m reports diff reports/results/cpu/shapes runs/shapes/selected -o difference.md
 """
 
 

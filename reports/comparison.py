@@ -91,6 +91,13 @@ def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
     (first, ours), (second, theirs) = found
     if ours.sampling != theirs.sampling:
         return f"{candidate.label} and {baseline.label} were sampled differently"
+    if first.settings != second.settings:
+        differing = ", ".join(
+            key
+            for key in sorted({*first.settings, *second.settings})
+            if first.settings.get(key) != second.settings.get(key)
+        )
+        return f"{candidate.label} and {baseline.label} were scored differently ({differing})"
     try:
         paired = _difference(_Known(first), _Known(second), "" if name == whole else name, weighting)
     except StatisticsError as error:

@@ -33,7 +33,7 @@ _SCORES = ("hps.averaged", "geneval.overall", "clip_score.mean")
 _KEYS = {
     "differences": (*_SCORES, RATIO),
     "seeds": _SCORES,
-    "claims": (*_SCORES, RATIO, "pruning_cost.seconds"),
+    "claims": (*_SCORES, RATIO),
     PROVENANCE: (),
 }
 
@@ -63,7 +63,7 @@ def make_tables(
                 made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
             continue
         if name == "claims":
-            made[name] = (build_claims(rows, ranking_file, mix_devices=mix_devices),)
+            made[name] = (build_claims(rows, ranking_file, tolerance=tolerance, mix_devices=mix_devices),)
             continue
         devices = device_notes(rows, _KEYS[name], f"Table {name}", mix=mix_devices)
         worked_out = {
@@ -76,14 +76,20 @@ def make_tables(
     return made
 
 
-def build_claims(rows: Sequence[Row], ranking_file: Path | None = None, *, mix_devices: bool = False) -> Table:
+def build_claims(
+    rows: Sequence[Row],
+    ranking_file: Path | None = None,
+    *,
+    tolerance: float = DEFAULT_TOLERANCE,
+    mix_devices: bool = False,
+) -> Table:
     """The table of claims over rows and a ranking file: the one given, else the committed one of their profile.
 
     Raises FastFluxError when the file given holds no ranking, and for latencies of several devices unless
     `mix_devices`.
     """
     devices = device_notes(rows, _KEYS["claims"], "Table claims", mix=mix_devices)
-    table = claims_table(rows, ranking_of(rows, ranking_file))
+    table = claims_table(rows, ranking_of(rows, ranking_file), tolerance)
     return replace(table, notes=(*table.notes, *devices))
 
 

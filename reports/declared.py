@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from fastflux.errors import FastFluxError
@@ -51,19 +52,30 @@ def read_tables(path: Path, taken: Iterable[str] = ()) -> dict[str, TableSpec]:
     for name in tables:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise FastFluxError(f"{path} names a table {name!r}; expected letters, digits, _ and -: it names files.")
-        if name in taken:
+        others = {*taken, *tables} - {name} if name not in taken else taken
+        if name.replace("-", "_") in {other.replace("-", "_") for other in others}:
             raise FastFluxError(f"{path} names a table {name!r}, which is another document's name; choose another.")
     return {name: _table(entry, f"{path}, table {name}") for name, entry in tables.items()}
 
 
 def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
-    """Refuse columns whose metric was measured but has no such value: a misspelt one would show dashes for ever."""
+    """Refuse values that no record can have: a misspelt key or family would show dashes, or nothing, for ever.
+
+    A metric that was not measured is taken for misspelt only where a measured one is spelt nearly so.
+    """
     known = sorted({key for row in rows for key in row.values})
-    metrics = {name for row in rows for name in row.metrics}
+    metrics = {name for row in rows for name in row.metrics} | {key.partition(".")[0] for key in known}
     for name, spec in tables.items():
         for key in (key for column in spec.columns for key in (column.key, column.share) if key):
-            if key not in known and (key.partition(".")[0] in metrics or "." not in key):
+            metric = key.partition(".")[0]
+            if key not in known and (metric in metrics or "." not in key or get_close_matches(metric, metrics)):
                 raise FastFluxError(f"Table {name}: {unknown_choice('value', key, known)}")
+        if not spec.chosen(rows):
+            families, variants = (sorted({getattr(row, kind) for row in rows}) for kind in ("family", "variant"))
+            raise FastFluxError(
+                f"Table {name} has no row: the records hold the families {', '.join(families)} and the variants "
+                f"{', '.join(variants)}."
+            )
 
 
 def _table(entry: object, where: str) -> TableSpec:
@@ -80,6 +92,8 @@ def _table(entry: object, where: str) -> TableSpec:
                 format(1.5, getattr(column, key))
             except ValueError as error:
                 raise FastFluxError(f"{where}, column {place}: {key} {getattr(column, key)!r} ({error}).") from error
+    if "families" in data and "variants" in data:
+        raise FastFluxError(f"{where} names families and variants; expected one of the two.")
     for key in ("families", "variants"):
         if key in data:
             names = data[key]

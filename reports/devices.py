@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: What pruning took on the machine; its other values count steps and parameters.
 _MACHINE_VALUES = ("pruning_cost.seconds", "pruning_cost.peak_memory_mib")
 _MOST_NAMED = 3
+_CONDITIONS = ("batch", "height", "width", "dtype", "threads", "compiled")
 
 
 def machine_dependent(key: str) -> bool:
@@ -37,7 +38,10 @@ def device_notes(rows: Iterable[Row], keys: Iterable[str], where: str, *, mix: b
     measured = [row for row in rows if row.record is not None]
     keys = list(keys)
     for key in filter(machine_dependent, keys):
-        found = _by_device(row for row in measured if row.number(key) is not None)
+        shown = [row for row in measured if row.number(key) is not None]
+        found = _by_device(shown)
+        if len(found) == 1:
+            _require_like(shown, key, where)
         if len(found) > 1 and not mix:
             raise FastFluxError(
                 f"{where} would mix {key} of {len(found)} devices: {_named(found)}; keep one device's records in the "
@@ -52,6 +56,21 @@ def device_notes(rows: Iterable[Row], keys: Iterable[str], where: str, *, mix: b
         else ""
     )
     return (f"Measured on {len(found)} devices: {_named(found)}.{limit}",)
+
+
+def _require_like(rows: Sequence[Row], key: str, where: str) -> None:
+    """Times of one device compare when batch, size, format and threads are the same; no option allows others."""
+    found: dict[str, str] = {}
+    for row in rows:
+        measurement = None if row.record is None else row.record.measurement(key.partition(".")[0])
+        settings = {} if measurement is None else measurement.settings
+        found.setdefault(", ".join(f"{name} {settings[name]}" for name in _CONDITIONS if name in settings), row.variant)
+    if len(found) > 1:
+        (first, one), (second, other) = list(found.items())[:2]
+        raise FastFluxError(
+            f"{where} would mix {key} measured under different conditions: {first} ({one}) and {second} ({other}); "
+            "measure them in one run."
+        )
 
 
 def _by_device(rows: Iterable[Row]) -> dict[str, list[str]]:

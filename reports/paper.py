@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.metrics.plausibility import implausible
 from reports.devices import device_notes
-from reports.rows import DENSE, Row, Value
+from reports.rows import DENSE, EXTERNAL, Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
 
@@ -34,7 +34,7 @@ def paper_data() -> dict[str, Any]:
 
 
 def paper_rows(name: str) -> tuple[Row, ...]:
-    """The paper's rows of table `name` that are variants of ours, dense included; its other models are left out."""
+    """The paper's rows of table `name`: variants of ours, dense included, and its other models as external ones."""
     return tuple(
         Row(
             variant=entry["variant"],
@@ -43,11 +43,10 @@ def paper_rows(name: str) -> tuple[Row, ...]:
             profile="paper",
             values={key: Value(float(value)) for key, value in entry["values"].items()},
             metrics={},
-            gaps={},
+            gaps={metric: f"{metric}: the paper gives none" for metric in _PAPER_METRICS},
             baseline=entry.get("base", DENSE),
         )
         for entry in paper_data()["tables"][name]["rows"]
-        if entry["variant"] is not None
     )
 
 
@@ -62,7 +61,12 @@ def paper_against_measured(
     data = paper_data()
     printed = paper_rows(name)
     measured = {row.variant: row for row in rows}
-    ours = [measured.get(row.variant, _unmeasured(row)) for row in printed]
+    # Other models are drawn and scored apart: where that was not done, a row of dashes would say nothing.
+    ours = [
+        measured.get(row.variant, _unmeasured(row))
+        for row in printed
+        if row.variant in measured or not row.variant.startswith(f"{EXTERNAL}-")
+    ]
     columns = tuple(replace(column, share="") for column in spec.columns)
     devices = device_notes(ours, [column.key for column in columns], f"Table {name}", mix=mix_devices)
     source = f"{data['tables'][name]['source']}, latency on {data['device']}, {data['source']}"
@@ -118,4 +122,5 @@ def _change_cell(column: Column, row: Row, dense: Row | None, scale: float) -> C
     start = dense.number(column.key) if dense is not None else None
     if cell.value is None or not start or column.metric == "plan" or row is dense:
         return cell
-    return replace(cell, suffix=f"({cell.value / start - 1:+z.1%})")
+    others = (*cell.others, dense.variant) if dense is not None and dense.record is not None else cell.others
+    return replace(cell, suffix=f"({cell.value / start - 1:+z.1%})", others=others)

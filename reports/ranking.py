@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastflux.errors import FastFluxError
+from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from reports.rows import Row
 
 #: diffusers' stacks in the order of the data flow.
 DOUBLE, SINGLE = STACKS = ("transformer_blocks", "single_transformer_blocks")
@@ -39,6 +42,11 @@ class Ranking:
     cost: Mapping[str, Mapping[str, float]]
     scorers: Mapping[str, str]
     revision: str = ""
+
+    def is_of(self, rows: Iterable[Row]) -> bool:
+        """Whether the rows' own weights were ranked, as far as the file and the dense record say."""
+        dense = next((row.record for row in rows if row.variant == DENSE), None)
+        return dense is None or not self.revision or not dense.base_revision or self.revision == dense.base_revision
 
     @classmethod
     def read(cls, path: Path) -> Ranking:

@@ -61,7 +61,8 @@ def make_table(
     best = [best_rows(column, chosen) for column in spec.columns]
     groups = []
     for heading, group in members:
-        paired = spec.pairs is not None and len(group) > 1 and not any(note for _, note in group)
+        # The first group, of the dense and other models, has no heading: it is no latency group.
+        paired = spec.pairs is not None and bool(heading) and not any(note for _, note in group)
         best_here = [best_rows(column, [row for row, _ in group] if paired else []) for column in spec.columns]
         lines = []
         for row, note in group:

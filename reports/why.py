@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from reports.choices import unknown_choice
 from reports.declared import is_declaration, read_tables
+from reports.rows import EXTERNAL
 from reports.specs import TABLES
 from reports.tables import value_cell
 
@@ -93,19 +94,25 @@ def record_facts(record: RunRecord) -> list[Fact]:
     plan = record.plan or {}
     pruned = f"{plan.get('method')}, {_settings(_config(plan))}" if plan else "not pruned"
     libraries = environment.get("libraries")
+    name, threads, system = (environment.get(key, "unknown") for key in ("device", "threads", "os"))
+    device = f"{name}, {threads} threads, {system}"
     return [
         ("record", f"{record.variant}, profile {record.profile}, key {record.key}, created {record.created}"),
         ("commit", written),
         ("base model", f"{record.base_model}, weights {record.base_revision}"),
         ("pruning", pruned),
         ("sampling", _settings(record.sampling.items())),
-        ("device", ", ".join(str(environment.get(key, "unknown")) for key in ("device", "threads", "os"))),
+        ("device", device),
         ("libraries", _settings(libraries.items()) if isinstance(libraries, dict) else "unknown"),
-        (
-            "measured again by",
-            f"nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force",
-        ),
+        ("measured again by", _command(record)),
     ]
+
+
+def _command(record: RunRecord) -> str:
+    family, _, name = record.variant.partition("-")
+    if family == EXTERNAL:
+        return f"python -m bench score IMAGES --name {name} --profile {record.profile}"
+    return f"nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force"
 
 
 def _config(plan: dict[str, JSON] | object) -> Iterable[tuple[str, JSON]]:

@@ -19,7 +19,8 @@ from bench.full_size.stage import Need
 from bench.full_size.workbench import Workbench
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.results import Measurement, MetricInfo
-from fastflux.architectures import FLUX, block_count
+from fastflux.architectures import FLUX
+from fastflux.block_counts import block_count
 from fastflux.calibration import Calibration, load_statistics
 from fastflux.errors import FastFluxError
 from fastflux.importance import fit_blocks, rank_blocks

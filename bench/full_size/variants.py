@@ -19,7 +19,8 @@ from torch import nn
 from bench.full_size.random_weights import materialise_
 from bench.full_size.sizes import Sizes
 from bench.variants import DENSE
-from fastflux.architectures import FLUX, block_count
+from fastflux.architectures import FLUX
+from fastflux.block_counts import block_count
 from fastflux.folding import fold_
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.plan import BlockRef, PruningPlan, Replacement

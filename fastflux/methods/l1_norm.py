@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastflux.architectures import architecture_of, require_fraction
+from fastflux.architectures import architecture_of
+from fastflux.block_counts import require_fraction
 from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError

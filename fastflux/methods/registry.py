@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
-from fastflux.architectures import architecture_of, block_count, require_fraction
+from fastflux.architectures import architecture_of
+from fastflux.block_counts import block_count, require_fraction
 from fastflux.calibration import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError

@@ -21,6 +21,7 @@ from reports.claims.verdicts import (
     in_every_group,
     keeps,
 )
+from reports.grouping import DEFAULT_TOLERANCE
 from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
@@ -87,6 +88,10 @@ CLAIMS = (
         "28.58 against 28.25", better("fastflux-10", "removal_st-10"),
     ),
     Claim(
+        _PARTS, "Linear layers are better than direct removal, both without training", "section 4.4, Figure 9",
+        "no figures", better("brll-10", "removal-10"),
+    ),
+    Claim(
         _PARTS, "Sandwich Training is better than linear layers alone", "section 4.3, Table 4", "28.58 against 27.99",
         better("fastflux-10", "brll-10"),
     ),
@@ -140,20 +145,20 @@ _NOTES = (
 )
 
 
-def findings(rows: Sequence[Row], ranking: Ranking | None = None) -> tuple[tuple[Claim, Finding], ...]:
+def findings(
+    rows: Sequence[Row], ranking: Ranking | None = None, tolerance: float = DEFAULT_TOLERANCE
+) -> tuple[tuple[Claim, Finding], ...]:
     """Every claim with what the rows, and the ranking when it is of the rows' own weights, say about it."""
     by_variant = {row.variant: row for row in rows}
-    dense = by_variant.get(DENSE)
-    revision = dense.record.base_revision if dense is not None and dense.record is not None else ""
-    evidence = Evidence(by_variant, ranking)
-    if ranking is not None and ranking.revision and revision and ranking.revision != revision:
-        evidence = Evidence(by_variant, None, "the ranking is of other weights than the records")
+    evidence = Evidence(by_variant, ranking, tolerance=tolerance)
+    if ranking is not None and not ranking.is_of(rows):
+        evidence = Evidence(by_variant, None, "the ranking is of other weights than the records", tolerance)
     return tuple((claim, claim.check(evidence)) for claim in CLAIMS)
 
 
-def claims_table(rows: Sequence[Row], ranking: Ranking | None = None) -> Table:
+def claims_table(rows: Sequence[Row], ranking: Ranking | None = None, tolerance: float = DEFAULT_TOLERANCE) -> Table:
     """The verdicts with the figures that decided them, by topic."""
-    found = findings(rows, ranking)
+    found = findings(rows, ranking, tolerance)
     topics = dict.fromkeys(claim.topic for claim in CLAIMS)
     counts: dict[str, int] = {}
     for _, finding in found:

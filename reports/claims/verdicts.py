@@ -29,6 +29,7 @@ class Evidence:
     rows: Mapping[str, Row]
     ranking: Ranking | None = None
     ranking_gap: str = "no ranking of the blocks"
+    tolerance: float = DEFAULT_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
     """What `compared` says of FastFLUX's and the L1-norm variant's row holds in every latency group."""
 
     def check(evidence: Evidence) -> Finding:
-        pairs = latency_groups(evidence.rows)
+        pairs = latency_groups(evidence.rows, evidence.tolerance)
         if not pairs:
             return unmeasured(_NO_GROUP)
         found = [compared(evidence.rows[pair.candidate], evidence.rows[pair.baseline]) for pair in pairs]
@@ -126,7 +127,7 @@ def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
     return check
 
 
-def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
+def latency_groups(rows: Mapping[str, Row], tolerance: float = DEFAULT_TOLERANCE) -> tuple[LatencyPair, ...]:
     """The pairs made for equal latency where all of them met it, else those of similar latency as in Table 1."""
 
     def latencies(family: str) -> dict[str, float | None]:
@@ -134,9 +135,9 @@ def latency_groups(rows: Mapping[str, Row]) -> tuple[LatencyPair, ...]:
         return {variant: latency for variant, latency in found.items() if latency is not None}
 
     made = pair_by_number(latencies(L1_EQUAL), latencies(FASTFLUX)).pairs
-    if made and all(pair.difference is not None and pair.difference <= DEFAULT_TOLERANCE for pair in made):
+    if made and all(pair.difference is not None and pair.difference <= tolerance for pair in made):
         return made
-    return pair_by_latency(latencies(L1), latencies(FASTFLUX)).pairs
+    return pair_by_latency(latencies(L1), latencies(FASTFLUX), tolerance).pairs
 
 
 def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verdict]) -> Check:

@@ -86,7 +86,7 @@ def _strategies(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
 
 def _removals(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
     """The dense model, then without each of the blocks that matter most and of those that matter least."""
-    if shown.ranking is None:
+    if shown.ranking is None or not shown.ranking.is_of(shown.rows):
         return ()
     drawn = [str(entry["block"]) for entry in shown.ranking.blocks if str(entry["block"]) in gallery.sheets]
     least, most = drawn[:REMOVALS_SHOWN], drawn[::-1][:REMOVALS_SHOWN]

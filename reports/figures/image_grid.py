@@ -28,10 +28,16 @@ _STRIDE = 5  # of the shots of a kind the next row takes one so many further on:
 
 
 def grid_rows(gallery: Gallery, count: int = 10) -> list[int]:
-    """Places of `count` shots: each kind in turn, picked by a rule that looks at no image."""
+    """Places of `count` shots: each kind in turn, picked by a rule that looks at no image.
+
+    Of more kinds than shots some are left out, evenly over their names: styles and tasks both stay.
+    """
     kinds: dict[str, list[int]] = {}
     for index, shot in enumerate(gallery.shots):
         kinds.setdefault(shot.kind, []).append(index)
+    if 0 < count < len(kinds):
+        names = sorted(kinds)
+        kinds = {name: kinds[name] for name in (names[place * len(names) // count] for place in range(count))}
     chosen: list[int] = []
     for turn in range(len(gallery.shots)):
         for place, indices in enumerate(kinds.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastflux.block_counts import block_count
 from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
 from reports.ranking import DOUBLE, SINGLE, flow_place, stack_of
 
@@ -27,7 +28,7 @@ def importance_figure(ranking: Ranking) -> Figure:
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         _dots(left, list(enumerate(ranking.blocks, 1)), "importance")
         for mark in MARKS:
-            at = mark * len(ranking.blocks) + 0.5
+            at = block_count(mark, len(ranking.blocks)) + 0.5
             left.axvline(at, color=GREY, linewidth=0.8, linestyle="--")
             left.annotate(f"{mark:.0%}", (at, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom",
                           fontsize=8.5, color=GREY)  # fmt: skip

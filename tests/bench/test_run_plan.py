@@ -22,7 +22,8 @@ def evaluation(folder: Path, tables: tuple[str, ...], **changes: object) -> Eval
 def test_the_counts_are_those_of_the_run(tmp_path: Path) -> None:
     plan = plan_run(evaluation(tmp_path, ("table4",)))
     assert plan.variants == 3  # dense, FastFLUX-10%, w/o ST
-    assert plan.images == 3 * (4 * 1 + 6 * 4), "a prompt of each style once, of each task four times"
+    # A prompt of each style once, of each task four times; and ten prompts without each of eight blocks.
+    assert plan.images == 3 * (4 * 1 + 6 * 4) + 8 * 10
     assert plan.steps == plan.images * 10 + 128 * 10
     assert plan.training_steps == 200 * 5, "Sandwich Training of the 5 blocks at 10%"
     assert plan.weights_bytes > 10 * 2**20

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux.architectures import architecture_of, block_count, example_inputs, paper_block_count
+from fastflux.architectures import architecture_of, example_inputs
+from fastflux.block_counts import block_count, paper_block_count
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
 from fastflux.surgery import get_block

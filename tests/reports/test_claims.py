@@ -31,7 +31,7 @@ YES, NO, OPEN, NONE = "reproduced", "not reproduced", "inconclusive", "not measu
 # HPS of a world in which every claim holds.
 HELD = {
     "dense": 60.0, "fastflux-05": 60.01, "fastflux-10": 61.0, "fastflux-15": 60.0, "fastflux-20": 59.9,
-    "l1-12": 58.0, "l1-21": 57.0, "l1-27": 56.0, "brll-10": 58.0, "removal_st-10": 58.0, "layers1-10": 58.0,
+    "l1-12": 58.0, "l1-21": 57.0, "l1-27": 56.0, "brll-10": 58.0, "removal-10": 50.0, "removal_st-10": 58.0, "layers1-10": 58.0,
     "layers5-10": 61.01, "reuse-10": 62.0, "end2start-10": 58.0, "start2end-10": 58.0,
     "sd3": 50.0, "fastsd3-10": 49.9,
 }  # fmt: skip
@@ -102,7 +102,7 @@ def test_in_a_world_that_bears_it_out_every_claim_is_reproduced(records: Records
     world = records(geneval={variant: (1000.0 if "fast" in variant else 0.0) for variant in HELD})
     found = {claim.text: finding.verdict for claim, finding in findings(rows_of(world), ranking(SKEWED))}
     assert found == dict.fromkeys((claim.text for claim in CLAIMS), YES)
-    assert len(CLAIMS) == 18
+    assert len(CLAIMS) == 19
 
 
 # What is planted, and the verdict it must bring: a contrary result, and one that leaves the claim open.
@@ -123,8 +123,10 @@ PLANTED: list[tuple[str, dict[str, Any], str]] = [
     ("FastFLUX has the higher GenEval", {"geneval": {"l1-27": 9.0}}, NO),
     ("FastFLUX has the higher GenEval", {}, OPEN),
     ("Sandwich Training costs less", {"trainings": {"fastflux-20": 5e5}}, NO),
-    ("Linear layers are better", {"changed": {"removal_st-10": 63.0}}, NO),
-    ("Linear layers are better", {"changed": {"removal_st-10": 61.01}}, OPEN),
+    ("Linear layers are better than direct removal, both with S", {"changed": {"removal_st-10": 63.0}}, NO),
+    ("Linear layers are better than direct removal, both with S", {"changed": {"removal_st-10": 61.01}}, OPEN),
+    ("Linear layers are better than direct removal, both without", {"changed": {"removal-10": 60.0}}, NO),
+    ("Linear layers are better than direct removal, both without", {"changed": {"removal-10": 58.01}}, OPEN),
     ("Sandwich Training is better", {"changed": {"brll-10": 63.0}}, NO),
     ("Sandwiches of 3 layers", {"changed": {"layers1-10": 63.0}}, NO),
     ("Sandwiches of 3 layers", {"changed": {"layers1-10": 61.01}}, OPEN),
@@ -217,6 +219,7 @@ GOLDEN = r"""### Claims of the paper, DENSE
 | Sandwich Training costs less than the global fine-tuning that L1-norm pruning needs | not measured | No FastFLUX and L1-norm variant of similar latency. | no figures; section 4.2 |
 | *What each part does* |     |     |     |
 | Linear layers are better than direct removal, both with Sandwich Training | not measured | No record of removal\_st-10. | 28.58 against 28.25; section 4.3, Figure 6 |
+| Linear layers are better than direct removal, both without training | not measured | No record of removal-10. | no figures; section 4.4, Figure 9 |
 | Sandwich Training is better than linear layers alone | reproduced | FASTFLUX-10 59.00 against BRLL-10 58.00: +1.00 \[+0.92, +1.08\], p \< 0.001. Significantly higher. | 28.58 against 27.99; section 4.3, Table 4 |
 | Sandwiches of 3 layers are better than of 1 | not measured | No record of layers1-10. | 0.59 higher; section 4.3, Figure 7 |
 | Sandwiches of 5 layers are about as good as of 3 | not measured | No record of layers5-10. | 0.03 higher; section 4.3, Figure 7 |
@@ -229,7 +232,7 @@ GOLDEN = r"""### Claims of the paper, DENSE
 | On SD3, 10% pruned does not lower the CLIP score | not measured | No record of fastsd3-10 and sd3. | 31.82 against 31.79; section 4.2, Table 3 |
 | On SD3, 10% pruned lowers HPS moderately: as much of it is kept as in the paper | not measured | No record of fastsd3-10 and sd3. | 27.76 against 28.08: 98.9% kept; section 4.2, Table 3 |
 
-not reproduced: 4; not measured: 12; reproduced: 2.
+not reproduced: 4; not measured: 13; reproduced: 2.
 
 Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a two-sided sign-flip test. "Higher" and "better" need p \< 0.05 and are inconclusive without it, contrary only when significantly lower; "not lower" and "about as good" fail when significantly lower or different, and need an interval that excludes a change of 5%; an interval decides what share is kept. No correction is made for the number of claims. The chance is that of prompts: each model was pruned once.
 

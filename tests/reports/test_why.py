@@ -25,7 +25,7 @@ commit: unknown
 base model: tiny, weights 0
 pruning: any, none
 sampling: steps 4
-device: test device, unknown, unknown
+device: test device, unknown threads, unknown
 libraries: unknown
 measured again by: nox -s reproduce_tables -- --profile shapes --variants fastflux-10 --force
 """
