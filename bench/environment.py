@@ -27,7 +27,8 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
     Returns:
         "device" (model name), "device_type", "cores" (this process may use), "threads" (torch's), "memory_gib", "os",
         "python", "libraries" (version by name; None where not installed), "commit" ({"hash", "dirty"} or None), "cpu"
-        (model), "governor" (of its frequency, or None) and, on a CUDA device, "gpu" (`bench.hardware.describe_gpu`).
+        (model), "cpu_capability" (the vector instructions that torch uses), "governor" (of its frequency, or None) and,
+        on a CUDA device, "gpu" (`bench.hardware.describe_gpu`).
     """
     import torch
 
@@ -43,6 +44,7 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
         "libraries": {name: _version(name) for name in LIBRARIES},
         "commit": git_commit(repository or Path(__file__).parent),
         "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "governor": cpu_governor(),
         **({"gpu": describe_gpu(device)} if cuda else {}),
     }

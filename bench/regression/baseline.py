@@ -87,6 +87,13 @@ class Snapshot:
         temporary.write_text(self.to_json(), encoding="utf-8")
         temporary.replace(path)
 
+    def require_whole(self) -> None:
+        """Raise ValueError unless every model was timed in as many rounds as the yardstick."""
+        timed = [record.measurement("latency") for record in self.records]
+        rounds = {len(measurement.samples["ms"]) for measurement in timed if measurement is not None}
+        if rounds - {len(self.yardstick_ms)}:
+            raise ValueError(f"times of {sorted(rounds)} rounds, but {len(self.yardstick_ms)} of the yardstick")
+
     @classmethod
     def read(cls, path: Path) -> Snapshot:
         """The snapshot in a file.
@@ -114,7 +121,8 @@ class Snapshot:
             found = {name: data[name] for name in _FIELDS}
             snapshot = cls(**{**found, "records": records, "yardstick_ms": tuple(found["yardstick_ms"])})
             _ = snapshot.device, snapshot.device_type
-        except (RecordError, KeyError, TypeError, IndexError) as error:
+            snapshot.require_whole()
+        except (RecordError, KeyError, TypeError, IndexError, ValueError) as error:
             raise NotComparableError(
                 f"The baseline {path} is no whole one ({error}): restore it, or make a new one with --update."
             ) from error
@@ -165,7 +173,10 @@ def require_comparable(
             ("the base model's weights", old.base_revision, fresh.base_revision),
             ("the scorers' weights", old.inputs.get("scorers"), fresh.inputs.get("scorers")),
             *((f"sampling's {key}", old.sampling.get(key), value) for key, value in sorted(fresh.sampling.items())),
-            *((f"the suite's {key}", baseline.suite.get(key), suite[key]) for key in ("threads", "latency_batch")),
+            *(
+                (f"the suite's {key}", baseline.suite.get(key), suite[key])
+                for key in ("threads", "latency_batch", "yardstick")
+            ),
         )
         if was != now
     ]

@@ -37,7 +37,7 @@ _MEANINGS = {
     Exit.OTHER_DEVICE: "the baseline was measured on another device, and checks were asked for that depend on it",
     Exit.DEVICE_BUSY: "the device is busy with other work",
     Exit.UNDECIDED: "nothing is seen to be worse, but a check has too few samples for a verdict or cannot be compared",
-    Exit.ERROR: "another error: a file that is missing or damaged, a full disk",
+    Exit.ERROR: "another error: a file that is missing or damaged, a full disk, a crash",
     Exit.STOPPED: "stopped by the keyboard; the same command continues",
 }
 

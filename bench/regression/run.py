@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,10 +70,13 @@ class Options:
 
 def regress(options: Options) -> Exit:
     """Run the checks, or write a baseline; every end but an interruption leaves a summary and JUnit XML."""
+    _forget_earlier(options)
     try:
         return _regress(options)
-    except (FastFluxError, OSError) as error:
+    except Exception as error:  # noqa: BLE001  # a crash must not end with the code that says "worse", nor in silence
         code = error.exit if isinstance(error, NoVerdictError) else Exit.ERROR
+        if not isinstance(error, FastFluxError | OSError):
+            traceback.print_exc()
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         console.print(f"no verdict: {code.name} (exit {code.value})", markup=False)
         with contextlib.suppress(OSError):
@@ -80,9 +84,23 @@ def regress(options: Options) -> Exit:
         return code
 
 
+def _forget_earlier(options: Options) -> None:
+    """Delete what an earlier run told: its verdict must not be taken for this one's, however this one ends."""
+    for path in (*_told(options), options.folder / "run.json"):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _told(options: Options) -> tuple[Path, Path]:
+    """The summary and the JUnit XML."""
+    return options.summary or options.folder / "summary.md", options.junit or options.folder / "junit.xml"
+
+
 def _regress(options: Options) -> Exit:
     run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
     cpu = torch.device(run.device).type == "cpu"
+    if options.update and options.repeat > 1:
+        raise FastFluxError("--update writes one baseline: leave --repeat away.")
     kinds = require_kinds(options.kinds or [kind for kind in KINDS if cpu or kind != "render"])
     with threads(options.suite.threads) if cpu else contextlib.nullcontext():
         baseline = _baseline(run, options, kinds)
@@ -165,6 +183,7 @@ def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequenc
     shorter = suite.rounds / max(1, len(baseline.yardstick_ms))
     expected = {**baseline.seconds, "latency": baseline.seconds.get("latency", 0.0) * shorter}
     now = _measure(run, replace(options, force=force), kinds, suite.rounds, expected)
+    now.write(options.folder / "run.json")  # whatever a comparison says, the measuring is not lost
     checks = judge(baseline, now, kinds, options.tolerances)
     while _more_rounds(checks) and len(run.yardstick_ms) < suite.most_rounds:
         console.print(f"latency is open after {len(run.yardstick_ms)} rounds: {suite.rounds} more")
@@ -206,7 +225,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
         report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
     now.write(path)
     history = [options.folder / HISTORY]
-    if path.is_relative_to(BASELINES):  # the repository's own, beside its baselines
+    if path.resolve().is_relative_to(BASELINES):  # the repository's own, beside its baselines
         history.append(BASELINES / HISTORY)
     for place in history:
         append(place, [point_of(now.records, now.commit)])
@@ -215,9 +234,5 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
 
 
 def _write(options: Options, markdown: str, junit: str) -> None:
-    report.write_files(
-        markdown,
-        junit,
-        summary=options.summary or options.folder / "summary.md",
-        results=options.junit or options.folder / "junit.xml",
-    )
+    summary, results = _told(options)
+    report.write_files(markdown, junit, summary=summary, results=results)

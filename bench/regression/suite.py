@@ -128,6 +128,8 @@ class SuiteRun:
         """Prune what is not there yet; with `force` everything."""
         if force:
             shutil.rmtree(self.folder / f"models-{self._code}", ignore_errors=True)
+        # Images and figures of an earlier run, perhaps of other code, are no part of this one's.
+        shutil.rmtree(self.evaluation.folder, ignore_errors=True)
         self.evaluation.prune()
         # Newest last, so that going back and forth between two states of the code prunes nothing twice.
         earlier = sorted(self.folder.glob("models-*"), key=lambda path: path.stat().st_mtime)
@@ -136,8 +138,7 @@ class SuiteRun:
                 shutil.rmtree(path, ignore_errors=True)
 
     def score(self) -> None:
-        """Draw and score all images, whatever an earlier run left."""
-        shutil.rmtree(self.evaluation.folder, ignore_errors=True)
+        """Draw and score all images."""
         self.evaluation.generate()
         self.evaluation.score()
 

@@ -102,8 +102,8 @@ def _cost(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Che
             ("parameters", "checkpoint_bytes", "checkpoint size", tolerances.checkpoint),
         ):
             empty = _fraction("cost", new.variant, name, tolerance)
-            if metric == "memory" and baseline.device_type != now.device_type:
-                reason = f"measured on {baseline.device_type} in the baseline, on {now.device_type} here"
+            if metric == "memory" and baseline.device != now.device:
+                reason = f"measured on {baseline.device} in the baseline, on {now.device} here"
                 checks.append(replace(empty, reason=reason))
                 continue
             pair = measured_pair(old, new, metric)
@@ -127,6 +127,8 @@ def _amount_check(empty: Check, old: float, new: float, tolerance: float) -> Che
     texts = [f"{value:,.0f}" if value == int(value) else f"{value:,.2f}" for value in (old, new)]
     change = f"{new - old:+,.0f}" if exact else f"{new / old - 1:+.2%}"
     shown = replace(empty, baseline=texts[0], now=texts[1], change=change)
+    if exact and new < old:  # a block or an adapter that is lost makes a model smaller, too
+        return replace(shown, outcome="regressed", reason="less than in the baseline: if that is meant, --update")
     if new > old * (1 + tolerance):
         return replace(shown, outcome="regressed")
     return replace(shown, outcome="improved" if new < old * (1 - tolerance) else "passed")
@@ -159,10 +161,19 @@ def _render(baseline: Snapshot, now: Snapshot, _: Tolerances) -> list[Check]:
 def _unlike(baseline: Snapshot, now: Snapshot) -> str:
     """What differs of that which decides the last bits besides the code, "" where nothing does."""
     pairs = zip(_arithmetic(baseline.dense), _arithmetic(now.dense), strict=True)
-    return "; ".join(f"{name} {was} in the baseline, {found} here" for (name, was), (_, found) in pairs if was != found)
+    return "; ".join(
+        f"{name} {was} in the baseline, {found} here"
+        for (name, was), (_, found) in pairs
+        if None not in (was, found) and was != found
+    )
+
+
+#: What says which instructions the CPU has.
+_CPU = {"CPU": "cpu", "instructions": "cpu_capability"}
 
 
 def _arithmetic(record: RunRecord) -> list[tuple[str, JSON]]:
     libraries = record.environment.get("libraries")
     versions = libraries if isinstance(libraries, Mapping) else {}
-    return [("CPU", record.environment.get("cpu")), ("torch", versions.get("torch"))]
+    environment = record.environment
+    return [(name, environment.get(key)) for name, key in _CPU.items()] + [("torch", versions.get("torch"))]

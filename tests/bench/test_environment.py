@@ -28,6 +28,7 @@ def test_the_description_is_plain_json_with_what_a_record_needs() -> None:
         "commit",
         "cpu",
         "governor",
+        "cpu_capability",
     }
     assert isinstance(found["libraries"], dict)
     assert found["libraries"]["torch"]

@@ -375,3 +375,34 @@ def test_a_busy_machines_snapshot_survives_its_file(tmp_path: Path) -> None:
     snapshot = replace(made_snapshot(noise=0.1), reason="why")
     snapshot.write(tmp_path / "deep" / "b.json")
     assert Snapshot.read(tmp_path / "deep" / "b.json") == snapshot
+
+
+def test_a_crash_is_no_regression_and_leaves_no_earlier_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("summary.md", "junit.xml", "run.json"):
+        (tmp_path / name).write_text("PASSED (exit 0)", encoding="utf-8")
+
+    def crash(_options: Options) -> Exit:
+        assert not list(tmp_path.iterdir()), "what an earlier run told is gone before anything is measured"
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(bench.regression.run, "_regress", crash)
+    assert bench.regression.run.regress(Options(out=tmp_path)) == Exit.ERROR
+    assert "RuntimeError: CUDA error: out of memory" in capsys.readouterr().err
+    assert "PASSED" not in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert ET.parse(tmp_path / "junit.xml").getroot().get("errors") == "1"  # noqa: S314  # written by us
+
+
+def test_a_baseline_whose_times_and_yardstick_differ_in_length_is_not_compared(place: Path, tmp_path: Path) -> None:
+    data = json.loads((place / "baseline.json").read_text(encoding="utf-8"))
+    data["yardstick_ms"] = data["yardstick_ms"][1:]
+    broken = tmp_path / "baseline.json"
+    broken.write_text(json.dumps(data), encoding="utf-8")
+    assert regress(place, "--baseline", str(broken), out=tmp_path / "out") == Exit.NOT_COMPARABLE
+
+
+def test_a_run_of_some_checks_holds_no_figures_of_an_earlier_one(place: Path, tmp_path: Path) -> None:
+    assert regress(place, "--checks", "cost", out=tmp_path) == Exit.PASSED
+    [dense, *_] = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["records"]
+    assert {measurement["info"]["name"] for measurement in dense["measurements"]} == {"flops", "parameters", "memory"}

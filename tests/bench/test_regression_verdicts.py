@@ -121,8 +121,8 @@ def test_one_more_is_caught_and_by_nothing_else(metric: str, key: str, title: st
         return replace(measurement, values={**measurement.values, key: measurement.values[key] + count})
 
     assert worse(verdicts(base, changed(base, metric, lambda m: add(m, 1), "fastflux-10"))) == {title}
-    found = verdicts(base, changed(base, metric, lambda m: add(m, -1), "fastflux-10"))
-    assert found[title].outcome == "improved"
+    # One less may be a block that was lost.
+    assert worse(verdicts(base, changed(base, metric, lambda m: add(m, -1), "fastflux-10"))) == {title}
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(1.05, "regressed"), (1.01, "passed"), (0.9, "improved")])
