@@ -44,6 +44,8 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     named: dict[str, Column] = {}
     for each in spec.columns:
         named |= {each.heading: each, each.key: each, each.key.partition(".")[2]: each}
+        if each.si:  # as it is printed: the prefix hangs on the other rows
+            named |= {f"{each.heading} ({prefix})": each for prefix in "PTGMk"}
     return "\n".join(_lines(spec.title, found, _pick("column", column, named)))
 
 

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reports.__main__ import main
+from reports.rows import rows_of
+from reports.why import why
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from conftest import MakeRecord, Measured
 
     from bench.results import RunRecord
 
@@ -62,3 +66,8 @@ def test_names_that_are_not_there_are_one_sentence(
 ) -> None:
     assert main(["why", *asked, "--results", str(results)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_heading_may_be_given_as_it_is_printed(make_record: MakeRecord, measured: Measured) -> None:
+    rows = rows_of([make_record("dense", "D", measured("flops", {"forward": 2.5e12}))])
+    assert "at full precision: 2500000000000.0" in why(rows, "table6", "dense", "FLOPs (T)")
