@@ -33,7 +33,8 @@ _NEEDED = {"base_model", "blocks", "spearman", "cost", "scorers"}
 class Ranking:
     """A ranking file: the blocks, least important first, with their scores; agreement and cost by order.
 
-    `revision` names the weights that were ranked, "" where the file does not say.
+    `revision` names the weights that were ranked, `origin` says when, where and at which commit; "" where the file does
+    not say.
     """
 
     base_model: str
@@ -42,6 +43,7 @@ class Ranking:
     cost: Mapping[str, Mapping[str, float]]
     scorers: Mapping[str, str]
     revision: str = ""
+    origin: str = ""
 
     def is_of(self, rows: Iterable[Row]) -> bool:
         """Whether the rows' own weights were ranked, as far as the file and the dense record say."""
@@ -57,9 +59,23 @@ class Ranking:
             for entry in found["blocks"]:
                 float(entry["importance"]), float(entry["residual_r2"]), str(entry["block"]).rindex(".")
             revision = str(data.get("inputs", {}).get("revision", ""))
-            return cls(**{**found, "blocks": tuple(found["blocks"])}, revision=revision)
+            return cls(**{**found, "blocks": tuple(found["blocks"])}, revision=revision, origin=_origin(data))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FastFluxError(f"{path} holds no ranking of blocks ({error!r}): make one by `nox -s rank`.") from error
+
+
+def _origin(data: Mapping[str, Any]) -> str:
+    environment = data.get("environment") or {}
+    commit = environment.get("commit") or {}
+    parts = [
+        f"Measured {data['created']}" if "created" in data else "",
+        f"on {environment['device']}" if environment.get("device") else "",
+        f"at commit {commit['hash']}" + (" with uncommitted changes" if commit.get("dirty") else "")
+        if commit.get("hash")
+        else "",
+    ]
+    text = " ".join(filter(None, parts))
+    return f"{text}." if text else ""
 
 
 def orders_table(ranking: Ranking) -> Table:
@@ -88,6 +104,7 @@ def orders_table(ranking: Ranking) -> Table:
         notes=(
             "Correlations of orders from least to most important. The four measured orders share one calibration pass.",
             *(f"{name}: {reference}" for name, reference in sorted(ranking.scorers.items())),
+            *([ranking.origin] if ranking.origin else []),
         ),
     )
 
