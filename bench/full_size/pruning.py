@@ -43,6 +43,7 @@ BY_BLOCK = MetricInfo(
 RATIO = 0.20
 VARIANT = "fastflux-20"
 ORDER, WHOLE = "order", "whole"
+_BLOCK_FILES = "[0-9]*.safetensors"
 _MIB = 2**20
 
 
@@ -54,7 +55,14 @@ def units(_bench: Workbench) -> list[str]:
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     """The order from the calibration's statistics, then the pruning; both need the stage `calibration`."""
     last = calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
-    if not last.exists():
+    whole = calibrating.whole(bench)
+    if whole is not None and whole.status != "ok":
+        reason = f"the stage calibration failed ({whole.reason})"
+        for unit, info in ((ORDER, RANKING), (WHOLE, PRUNING_COST)):
+            if unit in left:
+                yield Piece((unit,), (VARIANT,), info, lambda info=info: {VARIANT: [Measurement.failed(info, reason)]})  # type: ignore[misc]
+        return
+    if whole is None or not last.exists():
         raise FastFluxError("The stage prune-20 needs the statistics of the stage calibration: run that one first.")
     if ORDER in left:
         yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, last))
@@ -108,11 +116,13 @@ def _prune(bench: Workbench) -> Results:
     folder = bench.file("progress")
     transformer = bench.fresh()
     host, began, longest = PeakMemory("cpu"), monotonic(), 0.0
+    there = len(list(folder.rglob(_BLOCK_FILES)))
 
     def advance(done: int, total: int) -> None:
         nonlocal began, longest
         longest, began = max(longest, monotonic() - began), monotonic()
-        if done < total:
+        # At least one block of each call, or a short budget would load the model again and again for nothing.
+        if done < total and len(list(folder.rglob(_BLOCK_FILES))) > there:
             bench.budget.require(longest)
 
     calibration = _Recorded(
@@ -125,7 +135,7 @@ def _prune(bench: Workbench) -> Results:
     )
     prune_(transformer, config, calibration)
     found = measure_pruning_cost(calibration.cost)
-    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob("[0-9]*.safetensors"))]
+    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob(_BLOCK_FILES))]
     samples = {
         name: [float(turn[name]) for turn in turns]
         for name in ("seconds", "block_forwards", "block_trainings", "training_steps", "activation_bytes")

@@ -152,6 +152,61 @@ def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None
     assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("part", ["4", "6"])
+def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    parts: list[str] = []
+    run_part, collect = run.calibrating._Pass.run, run.calibrating.collect_statistics
+
+    def noted(self: Any, unit: str) -> Any:
+        parts.append(unit)
+        return run_part(self, unit)
+
+    def planted(*arguments: Any, **options: Any) -> Any:
+        found = collect(*arguments, **options)
+        if parts[-1] == part and "into" in options and "blocks" not in options:
+            raise torch.OutOfMemoryError("out")  # with the batch already added
+        return found
+
+    changes = TINY | {"random.save_every": "2"}
+    monkeypatch.setattr(run.calibrating._Pass, "run", noted)
+    with monkeypatch.context() as context:
+        context.setattr(run.calibrating, "collect_statistics", planted)
+        small(tmp_path, stages=["calibration", "prune-20"], changes=changes)
+    assert parts == ["2", "4", "6"][: parts.index(part) + 1]
+    before = {"4": "2", "6": "4"}[part]
+    assert [path.name for path in place(tmp_path).glob("statistics-*")] == [f"statistics-{before}.safetensors"]
+    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
+    assert cost is not None
+    assert cost.status == "failed"
+    assert "the stage calibration failed (out of memory: out)" in cost.reason
+
+    parts.clear()
+    small(tmp_path, stages=["calibration"], changes=changes)
+    assert not parts, "what failed is settled"
+    assert small(tmp_path, stages=["calibration", "prune-20"], changes=changes, retry=True)
+    assert parts == ["2", "4", "6"][["2", "4", "6"].index(part) :]
+    assert small(tmp_path / "whole", stages=["calibration"], changes=changes)
+    halves, whole = (
+        run.calibrating.load_statistics(place(runs) / "statistics-6.safetensors")
+        for runs in (tmp_path, tmp_path / "whole")
+    )
+    for block, streams in whole.items():
+        for name, moments in streams.items():
+            assert moments.count == halves[block][name].count
+            assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0)
+
+
+def test_a_part_whose_piece_is_lost_in_the_middle_is_taken_again(tmp_path: Path) -> None:
+    changes = TINY | {"random.save_every": "2"}
+    assert small(tmp_path, stages=["calibration"], changes=changes)
+    for name in ("001.json", "003.json"):  # the second part and the whole
+        (place(tmp_path) / "calibration" / name).unlink()
+    assert small(tmp_path, stages=["calibration"], changes=changes)
+    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
+
+
 def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small(tmp_path, stages=["calibration"])
     spent = SimpleNamespace(now=False)
