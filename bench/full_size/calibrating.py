@@ -284,8 +284,12 @@ def model_bytes(bench: Workbench) -> int:
 
 
 def need(bench: Workbench) -> Need:
-    """The model, the statistics, and two files of these while one takes the place of the other."""
-    host = bench.recorded_bytes + (bench.weight_bytes if bench.offload else 0)
+    """The model, the statistics, a copy of these on the host, from where they are written, and two files of them.
+
+    Two, while one takes the place of the other.
+    """
+    copied = 0 if torch.device(bench.device).type == "cpu" else statistics_bytes(bench)
+    host = bench.recorded_bytes + copied + (bench.weight_bytes if bench.offload else 0)
     return Need(
         device=model_bytes(bench) + statistics_bytes(bench),
         host=host,

@@ -45,6 +45,8 @@ VARIANT = "fastflux-20"
 ORDER, WHOLE = "order", "whole"
 _BLOCK_FILES = "[0-9]*.safetensors"
 _MIB = 2**20
+_SOLVING = 5
+"""Matrices while a fit is solved: both products, the damped one, its factor, the solution."""
 
 
 def units(_bench: Workbench) -> list[str]:
@@ -153,14 +155,25 @@ def _prune(bench: Workbench) -> Results:
     return {VARIANT: [found, by_block]}
 
 
+def fit_bytes(bench: Workbench) -> int:
+    """Of the fits of all blocks in float64, a matrix for each stream of a double block, and of one that is solved."""
+    matrices = 2 * bench.sizes.double_blocks + bench.sizes.single_blocks
+    return (matrices + _SOLVING) * 8 * bench.sizes.width**2
+
+
 def need(bench: Workbench) -> Need:
-    """Model on the device; on the host the samples at three places of the model at least; a file for each block."""
+    """On the device the model and a sandwich, or the ranking's statistics and fits, whichever is more.
+
+    On the host the samples at three places of the model at least; on disk a file for each block.
+    """
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
     blocks = block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
     largest = max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
     return Need(
-        device=calibrating.model_bytes(bench) + 3 * 4 * largest,
+        device=max(
+            calibrating.model_bytes(bench) + 3 * 4 * largest, calibrating.statistics_bytes(bench) + fit_bytes(bench)
+        ),
         host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),
         disk=calibrating.statistics_bytes(bench) + blocks * 3 * largest * bench.dtype.itemsize,
         remedy="--offload keeps the blocks in the machine's memory; fewer samples (--set random.samples=128) need less "

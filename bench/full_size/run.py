@@ -77,7 +77,8 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
             weights,
         ),
         Stage(
-            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces, weights
+            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces,
+            latency.equal_need,
         ),
         Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
         Stage(

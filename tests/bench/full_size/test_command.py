@@ -157,6 +157,36 @@ def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None
     assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
+def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards: list[str] = []
+    forward = run.calibrating._forward
+
+    def counted(*arguments: Any) -> Any:
+        inner = forward(*arguments)
+        return lambda: (forwards.append("ran"), inner())[1]
+
+    monkeypatch.setattr(run.calibrating, "_forward", counted)
+    assert small(tmp_path, stages=["calibration"])
+    batches = 3
+    assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
+    forwards.clear()
+    saved = run.calibrating.save_statistics
+
+    def killed(statistics: Any, path: Path) -> None:
+        if "statistics-6" in path.name:
+            raise KeyboardInterrupt
+        saved(statistics, path)
+
+    with monkeypatch.context() as context:
+        context.setattr(run.calibrating, "save_statistics", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / "killed", stages=["calibration"])
+    forwards.clear()
+    monkeypatch.setattr(run.calibrating, "_precision", lambda _bench: {"dense": []})
+    assert small(tmp_path / "killed", stages=["calibration"])
+    assert len(forwards) == 1 + 2, "the last part alone, of one batch"
+
+
 @pytest.mark.parametrize("part", ["4", "6"])
 def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
