@@ -17,8 +17,6 @@ from fastflux.errors import FastFluxError
 if TYPE_CHECKING:
     import argparse
 
-EXIT_LEFT = 3  # of full_size: its budget was spent before all was measured
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, or 1 after an error told in one sentence; `regress` and `full_size` have more codes."""
@@ -137,7 +135,7 @@ def _full_size(options: argparse.Namespace) -> int:
     from bench.full_size.run import full_size
     from bench.profile import ROOT
 
-    finished = full_size(
+    return full_size(
         profile_name=options.profile,
         stages=options.stages,
         budget=options.budget,
@@ -151,7 +149,6 @@ def _full_size(options: argparse.Namespace) -> int:
         changes=dict(options.set),
         runs=options.out or ROOT / "runs",
     )
-    return 0 if finished else EXIT_LEFT
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {

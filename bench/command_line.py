@@ -121,7 +121,8 @@ def _add_full_size(commands: Any) -> None:
         help="FLUX.1-dev's size on one GPU, with random weights: latency, memory, cost of pruning, scorers",
         description="Measure what needs no checkpoint, in pieces that are each kept when they are finished: killed, or "
         "ended by --budget, the same command continues. Pieces and records go to runs/<profile>/. Ends with 0 when "
-        "all is measured, 3 when the budget was spent before, 1 after an error.",
+        "all is measured, 3 when the budget was spent before, 4 when all was taken and some failed (--retry takes that "
+        "again), 1 after an error.",
         epilog="examples:\n"
         "  python -m bench full_size --dry-run                     what it needs, against what there is\n"
         "  python -m bench full_size --stages flops                exact, on any machine\n"

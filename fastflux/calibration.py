@@ -138,7 +138,7 @@ def observe_residual(
     """
     for name, first, last in zip(STREAMS, before, after, strict=True):
         width = first.shape[-1]
-        precise = not (first.is_cuda and first.dtype == torch.bfloat16) if exact is None else exact
+        precise = exact_by_default(first.device, first.dtype) if exact is None else exact
         if name not in streams:
             products = None if precise else torch.float32
             streams[name] = LinearStatistics.empty(width, width, dtype=dtype, products=products, device=first.device)
@@ -153,6 +153,11 @@ def observe_residual(
                 f"The calibration met values that are not finite in the {name} of {block}: "
                 "check the model's weights and dtype."
             )
+
+
+def exact_by_default(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether products of such activations are exact where `observe_residual` is not told."""
+    return not (device.type == "cuda" and dtype == torch.bfloat16)
 
 
 def save_statistics(statistics: Statistics, path: Path | str) -> None:

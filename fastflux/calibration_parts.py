@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
+from fastflux.calibration import (
+    Statistics,
+    collect_statistics,
+    exact_by_default,
+    load_statistics,
+    save_statistics,
+)
 from fastflux.calibration_run import CalibrationRun
 from fastflux.errors import FastFluxError
 
@@ -57,7 +63,9 @@ def collect_in_parts(
 def _key(transformer: nn.Module, run: CalibrationRun[Any]) -> str:
     """16 hex digits of all that decides the statistics; of every weight some values, which tell models apart."""
     settings = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in ("pipeline", "data")}
-    told = [type(run).__name__, settings, [str(item) for item in run.data]]
+    first = next(transformer.parameters())
+    exact = exact_by_default(first.device, first.dtype)  # parts of both kinds cannot be added
+    told = [type(run).__name__, settings, [str(item) for item in run.data], exact]
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     for name, weight in transformer.state_dict().items():
         few = weight.flatten()[:: max(1, weight.numel() // _FEW)]

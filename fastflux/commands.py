@@ -59,6 +59,11 @@ def prune(options: argparse.Namespace) -> None:
             "--offload brings a block at a time, but l1_norm's --train-steps train the model as a whole: "
             "leave one of the two away."
         )
+    if options.save_every is not None and hasattr(config, "samples"):
+        raise FastFluxError(
+            f"--save-every is for statistics of one calibration pass, and {options.method} collects none: leave it "
+            "away (--work keeps what sandwich_training has finished)."
+        )
     kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
@@ -79,7 +84,7 @@ def prune(options: argparse.Namespace) -> None:
             activations=options.activations,
             keep=options.keep,
         )
-        if options.save_every is not None and config.needs_statistics and not hasattr(config, "samples"):
+        if options.save_every is not None and config.needs_statistics:
             calibration.collected = collect_in_parts(
                 transformer,
                 drive,

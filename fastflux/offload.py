@@ -72,16 +72,20 @@ def _bring(module: nn.Module, *_arguments: Any) -> None:
     device: torch.device = getattr(module, RUNS_ON)
     # Copies take the weights' places: a forward changes nothing that would have to be written back.
     at_home: list[tuple[dict[str, Any], str, Tensor]] = []
-    for part in module.modules():
-        places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)  # noqa: SLF001  # as module.to does
-        for place in places:
-            for name, tensor in place.items():
-                if tensor is not None:
-                    at_home.append((place, name, tensor))
-                    copy = tensor.detach().to(device)
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    place[name] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
-    setattr(module, _AT_HOME, at_home)
+    setattr(module, _AT_HOME, at_home)  # before it is filled: out of memory halfway, what is there must come home
+    try:
+        for part in module.modules():
+            places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)  # noqa: SLF001  # as module.to does
+            for place in places:
+                for name, tensor in place.items():
+                    if tensor is not None:
+                        copy = tensor.detach().to(device)
+                        at_home.append((place, name, tensor))
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        place[name] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+    except BaseException:
+        _let_go(module)
+        raise
 
 
 def _let_go(module: nn.Module, *_results: Any) -> None:

@@ -61,20 +61,56 @@ def statistics_file(bench: Workbench, done: str) -> Path:
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
-    """The parts in their order; the statistics stay on the device from one to the next."""
-    todo = [unit for unit in parts(bench) if unit in left]
-    gone = parts(bench)[: len(parts(bench)) - len(todo)]
-    if todo and gone and not statistics_file(bench, gone[-1]).exists():
-        # The statistics that the finished parts left are needed to go on: without them all are taken again.
-        gone, todo = [], parts(bench)
-    holder = _Pass(bench, gone[-1] if gone else "")
-    for unit in todo:
-        yield Piece((unit,), (DENSE,), PART, lambda unit=unit: holder.run(unit))  # type: ignore[misc]
+    """The parts in their order; the statistics stay on the device from one to the next.
+
+    Behind a part that failed none is taken: their statistics would lack its samples.
+    """
+    every = parts(bench)
+    failed = next((unit for unit in every if unit not in left and _found(bench, unit).status != "ok"), "")
+    first = _first_missing(bench, left)
+    holder = _Pass(bench, every[first - 1] if first else "")
+    for unit in [unit for unit in every if unit in left] if failed else every[first:]:
+        if failed:
+            yield Piece((unit,), (DENSE,), PART, lambda: _behind(failed))  # noqa: B023  # run before it changes
+        else:
+            yield Piece((unit,), (DENSE,), PART, lambda unit=unit: holder.run(unit))  # type: ignore[misc]
+            failed = "" if holder.done == unit else unit
     holder.close()
     if WHOLE in left:
         yield Piece((WHOLE,), (DENSE,), CALIBRATION, lambda: _sum(bench))
     if PRECISE in left:
         yield Piece((PRECISE,), (DENSE,), PRECISION, lambda: _precision(bench))
+
+
+def _first_missing(bench: Workbench, left: Sequence[str]) -> int:
+    """How many parts need not be taken again: all before the first missing one, as far as their sum is there."""
+    every = parts(bench)
+    first = next((place for place, unit in enumerate(every) if unit in left), len(every))
+    if first == len(every) and WHOLE not in left:
+        return first
+    while first and not statistics_file(bench, every[first - 1]).exists():
+        first -= 1
+    return first
+
+
+def _behind(failed: str) -> Results:
+    reason = f"the part up to sample {failed} failed, and none is taken behind it"
+    return {DENSE: [Measurement.failed(PART, reason)]}
+
+
+def whole(bench: Workbench) -> Measurement | None:
+    """What the pass as a whole came to; None before it has ended."""
+    return _settled(bench, WHOLE)
+
+
+def _found(bench: Workbench, unit: str) -> Measurement:
+    """A finished part's measurement; a failed one where there is none."""
+    return _settled(bench, unit) or Measurement.failed(PART, f"the part up to sample {unit} is not there")
+
+
+def _settled(bench: Workbench, unit: str) -> Measurement | None:
+    found = (done.results[DENSE][0] for done in bench.pieces.done("calibration") if unit in done.units)
+    return next(found, None)
 
 
 def keep_only(bench: Workbench, done: str) -> None:
@@ -94,10 +130,21 @@ class _Pass:
         self.batches: Iterator[dict[str, Any]] = iter(())
 
     def run(self, unit: str) -> Results:
-        """Samples up to `unit`, plain and with statistics in turn."""
+        """Samples up to `unit`, plain and with statistics in turn.
+
+        An error drops the statistics, which then hold a part's samples halfway: the last file is what counts.
+        """
+        try:
+            return self._run(unit)
+        except BaseException:
+            self.transformer, self.statistics, self.batches = None, {}, iter(())
+            raise
+
+    def _run(self, unit: str) -> Results:
         bench, size = self.bench, self.bench.profile.calibration.batch
         began = int(self.done or 0)
-        if self.transformer is None:
+        warm = self.transformer is not None
+        if not warm:
             self.transformer = bench.fresh()
             if self.done:
                 self.statistics = load_statistics(statistics_file(bench, self.done), device=bench.device)
@@ -109,8 +156,9 @@ class _Pass:
         forwards = 0
         for batch in islice(self.batches, -(-(int(unit) - began) // size)):
             forward = _forward(self.transformer, batch)
-            if not forwards and not began:
-                forward()  # what is made once is no part of either
+            if not warm:
+                forward()  # what is made once, in this process, is no part of either
+                warm = True
             plain.append(timer(forward))
             full.append(timer(lambda forward=forward: self._collect(forward)))  # type: ignore[misc]
             forwards += 1
@@ -146,15 +194,10 @@ def _forward(transformer: Any, batch: Mapping[str, Any]) -> Callable[[], None]:
 def _sum(bench: Workbench) -> Results:
     """All parts together."""
     wanted = parts(bench)
-    keep_only(bench, wanted[-1])
-    found = {
-        unit: done.results[DENSE][0]
-        for done in bench.pieces.done("calibration")
-        for unit in done.units
-        if unit in wanted
-    }
+    found = {unit: _found(bench, unit) for unit in wanted}
     if failed := [found[unit].reason for unit in wanted if found[unit].status != "ok"]:
         return {DENSE: [Measurement.failed(CALIBRATION, failed[0])]}
+    keep_only(bench, wanted[-1])  # not before: to go on, a retry needs what was left before a failure
     plain = [ms for unit in wanted for ms in found[unit].samples["plain/ms"]]
     full = [ms for unit in wanted for ms in found[unit].samples["statistics/ms"]]
     values = {
@@ -185,6 +228,8 @@ def _precision(bench: Workbench) -> Results:
     statistics: dict[str, Statistics] = {"bfloat16": {}, "float64": {}}
     for batch in islice(bench.recorded().batches(size), BATCHES_OF_PRECISION):
         forward = _forward(transformer, batch)
+        if not times["plain"]:
+            forward()  # what is made once is no part of any
         times["plain"].append(timer(forward))
         for name, into in statistics.items():
             times[name].append(
@@ -239,8 +284,12 @@ def model_bytes(bench: Workbench) -> int:
 
 
 def need(bench: Workbench) -> Need:
-    """The model, the statistics, and two files of these while one takes the place of the other."""
-    host = bench.recorded_bytes + (bench.weight_bytes if bench.offload else 0)
+    """The model, the statistics, a copy of these on the host, from where they are written, and two files of them.
+
+    Two, while one takes the place of the other.
+    """
+    copied = 0 if torch.device(bench.device).type == "cpu" else statistics_bytes(bench)
+    host = bench.recorded_bytes + copied + (bench.weight_bytes if bench.offload else 0)
     return Need(
         device=model_bytes(bench) + statistics_bytes(bench),
         host=host,

@@ -42,8 +42,10 @@ def _count(bench: Workbench, variant: FullSizeVariant, dense: dict[tuple[int, in
 def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, counted: float) -> None:
     """Raise FastFluxError unless the counter agrees with the formula, where that knows the variant."""
     doubles = sum(block.stack == "transformer_blocks" for block in variant.replaced)
-    if doubles or variant.adapters or variant.folded:
+    if variant.adapters:
         return
+    singles = len(variant.replaced) - doubles
+    removed = singles - 1 if variant.folded else 0  # a run of neighbours becomes one
     kept = {}
     if variant.sliced:
         share = (24 - variant.sliced) / 24
@@ -54,7 +56,9 @@ def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, c
         bench.sizes.transformer_config,
         image_tokens=(pixels // TOKEN_PIXELS) ** 2,
         text_tokens=bench.sizes.text_tokens,
-        linear=len(variant.replaced),
+        linear=singles - removed,
+        linear_doubles=doubles,
+        removed=removed,
         **kept,
     )
     if counted != expected:

@@ -285,3 +285,12 @@ def latency_need(bench: Workbench) -> Need:
         device=bench.weight_bytes + max(bench.own_bytes[name] for name in bench.variants if "l1" not in name),
         remedy="take a GPU with more, or free it; L1-norm models need as much again, and fail alone without",
     )
+
+
+def equal_need(bench: Workbench) -> Need:
+    """The dense model, a FastFLUX one, and the largest sliced one beside them."""
+    sliced = max((size for name, size in bench.own_bytes.items() if bench.variants[name].sliced), default=0)
+    return Need(
+        device=latency_need(bench).device + sliced,
+        remedy="take a GPU with more, or leave this stage away with --stages",
+    )

@@ -43,7 +43,10 @@ BY_BLOCK = MetricInfo(
 RATIO = 0.20
 VARIANT = "fastflux-20"
 ORDER, WHOLE = "order", "whole"
+_BLOCK_FILES = "[0-9]*.safetensors"
 _MIB = 2**20
+_SOLVING = 5
+"""Matrices while a fit is solved: both products, the damped one, its factor, the solution."""
 
 
 def units(_bench: Workbench) -> list[str]:
@@ -54,7 +57,14 @@ def units(_bench: Workbench) -> list[str]:
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     """The order from the calibration's statistics, then the pruning; both need the stage `calibration`."""
     last = calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
-    if not last.exists():
+    whole = calibrating.whole(bench)
+    if whole is not None and whole.status != "ok":
+        reason = f"the stage calibration failed ({whole.reason})"
+        for unit, info in ((ORDER, RANKING), (WHOLE, PRUNING_COST)):
+            if unit in left:
+                yield Piece((unit,), (VARIANT,), info, lambda info=info: {VARIANT: [Measurement.failed(info, reason)]})  # type: ignore[misc]
+        return
+    if whole is None or not last.exists():
         raise FastFluxError("The stage prune-20 needs the statistics of the stage calibration: run that one first.")
     if ORDER in left:
         yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, last))
@@ -108,11 +118,13 @@ def _prune(bench: Workbench) -> Results:
     folder = bench.file("progress")
     transformer = bench.fresh()
     host, began, longest = PeakMemory("cpu"), monotonic(), 0.0
+    there = len(list(folder.rglob(_BLOCK_FILES)))
 
     def advance(done: int, total: int) -> None:
         nonlocal began, longest
         longest, began = max(longest, monotonic() - began), monotonic()
-        if done < total:
+        # At least one block of each call, or a short budget would load the model again and again for nothing.
+        if done < total and len(list(folder.rglob(_BLOCK_FILES))) > there:
             bench.budget.require(longest)
 
     calibration = _Recorded(
@@ -125,7 +137,7 @@ def _prune(bench: Workbench) -> Results:
     )
     prune_(transformer, config, calibration)
     found = measure_pruning_cost(calibration.cost)
-    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob("[0-9]*.safetensors"))]
+    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob(_BLOCK_FILES))]
     samples = {
         name: [float(turn[name]) for turn in turns]
         for name in ("seconds", "block_forwards", "block_trainings", "training_steps", "activation_bytes")
@@ -143,14 +155,25 @@ def _prune(bench: Workbench) -> Results:
     return {VARIANT: [found, by_block]}
 
 
+def fit_bytes(bench: Workbench) -> int:
+    """Of the fits of all blocks in float64, a matrix for each stream of a double block, and of one that is solved."""
+    matrices = 2 * bench.sizes.double_blocks + bench.sizes.single_blocks
+    return (matrices + _SOLVING) * 8 * bench.sizes.width**2
+
+
 def need(bench: Workbench) -> Need:
-    """Model on the device; on the host the samples at three places of the model at least; a file for each block."""
+    """On the device the model and a sandwich, or the ranking's statistics and fits, whichever is more.
+
+    On the host the samples at three places of the model at least; on disk a file for each block.
+    """
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
     blocks = block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
     largest = max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
     return Need(
-        device=calibrating.model_bytes(bench) + 3 * 4 * largest,
+        device=max(
+            calibrating.model_bytes(bench) + 3 * 4 * largest, calibrating.statistics_bytes(bench) + fit_bytes(bench)
+        ),
         host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),
         disk=calibrating.statistics_bytes(bench) + blocks * 3 * largest * bench.dtype.itemsize,
         remedy="--offload keeps the blocks in the machine's memory; fewer samples (--set random.samples=128) need less "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from enum import IntEnum
 from pathlib import Path
 from time import monotonic
 
@@ -30,6 +31,16 @@ from fastflux.names import unknown_name
 PROFILE = "flux-dev-random"
 COUNTED = "flops"
 _GIB = 2**30
+
+
+class Ending(IntEnum):
+    """How a call ended, which is the command's exit status."""
+
+    MEASURED = 0
+    LEFT = 3
+    """The budget was spent before all was taken."""
+    FAILED = 4
+    """All was taken, and some of it failed."""
 
 
 def stages_of(sizes: Sizes) -> dict[str, Stage]:
@@ -66,7 +77,8 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
             weights,
         ),
         Stage(
-            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces, weights
+            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces,
+            latency.equal_need,
         ),
         Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
         Stage(
@@ -99,11 +111,11 @@ def full_size(
     dtype: str | None = None,
     changes: Mapping[str, str] | None = None,
     runs: Path = ROOT / "runs",
-) -> bool:
-    """Run what is left of the stages, and tell whether that is all of it; see `python -m bench full_size --help`.
+) -> Ending:
+    """Run what is left of the stages, and tell how that ended; see `python -m bench full_size --help`.
 
     Raises FastFluxError, before any work, for unknown names, a device that cannot be used or is busy, and too little
-    memory or disk.
+    memory or disk; and for a run to be accepted in which something failed.
     """
     clock = Budget(budget)
     profile = load_profile(profile_name, changes)
@@ -123,23 +135,31 @@ def full_size(
     bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload, retry)
     if dry_run:
         show_plan(bench, chosen)
-        return True
+        return Ending.MEASURED
+    if accept and not retry:
+        require_no_failures(bench, list(known.values()))
     left = {stage.name: units_left(bench, stage) for stage in chosen}
     working = [stage for stage in chosen if left[stage.name]]
     require_resources(bench, working)
     if any(stage.name != COUNTED for stage in working) and torch.device(kind).type == "cuda" and not allow_busy:
         other_work(profile.device).require_idle()
-    finished = _run(bench, chosen, kind)
+    ending = _run(bench, chosen, kind)
     records = write_records(bench, list(known), kind)
     if records is not None:
         run_reports("full_size", str(records))
-        if accept and finished:
+        if accept and ending != Ending.LEFT:
+            require_no_failures(bench, list(known.values()))
+        if accept and ending == Ending.MEASURED:
             _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
-    return finished
+    return ending
 
 
-def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> bool:
-    """Settle what is left, piece by piece, and say what remains when the budget is spent."""
+def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
+    """Settle what is left, piece by piece, and say what remains when the budget is spent.
+
+    The first piece starts whatever the budget: calls that are shorter than a piece would never end otherwise.
+    """
+    started = False
     environment = describe_environment("cpu" if kind == "meta" else bench.device)
     try:
         for stage in stages:
@@ -147,8 +167,11 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> bool:
             if not left:
                 console.print(f"{stage.name}: done before", markup=False)
                 continue
-            for piece in stage.pieces(bench, left):
-                bench.budget.require(bench.pieces.longest(stage.name))
+            pieces = iter(stage.pieces(bench, left))
+            while (piece := _next(bench, stage, pieces)) is not None:
+                if started:
+                    bench.budget.require(bench.pieces.longest(stage.name))
+                started = True
                 console.print(f"{stage.name}: {', '.join(piece.units)}", markup=False, soft_wrap=True)
                 _settle(bench, stage, piece, environment)
             if stage.name != COUNTED:
@@ -157,23 +180,49 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> bool:
         counts = {stage.name: len(units_left(bench, stage)) for stage in stages}
         rest = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
         console.print(f"{spent}; left are {rest}. The same command continues.", markup=False, soft_wrap=True)
-        return not rest
-    return True
+        if rest:
+            return Ending.LEFT
+    return Ending.FAILED if any(_failed(bench, stage) for stage in stages) else Ending.MEASURED
+
+
+def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | None:
+    """A stage's next piece, or None: also where there is no memory for the models that decide what a piece is."""
+    try:
+        return next(pieces, None)
+    except RuntimeError as error:
+        reason = _reason(error)
+    release(bench.device)
+    console.print(
+        f"{stage.name} failed before its next piece: {reason}; the same command tries again",
+        markup=False,
+        soft_wrap=True,
+    )
+    return None
 
 
 def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[str, JSON]) -> None:
     began = monotonic()
     try:
         results = piece.work()
-    except torch.OutOfMemoryError as error:
-        reason = f"out of memory: {str(error).strip().splitlines()[0]}"
-        results = piece.failed(reason)
+    except RuntimeError as error:  # out of memory, as torch or a CUDA library says it, or a compiler's
+        results = piece.failed(_reason(error))
     release(bench.device)  # not while an error's traceback holds what was there
     done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
     for variant, reason in done.failures.items():
         console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
     if done.failures:
         console.print("  what was measured is kept; --retry measures again what failed", markup=False)
+
+
+def _reason(error: RuntimeError) -> str:
+    first = next(iter(str(error).strip().splitlines()), "no reason given")
+    return f"{'out of memory' if isinstance(error, torch.OutOfMemoryError) else type(error).__name__}: {first}"
+
+
+def _failed(bench: Workbench, stage: Stage) -> list[str]:
+    """Units of a stage that failed, or were never taken."""
+    measured = bench.pieces.units(stage.name, retry=True)
+    return [unit for unit in stage.units(bench) if unit not in measured]
 
 
 def units_left(bench: Workbench, stage: Stage) -> list[str]:
@@ -305,6 +354,19 @@ def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[st
     if device != "meta" and torch.device(device).type != "cuda":
         names = ", ".join(stage.name for stage in stages if stage.name != COUNTED)
         raise FastFluxError(f"--accept keeps figures of a GPU, and {names} would run on {device}: use --stages flops.")
+
+
+def require_no_failures(bench: Workbench, stages: Sequence[Stage]) -> None:
+    """Raise FastFluxError, to be told before the work too, when a piece that was taken failed."""
+    failed = [
+        f"{stage.name} ({', '.join(units)})"
+        for stage in stages
+        if (units := [unit for unit in _failed(bench, stage) if unit in bench.pieces.units(stage.name)])
+    ]
+    if failed:
+        raise FastFluxError(
+            f"--accept keeps runs without failures, and {'; '.join(failed)} failed: measure again with --retry first."
+        )
 
 
 def _accept(records: Path, name: str) -> None:

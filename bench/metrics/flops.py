@@ -140,6 +140,7 @@ def flux_flops(
     image_tokens: int,
     text_tokens: int,
     linear: int = 0,
+    linear_doubles: int = 0,
     removed: int = 0,
     heads: int | None = None,
     mlp_dim: int | None = None,
@@ -149,6 +150,7 @@ def flux_flops(
     Args:
         linear, removed: how many single blocks are replaced by linear layers or removed. (A double block costs as much
             as a single one but for its modulation, 18 x dim^2 FLOPs.)
+        linear_doubles: how many double blocks are replaced: each stream by a layer of its own, over its own tokens.
         heads, mlp_dim: what is left of them in every block after slicing; None is all.
     """
     head_dim, all_heads = config["attention_head_dim"], config["num_attention_heads"]
@@ -171,7 +173,9 @@ def flux_flops(
     channels_out = (config.get("patch_size") or 1) ** 2 * (config.get("out_channels") or channels_in)
     output = 2 * dim * dim + image_tokens * dim * channels_out
     singles = config["num_single_layers"] - linear - removed
-    blocks = config["num_layers"] * block("double") + singles * block("single") + linear * block("linear")
+    doubles = config["num_layers"] - linear_doubles
+    layers = linear + linear_doubles
+    blocks = doubles * block("double") + singles * block("single") + layers * block("linear")
     return int(2 * (embedders + condition + output) + blocks)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fastflux import calibration_parts
 from fastflux.__main__ import main
 from fastflux.calibration import Statistics, collect_statistics
 from fastflux.calibration_parts import collect_in_parts
@@ -53,6 +54,25 @@ def test_a_killed_pass_goes_on_behind_its_last_part(run: Trajectories, tmp_path:
     again = collect_in_parts(transformer, run, tmp_path, every=2, advance=told.append)
     assert told == [2, 2, 1], "the first two prompts were done"
     assert alike(collect_statistics(transformer, run), again)
+
+
+def test_parts_of_another_precision_are_not_taken(
+    run: Trajectories, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer: Any = run.pipeline.transformer
+    told: list[int] = []
+    collect_in_parts(transformer, run, tmp_path, every=2)
+    monkeypatch.setattr(calibration_parts, "exact_by_default", lambda *_: False)
+    collect_in_parts(transformer, run, tmp_path, every=2, advance=told.append)
+    assert told == [0, 2, 2, 1]
+
+
+def test_a_method_without_statistics_refuses_to_save_them(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["prune", str(base), "--method", "sandwich_training", "--blocks", "1", "--save-every", "2"]
+    assert main([*arguments, "-o", str(tmp_path / "out")]) == 1
+    assert "sandwich_training collects none: leave it away" in " ".join(capsys.readouterr().err.split())
 
 
 def test_parts_of_other_weights_or_prompts_are_not_taken(run: Trajectories, tmp_path: Path) -> None:

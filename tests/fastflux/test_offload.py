@@ -64,6 +64,28 @@ def test_weights_are_elsewhere_for_the_forward_alone_and_come_home_as_they_left(
     assert layer.weight.data_ptr() == before.data_ptr(), "a forward copies nothing back"
 
 
+def test_out_of_memory_halfway_leaves_the_module_whole_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Linear(3, 3)
+    before = layer.weight.data_ptr()
+    offload.offload_(layer, "meta")
+    to, asked = torch.Tensor.to, []
+
+    def planted(tensor: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        asked.append(tensor)
+        if len(asked) == 2:
+            raise torch.OutOfMemoryError("planted")
+        return to(tensor, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "to", planted)
+        with pytest.raises(torch.OutOfMemoryError):
+            offload._bring(layer)  # without the hook that would let go behind a forward
+    assert len(asked) == 2, "the weight was brought, the bias was not"
+    assert {parameter.device.type for parameter in layer.parameters()} == {"cpu"}
+    assert layer.weight.data_ptr() == before
+    assert layer(torch.ones(1, 3, device="meta")).is_meta
+
+
 def test_a_whole_model_runs_with_each_block_brought_to_another_device() -> None:
     """Mixed devices would be an error of torch: there is no number on the meta device, but every place is checked."""
     transformer = make_replaced_flux([1, 3])

@@ -11,7 +11,7 @@ import torch
 from bench import reproduce as reproducing
 from bench.__main__ import main
 from bench.full_size import latency, run, workbench
-from bench.full_size.run import full_size
+from bench.full_size.run import Ending, full_size
 from bench.full_size.variants import full_size_variants
 from bench.results import RunRecord, read_records
 from fastflux.errors import FastFluxError
@@ -25,6 +25,11 @@ STAGES = (
 
 
 def small(runs: Path, **options: Any) -> bool:
+    """Whether all was measured."""
+    return ended(runs, **options) == Ending.MEASURED
+
+
+def ended(runs: Path, **options: Any) -> Ending:
     return full_size(**{"changes": TINY, "device": "cpu", "dtype": "float32", "runs": runs, **options})
 
 
@@ -152,6 +157,91 @@ def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None
     assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
+def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forwards: list[str] = []
+    forward = run.calibrating._forward
+
+    def counted(*arguments: Any) -> Any:
+        inner = forward(*arguments)
+        return lambda: (forwards.append("ran"), inner())[1]
+
+    monkeypatch.setattr(run.calibrating, "_forward", counted)
+    assert small(tmp_path, stages=["calibration"])
+    batches = 3
+    assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
+    forwards.clear()
+    saved = run.calibrating.save_statistics
+
+    def killed(statistics: Any, path: Path) -> None:
+        if "statistics-6" in path.name:
+            raise KeyboardInterrupt
+        saved(statistics, path)
+
+    with monkeypatch.context() as context:
+        context.setattr(run.calibrating, "save_statistics", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path / "killed", stages=["calibration"])
+    forwards.clear()
+    monkeypatch.setattr(run.calibrating, "_precision", lambda _bench: {"dense": []})
+    assert small(tmp_path / "killed", stages=["calibration"])
+    assert len(forwards) == 1 + 2, "the last part alone, of one batch"
+
+
+@pytest.mark.parametrize("part", ["4", "6"])
+def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    parts: list[str] = []
+    run_part, collect = run.calibrating._Pass.run, run.calibrating.collect_statistics
+
+    def noted(self: Any, unit: str) -> Any:
+        parts.append(unit)
+        return run_part(self, unit)
+
+    def planted(*arguments: Any, **options: Any) -> Any:
+        found = collect(*arguments, **options)
+        if parts[-1] == part and "into" in options and "blocks" not in options:
+            raise torch.OutOfMemoryError("out")  # with the batch already added
+        return found
+
+    changes = TINY | {"random.save_every": "2"}
+    monkeypatch.setattr(run.calibrating._Pass, "run", noted)
+    with monkeypatch.context() as context:
+        context.setattr(run.calibrating, "collect_statistics", planted)
+        assert ended(tmp_path, stages=["calibration", "prune-20"], changes=changes) == Ending.FAILED
+    assert parts == ["2", "4", "6"][: parts.index(part) + 1]
+    before = {"4": "2", "6": "4"}[part]
+    assert [path.name for path in place(tmp_path).glob("statistics-*")] == [f"statistics-{before}.safetensors"]
+    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
+    assert cost is not None
+    assert cost.status == "failed"
+    assert "the stage calibration failed (out of memory: out)" in cost.reason
+
+    parts.clear()
+    assert ended(tmp_path, stages=["calibration"], changes=changes) == Ending.FAILED
+    assert not parts, "what failed is settled"
+    assert small(tmp_path, stages=["calibration", "prune-20"], changes=changes, retry=True)
+    assert parts == ["2", "4", "6"][["2", "4", "6"].index(part) :]
+    assert small(tmp_path / "whole", stages=["calibration"], changes=changes)
+    halves, whole = (
+        run.calibrating.load_statistics(place(runs) / "statistics-6.safetensors")
+        for runs in (tmp_path, tmp_path / "whole")
+    )
+    for block, streams in whole.items():
+        for name, moments in streams.items():
+            assert moments.count == halves[block][name].count
+            assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0)
+
+
+def test_a_part_whose_piece_is_lost_in_the_middle_is_taken_again(tmp_path: Path) -> None:
+    changes = TINY | {"random.save_every": "2"}
+    assert small(tmp_path, stages=["calibration"], changes=changes)
+    for name in ("001.json", "003.json"):  # the second part and the whole
+        (place(tmp_path) / "calibration" / name).unlink()
+    assert small(tmp_path, stages=["calibration"], changes=changes)
+    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
+
+
 def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small(tmp_path, stages=["calibration"])
     spent = SimpleNamespace(now=False)
@@ -183,10 +273,64 @@ def test_a_spent_budget_has_an_exit_status_of_its_own(
     changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
     arguments = ["full_size", "--stages", "flops", "--budget", "1000", "--out", str(tmp_path), *changes]
     assert main(arguments) == 3
-    assert "left are flops (5)" in " ".join(capsys.readouterr().err.split())
+    assert "left are flops (4)" in " ".join(capsys.readouterr().err.split())
     monkeypatch.undo()
     patch(monkeypatch)
     assert main(arguments) == 0
+
+
+def test_calls_shorter_than_a_piece_come_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))  # start-up took all of it
+    endings = [ended(tmp_path, stages=["flops"], budget=1.0) for _ in CHOSEN]
+    assert endings == [Ending.LEFT] * (len(CHOSEN) - 1) + [Ending.MEASURED]
+
+
+def test_pruning_ends_one_block_at_least_in_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert small(tmp_path, stages=["calibration"])
+    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))
+    endings = [ended(tmp_path, stages=["prune-20"], budget=1.0) for _ in range(3)]  # the order, and two blocks
+    assert endings == [Ending.LEFT, Ending.LEFT, Ending.MEASURED]
+
+
+def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accepted: list[str] = []
+    monkeypatch.setattr(run, "_accept", lambda _records, name: accepted.append(name))
+    monkeypatch.setattr(run, "require_acceptable", lambda *_: None)
+    build = run.counting.build
+
+    def planted(variant: Any, *rest: Any) -> Any:
+        if variant.id == "run-20":
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore")
+        return build(variant, *rest)
+
+    monkeypatch.setattr(run.counting, "build", planted)
+    changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
+    arguments = ["full_size", "--stages", "flops", "--out", str(tmp_path), *changes]
+    assert main(arguments) == 4
+    found = records(tmp_path)["run-20"].measurement("flops_by_block")
+    assert found is not None
+    assert found.reason.startswith("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
+    capsys.readouterr()
+    assert main([*arguments, "--accept"]) == 1
+    assert "and flops (run-20) failed: measure again with --retry" in " ".join(capsys.readouterr().err.split())
+    assert main([*arguments, "--accept", "--retry"]) == 1
+    assert not accepted
+    monkeypatch.setattr(run.counting, "build", build)
+    assert main([*arguments, "--accept", "--retry"]) == 0
+    assert accepted == ["flops"]
+
+
+def test_a_stage_without_memory_to_begin_leaves_the_others_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(_bench: Any) -> int:
+        raise torch.OutOfMemoryError("no room for the dense model")
+
+    with monkeypatch.context() as context:
+        context.setattr(workbench.Workbench, "room", planted)
+        assert ended(tmp_path, stages=["latency-32", "calibration"]) == Ending.FAILED
+    assert records(tmp_path)["dense"].measurement("calibration_cost").status == "ok"  # type: ignore[union-attr]
+    assert small(tmp_path, stages=["latency-32"])
 
 
 def test_a_variant_without_memory_fails_alone_and_can_be_retried(
@@ -200,7 +344,7 @@ def test_a_variant_without_memory_fails_alone_and_can_be_retried(
         return build(variant, *rest)
 
     monkeypatch.setattr(latency, "build", planted)
-    assert small(tmp_path, stages=["latency-32"])
+    assert ended(tmp_path, stages=["latency-32"]) == Ending.FAILED
     found = records(tmp_path)
     failed = found["l1-4of24"].measurement("latency_32x32")
     assert failed is not None
@@ -208,7 +352,7 @@ def test_a_variant_without_memory_fails_alone_and_can_be_retried(
     assert failed.reason == "no memory to make the model: CUDA out of memory. Tried to allocate 17 GiB."
     assert found["fastflux-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
     monkeypatch.setattr(latency, "build", build)
-    assert small(tmp_path, stages=["latency-32"])
+    assert ended(tmp_path, stages=["latency-32"]) == Ending.FAILED, "what failed is settled"
     assert records(tmp_path)["l1-4of24"].measurement("latency_32x32").status == "failed"  # type: ignore[union-attr]
     assert small(tmp_path, stages=["latency-32"], retry=True)
     assert records(tmp_path)["l1-4of24"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
@@ -223,7 +367,8 @@ def test_a_piece_without_memory_is_noted_and_the_next_one_runs(tmp_path: Path, m
         return measure(bench, pixels, info)
 
     monkeypatch.setattr(run.replacement, "_measure", planted)
-    assert small(tmp_path, stages=["replacement"], changes=TINY | {"random.resolutions": "[32, 64]"})
+    changes = TINY | {"random.resolutions": "[32, 64]"}
+    assert ended(tmp_path, stages=["replacement"], changes=changes) == Ending.FAILED
     record = records(tmp_path)["replacement"]
     assert [item.status for item in record.measurements] == ["failed", "ok"]
 
@@ -267,7 +412,7 @@ def test_a_busy_gpu_is_refused_unless_allowed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(run, "other_work", lambda _device: busy)
     monkeypatch.setattr(run, "usable_dtype", lambda *_, **__: torch.bfloat16)
     monkeypatch.setattr(run, "require_resources", lambda *_: None)
-    monkeypatch.setattr(run, "_run", lambda *_: bool(started.append("run")) or True)
+    monkeypatch.setattr(run, "_run", lambda *_: started.append("run") or Ending.MEASURED)
     with pytest.raises(FastFluxError, match="not idle"):
         small(tmp_path, stages=["latency-32"], device="cuda")
     assert not started

@@ -2,12 +2,13 @@
 
 import copy
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from bench.full_size import counting
+from bench.full_size import calibrating, counting, latency, pruning
 from bench.full_size.pieces import Budget, Pieces
 from bench.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
 from bench.full_size.sizes import Sizes, sizes_of
@@ -173,3 +174,34 @@ def test_a_counter_that_disagrees_with_the_formula_is_an_error(
     (piece,) = counting.pieces(bench, ["fastflux-20"])
     with pytest.raises(FastFluxError, match="one of the two is wrong"):
         piece.work()
+
+
+@pytest.mark.parametrize("name", ["mix-20", "run_folded-20", "l1-4of24"])
+def test_the_formula_knows_mixes_folded_runs_and_slices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    profile = load_profile("flux-dev-random")
+    bench = Workbench(profile, SMALL, "cpu", torch.float32, Pieces(tmp_path), Budget(None))
+    (piece,) = counting.pieces(bench, [name])
+    assert piece.work()[name][0].status == "ok"
+    honest = counting.flux_flops
+    monkeypatch.setattr(counting, "flux_flops", lambda *args, **options: honest(*args, **options) + 1)
+    with pytest.raises(FastFluxError, match="one of the two is wrong"):
+        piece.work()
+
+
+def test_needs_count_all_that_a_stage_holds_at_once(tmp_path: Path) -> None:
+    profile = load_profile("flux-dev-random")
+
+    def bench(device: str, *, offload: bool) -> Workbench:
+        return Workbench(profile, Sizes(), device, torch.bfloat16, Pieces(tmp_path), Budget(None), offload)
+
+    gpu, offloaded, cpu = bench("cuda", offload=False), bench("cuda", offload=True), bench("cpu", offload=False)
+    statistics = calibrating.statistics_bytes(gpu)
+    assert calibrating.need(gpu).host == gpu.recorded_bytes + statistics, "they are copied there to be written"
+    assert calibrating.need(cpu).host == cpu.recorded_bytes, "on the CPU they are there already"
+    sliced = gpu.own_bytes["l1-4of24"]
+    assert latency.equal_need(gpu).device >= gpu.weight_bytes + sliced > latency.latency_need(gpu).device
+    # Offloaded, the ranking of all blocks takes more than the pruning: 76 matrices of fits in float64.
+    assert pruning.need(offloaded).device >= statistics + 76 * 8 * 3072**2
+    assert pruning.need(gpu).device > gpu.weight_bytes
