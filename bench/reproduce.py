@@ -104,11 +104,14 @@ def reproduce(
 
 def _full_size(profile_name: str, *, dry_run: bool, **options: Any) -> None:
     """A profile of random weights has no pictures to score: its tables are those of `bench.full_size`."""
-    from bench.full_size.run import full_size
+    from bench.full_size.run import Ending, full_size
 
     if not dry_run:
         console.print(f"{profile_name} has random weights: `nox -s full_size` measures it, and so does this")
-    full_size(profile_name=profile_name, dry_run=dry_run, **options)
+    if full_size(profile_name=profile_name, dry_run=dry_run, **options) != Ending.MEASURED:
+        raise FastFluxError(
+            f"some of {profile_name} failed as told above: `nox -s full_size -- --retry` takes it again"
+        )
 
 
 def with_ranking(profile: Profile, order: Path) -> Profile:

@@ -444,6 +444,12 @@ def test_a_dry_run_shows_needs_and_makes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_main_job_does_not_end_well_when_a_piece_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "full_size", lambda **_: run.Ending.FAILED)
+    with pytest.raises(FastFluxError, match="some of flux-dev-random failed"):
+        reproducing.reproduce(profile_name="flux-dev-random", runs=tmp_path)
+
+
 def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(run, "run_reports", lambda *arguments: asked.append(arguments))
