@@ -6,24 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import add_set, names
 from bench.regression.command import add_history, add_regress
-
-_SET = "another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev or sampling.steps=20"
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(number) for number in _names(text)]
-
-
-def _change(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
-    return key, value
+    return [int(number) for number in names(text)]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,12 +34,12 @@ def parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
     reproduce.add_argument(
         "--only",
-        type=_names,
+        type=names,
         metavar="TABLES",
         help="tables, comma-separated: table1 to table6, ablations, equal_latency, differences, seeds, cost, "
         "efficiency, distribution, fidelity, claims",
     )
-    reproduce.add_argument("--variants", type=_names, help="variants, comma-separated, for example fastflux-10,l1-12")
+    reproduce.add_argument("--variants", type=names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")
     reproduce.add_argument("--seeds", type=int, help="so many images of each prompt")
     reproduce.add_argument("--force", action="store_true", help="measure again what is there already")
@@ -62,14 +50,7 @@ def parser() -> argparse.ArgumentParser:
     reproduce.add_argument(
         "--dry-run", action="store_true", help="check that everything is there, say what the run takes, and stop"
     )
-    reproduce.add_argument(
-        "--set",
-        type=_change,
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help=_SET,
-    )
+    add_set(reproduce)
     reproduce.add_argument("--device", help="torch device (default: the profile's)")
     rank = commands.add_parser(
         "rank",
@@ -87,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     rank.add_argument("--samples", type=int, default=2, help="images of each prompt (default: %(default)s)")
     rank.add_argument("--force", action="store_true", help="measure again what is there already")
     rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
-    rank.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+    add_set(rank)
     rank.add_argument("--device", help="torch device (default: the profile's)")
     recollection = commands.add_parser(
         "recollection",
@@ -108,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
     recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     _add_others(commands)
-    add_regress(commands, _change)
+    add_regress(commands)
     add_history(commands)
     _add_full_size(commands)
     return whole
@@ -132,7 +113,7 @@ def _add_full_size(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     size.add_argument("--profile", default="flux-dev-random", help="bench/profiles/<name>.toml (default: %(default)s)")
-    size.add_argument("--stages", type=_names, help="stages, comma-separated (default: all; --dry-run lists them)")
+    size.add_argument("--stages", type=names, help="stages, comma-separated (default: all; --dry-run lists them)")
     size.add_argument("--budget", type=float, metavar="SECONDS", help="start no piece that may not end in this time")
     size.add_argument("--offload", action="store_true", help="calibrate and prune with the blocks in host memory")
     size.add_argument("--retry", action="store_true", help="measure again what failed")
@@ -142,7 +123,7 @@ def _add_full_size(commands: Any) -> None:
     size.add_argument("--device", help="torch device (default: the profile's)")
     size.add_argument("--dtype", help="number format (default: the profile's)")
     size.add_argument("--out", type=Path, help="folder of all runs (default: runs)")
-    size.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+    add_set(size)
 
 
 def _add_others(commands: Any) -> None:
@@ -175,7 +156,7 @@ def _add_others(commands: Any) -> None:
         "  python -m bench speed --profile flux-dev --variants fastflux-20 --compile reduce-overhead --end-to-end",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    faster.add_argument("--variants", type=_names, required=True, help="variants, comma-separated")
+    faster.add_argument("--variants", type=names, required=True, help="variants, comma-separated")
     faster.add_argument(
         "--batches", type=_numbers, default=[1], help="pictures in a step, comma-separated (default: 1)"
     )
@@ -197,8 +178,8 @@ def _add_others(commands: Any) -> None:
     scorer.add_argument("images", type=Path, help="a manifest or its folder, HPS v2's layout, or GenEval's")
     scorer.add_argument("--name", required=True, help="id of the model: letters, digits and _")
     scorer.add_argument("--label", default="", help="the model's name in tables (default: its id)")
-    scorer.add_argument("--metrics", type=_names, help="metrics, comma-separated (default: the profile's)")
+    scorer.add_argument("--metrics", type=names, help="metrics, comma-separated (default: the profile's)")
     for command in (drawer, faster, scorer):
         command.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
-        command.add_argument("--set", type=_change, action="append", default=[], metavar="KEY=VALUE", help=_SET)
+        add_set(command)
         command.add_argument("--device", help="torch device (default: the profile's)")

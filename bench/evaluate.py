@@ -19,7 +19,8 @@ from torch import nn
 from bench.base_model import BaseModel
 from bench.environment import describe_environment, device_name
 from bench.equal_latency import solve_equal_latency
-from bench.generate import MANIFEST, generate, is_done, jobs_of, write_atomically
+from bench.files import write_atomically
+from bench.generate import MANIFEST, generate, is_done, jobs_of
 from bench.image_set import ImageSet
 from bench.latency_search import EqualLatency
 from bench.metrics.base import Metric, load_object

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from bench.files import write_atomically, write_bytes_atomically
 from bench.profile import Sampling
 from bench.prompts import Prompt
 from bench.results import JSON
@@ -151,19 +152,7 @@ def _sizes(pipeline: Any, sampling: Sampling) -> dict[str, int]:
 def _store(job: Job, image: Image.Image, folder: Path) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG")
-    _write_bytes(folder / job.file, buffer.getvalue())
+    write_bytes_atomically(folder / job.file, buffer.getvalue())
     fields = {key: value for key, value in asdict(job.prompt).items() if value is not None and key != "id"}
     entry = {"file": job.file, "prompt_id": job.prompt.id, "sample": job.sample, "seed": job.seed, **fields}
     return json.dumps({**entry, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}) + "\n"
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that is whole at every moment; makes its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_bytes(path, text.encode())

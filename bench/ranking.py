@@ -21,7 +21,8 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from bench.evaluate import Evaluation
-from bench.generate import generate, write_atomically
+from bench.files import write_atomically
+from bench.generate import generate
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
 from bench.metrics.fid import FID

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bench.base_model import BaseModel
 from bench.environment import describe_environment
-from bench.generate import write_atomically
+from bench.files import write_atomically
 from bench.profile import ROOT, load_profile
 from bench.progress import console, track
 from bench.reporting import RECOLLECTION

@@ -11,6 +11,7 @@ from reports.contents import NAMES, RATIO, make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
 from reports.figures.grids import GRIDS, Shown
+from reports.files import write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex.tables import anchor, to_latex
 from reports.page.document import PAGE, page_html
@@ -147,18 +148,6 @@ def build_importance(
     ]
     drawn = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
     return written + [save_figure(figure, out_dir / f"importance.{kind}") for kind in drawn]
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write UTF-8 text whole or not at all, with the same line ends on every system; returns `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
 
 
 def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from reports.files import whole
 from reports.table import display, number_parts
 from reports.text import one_line
 
@@ -81,13 +82,8 @@ def write_frame(table: Table, path: Path) -> Path:
         ".csv": lambda to: _spreadsheet(frame).to_csv(to, index=False, encoding="utf-8", lineterminator="\n"),
         ".parquet": lambda to: frame.to_parquet(to, index=False, engine="pyarrow"),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole(path) as partial:
         writers[path.suffix](partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

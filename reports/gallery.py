@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, features
 
 from fastflux.errors import FastFluxError
+from reports.files import whole, write_text
 from reports.manifest import pick_shots, read_manifest
 from reports.rows import DENSE
 
@@ -212,10 +213,7 @@ def _write_index(gallery: Gallery) -> None:
         "sheets": gallery.sheets,
         "records": gallery.records,
     }
-    path = gallery.folder / INDEX
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
-    partial.replace(path)
+    write_text(gallery.folder / INDEX, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
 
 
 def _sheet_size(tile: tuple[int, int], columns: int, count: int) -> tuple[int, int]:
@@ -230,9 +228,8 @@ def _write_sheet(files: Sequence[Path], size: tuple[int, int], path: Path) -> No
             tile.thumbnail(size, Image.Resampling.LANCZOS)
         corner = (index % _COLUMNS * size[0], index // _COLUMNS * size[1])
         sheet.paste(tile, (corner[0] + (size[0] - tile.width) // 2, corner[1] + (size[1] - tile.height) // 2))
-    partial = path.with_name(f".{path.name}.partial")
-    sheet.save(partial, **_ENCODING)
-    partial.replace(path)
+    with whole(path) as partial:
+        sheet.save(partial, **_ENCODING)
 
 
 def _tile_size(file: Path, edge: int) -> tuple[int, int]:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
-from reports.build import REPORT, build, build_importance, write_text
+from reports.build import REPORT, build, build_importance
 from reports.contents import NAMES, committed_ranking
+from reports.files import whole, write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex.document import PACKAGES, SIUNITX, report_document
 from reports.provenance import PROVENANCE
@@ -115,10 +116,8 @@ def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
                 )
             if "Rerun to get" not in text and "Rerun LaTeX" not in text:
                 break
-        pdf.parent.mkdir(parents=True, exist_ok=True)
-        partial = pdf.with_name(f".{pdf.name}.partial")
-        shutil.copyfile(log.with_suffix(".pdf"), partial)
-        partial.replace(pdf)
+        with whole(pdf) as partial:
+            shutil.copyfile(log.with_suffix(".pdf"), partial)
         shutil.copyfile(log, pdf.with_suffix(".log"))
     return pdf
 

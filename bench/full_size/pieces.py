@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from bench.generate import write_atomically
+from bench.files import write_atomically
 from bench.results import JSON, Measurement, MetricInfo, RecordError, read_measurement
 from fastflux.errors import FastFluxError
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.files import write_atomically
 from bench.regression.exit import NoBaselineError, NotComparableError, OtherDeviceError
 from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
@@ -82,10 +83,7 @@ class Snapshot:
 
     def write(self, path: Path) -> None:
         """Write it so that the file is whole at every moment; makes the folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(path)
+        write_atomically(path, self.to_json())
 
     def require_whole(self) -> None:
         """Raise ValueError unless every model was timed in as many rounds as the yardstick."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from bench.arguments import add_set, change, names
 from bench.history_file import SHORT
 from bench.regression.baseline import KINDS
 from bench.regression.exit import exit_codes
@@ -21,8 +21,8 @@ _EXAMPLES = """examples:
 """
 
 
-def add_regress(commands: Any, change: Callable[[str], tuple[str, str]]) -> None:
-    """Add `regress`; `change` reads KEY=VALUE."""
+def add_regress(commands: Any) -> None:
+    """Add `regress`."""
     parser = commands.add_parser(
         "regress",
         help="measure a small suite and compare it with a baseline",
@@ -35,7 +35,7 @@ def add_regress(commands: Any, change: Callable[[str], tuple[str, str]]) -> None
     )
     parser.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
     parser.add_argument(
-        "--variants", type=_names, metavar="A,B", help="variants to prune and compare (default: those of the suite)"
+        "--variants", type=names, metavar="A,B", help="variants to prune and compare (default: those of the suite)"
     )
     parser.add_argument(
         "--model", type=_model, action="append", default=[], metavar="[NAME=]DIR",
@@ -49,7 +49,7 @@ def add_regress(commands: Any, change: Callable[[str], tuple[str, str]]) -> None
     parser.add_argument("--reason", default="", metavar="TEXT", help="why the baseline changes, kept in it")
     parser.add_argument(
         "--checks",
-        type=_names,
+        type=names,
         default=[],
         metavar="A,B",
         help=f"of {', '.join(KINDS)} (default: all; render on a CPU only)",
@@ -69,10 +69,7 @@ def add_regress(commands: Any, change: Callable[[str], tuple[str, str]]) -> None
     parser.add_argument("--out", type=Path, metavar="DIR", help="where all goes (default: runs/regress/<profile>)")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="the Markdown summary (default: OUT/summary.md)")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="the JUnit XML (default: OUT/junit.xml)")
-    parser.add_argument(
-        "--set", type=change, action="append", default=[], metavar="KEY=VALUE",
-        help="another value for a setting of the profile, such as pipeline=/models/FLUX.1-dev",
-    )  # fmt: skip
+    add_set(parser)
     parser.add_argument("--device", help="torch device (default: the profile's)")
     parser.set_defaults(parser=parser)
 
@@ -119,15 +116,15 @@ def run_regress(options: argparse.Namespace) -> int:
         refuse(f"there is no kind of checks {unknown[0]!r}: choose of {', '.join(KINDS)}")
     if len({name for name, _ in options.model}) < len(options.model) or "dense" in dict(options.model):
         refuse("models need names of their own: give --model NAME=DIR, and another name than dense")
-    names = {entry.name for entry in fields(Tolerances)}
+    known = {entry.name for entry in fields(Tolerances)}
     tolerances = {}
     for name, text in options.tolerance:
         try:
             tolerances[name] = float(text)
         except ValueError:
             refuse(f"--tolerance {name}={text}: {text!r} is no number")
-        if name not in names or not tolerances[name] >= 0:
-            refuse(f"--tolerance {name}={text}: give one of {', '.join(sorted(names))} a number that is not negative")
+        if name not in known or not tolerances[name] >= 0:
+            refuse(f"--tolerance {name}={text}: give one of {', '.join(sorted(known))} a number that is not negative")
     suite = Suite(
         profile=options.profile,
         variants=tuple(options.variants or VARIANTS),
@@ -164,10 +161,6 @@ def run_history(options: argparse.Namespace) -> int:
         metric=options.metric, profile=options.profile, imported=options.imported, files=options.file, out=options.out
     )
     return 0
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _model(text: str) -> tuple[str, Path]:

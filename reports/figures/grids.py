@@ -65,8 +65,8 @@ def _ratios(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
 def _latency_groups(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
     """The dense model, then L1-norm pruning beside FastFLUX in each latency group of Table 1."""
     labels = {row.variant: row.label for row in shown.rows if row.variant in gallery.sheets}
-    found = pair_by_latency(latency_ratios(shown.rows, L1), latency_ratios(shown.rows, FASTFLUX), shown.tolerance)
     ratios = latency_ratios(shown.rows, L1)
+    found = pair_by_latency(ratios, latency_ratios(shown.rows, FASTFLUX), shown.tolerance)
     pairs = [pair for pair in found.pairs if {pair.baseline, pair.candidate} <= labels.keys()]
     groups = [
         Columns(f"latency about {ratios[pair.baseline]:.2f} of dense",

@@ -8,6 +8,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from reports.files import whole
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -49,13 +51,7 @@ def style() -> AbstractContextManager[None]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as its suffix says (.png, .svg, .pdf), whole or not at all, without a date; returns `path`."""
     kind = path.suffix.lstrip(".")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     extra: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
-    try:
-        with style():
-            figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind], **extra)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, style():
+        figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind], **extra)
     return path
