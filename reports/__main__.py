@@ -13,7 +13,7 @@ from reports.command_line import parser
 from reports.contents import build_claims
 from reports.difference import difference
 from reports.files import write_text
-from reports.full_size_tables import full_size_document
+from reports.full_size_tables.document import full_size_document
 from reports.gallery_files import collect
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all

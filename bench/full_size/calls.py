@@ -8,6 +8,7 @@ from typing import Any
 from bench.full_size.pieces import Piece, Results
 from bench.full_size.random_weights import encoder_bytes, random_pipeline
 from bench.full_size.stage import Need
+from bench.full_size.targets import against_targets, with_targets
 from bench.full_size.variants import build, groups
 from bench.full_size.workbench import Workbench, release
 from bench.metrics.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
@@ -19,24 +20,26 @@ AT_ONCE = 3
 
 
 def units(bench: Workbench) -> list[str]:
-    """FastFLUX of single blocks at every ratio, the folded run, and the sliced models."""
-    beginnings = ("fastflux-", "run_folded-", "l1-")
+    """FastFLUX of single blocks at every ratio, the folded run, and the sliced models, those of equal latency too."""
+    beginnings = ("fastflux-", "run_folded-", "l1-", "l1_equal-")
     return [name for name in bench.variants if name.startswith(beginnings)]
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     """A few variants each, with the dense model."""
     room = bench.room() - encoder_bytes(bench.sizes, bench.dtype)
-    for group in groups([bench.variants[name] for name in left], bench.own_bytes, room):
+    variants = bench.variants
+    for group in groups([variants[name] for name in left], bench.own_bytes, room):
         for start in range(0, len(group), AT_ONCE):
             names = tuple(variant.id for variant in group[start : start + AT_ONCE])
             yield Piece(names, (DENSE, *names), LATENCY_END_TO_END, lambda names=names: _measure(bench, names))  # type: ignore[misc]
 
 
 def _measure(bench: Workbench, names: Sequence[str]) -> Results:
-    profile, sampling = bench.profile, bench.profile.sampling
+    profile, sampling, variants = bench.profile, bench.profile.sampling, bench.variants
     models: dict[str, Any] = {
-        name: build(bench.variants[name], bench.dense, bench.sizes) for name in dict.fromkeys((DENSE, *names))
+        name: build(variants[name], bench.dense, bench.sizes)
+        for name in dict.fromkeys((DENSE, *with_targets(variants, names)))
     }
     pipeline = random_pipeline(bench.sizes, models[DENSE], bench.device, bench.dtype)
     calls = {
@@ -51,9 +54,10 @@ def _measure(bench: Workbench, names: Sequence[str]) -> Results:
         calls, warmup=1, rounds=max(1, profile.latency.end_to_end), seed=bench.sizes.seed, baseline=DENSE,
         device=bench.device, settings=settings,
     )  # fmt: skip
+    compared = against_targets(variants, found)
     results = {
-        name: [found[name], measure_stage_memory(call, device=bench.device, settings=settings)]
-        for name, call in calls.items()
+        name: [compared[name], measure_stage_memory(calls[name], device=bench.device, settings=settings)]
+        for name in (DENSE, *names)
     }
     del pipeline
     calls.clear()

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from bench.full_size.pieces import Piece, Results
 from bench.full_size.stage import Need
-from bench.full_size.variants import FullSizeVariant, build
+from bench.full_size.variants import FullSizeVariant, build, kept_widths
 from bench.full_size.workbench import Workbench
 from bench.metrics.flops import flux_flops, measure_parameters
-from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, FlopsTable, flops_by_block, measure_flops_by_block
+from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, flops_by_block, measure_flops_by_block
+from bench.results import Measurement
 from bench.variants import DENSE
 from fastflux.errors import FastFluxError
 from fastflux.model import parameter_count
@@ -18,25 +19,34 @@ TOKEN_PIXELS = 16
 
 
 def units(bench: Workbench) -> list[str]:
-    """Every variant."""
-    return list(bench.variants)
+    """Every variant but those that are found by measuring, whose search counts them."""
+    return list(bench.planned)
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     """One for each variant."""
+    for name in left:
+        yield Piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, name))  # type: ignore[misc]
+
+
+def _count(bench: Workbench, name: str) -> Results:
+    return {name: counts(bench, bench.planned[name])}
+
+
+def counts(bench: Workbench, variant: FullSizeVariant) -> list[Measurement]:
+    """FLOPs by kind of block at every resolution, and parameters.
+
+    Raises:
+        FastFluxError: torch's counter and the formula by hand disagree.
+    """
     tokens = bench.sizes.text_tokens
     dense = {(p, p): flops_by_block(bench.outline, p, p, tokens) for p in bench.sizes.resolutions}
-    for name in left:
-        yield Piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, bench.variants[name], dense))  # type: ignore[misc]
-
-
-def _count(bench: Workbench, variant: FullSizeVariant, dense: dict[tuple[int, int], FlopsTable]) -> Results:
     model = build(variant, bench.outline, bench.sizes)
-    flops = measure_flops_by_block(model, list(dense), text_tokens=bench.sizes.text_tokens, dense=dense)
+    flops = measure_flops_by_block(model, list(dense), text_tokens=tokens, dense=dense)
     for height, width in dense:
         require_agreement(bench, variant, height, flops.values[f"{height}x{width}.forward"])
     total = None if variant.id == DENSE else float(parameter_count(bench.outline))
-    return {variant.id: [flops, measure_parameters(model, dense_total=total)]}
+    return [flops, measure_parameters(model, dense_total=total)]
 
 
 def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, counted: float) -> None:
@@ -46,12 +56,8 @@ def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, c
         return
     singles = len(variant.replaced) - doubles
     removed = singles - 1 if variant.folded else 0  # a run of neighbours becomes one
-    kept = {}
-    if variant.sliced:
-        share = (24 - variant.sliced) / 24
-        kept = {"heads": int(bench.sizes.heads * share), "mlp_dim": int(4 * bench.sizes.width * share)}
-        if kept["heads"] < 1:
-            return
+    widths = kept_widths(variant, bench.sizes)
+    kept = {} if widths is None else {"heads": widths[0], "mlp_dim": widths[1]}
     expected = flux_flops(
         bench.sizes.transformer_config,
         image_tokens=(pixels // TOKEN_PIXELS) ** 2,

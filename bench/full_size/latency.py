@@ -1,10 +1,10 @@
-"""Stages of step times at full size: eager, compiled, as CUDA graphs, and L1-norm pruning at equal latency."""
+"""Stages of step times at full size: eager, compiled, and as CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,25 +12,16 @@ from torch import nn
 
 from bench.full_size.pieces import Piece, Results
 from bench.full_size.stage import Need
-from bench.full_size.variants import build, equal_variant, groups, widths_at
+from bench.full_size.targets import against_targets, with_targets
+from bench.full_size.variants import build, groups
 from bench.full_size.workbench import ModelStep, Workbench, release, with_size
-from bench.latency_search import GRID, EqualLatency, Reading, search_equal_latency
 from bench.metrics.compiled import many_compilations
-from bench.metrics.flops import count_flops
 from bench.metrics.latency import LATENCY, measure_latency
 from bench.metrics.memory import MEMORY, measure_memory
 from bench.metrics.timing import Step
 from bench.results import JSON, Measurement, MetricInfo
 from bench.variants import DENSE
-from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import largest_ratio
 
-EQUAL_LATENCY = MetricInfo(
-    "equal_latency", "1", "fraction, or count of what is kept", higher_is_better=None,
-    reference="L1-norm slicing whose step takes as long as that of a FastFLUX model",
-)  # fmt: skip
-#: Within 2 %, as the tables have it; fewer rounds than there, since a step at full size varies less.
-SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 10, "final_rounds": 30, "candidates": 6}
 COMPILED_AT_ONCE = 4
 GRAPH_WARMUP = 3
 
@@ -150,7 +141,8 @@ def _timed(
         every = (DENSE, *names)
         yield Piece(units, every, info, lambda: {name: [Measurement.skipped(info, reason)] for name in every})
         return
-    for group in groups([bench.variants[name] for name in names], bench.own_bytes, bench.room()):
+    variants = bench.variants
+    for group in groups([variants[name] for name in names], bench.own_bytes, bench.room()):
         step = at_once or len(group)
         for start in range(0, len(group), step):
             chosen = tuple(variant.id for variant in group[start : start + step])
@@ -165,13 +157,13 @@ def _timed(
 def _measure(
     bench: Workbench, names: Sequence[str], pixels: int, way: Way, info: MetricInfo, *, memory: bool
 ) -> Results:
-    """Times of the variants and the dense model in turn; one that runs out of memory fails alone."""
-    settings = bench.profile.latency
+    """Times of the variants, their targets and the dense model in turn; one that runs out of memory fails alone."""
+    settings, variants = bench.profile.latency, bench.variants
     models: dict[str, Any] = {}
     failed: dict[str, list[Measurement]] = {}
-    for name in dict.fromkeys((DENSE, *names)):
+    for name in dict.fromkeys((DENSE, *with_targets(variants, names))):
         try:
-            models[name] = build(bench.variants[name], bench.dense, bench.sizes)
+            models[name] = build(variants[name], bench.dense, bench.sizes)
         except torch.OutOfMemoryError as error:
             failed[name] = [Measurement.failed(info, f"no memory to make the model: {_first(error)}")]
             release(bench.device)
@@ -190,107 +182,26 @@ def _measure(
             steps, warmup=settings.warmup, rounds=settings.rounds, seed=bench.sizes.seed, baseline=DENSE,
             device=bench.device, settings=conditions, info=info,
         )  # fmt: skip
-    results = {name: [measurement] for name, measurement in found.items()}
+    compared = against_targets(variants, found)
+    results = {name: [compared[name]] for name in (DENSE, *names) if name in compared}
     if memory:
-        for name, model in models.items():
-            taken = measure_memory(model, steps[name], device=bench.device, settings=bench.conditions(pixels))
-            results[name].append(_renamed(taken, with_size(MEMORY, pixels)))
+        for name, measurements in results.items():
+            taken = measure_memory(models[name], steps[name], device=bench.device, settings=bench.conditions(pixels))
+            measurements.append(replace(taken, info=with_size(MEMORY, pixels)))
     steps.clear()
     models.clear()
     release(bench.device)
     return {**results, **failed}
 
 
-def _renamed(measurement: Measurement, info: MetricInfo) -> Measurement:
-    from dataclasses import replace
-
-    return replace(measurement, info=info)
-
-
 def _first(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def equal_units(bench: Workbench) -> list[str]:
-    """FastFLUX models of single blocks whose latency is to be met."""
-    return [f"fastflux-{100 * ratio:02.0f}" for ratio in bench.sizes.equal_ratios]
-
-
-def equal_pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
-    """A search for each target, at the largest resolution."""
-    for target in left:
-        name = f"l1_equal-{target.rpartition('-')[2]}"
-        yield Piece((target,), (name,), EQUAL_LATENCY, lambda target=target, name=name: _search(bench, target, name))  # type: ignore[misc]
-
-
-def _search(bench: Workbench, target: str, name: str) -> Results:
-    pixels = max(bench.sizes.resolutions)
-    inputs = bench.inputs(pixels)
-    fast = ModelStep(build(bench.variants[target], bench.dense, bench.sizes), inputs)
-
-    def measure(ratio: float, rounds: int) -> Reading:
-        heads, channels = widths_at(ratio, bench.outline)
-        sliced = equal_variant(bench.variants[target], heads, channels, ratio)
-        steps: dict[str, Step] = {name: ModelStep(build(sliced, bench.dense, bench.sizes), inputs), target: fast}
-        found = measure_latency(
-            steps, warmup=bench.profile.latency.warmup, rounds=rounds, seed=bench.sizes.seed, baseline=target,
-            device=bench.device,
-        )  # fmt: skip
-        steps.clear()
-        release(bench.device)
-        for measurement in found.values():
-            if measurement.status != "ok":
-                raise FastFluxError(f"No latency can be met: {measurement.reason}")
-        return Reading(
-            ratio, heads, channels, found[name].values["ratio_to_dense"],
-            found[name].intervals.get("ratio_to_dense"), rounds,
-            tuple(found[name].samples["ms"]), tuple(found[target].samples["ms"]),
-        )  # fmt: skip
-
-    try:
-        equal = search_equal_latency(
-            measure, lambda ratio: widths_at(ratio, bench.outline), largest=largest_ratio(bench.outline), **SEARCH
-        )
-    except FastFluxError as error:
-        return {name: [Measurement.failed(EQUAL_LATENCY, str(error))]}
-    return {name: [_equal_measurement(bench, equal, target, pixels)]}
-
-
-def _equal_measurement(bench: Workbench, equal: EqualLatency, target: str, pixels: int) -> Measurement:
-    inputs = bench.inputs(pixels)
-    widths = (equal.heads, equal.mlp_channels)
-    sliced = equal_variant(bench.variants[target], *widths, equal.ratio)
-    dense = count_flops(bench.outline, inputs)
-    flops = count_flops(build(sliced, bench.outline, bench.sizes), inputs)
-    return Measurement(
-        EQUAL_LATENCY,
-        "ok",
-        values={
-            "ratio": equal.ratio, "heads": equal.heads, "mlp_channels": equal.mlp_channels,
-            "ratio_to_target": equal.latency_ratio, "flops_ratio_to_dense": flops / dense,
-        },
-        intervals={} if equal.interval is None else {"ratio_to_target": equal.interval},
-        scored=equal.rounds,
-        samples={"ms": list(equal.candidate_ms), "target_ms": list(equal.target_ms)},
-        settings={
-            **bench.conditions(pixels), **SEARCH, "target": target, "met": equal.met, "grid": GRID,
-            "tried": [[reading.ratio, reading.latency_ratio] for reading in equal.tried],
-        },
-    )  # fmt: skip
-
-
 def latency_need(bench: Workbench) -> Need:
     """The dense model, and the largest variant beside it."""
+    variants = [variant for variant in bench.planned.values() if not variant.sliced]
     return Need(
-        device=bench.weight_bytes + max(bench.own_bytes[name] for name in bench.variants if "l1" not in name),
+        device=bench.weight_bytes + max(bench.own_bytes(variant) for variant in variants),
         remedy="take a GPU with more, or free it; L1-norm models need as much again, and fail alone without",
-    )
-
-
-def equal_need(bench: Workbench) -> Need:
-    """The dense model, a FastFLUX one, and the largest sliced one beside them."""
-    sliced = max((size for name, size in bench.own_bytes.items() if bench.variants[name].sliced), default=0)
-    return Need(
-        device=latency_need(bench).device + sliced,
-        remedy="take a GPU with more, or leave this stage away with --stages",
     )

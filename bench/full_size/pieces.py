@@ -85,9 +85,15 @@ class Pieces:
         """In the order in which they were finished; a damaged file counts as not done, and is written anew."""
         return [done for path in self._files(stage) if (done := _read(path)) is not None]
 
-    def units(self, stage: str, *, retry: bool = False) -> set[str]:
-        """Units that are settled; with `retry` those that failed are not."""
-        return {unit for done in self.done(stage) if not (retry and done.failures) for unit in done.units}
+    def units(self, stage: str, *, measured: bool = False) -> set[str]:
+        """Units that are settled; with `measured` without those that failed."""
+        return {unit for done in self.done(stage) if not (measured and done.failures) for unit in done.units}
+
+    def forget_failures(self, stage: str) -> None:
+        """Drop the pieces in which something failed: their units are left to do again."""
+        for path in self._files(stage):
+            if (done := _read(path)) is not None and done.failures:
+                path.unlink()
 
     def longest(self, stage: str) -> float:
         """Seconds of the longest finished piece of a stage; 0 without one."""

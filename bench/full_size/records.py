@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.full_size.calibrating import PART
 from bench.full_size.replacement import VARIANT as REPLACEMENT
 from bench.full_size.scorers import VARIANT as SCORERS
-from bench.full_size.variants import BASE, FullSizeVariant, equal_variant, plan_for
+from bench.full_size.variants import BASE, plan_for
 from bench.full_size.workbench import Workbench
 from bench.results import JSON, Measurement, RunRecord
 
@@ -32,7 +32,7 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     folder = bench.pieces.folder / RECORDS
     shutil.rmtree(folder, ignore_errors=True)
     for variant, measurements in found.items():
-        label, plan = _identity(bench, variant, measurements)
+        label, plan = _identity(bench, variant)
         record = RunRecord(
             profile=bench.profile.name,
             variant=variant,
@@ -50,20 +50,12 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     return folder
 
 
-def _identity(bench: Workbench, name: str, measurements: Sequence[Measurement]) -> tuple[str, dict[str, JSON] | None]:
+def _identity(bench: Workbench, name: str) -> tuple[str, dict[str, JSON] | None]:
     """A variant's label and plan."""
     if name in _LABELS:
         return _LABELS[name], None
-    variant = bench.variants.get(name) or _equal(bench, name, measurements)
+    variant = bench.variants.get(name)
     if variant is None:
         return name, None
     plan = plan_for(variant, bench.sizes)
     return variant.label, None if plan is None else dict(plan.to_json())
-
-
-def _equal(bench: Workbench, name: str, measurements: Sequence[Measurement]) -> FullSizeVariant | None:
-    values = measurements[0].values
-    target = bench.variants.get(f"fastflux-{name.rpartition('-')[2]}")
-    if target is None or measurements[0].status != "ok":
-        return None
-    return equal_variant(target, int(values["heads"]), int(values["mlp_channels"]), values["ratio"])

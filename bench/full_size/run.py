@@ -11,15 +11,16 @@ from pathlib import Path
 from time import monotonic
 
 import torch
-from rich.table import Table
 
 from bench.environment import describe_environment, device_name
-from bench.full_size import calibrating, calls, counting, latency, pruning, replacement, scorers
+from bench.full_size.dry_run import show_plan
 from bench.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
 from bench.full_size.records import write_records
+from bench.full_size.resources import require_resources, usable_dtype
 from bench.full_size.sizes import Sizes, sizes_of
-from bench.full_size.stage import Need, Stage
-from bench.full_size.workbench import Workbench, free_bytes, host_free_bytes, release
+from bench.full_size.stage import Stage
+from bench.full_size.stages import COUNTED, stages_of
+from bench.full_size.workbench import Workbench, release
 from bench.idle import other_work
 from bench.profile import ROOT, Profile, load_profile
 from bench.progress import console
@@ -29,8 +30,6 @@ from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 
 PROFILE = "flux-dev-random"
-COUNTED = "flops"
-_GIB = 2**30
 
 
 class Ending(IntEnum):
@@ -41,60 +40,6 @@ class Ending(IntEnum):
     """The budget was spent before all was taken."""
     FAILED = 4
     """All was taken, and some of it failed."""
-
-
-def stages_of(sizes: Sizes) -> dict[str, Stage]:
-    """All stages in the order in which they run."""
-    weights = latency.latency_need
-    eager = [
-        Stage(
-            f"latency-{pixels}",
-            f"eager steps at {pixels}x{pixels}, and their memory",
-            latency.variant_units,
-            latency.eager_pieces(lambda _bench, pixels=pixels: pixels),  # type: ignore[misc]
-            weights,
-        )
-        for pixels in sizes.resolutions
-    ]
-    every = [
-        Stage(COUNTED, "FLOPs and parameters, exact, on no device", counting.units, counting.pieces, counting.need),
-        Stage(
-            "replacement", "a replaced block in several ways", replacement.units, replacement.pieces, replacement.need
-        ),
-        *eager,
-        Stage(
-            "compiled",
-            "steps with every block compiled",
-            latency.sized_units,
-            latency.way_pieces(latency.COMPILED),
-            weights,
-        ),
-        Stage(
-            "cuda-graphs",
-            "steps as one CUDA graph, eager and compiled",
-            latency.graph_units,
-            latency.way_pieces(latency.GRAPHS, latency.COMPILED_GRAPHS),
-            weights,
-        ),
-        Stage(
-            "equal-latency", "L1-norm ratios of equal latency", latency.equal_units, latency.equal_pieces,
-            latency.equal_need,
-        ),
-        Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
-        Stage(
-            "calibration",
-            "statistics of all blocks in one pass, beside plain forwards",
-            calibrating.units,
-            calibrating.pieces,
-            calibrating.need,
-            pruning=True,
-        ),
-        Stage(
-            "prune-20", "20 % with Sandwich Training", pruning.units, pruning.pieces, pruning.need, pruning=True
-        ),
-        Stage("scorers", "images a second of every scorer", scorers.units, scorers.pieces, scorers.need),
-    ]  # fmt: skip
-    return {stage.name: stage for stage in every}
 
 
 def full_size(
@@ -132,14 +77,16 @@ def full_size(
         require_acceptable(chosen, kind, changes or {})
     number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
     folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
-    bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload, retry)
+    bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload)
     if dry_run:
         show_plan(bench, chosen)
         return Ending.MEASURED
-    if accept and not retry:
+    if retry:
+        for stage in chosen:
+            bench.pieces.forget_failures(stage.name)
+    if accept:
         require_no_failures(bench, list(known.values()))
-    left = {stage.name: units_left(bench, stage) for stage in chosen}
-    working = [stage for stage in chosen if left[stage.name]]
+    working = [stage for stage in chosen if stage.left(bench)]
     require_resources(bench, working)
     if any(stage.name != COUNTED for stage in working) and torch.device(kind).type == "cuda" and not allow_busy:
         other_work(profile.device).require_idle()
@@ -163,7 +110,7 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
     environment = describe_environment("cpu" if kind == "meta" else bench.device)
     try:
         for stage in stages:
-            left = units_left(bench, stage)
+            left = stage.left(bench)
             if not left:
                 console.print(f"{stage.name}: done before", markup=False)
                 continue
@@ -177,12 +124,12 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
             if stage.name != COUNTED:
                 bench.clear()
     except BudgetSpentError as spent:
-        counts = {stage.name: len(units_left(bench, stage)) for stage in stages}
+        counts = {stage.name: len(stage.left(bench)) for stage in stages}
         rest = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
         console.print(f"{spent}; left are {rest}. The same command continues.", markup=False, soft_wrap=True)
         if rest:
             return Ending.LEFT
-    return Ending.FAILED if any(_failed(bench, stage) for stage in stages) else Ending.MEASURED
+    return Ending.FAILED if any(stage.not_measured(bench) for stage in stages) else Ending.MEASURED
 
 
 def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | None:
@@ -219,18 +166,6 @@ def _reason(error: RuntimeError) -> str:
     return f"{'out of memory' if isinstance(error, torch.OutOfMemoryError) else type(error).__name__}: {first}"
 
 
-def _failed(bench: Workbench, stage: Stage) -> list[str]:
-    """Units of a stage that failed, or were never taken."""
-    measured = bench.pieces.units(stage.name, retry=True)
-    return [unit for unit in stage.units(bench) if unit not in measured]
-
-
-def units_left(bench: Workbench, stage: Stage) -> list[str]:
-    """Units of a stage that are not settled."""
-    done = bench.pieces.units(stage.name, retry=bench.retry)
-    return [unit for unit in stage.units(bench) if unit not in done]
-
-
 def place_of(profile: Profile, sizes: Sizes, device: str, *, offload: bool = False) -> str:
     """Folder of a run: the device's name, and 8 hex digits of all that decides its numbers."""
     there = torch.device(device).type != "cuda" or torch.cuda.is_available()  # a dry run goes without
@@ -252,101 +187,6 @@ def place_of(profile: Profile, sizes: Sizes, device: str, *, offload: bool = Fal
     return f"{slug}-{digest(inputs)[:8]}"
 
 
-def usable_dtype(name: str, device: str, *, strict: bool) -> torch.dtype:
-    """The number format, checked on the device where `strict`.
-
-    Raises FastFluxError for none of floating point, a device that is not there, or one without bfloat16.
-    """
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise FastFluxError(f"The dtype is {name!r}: give float32, bfloat16 or float16.")
-    if not strict:
-        return dtype
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise FastFluxError(
-            f"The device {device} cannot be used ({str(error).splitlines()[0]}): give another --device; "
-            "--stages flops needs none."
-        ) from error
-    if dtype == torch.bfloat16 and torch.device(device).type == "cuda":
-        with torch.cuda.device(device):
-            if not torch.cuda.is_bf16_supported(including_emulation=False):
-                raise FastFluxError(
-                    f"{torch.cuda.get_device_name(device)} has no bfloat16 arithmetic: give --dtype float16, which is "
-                    "a measurement of its own."
-                )
-    return dtype
-
-
-def needs_of(bench: Workbench, stages: Sequence[Stage]) -> dict[str, Need]:
-    """By stage."""
-    return {stage.name: stage.need(bench) for stage in stages}
-
-
-def require_resources(bench: Workbench, stages: Sequence[Stage]) -> None:
-    """Raise FastFluxError, naming need and remedy, when a stage needs more memory or disk than there is."""
-    disk = _free_disk(bench.pieces.folder)
-    for name, need in needs_of(bench, stages).items():
-        one_memory = torch.device(bench.device).type == "cpu"
-        device = need.device + (need.host if one_memory else 0)
-        for what, wanted, free, remedy in (
-            (f"memory on {bench.device}", device, free_bytes(bench.device) if device else 0, need.remedy),
-            ("memory of the machine", 0 if one_memory else need.host, host_free_bytes(), need.remedy),
-            (f"disk below {bench.pieces.folder.name}", need.disk, disk, "free some space"),
-        ):
-            if wanted > free:
-                raise FastFluxError(
-                    f"The stage {name} needs at least {wanted / _GIB:.1f} GiB of {what}, activations not counted, and "
-                    f"{free / _GIB:.1f} GiB are free: {remedy}. Other stages can be named with --stages."
-                )
-
-
-def _free_disk(folder: Path) -> int:
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return shutil.disk_usage(existing).free
-
-
-def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
-    """Print what each stage needs and has left; hours only where pieces of it were measured here before."""
-    table = Table(
-        "stage", "what", "device", "host", "disk", "left", "measured",
-        title=f"{bench.profile.title}: at least so many GiB, activations not counted",
-    )  # fmt: skip
-    for stage in stages:
-        need, every = stage.need(bench), stage.units(bench)
-        spent = sum(done.seconds for done in bench.pieces.done(stage.name))
-        table.add_row(
-            stage.name, stage.what,
-            *(f"{size / _GIB:.1f}" if size else "" for size in (need.device, need.host, need.disk)),
-            f"{len(units_left(bench, stage))} of {len(every)}", f"{spent:.0f} s" if spent else "",
-        )  # fmt: skip
-    console.print(table)
-    console.print(f"the machine: {_has(bench)}", markup=False, soft_wrap=True)
-    samples = bench.sizes.samples
-    steps = sum(stage.name.startswith("latency-") for stage in stages) * len(bench.variants)
-    console.print(
-        f"images to make: none, random weights draw nothing worth a look; forwards of the calibration: {samples:,} "
-        f"samples, plain and with statistics; models to time at each resolution: {len(bench.variants)}, "
-        f"{steps * (bench.profile.latency.rounds + bench.profile.latency.warmup):,} eager steps in all. "
-        "Seconds are told of measured pieces alone, never estimated.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _has(bench: Workbench) -> str:
-    disk = _free_disk(bench.pieces.folder) / _GIB
-    host = f"{host_free_bytes() / _GIB:.1f} GiB of memory and {disk:.1f} GiB of disk free"
-    if torch.device(bench.device).type != "cuda":
-        return host
-    if not torch.cuda.is_available():
-        return f"{host}, no CUDA GPU: all stages but flops need one, or --device cpu at reduced sizes"
-    free, total = torch.cuda.mem_get_info(bench.device)
-    name = torch.cuda.get_device_name(bench.device)
-    return f"{host}, {free / _GIB:.1f} of {total / _GIB:.1f} GiB free on {name}"
-
-
 def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[str, str]) -> None:
     """Raise FastFluxError unless the run may become the committed one: the profile's own sizes, on a GPU."""
     if other := sorted(key for key in changes if key != "device"):
@@ -361,7 +201,7 @@ def require_no_failures(bench: Workbench, stages: Sequence[Stage]) -> None:
     failed = [
         f"{stage.name} ({', '.join(units)})"
         for stage in stages
-        if (units := [unit for unit in _failed(bench, stage) if unit in bench.pieces.units(stage.name)])
+        if (units := [unit for unit in stage.not_measured(bench) if unit not in stage.left(bench)])
     ]
     if failed:
         raise FastFluxError(

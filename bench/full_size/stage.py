@@ -28,5 +28,13 @@ class Stage:
     units: Callable[[Workbench], Sequence[str]]
     pieces: Callable[[Workbench, Sequence[str]], Iterator[Piece]]
     need: Callable[[Workbench], Need]
-    pruning: bool = False
-    """Whether --offload applies."""
+
+    def left(self, bench: Workbench) -> list[str]:
+        """Units that are not settled."""
+        settled = bench.pieces.units(self.name)
+        return [unit for unit in self.units(bench) if unit not in settled]
+
+    def not_measured(self, bench: Workbench) -> list[str]:
+        """Units that failed, or are not settled."""
+        measured = bench.pieces.units(self.name, measured=True)
+        return [unit for unit in self.units(bench) if unit not in measured]

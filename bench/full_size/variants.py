@@ -7,7 +7,7 @@ anew, in its smaller size. All are random: a step's time does not depend on the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from bench.full_size.random_weights import materialise_
 from bench.full_size.sizes import Sizes
+from bench.results import Measurement, MetricInfo
 from bench.variants import DENSE
 from fastflux.architectures import FLUX
 from fastflux.block_counts import block_count
@@ -35,6 +36,10 @@ OF_HEADS = 24
 RUN_RATIO = 0.20
 LORA_RANK = 16
 BASE = "FLUX.1-dev, random weights"
+EQUAL_LATENCY = MetricInfo(
+    "equal_latency", "1", "fraction, or count of what is kept", higher_is_better=None,
+    reference="L1-norm slicing whose step takes as long as that of a FastFLUX model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class FullSizeVariant:
     """A model to time: `replaced` blocks give way to linear layers, or heads and MLP channels are sliced.
 
     `folded` merges adjacent linear layers, `adapters` leaves LoRA unmerged in the blocks beside the replaced ones.
-    `sliced` is the share of heads and channels that goes, in 24ths; `widths` are heads and channels kept instead.
+    `sliced` is the share of heads and channels that goes, in 24ths; `widths` are heads and channels kept instead, so
+    that a step takes as long as that of `target`.
     """
 
     id: str
@@ -52,6 +58,7 @@ class FullSizeVariant:
     adapters: bool = False
     sliced: int = 0
     widths: tuple[int, int] | None = None
+    target: str = ""
     ratio: float = 0.0
 
     @property
@@ -79,10 +86,11 @@ def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
         ]
     run = tuple(singles[-1 - block_count(RUN_RATIO, len(every)) : -1])
     name = f"{100 * RUN_RATIO:02.0f}"
+    label = f"FastFLUX-{name}%, neighbours"
     variants += [
-        FullSizeVariant(f"run-{name}", f"FastFLUX-{name}%, neighbours", run, ratio=RUN_RATIO),
-        FullSizeVariant(f"run_folded-{name}", "the same, folded", run, folded=True, ratio=RUN_RATIO),
-        FullSizeVariant(f"run_lora-{name}", "the same, LoRA not merged", run, adapters=True, ratio=RUN_RATIO),
+        FullSizeVariant(f"run-{name}", label, run, ratio=RUN_RATIO),
+        FullSizeVariant(f"run_folded-{name}", f"{label}, folded", run, folded=True, ratio=RUN_RATIO),
+        FullSizeVariant(f"run_lora-{name}", f"{label}, LoRA not merged", run, adapters=True, ratio=RUN_RATIO),
     ]
     variants += [FullSizeVariant(f"l1-{k}of24", f"L1-norm, {k}/24 sliced", sliced=k, ratio=k / 24) for k in SLICED]
     return tuple(variants)
@@ -95,8 +103,24 @@ def spread(blocks: Sequence[BlockRef], count: int) -> tuple[BlockRef, ...]:
 
 def equal_variant(target: FullSizeVariant, heads: int, channels: int, ratio: float) -> FullSizeVariant:
     """The sliced model that is to be as fast as `target`."""
-    name = f"l1_equal-{target.id.rpartition('-')[2]}"
-    return FullSizeVariant(name, f"L1-norm at the latency of {target.label}", widths=(heads, channels), ratio=ratio)
+    label = f"L1-norm at the latency of {target.label}"
+    return FullSizeVariant(equal_id(target.id), label, widths=(heads, channels), target=target.id, ratio=ratio)
+
+
+def equal_id(target: str) -> str:
+    """Of the sliced model that is to be as fast as the target."""
+    return f"l1_equal-{target.rpartition('-')[2]}"
+
+
+def found_variant(target: FullSizeVariant, measurement: Measurement) -> FullSizeVariant:
+    """The sliced model that a search for the target's latency ended with."""
+    values = measurement.values
+    return equal_variant(target, int(values["heads"]), int(values["mlp_channels"]), values["ratio"])
+
+
+def kept_widths(variant: FullSizeVariant, sizes: Sizes) -> tuple[int, int] | None:
+    """Heads and MLP channels that slicing leaves; None of a model that is not sliced."""
+    return variant.widths or (_sliced(variant.sliced, sizes) if variant.sliced else None)
 
 
 def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
@@ -111,7 +135,7 @@ def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
             config={"blocks": len(variant.replaced)},
             replacements=tuple(Replacement(block, "linear") for block in variant.replaced),
         )
-    heads, channels = variant.widths or _sliced(variant.sliced, sizes)
+    heads, channels = kept_widths(variant, sizes) or (0, 0)
     config = {"ratio": variant.ratio, "heads": heads, "mlp_channels": channels}
     return PruningPlan(base_model=BASE, base_revision="", method="l1_norm", config=config)
 
@@ -168,7 +192,7 @@ def own_bytes(variant: FullSizeVariant, outline: nn.Module, sizes: Sizes, dtype:
 
 
 def groups(
-    variants: Sequence[FullSizeVariant], bytes_of: Mapping[str, int], room: int
+    variants: Sequence[FullSizeVariant], bytes_of: Callable[[FullSizeVariant], int], room: int
 ) -> list[tuple[FullSizeVariant, ...]]:
     """Variants that are in memory together, in their order, the dense model not counted; each takes `room` at most.
 
@@ -177,7 +201,7 @@ def groups(
     made: list[list[FullSizeVariant]] = []
     taken = room + 1
     for variant in variants:
-        size = bytes_of[variant.id]
+        size = bytes_of(variant)
         if not made or taken + size > room:
             made.append([])
             taken = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from bench.full_size.pieces import Budget, Pieces
 from bench.full_size.random_weights import materialise_, random_transformer, skeleton
 from bench.full_size.sizes import Sizes
-from bench.full_size.variants import FullSizeVariant, build, full_size_variants, own_bytes
+from bench.full_size.variants import EQUAL_LATENCY, FullSizeVariant, found_variant, full_size_variants, own_bytes
 from bench.profile import Profile
 from bench.results import JSON, MetricInfo
-from bench.variants import DENSE
 from fastflux.architectures import architecture_of, example_inputs
 from fastflux.model import parameter_count
 from fastflux.offload import offload_
@@ -28,6 +27,8 @@ from fastflux.surgery import get_block
 
 MARGIN = 0.1
 """Of the device's free memory, left to activations and to the allocator."""
+EQUAL_STAGE = "equal-latency"
+"""The stage whose outcome later stages time too."""
 
 
 @dataclass
@@ -41,7 +42,6 @@ class Workbench:
     pieces: Pieces
     budget: Budget
     offload: bool = False
-    retry: bool = False
 
     @cached_property
     def outline(self) -> Any:
@@ -74,18 +74,31 @@ class Workbench:
         release(self.device)
 
     @cached_property
-    def variants(self) -> dict[str, FullSizeVariant]:
-        """By id, the dense one first."""
+    def planned(self) -> dict[str, FullSizeVariant]:
+        """The variants that are known before anything is measured, by id, the dense one first."""
         return {variant.id: variant for variant in full_size_variants(self.sizes)}
 
-    @cached_property
-    def own_bytes(self) -> dict[str, int]:
-        """What each variant takes beside the dense model, by id."""
-        return {name: own_bytes(item, self.outline, self.sizes, self.dtype) for name, item in self.variants.items()}
+    @property
+    def variants(self) -> dict[str, FullSizeVariant]:
+        """All of them, by id: L1-norm models of equal latency stand behind the others once they are found."""
+        found = (
+            found_variant(self.planned[target], measurement)
+            for _, measurement, _ in self.pieces.measurements([EQUAL_STAGE])
+            if measurement.info.name == EQUAL_LATENCY.name
+            and measurement.status == "ok"
+            and (target := str(measurement.settings["target"])) in self.planned
+        )
+        return {**self.planned, **{variant.id: variant for variant in found}}
 
-    def build(self, names: Sequence[str]) -> dict[str, Any]:
-        """The dense model and the variants named, as views of it."""
-        return {name: build(self.variants[name], self.dense, self.sizes) for name in dict.fromkeys((DENSE, *names))}
+    @cached_property
+    def _bytes(self) -> dict[FullSizeVariant, int]:
+        return {}
+
+    def own_bytes(self, variant: FullSizeVariant) -> int:
+        """What a variant takes beside the dense model."""
+        if variant not in self._bytes:
+            self._bytes[variant] = own_bytes(variant, self.outline, self.sizes, self.dtype)
+        return self._bytes[variant]
 
     @property
     def weight_bytes(self) -> int:

@@ -88,7 +88,7 @@ def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens:
     found: dict[str, dict[int, int]] = {}  # kind -> FLOPs of one -> how many
     for block in architecture.chain(transformer):
         flops = counts.get(f"{block.stack}.{block.index}", 0)  # a removed block runs no product
-        alike = found.setdefault(_kind(get_block(transformer, block)), {})
+        alike = found.setdefault(kind_of_block(get_block(transformer, block)), {})
         alike[flops] = alike.get(flops, 0) + 1
     kinds = tuple(
         KindFlops(kind if place == 1 else f"{kind}_{place}", count, each)
@@ -134,7 +134,8 @@ def measure_flops_by_block(
     return Measurement(FLOPS_BY_BLOCK, "ok", values=values, scored=len(sizes), settings=settings)
 
 
-def _kind(block: Any) -> str:
+def kind_of_block(block: Any) -> str:
+    """The kind that `flops_by_block` counts a block as."""
     name = type(block).__name__
     kind = _KINDS.get(name, name)
     if getattr(block, "use_dual_attention", False):

@@ -6,7 +6,7 @@ import pytest
 
 from bench.metrics.flops import flux_flops
 from bench.results import Measurement, MetricInfo, RunRecord, read_records
-from reports.full_size_tables import full_size_document
+from reports.full_size_tables.document import full_size_document
 from reports.table import DASH
 
 ROOT = Path(__file__).parent.parent.parent

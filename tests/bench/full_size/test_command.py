@@ -10,17 +10,18 @@ import torch
 
 from bench import reproduce as reproducing
 from bench.__main__ import main
-from bench.full_size import latency, run, workbench
+from bench.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
 from bench.full_size.run import Ending, full_size
 from bench.full_size.variants import full_size_variants
 from bench.results import RunRecord, read_records
 from fastflux.errors import FastFluxError
-from reports.full_size_tables import full_size_document
+from reports.full_size_tables.document import full_size_document
 from tests.bench.full_size.tiny import TINY
 
 CHOSEN = ("dense", "fastflux-20", "run-20", "run_folded-20", "l1-4of24")
 STAGES = (
-    "flops", "replacement", "latency-32", "cuda-graphs", "equal-latency", "end-to-end", "calibration", "prune-20",
+    "flops", "replacement", "equal-latency", "latency-32", "cuda-graphs", "step-profile", "end-to-end", "calibration",
+    "prune-20",
 )  # fmt: skip
 
 
@@ -49,7 +50,7 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
         workbench, "full_size_variants", lambda sizes: [v for v in full_size_variants(sizes) if v.id in CHOSEN]
     )
     monkeypatch.setattr(run, "run_reports", lambda *_: None)
-    monkeypatch.setattr(latency, "SEARCH", {"tolerance": 0.02, "rounds": 1, "final_rounds": 1, "candidates": 2})
+    monkeypatch.setattr(equal, "SEARCH", {"tolerance": 0.02, "rounds": 1, "final_rounds": 1, "candidates": 2})
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,11 @@ def test_every_stage_measures(ran: Path) -> None:
     assert set(found) == {*CHOSEN, "l1_equal-20", "replacement"}
     wanted = {
         "dense": {"flops_by_block", "parameters", "latency_32x32", "memory_32x32", "latency_32x32_graphs",
-                  "latency_end_to_end", "memory_end_to_end", "calibration_cost", "calibration_precision"},
+                  "latency_end_to_end", "memory_end_to_end", "calibration_cost", "calibration_precision",
+                  "step_profile_32x32"},
         "fastflux-20": {"ranking_cost", "pruning_cost", "pruning_cost_by_block", "latency_32x32", "latency_end_to_end"},
-        "l1_equal-20": {"equal_latency"},
+        "l1_equal-20": {"equal_latency", "flops_by_block", "parameters", "latency_32x32", "memory_32x32",
+                        "latency_end_to_end"},
         "replacement": {"replacement_block_32x32"},
     }  # fmt: skip
     for variant, names in wanted.items():
@@ -105,6 +108,64 @@ def test_parameters_flops_and_times_are_of_the_same_model(ran: Path) -> None:
     )
 
 
+def test_models_of_equal_latency_are_timed_beside_their_targets_in_every_later_stage(ran: Path) -> None:
+    record = records(ran)["l1_equal-20"]
+    assert record.label == "L1-norm at the latency of FastFLUX-20%"
+    found = record.measurement("equal_latency")
+    assert found is not None
+    plan = record.plan
+    assert plan is not None
+    assert {"heads": found.values["heads"], "mlp_channels": found.values["mlp_channels"]}.items() <= plan[
+        "config"
+    ].items()  # type: ignore[union-attr]
+    for name in ("latency_32x32", "latency_end_to_end"):
+        timed = record.measurement(name)
+        assert timed is not None
+        assert timed.settings["target"] == "fastflux-20"
+        assert {"dense", "fastflux-20", "l1_equal-20"} <= set(timed.settings["together"])  # type: ignore[arg-type]
+        assert timed.values["ratio_to_target"] > 0
+    counted = record.measurement("flops_by_block")
+    assert counted is not None
+    assert counted.values["32x32.ratio_to_dense"] == found.values["flops_ratio_to_dense"]
+
+
+def test_stages_settled_before_the_search_take_what_it_found_later(tmp_path: Path) -> None:
+    assert small(tmp_path, stages=["latency-32"])
+    assert "l1_equal-20" not in records(tmp_path)
+    assert small(tmp_path, stages=["equal-latency", "latency-32"])
+    timed = records(tmp_path)["l1_equal-20"].measurement("latency_32x32")
+    assert timed is not None
+    assert timed.settings["together"] == ["dense", "l1_equal-20", "fastflux-20"], "its target alone is timed again"
+
+
+def test_a_search_that_failed_leaves_nothing_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_: Any, **__: Any) -> Any:
+        raise FastFluxError("no latency can be met")
+
+    with monkeypatch.context() as context:
+        context.setattr(equal, "search_equal_latency", planted)
+        assert ended(tmp_path, stages=["equal-latency", "latency-32"]) == Ending.FAILED
+    found = records(tmp_path)["l1_equal-20"].measurements
+    assert [(item.info.name, item.status) for item in found] == [("equal_latency", "failed")]
+    assert small(tmp_path, stages=["equal-latency", "latency-32"], retry=True)
+    assert records(tmp_path)["l1_equal-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
+
+
+def test_a_retry_in_small_budgets_comes_to_an_end_though_it_fails_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def planted(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("out")
+
+    monkeypatch.setattr(replacement, "_measure", planted)
+    changes = TINY | {"random.resolutions": "[32, 64, 96]"}
+    options: dict[str, Any] = {"stages": ["replacement"], "changes": changes}
+    assert ended(tmp_path, **options) == Ending.FAILED
+    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))
+    endings = [ended(tmp_path, **options, budget=1.0, retry=first) for first in (True, False, False)]
+    assert endings == [Ending.LEFT, Ending.LEFT, Ending.FAILED]
+
+
 def test_what_is_done_is_not_done_again(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in place(ran).glob("*/[0-9]*.json")}
     assert small(ran, stages=STAGES)
@@ -115,15 +176,16 @@ def test_what_is_done_is_not_done_again(ran: Path, capsys: pytest.CaptureFixture
 def test_its_document_has_every_table(ran: Path) -> None:
     text = full_size_document(place(ran) / "records")
     for title in ("FLOPs and parameters", "One step at 32x32, eager", "Folded and merged export",
-                  "L1-norm pruning at equal latency", "Whole pipeline calls", "A replaced block at 32x32",
-                  "Cost of pruning"):  # fmt: skip
+                  "L1-norm pruning at equal latency", "Models of equal latency beside their targets",
+                  "Where a step's time goes at 32x32, by block", "Where a step's time goes at 32x32, by operation",
+                  "Whole pipeline calls", "A replaced block at 32x32", "Cost of pruning"):  # fmt: skip
         assert f"### {title}" in text
     assert "say nothing of quality" in text
 
 
 def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
-    part = run.calibrating._Pass.run
+    part = calibrating._Pass.run
 
     def killed(self: Any, unit: str) -> Any:
         parts.append(unit)
@@ -131,7 +193,7 @@ def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.M
             raise KeyboardInterrupt
         return part(self, unit)
 
-    monkeypatch.setattr(run.calibrating._Pass, "run", killed)
+    monkeypatch.setattr(calibrating._Pass, "run", killed)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path, stages=["calibration"])
     assert small(tmp_path, stages=["calibration"])
@@ -141,8 +203,7 @@ def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.M
     patch(monkeypatch)
     assert small(tmp_path / "whole", stages=["calibration"])
     halves, whole = (
-        run.calibrating.load_statistics(place(runs) / "statistics-6.safetensors")
-        for runs in (tmp_path, tmp_path / "whole")
+        calibrating.load_statistics(place(runs) / "statistics-6.safetensors") for runs in (tmp_path, tmp_path / "whole")
     )
     for block, streams in whole.items():
         for name, moments in streams.items():
@@ -159,18 +220,18 @@ def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None
 
 def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forwards: list[str] = []
-    forward = run.calibrating._forward
+    forward = calibrating._forward
 
     def counted(*arguments: Any) -> Any:
         inner = forward(*arguments)
         return lambda: (forwards.append("ran"), inner())[1]
 
-    monkeypatch.setattr(run.calibrating, "_forward", counted)
+    monkeypatch.setattr(calibrating, "_forward", counted)
     assert small(tmp_path, stages=["calibration"])
     batches = 3
     assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
     forwards.clear()
-    saved = run.calibrating.save_statistics
+    saved = calibrating.save_statistics
 
     def killed(statistics: Any, path: Path) -> None:
         if "statistics-6" in path.name:
@@ -178,11 +239,11 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
         saved(statistics, path)
 
     with monkeypatch.context() as context:
-        context.setattr(run.calibrating, "save_statistics", killed)
+        context.setattr(calibrating, "save_statistics", killed)
         with pytest.raises(KeyboardInterrupt):
             small(tmp_path / "killed", stages=["calibration"])
     forwards.clear()
-    monkeypatch.setattr(run.calibrating, "_precision", lambda _bench: {"dense": []})
+    monkeypatch.setattr(calibrating, "_precision", lambda _bench: {"dense": []})
     assert small(tmp_path / "killed", stages=["calibration"])
     assert len(forwards) == 1 + 2, "the last part alone, of one batch"
 
@@ -192,7 +253,7 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     parts: list[str] = []
-    run_part, collect = run.calibrating._Pass.run, run.calibrating.collect_statistics
+    run_part, collect = calibrating._Pass.run, calibrating.collect_statistics
 
     def noted(self: Any, unit: str) -> Any:
         parts.append(unit)
@@ -205,9 +266,9 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
         return found
 
     changes = TINY | {"random.save_every": "2"}
-    monkeypatch.setattr(run.calibrating._Pass, "run", noted)
+    monkeypatch.setattr(calibrating._Pass, "run", noted)
     with monkeypatch.context() as context:
-        context.setattr(run.calibrating, "collect_statistics", planted)
+        context.setattr(calibrating, "collect_statistics", planted)
         assert ended(tmp_path, stages=["calibration", "prune-20"], changes=changes) == Ending.FAILED
     assert parts == ["2", "4", "6"][: parts.index(part) + 1]
     before = {"4": "2", "6": "4"}[part]
@@ -224,8 +285,7 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     assert parts == ["2", "4", "6"][["2", "4", "6"].index(part) :]
     assert small(tmp_path / "whole", stages=["calibration"], changes=changes)
     halves, whole = (
-        run.calibrating.load_statistics(place(runs) / "statistics-6.safetensors")
-        for runs in (tmp_path, tmp_path / "whole")
+        calibrating.load_statistics(place(runs) / "statistics-6.safetensors") for runs in (tmp_path, tmp_path / "whole")
     )
     for block, streams in whole.items():
         for name, moments in streams.items():
@@ -298,14 +358,14 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     accepted: list[str] = []
     monkeypatch.setattr(run, "_accept", lambda _records, name: accepted.append(name))
     monkeypatch.setattr(run, "require_acceptable", lambda *_: None)
-    build = run.counting.build
+    build = counting.build
 
     def planted(variant: Any, *rest: Any) -> Any:
         if variant.id == "run-20":
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`\nmore")
         return build(variant, *rest)
 
-    monkeypatch.setattr(run.counting, "build", planted)
+    monkeypatch.setattr(counting, "build", planted)
     changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
     arguments = ["full_size", "--stages", "flops", "--out", str(tmp_path), *changes]
     assert main(arguments) == 4
@@ -317,7 +377,7 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     assert "and flops (run-20) failed: measure again with --retry" in " ".join(capsys.readouterr().err.split())
     assert main([*arguments, "--accept", "--retry"]) == 1
     assert not accepted
-    monkeypatch.setattr(run.counting, "build", build)
+    monkeypatch.setattr(counting, "build", build)
     assert main([*arguments, "--accept", "--retry"]) == 0
     assert accepted == ["flops"]
 
@@ -359,14 +419,14 @@ def test_a_variant_without_memory_fails_alone_and_can_be_retried(
 
 
 def test_a_piece_without_memory_is_noted_and_the_next_one_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = run.replacement._measure
+    measure = replacement._measure
 
     def planted(bench: Any, pixels: int, info: Any) -> Any:
         if pixels == 32:
             raise torch.OutOfMemoryError("out")
         return measure(bench, pixels, info)
 
-    monkeypatch.setattr(run.replacement, "_measure", planted)
+    monkeypatch.setattr(replacement, "_measure", planted)
     changes = TINY | {"random.resolutions": "[32, 64]"}
     assert ended(tmp_path, stages=["replacement"], changes=changes) == Ending.FAILED
     record = records(tmp_path)["replacement"]
@@ -378,9 +438,9 @@ def test_too_little_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, word: str
 ) -> None:
     if kind == "device":
-        monkeypatch.setattr(run, "free_bytes", lambda _device: 1)
+        monkeypatch.setattr(resources, "free_bytes", lambda _device: 1)
     else:
-        monkeypatch.setattr(run, "_free_disk", lambda _folder: 1)
+        monkeypatch.setattr(resources, "free_disk", lambda _folder: 1)
     with pytest.raises(FastFluxError, match=rf"calibration needs at least .* GiB of {word}"):
         small(tmp_path, stages=["calibration"])
     assert not list(tmp_path.rglob("*.json"))

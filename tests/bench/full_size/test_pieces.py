@@ -46,7 +46,7 @@ def test_what_failed_is_settled_until_it_is_retried_and_then_replaced(tmp_path: 
     failed = piece("a")
     store.write("latency", failed, failed.failed("out of memory"), 1.0, {})
     assert store.done("latency")[0].failures == {"a": "out of memory"}
-    assert (store.units("latency"), store.units("latency", retry=True)) == ({"a"}, set())
+    assert (store.units("latency"), store.units("latency", measured=True)) == ({"a"}, set())
     store.write("latency", failed, {"a": [ok(4.0)]}, 1.0, {})
     assert [done.failures for done in store.done("latency")] == [{}]
     assert [(name, found.status) for name, found, _ in store.measurements(["latency"])] == [("a", "ok")]

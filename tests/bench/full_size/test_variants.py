@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.full_size import calibrating, counting, latency, pruning
+from bench.full_size import calibrating, counting, equal, latency, pruning
 from bench.full_size.pieces import Budget, Pieces
 from bench.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
 from bench.full_size.sizes import Sizes, sizes_of
@@ -155,9 +155,12 @@ def test_the_run_of_neighbours_folds_into_one_and_its_lora_is_extra(dense: torch
 
 def test_models_are_grouped_by_what_fits() -> None:
     variants = [FullSizeVariant(name, name) for name in "abcd"]
-    sizes = {"a": 1, "b": 4, "c": 4, "d": 99}
-    assert [[item.id for item in group] for group in groups(variants, sizes, 8)] == [["a", "b"], ["c"], ["d"]]
-    assert [[item.id for item in group] for group in groups(variants, sizes, 999)] == [["a", "b", "c", "d"]]
+
+    def bytes_of(variant: FullSizeVariant) -> int:
+        return {"a": 1, "b": 4, "c": 4, "d": 99}[variant.id]
+
+    assert [[item.id for item in group] for group in groups(variants, bytes_of, 8)] == [["a", "b"], ["c"], ["d"]]
+    assert [[item.id for item in group] for group in groups(variants, bytes_of, 999)] == [["a", "b", "c", "d"]]
 
 
 def test_a_counter_that_disagrees_with_the_formula_is_an_error(
@@ -200,8 +203,8 @@ def test_needs_count_all_that_a_stage_holds_at_once(tmp_path: Path) -> None:
     statistics = calibrating.statistics_bytes(gpu)
     assert calibrating.need(gpu).host == gpu.recorded_bytes + statistics, "they are copied there to be written"
     assert calibrating.need(cpu).host == cpu.recorded_bytes, "on the CPU they are there already"
-    sliced = gpu.own_bytes["l1-4of24"]
-    assert latency.equal_need(gpu).device >= gpu.weight_bytes + sliced > latency.latency_need(gpu).device
+    sliced = gpu.own_bytes(gpu.planned["l1-4of24"])
+    assert equal.need(gpu).device >= gpu.weight_bytes + sliced > latency.latency_need(gpu).device
     # Offloaded, the ranking of all blocks takes more than the pruning: 76 matrices of fits in float64.
     assert pruning.need(offloaded).device >= statistics + 76 * 8 * 3072**2
     assert pruning.need(gpu).device > gpu.weight_bytes

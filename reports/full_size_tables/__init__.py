@@ -1,0 +1,1 @@
+"""Tables of a full-size run with random weights: latency against FLOPs and the paper, cost of pruning, scorers."""
