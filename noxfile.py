@@ -24,8 +24,6 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "1073741824",
     "MALLOC_TOP_PAD_": "67108864",
 }
-# torch's profiler, which measures memory, tells stderr of every start, and of the GPU it did not find.
-QUIET = {"KINETO_LOG_LEVEL": "99"}
 
 
 def run_python(session: nox.Session, *arguments: str) -> None:
@@ -34,7 +32,7 @@ def run_python(session: nox.Session, *arguments: str) -> None:
         python = environment_python(ROOT)
     except EnvironmentSetupError as error:
         session.error(str(error).rstrip("."))  # nox adds its own full stop
-    session.run(str(python), *arguments, external=True, env=ALLOCATOR | QUIET)
+    session.run(str(python), *arguments, external=True, env=ALLOCATOR)
 
 
 @nox.session

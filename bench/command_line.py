@@ -107,7 +107,7 @@ def _add_full_size(commands: Any) -> None:
         epilog="examples:\n"
         "  python -m bench full_size --dry-run                     what it needs, against what there is\n"
         "  python -m bench full_size --stages flops                exact, on any machine\n"
-        "  python -m bench full_size --budget 540                  again and again, until it ends with 0\n"
+        "  python -m bench full_size --budget 540                  again and again, while it ends with 3\n"
         "  python -m bench full_size --stages calibration,prune-20 --offload\n"
         "  python -m bench full_size --accept                      make this run the committed one of its device",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -116,7 +116,11 @@ def _add_full_size(commands: Any) -> None:
     size.add_argument("--stages", type=names, help="stages, comma-separated (default: all; --dry-run lists them)")
     size.add_argument("--budget", type=float, metavar="SECONDS", help="start no piece that may not end in this time")
     size.add_argument("--offload", action="store_true", help="calibrate and prune with the blocks in host memory")
-    size.add_argument("--retry", action="store_true", help="measure again what failed")
+    size.add_argument(
+        "--retry",
+        action="store_true",
+        help="drop what failed and measure it again; of several calls, give it to the first alone",
+    )
     size.add_argument("--allow-busy", action="store_true", help="measure although other work takes the GPU")
     size.add_argument("--dry-run", action="store_true", help="show needs and plan, and stop")
     size.add_argument("--accept", action="store_true", help="copy the records and tables to reports/full_size/")

@@ -39,6 +39,7 @@ PRECISION = MetricInfo(
     "calibration_precision", "1", "ms, ratio or R²", higher_is_better=None,
     reference="statistics of two blocks with products in bfloat16 against float64, on the same forwards",
 )  # fmt: skip
+STAGE = "calibration"
 WHOLE, PRECISE = "whole", "precision"
 BATCHES_OF_PRECISION = 8
 _MIB = 2**20
@@ -109,8 +110,18 @@ def _found(bench: Workbench, unit: str) -> Measurement:
 
 
 def _settled(bench: Workbench, unit: str) -> Measurement | None:
-    found = (done.results[DENSE][0] for done in bench.pieces.done("calibration") if unit in done.units)
+    found = (done.results[DENSE][0] for done in bench.pieces.done(STAGE) if unit in done.units)
     return next(found, None)
+
+
+def forget_lost(bench: Workbench) -> None:
+    """Drop all parts of a pass that was measured but whose statistics are gone: they are collected anew.
+
+    They are a large file beside the pieces, which may have been left behind where those were copied.
+    """
+    found = whole(bench)
+    if found is not None and found.status == "ok" and not statistics_file(bench, parts(bench)[-1]).exists():
+        bench.pieces.forget(STAGE, {*parts(bench), WHOLE})
 
 
 def keep_only(bench: Workbench, done: str) -> None:

@@ -42,8 +42,10 @@ class Way:
                 model.compile_repeated_blocks(backend=bench.sizes.compile_backend, dynamic=False)
         if not self.graphs:
             return {name: ModelStep(model, inputs) for name, model in models.items()}
-        pool = torch.cuda.graph_pool_handle()  # nobody reads an output, so all graphs may share their memory
-        return {name: GraphStep(model, inputs, pool) for name, model in models.items()}
+        with torch.cuda.device(bench.device):
+            stream = torch.cuda.Stream()  # one for all: each would keep a workspace of the matrix library
+            pool = torch.cuda.graph_pool_handle()  # nobody reads an output, so all graphs may share their memory
+        return {name: GraphStep(model, inputs, pool, stream) for name, model in models.items()}
 
     def context(self, models: int) -> AbstractContextManager[Any]:
         """Around the timing."""
@@ -62,25 +64,26 @@ class GraphStep:
     model: nn.Module
     inputs: Mapping[str, Any]
     pool: Any
+    stream: Any
     graph: Any = None
 
     def __call__(self) -> None:
         """Replay it."""
-        if self.graph is None:
-            self._record()
-        self.graph.replay()
+        with torch.inference_mode():
+            if self.graph is None:
+                self._record()
+            self.graph.replay()
 
     def _record(self) -> None:
         device = next(self.model.parameters()).device
-        with torch.cuda.device(device), torch.inference_mode():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+        with torch.cuda.device(device):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
                 for _ in range(GRAPH_WARMUP):
                     self.model(**self.inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 self.model(**self.inputs)
         self.graph = graph
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,8 +91,15 @@ class Pieces:
 
     def forget_failures(self, stage: str) -> None:
         """Drop the pieces in which something failed: their units are left to do again."""
+        self._forget(stage, lambda done: bool(done.failures))
+
+    def forget(self, stage: str, units: Collection[str]) -> None:
+        """Drop the pieces that settled any of the units."""
+        self._forget(stage, lambda done: not set(done.units).isdisjoint(units))
+
+    def _forget(self, stage: str, dropped: Callable[[Done], bool]) -> None:
         for path in self._files(stage):
-            if (done := _read(path)) is not None and done.failures:
+            if (done := _read(path)) is not None and dropped(done):
                 path.unlink()
 
     def longest(self, stage: str) -> float:

@@ -42,6 +42,7 @@ BY_BLOCK = MetricInfo(
 )  # fmt: skip
 RATIO = 0.20
 VARIANT = "fastflux-20"
+STAGE = "prune-20"
 ORDER, WHOLE = "order", "whole"
 _BLOCK_FILES = "[0-9]*.safetensors"
 _MIB = 2**20
@@ -55,8 +56,7 @@ def units(_bench: Workbench) -> list[str]:
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
-    """The order from the calibration's statistics, then the pruning; both need the stage `calibration`."""
-    last = calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
+    """The order from the statistics of the stage `calibration`, then the pruning, which needs the order alone."""
     whole = calibrating.whole(bench)
     if whole is not None and whole.status != "ok":
         reason = f"the stage calibration failed ({whole.reason})"
@@ -64,12 +64,30 @@ def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
             if unit in left:
                 yield Piece((unit,), (VARIANT,), info, lambda info=info: {VARIANT: [Measurement.failed(info, reason)]})  # type: ignore[misc]
         return
-    if whole is None or not last.exists():
-        raise FastFluxError("The stage prune-20 needs the statistics of the stage calibration: run that one first.")
+    require_statistics(bench)
     if ORDER in left:
-        yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, last))
+        yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, _statistics(bench)))
     if WHOLE in left:
         yield Piece((WHOLE,), (VARIANT,), PRUNING_COST, lambda: _prune(bench))
+
+
+def needs_statistics(bench: Workbench) -> bool:
+    """Whether the order of the blocks is not known yet."""
+    return ORDER not in bench.pieces.units(STAGE)
+
+
+def require_statistics(bench: Workbench) -> None:
+    """Raise FastFluxError where the order is to be made of statistics that are not there."""
+    whole = calibrating.whole(bench)
+    there = whole is not None and (whole.status != "ok" or _statistics(bench).exists())
+    if needs_statistics(bench) and not there:
+        raise FastFluxError(
+            f"The stage {STAGE} needs the statistics of the stage {calibrating.STAGE}: run that one first, or both."
+        )
+
+
+def _statistics(bench: Workbench) -> Path:
+    return calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
 
 
 def _rank(bench: Workbench, path: Path) -> Results:
@@ -87,12 +105,12 @@ def _rank(bench: Workbench, path: Path) -> Results:
 
 
 def _order(bench: Workbench) -> str:
-    for done in bench.pieces.done("prune-20"):
+    for done in bench.pieces.done(STAGE):
         for measurement in done.results[VARIANT]:
             if measurement.info.name == RANKING.name and measurement.status == "ok":
                 blocks = measurement.settings["order"]
                 return ",".join(str(block) for block in blocks)  # type: ignore[union-attr]  # a list of texts
-    raise FastFluxError("The order of the blocks could not be found: run the stage prune-20 with --retry.")
+    raise FastFluxError(f"The order of the blocks could not be found: run the stage {STAGE} with --retry.")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from time import monotonic
 import torch
 
 from bench.environment import describe_environment, device_name
+from bench.full_size import calibrating, pruning
 from bench.full_size.dry_run import show_plan
 from bench.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
 from bench.full_size.records import write_records
@@ -66,10 +67,7 @@ def full_size(
     profile = load_profile(profile_name, changes)
     sizes = sizes_of(profile)
     known = stages_of(sizes)
-    for name in stages or ():
-        if name not in known:
-            raise unknown_name("stage", name, list(known))
-    chosen = [known[name] for name in known if stages is None or name in stages]
+    chosen = _chosen(known, stages)
     profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
     alone = [stage.name for stage in chosen] == [COUNTED]
     kind = "meta" if alone else profile.device
@@ -81,9 +79,7 @@ def full_size(
     if dry_run:
         show_plan(bench, chosen)
         return Ending.MEASURED
-    if retry:
-        for stage in chosen:
-            bench.pieces.forget_failures(stage.name)
+    _forget(bench, chosen, failures=retry)
     if accept:
         require_no_failures(bench, list(known.values()))
     working = [stage for stage in chosen if stage.left(bench)]
@@ -99,6 +95,27 @@ def full_size(
         if accept and ending == Ending.MEASURED:
             _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
     return ending
+
+
+def _chosen(known: Mapping[str, Stage], names: Sequence[str] | None) -> list[Stage]:
+    """The stages named, in the order in which they run."""
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("stage", name, list(known))
+    return [stage for name, stage in known.items() if names is None or name in names]
+
+
+def _forget(bench: Workbench, stages: Sequence[Stage], *, failures: bool) -> None:
+    """Drop what is to be measured again: failures where they are to be tried again, and what lost its statistics."""
+    if failures:
+        for stage in stages:
+            bench.pieces.forget_failures(stage.name)
+    names = {stage.name for stage in stages}
+    if pruning.STAGE in names and pruning.needs_statistics(bench):
+        if calibrating.STAGE in names:
+            calibrating.forget_lost(bench)
+        else:
+            pruning.require_statistics(bench)
 
 
 def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
@@ -136,7 +153,9 @@ def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | No
     """A stage's next piece, or None: also where there is no memory for the models that decide what a piece is."""
     try:
         return next(pieces, None)
-    except RuntimeError as error:
+    except BudgetSpentError:
+        raise
+    except (RuntimeError, FastFluxError) as error:
         reason = _reason(error)
     release(bench.device)
     console.print(
@@ -151,7 +170,9 @@ def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[s
     began = monotonic()
     try:
         results = piece.work()
-    except RuntimeError as error:  # out of memory, as torch or a CUDA library says it, or a compiler's
+    except BudgetSpentError:
+        raise
+    except (RuntimeError, FastFluxError) as error:  # out of memory, as torch or a CUDA library or a compiler says it
         results = piece.failed(_reason(error))
     release(bench.device)  # not while an error's traceback holds what was there
     done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
@@ -161,8 +182,10 @@ def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[s
         console.print("  what was measured is kept; --retry measures again what failed", markup=False)
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "no reason given")
+    if isinstance(error, FastFluxError):
+        return first
     return f"{'out of memory' if isinstance(error, torch.OutOfMemoryError) else type(error).__name__}: {first}"
 
 

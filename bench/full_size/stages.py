@@ -52,14 +52,14 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
         ),
         Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
         Stage(
-            "calibration",
+            calibrating.STAGE,
             "statistics of all blocks in one pass, beside plain forwards",
             calibrating.units,
             calibrating.pieces,
             calibrating.need,
         ),
         Stage(
-            "prune-20", "20 % with Sandwich Training", pruning.units, pruning.pieces, pruning.need,
+            pruning.STAGE, "20 % with Sandwich Training", pruning.units, pruning.pieces, pruning.need,
         ),
         Stage("scorers", "images a second of every scorer", scorers.units, scorers.pieces, scorers.need),
     ]  # fmt: skip

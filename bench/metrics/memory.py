@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
+from bench.metrics.profiler import quiet_profiler
 from bench.results import JSON, Measurement, MetricInfo
 
 MEMORY = MetricInfo("memory", "1", "MiB", higher_is_better=False, reference="weights and peak tensors of one step")
@@ -52,16 +52,21 @@ def measure_memory(
     return Measurement(MEMORY, "ok", values={"peak_mib": (weights + peak) / _MIB}, scored=1, settings=common)
 
 
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of parameters and buffers, shared ones once."""
-    tensors = [*module.parameters(), *module.buffers()]
+def weight_bytes(*modules: nn.Module, device_type: str | None = None) -> int:
+    """Bytes of parameters and buffers, shared ones once; those on devices of one type alone, if it is named."""
+    tensors = [
+        tensor
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+        if device_type in (None, tensor.device.type)
+    ]
     storages = {(tensor.device, tensor.untyped_storage().data_ptr()): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def cpu_peak(step: Callable[[], object]) -> int:
     """The most bytes of CPU tensors that `step` held at once, beyond those there were before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with quiet_profiler(profile_memory=True) as profiler:
         step()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"

@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench.metrics.end_to_end import PipelineCall
+from bench.metrics.memory import weight_bytes
 from bench.results import JSON, Measurement, MetricInfo
 from fastflux.memory import PeakMemory
 
 MEMORY_END_TO_END = MetricInfo(
     "memory_end_to_end",
-    "1",
+    "2",  # 1 counted all weights on the device, those of other models too
     "MiB",
     higher_is_better=False,
-    reference="peak memory of a pipeline call by stage, all loaded weights among it",
+    reference="peak memory of a pipeline call by stage, the weights of its pipeline among it",
 )
 STAGES = ("text_encoding", "denoising", "decoding")
 
@@ -31,8 +33,9 @@ def measure_stage_memory(
 
     Returns:
         Values "text_encoding_mib", "denoising_mib", "decoding_mib" (with the making of the pictures) and "peak_mib",
-        their largest. On CUDA what tensors took at once; on a CPU what was resident of the whole process, which keeps
-        freed memory of the stages before. Failed when the call raises a RuntimeError, or where peaks cannot be read.
+        their largest. On CUDA what tensors took at once, but for those that lie there for others, such as the models of
+        other variants; on a CPU what was resident of the whole process, which keeps freed memory of the stages before.
+        Failed when the call raises a RuntimeError, or where peaks cannot be read.
     """
     cuda = torch.device(device).type == "cuda"
     common: dict[str, JSON] = {
@@ -43,6 +46,7 @@ def measure_stage_memory(
     }
     try:
         call()  # caches and workspaces made once are no part of a call
+        others = others_bytes(call, torch.cuda.memory_allocated(device), "cuda") if cuda else 0
         peaks = stage_peaks(call, device)
     except RuntimeError as error:
         reason = f"{type(error).__name__}: {error}"
@@ -51,9 +55,18 @@ def measure_stage_memory(
     if lacking := ", ".join(stage for stage in STAGES if stage not in known):
         reason = f"this system does not tell the peak memory of {lacking}"
         return Measurement.failed(MEMORY_END_TO_END, reason, missing=1, settings=common)
-    values = {f"{stage}_mib": peak / _MIB for stage, peak in known.items()}
+    values = {f"{stage}_mib": (peak - others) / _MIB for stage, peak in known.items()}
     values["peak_mib"] = max(values.values())
     return Measurement(MEMORY_END_TO_END, "ok", values=values, scored=1, settings=common)
+
+
+def others_bytes(call: PipelineCall, allocated: int, device_type: str) -> int:
+    """Of so many bytes that are allocated before a call, those that are no weights of its pipeline."""
+    parts = [call.transformer]
+    parts += [
+        part for name, part in call.pipeline.components.items() if isinstance(part, nn.Module) and name != "transformer"
+    ]
+    return max(0, allocated - weight_bytes(*parts, device_type=device_type))
 
 
 def stage_peaks(call: PipelineCall, device: str) -> dict[str, int | None]:

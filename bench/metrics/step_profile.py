@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity
 
 from bench.metrics.flops_by_block import kind_of_block
+from bench.metrics.profiler import quiet_profiler
 from bench.results import JSON, Measurement, MetricInfo
 from fastflux.architectures import architecture_of
 from fastflux.errors import FastFluxError
@@ -185,7 +186,7 @@ def _by_block(
 def _by_operation(step: Callable[[], None], steps: int, device: str) -> tuple[dict[str, float], dict[str, JSON]]:
     cuda = torch.device(device).type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as profiler:
+    with quiet_profiler(activities) as profiler:
         for _ in range(steps):
             step()
         if cuda:
@@ -207,7 +208,7 @@ def _by_operation(step: Callable[[], None], steps: int, device: str) -> tuple[di
         return {}, {
             "operations": [],
             "kernels": [],
-            "profiler": "it saw no kernels: CUPTI is not there, or not allowed",
+            "profiler": "saw no kernels: CUPTI is not there, or not allowed",
         }
     values = {f"operations.{kind}_ms": spent for kind, spent in taken.items()}
     values["operations_ms"] = sum(taken.values())

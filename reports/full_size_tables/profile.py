@@ -52,7 +52,7 @@ def _by_block(profiles: Profiles, size: str, notes: tuple[str, ...]) -> Table:
     headers = (
         Header("Model", align="left"), Header("Block", align="left"), Header("Blocks", spec=".0f"),
         Header("Each (ms)", "down", "z.4f"), Header("Share of the step", spec="z.1%"),
-        Header("GFLOPs each", spec="z,.1f"), Header("TFLOP/s", "up", "z,.2f"),
+        Header("GFLOPs each", spec="z,.1f"), Header("TFLOP/s", "up", "z,.3f"),
     )  # fmt: skip
     remark = (
         "Marks around the blocks of eager steps. A kind with fewer TFLOP/s than the others takes more than its part."

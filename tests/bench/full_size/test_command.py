@@ -293,6 +293,33 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
             assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0)
 
 
+def test_statistics_that_are_lost_behind_a_finished_pass_are_collected_again(tmp_path: Path) -> None:
+    assert small(tmp_path, stages=["calibration"])
+    (statistics,) = place(tmp_path).glob("statistics-*")
+    statistics.unlink()
+    with pytest.raises(FastFluxError, match="needs the statistics of the stage calibration"):
+        small(tmp_path, stages=["prune-20"])
+    assert small(tmp_path, stages=["calibration", "prune-20"])
+    assert statistics.exists()
+    statistics.unlink()
+    before = {path: path.stat().st_mtime_ns for path in place(tmp_path).glob("*/[0-9]*.json")}
+    assert small(tmp_path, stages=["calibration", "prune-20"])
+    assert {path: path.stat().st_mtime_ns for path in place(tmp_path).glob("*/[0-9]*.json")} == before, "not needed"
+
+
+def test_an_error_of_ours_ends_a_piece_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(*_: Any, **__: Any) -> Any:
+        raise FastFluxError("The normal equations are singular.")
+
+    monkeypatch.setattr(calibrating, "fit_blocks", planted)
+    assert ended(tmp_path, stages=["calibration", "prune-20"]) == Ending.FAILED
+    found = records(tmp_path)
+    precision = found["dense"].measurement("calibration_precision")
+    assert precision is not None
+    assert (precision.status, precision.reason) == ("failed", "The normal equations are singular.")
+    assert found["fastflux-20"].measurement("pruning_cost").status == "ok"  # type: ignore[union-attr]
+
+
 def test_a_part_whose_piece_is_lost_in_the_middle_is_taken_again(tmp_path: Path) -> None:
     changes = TINY | {"random.save_every": "2"}
     assert small(tmp_path, stages=["calibration"], changes=changes)

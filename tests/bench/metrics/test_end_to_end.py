@@ -1,5 +1,6 @@
 """Whole pipeline calls of tiny pipelines: what is drawn, timed and refused, and the memory of the stages."""
 
+import copy
 import mmap
 import time
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import nn
 from bench.metrics import stage_memory
 from bench.metrics.compiled import CompileSettings
 from bench.metrics.end_to_end import PipelineCall, measure_end_to_end
-from bench.metrics.stage_memory import STAGES, measure_stage_memory, stage_peaks
+from bench.metrics.stage_memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
 from bench.results import Measurement
 from fastflux.errors import FastFluxError
 from fastflux.pipelines import load_pipeline
@@ -154,6 +155,24 @@ def test_each_stage_has_its_peak(any_pipeline: Any, monkeypatch: pytest.MonkeyPa
     assert found.values == {"text_encoding_mib": 1, "denoising_mib": 2, "decoding_mib": 3, "peak_mib": 3}
     assert found.settings["method"] == "peak resident size of the process"
     assert found.settings["note"] == 1
+
+
+def test_models_of_others_are_no_part_of_a_calls_memory(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = call_of(pipeline)
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    own = sum(tensor.nbytes for part in parts for tensor in (*part.parameters(), *part.buffers()))
+    assert others_bytes(call, own + 1000, "cpu") == 1000
+    assert others_bytes(call, 1000, "cuda") == 1000, "weights elsewhere take nothing of the device"
+    twin = replace(call, transformer=copy.deepcopy(pipeline.transformer))
+    assert others_bytes(twin, own + 1000, "cpu") == 1000, "its own transformer counts, not the pipeline's"
+
+    # As on a GPU, where the counter has all models of the process.
+    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(Meter, "made", 0)
+    monkeypatch.setattr(stage_memory, "stage_peaks", lambda *_: dict.fromkeys(STAGES, 70 * 2**20))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 50 * 2**20)
+    found = measure_stage_memory(call, device="cuda")
+    assert found.values["peak_mib"] == 20.0, "50 of 70 MiB are no weights of this pipeline, whose own lie on the CPU"
 
 
 def test_what_the_system_does_not_tell_is_a_failure(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
