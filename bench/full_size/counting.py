@@ -9,7 +9,7 @@ from bench.full_size.stage import Need
 from bench.full_size.variants import FullSizeVariant, build, kept_widths
 from bench.full_size.workbench import Workbench
 from bench.metrics.flops import flux_flops, measure_parameters
-from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, flops_by_block, measure_flops_by_block
+from bench.metrics.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_block
 from bench.results import Measurement
 from bench.variants import DENSE
 from fastflux.errors import FastFluxError
@@ -39,10 +39,9 @@ def counts(bench: Workbench, variant: FullSizeVariant) -> list[Measurement]:
     Raises:
         FastFluxError: torch's counter and the formula by hand disagree.
     """
-    tokens = bench.sizes.text_tokens
-    dense = {(p, p): flops_by_block(bench.outline, p, p, tokens) for p in bench.sizes.resolutions}
+    dense = bench.dense_flops
     model = build(variant, bench.outline, bench.sizes)
-    flops = measure_flops_by_block(model, list(dense), text_tokens=tokens, dense=dense)
+    flops = measure_flops_by_block(model, list(dense), text_tokens=bench.sizes.text_tokens, dense=dense)
     for height, width in dense:
         require_agreement(bench, variant, height, flops.values[f"{height}x{width}.forward"])
     total = None if variant.id == DENSE else float(parameter_count(bench.outline))

@@ -17,6 +17,7 @@ from bench.full_size.pieces import Budget, Pieces
 from bench.full_size.random_weights import materialise_, random_transformer, skeleton
 from bench.full_size.sizes import Sizes
 from bench.full_size.variants import EQUAL_LATENCY, FullSizeVariant, found_variant, full_size_variants, own_bytes
+from bench.metrics.flops_by_block import FlopsTable, flops_by_block
 from bench.profile import Profile
 from bench.results import JSON, MetricInfo
 from fastflux.architectures import architecture_of, example_inputs
@@ -47,6 +48,12 @@ class Workbench:
     def outline(self) -> Any:
         """The dense transformer on the meta device."""
         return skeleton(self.sizes)
+
+    @cached_property
+    def dense_flops(self) -> dict[tuple[int, int], FlopsTable]:
+        """Of the dense transformer, by height and width."""
+        tokens = self.sizes.text_tokens
+        return {(p, p): flops_by_block(self.outline, p, p, tokens) for p in self.sizes.resolutions}
 
     @cached_property
     def dense(self) -> Any:
