@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.files import write_atomically
-from bench.regression.exit import NoBaselineError, NotComparableError, OtherDeviceError
+from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
 from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
 
@@ -188,6 +188,19 @@ def require_comparable(
         raise NotComparableError(
             f"The baseline of {baseline.created} holds {', '.join(held) or 'no variant'}, not {', '.join(absent)}: "
             "measure what it holds, or make a new one with --update."
+        )
+
+
+def require_no_loss(path: Path, variants: Sequence[str]) -> None:
+    """Raise FastFluxError when a baseline of these variants would take the place of one that holds others as well."""
+    try:
+        there = Snapshot.read(path)
+    except NoVerdictError:  # none, or one that nobody can read
+        return
+    if lost := [record.variant for record in there.records[1:] if record.variant not in variants]:
+        raise FastFluxError(
+            f"The baseline {path.name} holds {', '.join(lost)} too, which this one would not: measure all its "
+            "variants, write another file with --baseline FILE, or delete it first."
         )
 
 

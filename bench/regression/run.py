@@ -24,6 +24,7 @@ from bench.regression.baseline import (
     find_baseline,
     require_comparable,
     require_kinds,
+    require_no_loss,
     require_same_device,
     slug,
 )
@@ -102,6 +103,8 @@ def _regress(options: Options) -> Exit:
     if options.update and options.repeat > 1:
         raise FastFluxError("--update writes one baseline: leave --repeat away.")
     kinds = require_kinds(options.kinds or [kind for kind in KINDS if cpu or kind != "render"])
+    if options.update:
+        require_no_loss(_written(options, device_name(run.device)), options.suite.names)
     with threads(options.suite.threads) if cpu else contextlib.nullcontext():
         baseline = _baseline(run, options, kinds)
         if options.update:
@@ -218,9 +221,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
     now = replace(now, reason=options.reason, seconds=spent)
     if now.commit is None or now.commit["dirty"]:
         console.print("The checkout has changes that no commit holds; the baseline says so.")
-    path = options.baseline
-    if path.suffix != ".json":
-        path = path / slug(now.device) / f"{options.suite.profile}.json"
+    path = _written(options, now.device)
     if earlier is not None:
         report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
     now.write(path)
@@ -231,6 +232,12 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
         append(place, [point_of(now.records, now.commit)])
     console.print(f"baseline written: {path} ({options.reason})", markup=False, soft_wrap=True)
     return Exit.PASSED
+
+
+def _written(options: Options, device: str) -> Path:
+    """The file of the baseline that --update writes."""
+    place = options.baseline
+    return place if place.suffix == ".json" else place / slug(device) / f"{options.suite.profile}.json"
 
 
 def _write(options: Options, markdown: str, junit: str) -> None:

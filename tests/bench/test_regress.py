@@ -229,6 +229,18 @@ def test_no_baseline(place: Path, tmp_path: Path, no_work: None, capsys: Any) ->
     assert regress(place, "--baseline", str(tmp_path / "folder"), out=tmp_path) == Exit.NO_BASELINE
 
 
+@pytest.mark.slow
+def test_an_update_never_loses_what_the_baseline_holds(place: Path, tmp_path: Path, no_work: None, capsys: Any) -> None:
+    def fuller(data: dict[str, Any]) -> None:
+        data["records"].append({**data["records"][1], "variant": "fastflux-20"})
+
+    arguments = rewritten(place, tmp_path, fuller)
+    before = (tmp_path / "other.json").read_text()
+    assert regress(place, *arguments, "--update", "--reason", "fewer", out=tmp_path) == Exit.ERROR
+    assert "holds fastflux-20 too" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "other.json").read_text() == before
+
+
 def _schema(data: dict[str, Any]) -> None:
     data["schema_version"] = 99
 
