@@ -61,8 +61,7 @@ def build_pdf(
         ranking_file=ranking_file, latex=latex, mix_devices=mix_devices, records=True,
     )  # fmt: skip
     ranking = ranking_file or committed_ranking(rows)
-    weights = {row.record.base_revision for row in rows if row.record is not None}
-    if ranking is not None and (ranking_file is not None or Ranking.read(ranking).revision in weights):
+    if ranking is not None and (ranking_file is not None or Ranking.read(ranking).is_of(rows)):
         written += build_importance(ranking, sources, ("tex", "pdf"), latex)
     if gallery_dir is not None:  # grids of images, as PNG: they are pixels
         written += build(results_dir, sources, (), (), gallery_dir, ranking_file=ranking_file, tolerance=tolerance)
