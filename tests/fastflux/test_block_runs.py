@@ -21,7 +21,7 @@ from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_
 from fastflux.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
 from fastflux.surgery import get_block, replace_block_
-from tests.fastflux.conftest import Drive, Make, make_tiny_flux, run
+from tests.fastflux.conftest import Drive, Make, make_tiny_flux, run, tiny_inputs
 from tests.fastflux.test_sandwich_training import equal
 
 SAMPLES, BATCHES = 32, 8
@@ -89,6 +89,42 @@ def test_an_offloaded_block_comes_once_for_all_batches(
         assert transfers.take(transformer) == expected
     assert fresh.store.peak_bytes == plain.store.peak_bytes
     assert fresh.block_forwards == plain.block_forwards == 7 * SAMPLES
+
+
+def test_blocks_are_where_their_batches_are_and_at_home_behind_them(transfers: Transfers) -> None:
+    """Mixed devices would be an error of torch: there is no number on the meta device, but every place is checked."""
+    transformer = make_tiny_flux()
+    chain = architecture_of(transformer).chain(transformer)
+    weights = {name: value.data_ptr() for name, value in transformer.named_parameters() if "blocks" in name}
+    offload_blocks_(transformer, "meta")
+    batches = [tiny_inputs(transformer, seed) for seed in range(3)]
+    there: list[tuple[bool, bool]] = []
+
+    def observe(block: BlockRef, _before: Streams, after: Streams) -> None:
+        there.append((next(get_block(transformer, block).parameters()).is_meta, after[0].is_meta))
+
+    found = list(block_runs.run_blocks(transformer, chain, block_runs.enter(transformer, batches), observe))
+    assert there == [(True, True)] * (3 * len(chain))
+    assert len(found) == 3
+    assert transfers.take(transformer) == [1] * len(chain)
+    assert {name: value.data_ptr() for name, value in transformer.named_parameters() if "blocks" in name} == weights
+
+
+def test_an_error_in_a_block_lets_it_go(drive: Drive) -> None:
+    transformer = eight_blocks(offloaded=True)
+    states = states_of(transformer, drive)
+    block = get_block(transformer, states.blocks[1])
+    before = block.norm1.linear.weight  # type: ignore[union-attr]
+
+    def fails(_block: BlockRef, _before: Streams, _after: Streams) -> None:
+        assert block.norm1.linear.weight is not before  # type: ignore[union-attr]
+        raise KeyboardInterrupt
+
+    streams = states.before(states.blocks[1])
+    with pytest.raises(KeyboardInterrupt):
+        states.through(streams, [states.blocks[1]], fails)
+    assert block.norm1.linear.weight is before  # type: ignore[union-attr]
+    assert not getattr(block, offload._STAYS), "it comes again for its next forward"
 
 
 def test_replaced_blocks_between_offloaded_ones_do_not_travel(drive: Drive, transfers: Transfers) -> None:
@@ -213,6 +249,16 @@ def test_samples_at_once_follow_the_tokens(drive: Drive, monkeypatch: pytest.Mon
     for tokens, samples in ((22, 3), (21, 3), (20, 2), (3, 1)):
         monkeypatch.setattr(recording, "TOKENS_AT_ONCE", tokens)
         assert samples_at_once(transformer, inputs) == samples
+
+
+def test_what_all_batches_share_is_held_once(drive: Drive) -> None:
+    transformer = make_tiny_flux()
+    inputs = record_inputs(transformer, drive(transformer), samples=SAMPLES)
+    inputs.rows["timestep"].copy_(torch.linspace(0, 1, SAMPLES))
+    states = BlockStates(transformer, inputs, SIZE)
+    first, last = states.arguments(0), states.arguments(BATCHES - 1)
+    assert last["image_rotary_emb"] is first["image_rotary_emb"]
+    assert not torch.equal(last["temb"], first["temb"])
 
 
 @pytest.mark.parametrize(("pixels", "samples"), [(512, 10), (1024, 3), (2048, 1)])
