@@ -32,13 +32,14 @@ from bench.results import JSON
 from bench.variants import paper_variants, require_current_rankings
 from fastflux.activations import ActivationStore, KeptStreams, Streams, require_bounds
 from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
+from fastflux.block_runs import on_device
 from fastflux.calibration import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, require_spans
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from fastflux.recording import BlockStates, RecordedInputs, on_device, record_inputs
+from fastflux.recording import BlockStates, RecordedInputs, record_inputs
 from fastflux.surgery import get_block
 
 #: The paper's number of blocks at 20% and of images, with fastflux's own way of keeping activations.
@@ -124,7 +125,7 @@ class _Collection(Calibration):
 
     def block_states(self, transformer: nn.Module, inputs: RecordedInputs, store: ActivationStore) -> BlockStates:
         """The way's own."""
-        self.made.append(self.way(transformer, inputs, self.batch_size, self.keep, store))
+        self.made.append(self.way(transformer, inputs, self.at_once(transformer, inputs), self.keep, store))
         return self.made[-1]
 
 

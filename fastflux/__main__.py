@@ -11,6 +11,7 @@ from fastflux.errors import FastFluxError
 PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --prompts prompts.txt -o fastflux-10
   fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts prompts.txt --fold -o fastflux-10
+  fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts p.txt --dtype bfloat16 --offload -o out
   fastflux prune flux-dev --method block_removal --blocks 5 --ranking end2start -o removed-5
   fastflux prune flux-dev --ratio 0.1 --ranking ranking.json --prompts prompts.txt -o fastflux-10
   fastflux prune black-forest-labs/FLUX.1-dev --ratio 0.1 --images pictures/ -o fastflux-10
@@ -115,7 +116,11 @@ def _add_prune(commands: Any) -> None:
     method.add_argument(
         "--fold", action="store_true", help="fold adjacent linear replacements into one (not for ControlNet)"
     )
-    calibration = _add_calibration(prune)
+    calibration = _add_calibration(
+        prune,
+        at_once="prompts or pictures, and recorded samples in forwards without gradients,",
+        unless_given="1, and as many samples as hold 16,384 tokens, at most 64: 3 of FLUX.1-dev's at 1024x1024",
+    )
     calibration.add_argument(
         "--work",
         type=Path,
@@ -149,8 +154,10 @@ def _add_prune(commands: Any) -> None:
     plan.add_argument("--base-model", help="name of the base model in the plan (the folder's name)")
 
 
-def _add_calibration(parser: argparse.ArgumentParser) -> Any:
-    """Options of `commands.open_pipeline` and `commands.calibration_drive`."""
+def _add_calibration(
+    parser: argparse.ArgumentParser, *, at_once: str = "prompts or pictures", unless_given: str = "1"
+) -> Any:
+    """Options of `commands.open_pipeline` and `commands.calibration_drive`; the texts are of ``--batch-size``."""
     calibration = parser.add_argument_group("calibration")
     calibration.add_argument("--prompts", type=Path, help="text file, a prompt a line, or .jsonl with a prompt key")
     calibration.add_argument(
@@ -161,7 +168,7 @@ def _add_calibration(parser: argparse.ArgumentParser) -> Any:
     calibration.add_argument("--limit", type=int, help="use the first LIMIT prompts or pictures only")
     calibration.add_argument("--steps", type=int, default=20, help="sampling steps, or noise levels (%(default)s)")
     calibration.add_argument("--guidance", type=float, default=3.5, help="guidance scale (%(default)s)")
-    calibration.add_argument("--batch-size", type=int, default=1, help="prompts at once (%(default)s)")
+    calibration.add_argument("--batch-size", type=int, help=f"{at_once} at once ({unless_given})")
     calibration.add_argument("--height", type=int, help="pixels (the VAE's sample size)")
     calibration.add_argument("--width", type=int, help="pixels (the VAE's sample size)")
     calibration.add_argument(

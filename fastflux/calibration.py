@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from fastflux.activations import KEEP, ActivationStore, Streams, require_bounds
 from fastflux.architectures import STREAMS, architecture_of
+from fastflux.block_runs import enter, run_blocks
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
-from fastflux.recording import BlockStates, RecordedInputs, record_inputs
+from fastflux.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
 from fastflux.surgery import get_block
 from fastflux.tensor_files import save_tensors
 
@@ -30,16 +31,18 @@ class Calibration:
 
     ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts. ``collected`` may hold the
     statistics of an earlier pass. Methods that prune block after block keep their progress below ``folder``, if there
-    is one, tell ``advance`` (blocks done, blocks in all), and run ``batch_size`` samples at once. What enters the
-    blocks, for all samples, is kept for ``keep`` places of the model, so that not every block starts at the model's
+    is one, and tell ``advance`` (blocks done, blocks in all). Recorded samples run ``batch_size`` at once, by default
+    as many as hold 16,384 tokens, at most 64 (`samples_at_once`): that changes results by rounding alone. What enters
+    the blocks, for all samples, is kept for ``keep`` places of the model, so that not every block starts at the model's
     input: with ``activations`` "ram" in memory, with "disk" in files below ``folder``, or the system's temporary folder
-    without one, of which a batch is in memory at a time. Neither changes a bit of the result.
+    without one, of which a batch is in memory at a time. Neither changes a bit of the result. ``FastFluxError`` for
+    values that cannot be meant.
     """
 
     drive: Callable[[], None] | None = None
     collected: Statistics | None = None
     folder: Path | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     advance: Callable[[int, int], object] = lambda _done, _total: None
     cost: PruningCost = field(default_factory=PruningCost)
     """Of the latest pruning with this calibration, set by `fastflux.pruning.prune_`."""
@@ -48,6 +51,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         require_bounds(self.activations, self.keep)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise FastFluxError(f"{self.batch_size} samples are to run at once, but it must be at least 1.")
 
     def statistics(self, transformer: nn.Module) -> Statistics:
         """Statistics of all blocks of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
@@ -65,7 +70,11 @@ class Calibration:
 
     def block_states(self, transformer: nn.Module, inputs: RecordedInputs, store: ActivationStore) -> BlockStates:
         """The streams between the transformer's blocks, kept in ``store``."""
-        return BlockStates(transformer, inputs, self.batch_size, self.keep, store)
+        return BlockStates(transformer, inputs, self.at_once(transformer, inputs), self.keep, store)
+
+    def at_once(self, transformer: nn.Module, inputs: RecordedInputs) -> int:
+        """How many of the recorded samples run at once."""
+        return samples_at_once(transformer, inputs) if self.batch_size is None else self.batch_size
 
     def _drive(self) -> Callable[[], None]:
         if self.drive is None:
@@ -106,6 +115,25 @@ def collect_statistics(
             handle.remove()
     if idle := [str(block) for block, streams in statistics.items() if not streams]:
         raise FastFluxError(f"The calibration never ran {idle[0]}: drive has to run this transformer's forward.")
+    return statistics
+
+
+def collect_recorded(transformer: nn.Module, inputs: RecordedInputs, batch_size: int) -> Statistics:
+    """`collect_statistics` of forwards of all recorded samples, ``batch_size`` at once, with the same result.
+
+    Offloaded blocks come once for many batches, as in `run_blocks`, where whole forwards would bring all of them for
+    every batch. Raises ``FastFluxError`` for values that are not finite.
+    """
+    architecture = architecture_of(transformer)
+    statistics: Statistics = {block: {} for block in architecture.blocks(transformer)}
+
+    def observe(block: BlockRef, before: Streams, after: Streams) -> None:
+        if block in statistics:
+            observe_residual(block, statistics[block], before, after)
+
+    batches = enter(transformer, inputs.batches(batch_size))
+    for _ in run_blocks(transformer, architecture.chain(transformer), batches, observe):
+        pass
     return statistics
 
 

@@ -81,6 +81,7 @@ def prune(options: argparse.Namespace) -> None:
             lambda: drive(lambda done: progress.advance(calibrating, done)),
             folder=work,
             advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
+            batch_size=options.batch_size,
             activations=options.activations,
             keep=options.keep,
         )
@@ -247,7 +248,7 @@ def calibration_drive(
         data,
         steps=options.steps,
         guidance=options.guidance,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or 1,
         height=options.height,
         width=options.width,
         text_tokens=options.text_tokens,

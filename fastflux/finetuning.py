@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastflux.block_runs import on_device
 from fastflux.descent import descend
 from fastflux.errors import FastFluxError
-from fastflux.recording import RecordedInputs, on_device
+from fastflux.recording import RecordedInputs
 
 
 @dataclass(frozen=True)

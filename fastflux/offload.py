@@ -47,14 +47,34 @@ def offload_(module: nn.Module, device: torch.device | str) -> None:
     """Keep a module on the host and bring it to ``device`` for its forward alone."""
     module.to("cpu")
     setattr(module, RUNS_ON, torch.device(device))
-    module.register_forward_pre_hook(_bring)
-    module.register_forward_hook(_let_go, always_call=True)  # also where a hook ends the forward early
+    module.register_forward_pre_hook(_before_forward)
+    module.register_forward_hook(_after_forward, always_call=True)  # also where a hook ends the forward early
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether a module is on its device for its forward alone."""
+    return getattr(module, RUNS_ON, None) is not None
+
+
+@contextmanager
+def brought(module: nn.Module) -> Iterator[None]:
+    """Bring an offloaded module once for many forwards, which must not change its weights; others stay as they are."""
+    if not is_offloaded(module) or getattr(module, _STAYS, False):
+        yield
+        return
+    _bring(module)
+    setattr(module, _STAYS, True)
+    try:
+        yield
+    finally:
+        setattr(module, _STAYS, False)
+        _let_go(module)
 
 
 @contextmanager
 def resident(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Keep offloaded modules on their device meanwhile, where training changes them; others stay as they are."""
-    offloaded = [module for module in modules if getattr(module, RUNS_ON, None) is not None]
+    offloaded = [module for module in modules if is_offloaded(module)]
     for module in offloaded:
         setattr(module, _STAYS, True)
         module.to(getattr(module, RUNS_ON))
@@ -66,9 +86,18 @@ def resident(modules: Sequence[nn.Module]) -> Iterator[None]:
             setattr(module, _STAYS, False)
 
 
-def _bring(module: nn.Module, *_arguments: Any) -> None:
-    if getattr(module, _STAYS, False):
-        return
+def _before_forward(module: nn.Module, *_arguments: Any) -> None:
+    if not getattr(module, _STAYS, False):
+        _bring(module)
+
+
+def _after_forward(module: nn.Module, *_results: Any) -> None:
+    if not getattr(module, _STAYS, False):
+        _let_go(module)
+
+
+def _bring(module: nn.Module) -> None:
+    """Put copies of the weights on the module's device in their places."""
     device: torch.device = getattr(module, RUNS_ON)
     # Copies take the weights' places: a forward changes nothing that would have to be written back.
     at_home: list[tuple[dict[str, Any], str, Tensor]] = []
@@ -81,14 +110,17 @@ def _bring(module: nn.Module, *_arguments: Any) -> None:
                     if tensor is not None:
                         copy = tensor.detach().to(device)
                         at_home.append((place, name, tensor))
+                        # torch.matmul chooses its kernel by whether gradients are wanted: numbers shall not change.
+                        wanted = tensor.requires_grad
                         is_parameter = isinstance(tensor, nn.Parameter)
-                        place[name] = nn.Parameter(copy, requires_grad=False) if is_parameter else copy
+                        place[name] = nn.Parameter(copy, requires_grad=wanted) if is_parameter else copy
     except BaseException:
         _let_go(module)
         raise
 
 
-def _let_go(module: nn.Module, *_results: Any) -> None:
+def _let_go(module: nn.Module) -> None:
+    """Put the weights themselves back; where none was brought, nothing."""
     for place, name, tensor in getattr(module, _AT_HOME, []):
         place[name] = tensor
     setattr(module, _AT_HOME, [])

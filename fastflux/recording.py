@@ -6,7 +6,6 @@ the spans are kept as long as no block before them changes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -15,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fastflux.activations import KEEP, ActivationStore, KeptStreams, Streams
-from fastflux.architectures import IMAGE_STREAM, STREAMS, TEXT_STREAM, architecture_of
+from fastflux.architectures import IMAGE_STREAM, architecture_of
+from fastflux.block_runs import Observe, enter, run_blocks
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
-from fastflux.surgery import get_block
+
+TOKENS_AT_ONCE = 16384
+"""Of the samples that run at once unless told otherwise: in FLUX.1-dev's blocks 0.1 GB a tensor in bfloat16."""
+MOST_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,6 @@ class RecordedInputs:
         """Arguments for batches of at most ``size`` samples."""
         for start in range(0, len(self), size):
             yield {**{name: value[start : start + size] for name, value in self.rows.items()}, **self.shared}
-
-    @torch.no_grad()
-    def replay(self, transformer: nn.Module, size: int) -> None:
-        """Run the transformer on all samples, ``size`` at once, on its own device."""
-        for arguments in self.batches(size):
-            transformer(**on_device(arguments, transformer))
 
 
 def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples: int, seed: int = 0) -> RecordedInputs:
@@ -101,19 +98,15 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
     return RecordedInputs(rows, {key: value for key, value in shared.items() if key != "return_dict"})
 
 
-def on_device(arguments: Mapping[str, Any], transformer: nn.Module) -> dict[str, Any]:
-    """Arguments with their tensors on the transformer's device."""
-    device = next(transformer.parameters()).device
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+def samples_at_once(transformer: nn.Module, inputs: RecordedInputs) -> int:
+    """How many of the samples hold `TOKENS_AT_ONCE` image and text tokens together: from 1 to `MOST_AT_ONCE`."""
+    (image, text), _ = next(enter(transformer, inputs.batches(1)))
+    return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // (image.shape[1] + text.shape[1])))
 
 
 def has_rows(name: str, value: object, batch: int) -> bool:
     """Whether an argument has an entry per image; position ids have none, whatever their length."""
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch and not name.endswith("_ids")
-
-
-class _Entered(Exception):  # noqa: N818  # no error: it ends a forward that has gone far enough
-    """The first block was reached."""
 
 
 @dataclass
@@ -123,6 +116,7 @@ class BlockStates:
     ``before(block)`` starts from the nearest place that is still valid: the model's own input, or one of at most
     ``keep`` places whose streams were kept. ``invalidate(block)`` must be told of every block that changes.
     ``store`` says where they lie: at most the input, ``keep`` places and what is being computed are held at once.
+    ``batch_size`` samples run at once; offloaded blocks come once for many batches (`fastflux.block_runs`).
     ``block_forwards`` counts samples times blocks that were run, ``seconds`` what that took: the cost of it all.
     """
 
@@ -134,31 +128,23 @@ class BlockStates:
     block_forwards: int = 0
     seconds: float = 0.0
     _places: dict[int, KeptStreams] = field(default_factory=dict)
-    _arguments: list[dict[str, Any]] = field(default_factory=list)
+    _arguments: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.blocks = architecture_of(self.transformer).chain(self.transformer)
         self._places[0] = self.store.keep(self._enter())
 
     def _enter(self) -> Iterator[Streams]:
-        """Run the embedders: streams before the first block, and what every block is given besides."""
-        reached: list[Streams] = []
+        """Streams before the first block; notes what every block is given besides."""
+        for streams, arguments in enter(self.transformer, self.inputs.batches(self.batch_size)):
+            # Rotary embeddings are the same for every batch: one copy on the device instead of one for each.
+            first = self._arguments[0] if self._arguments else {}
+            self._arguments.append(
+                {name: first[name] if _same(value, first.get(name)) else value for name, value in arguments.items()}
+            )
+            yield _on_host(streams)
 
-        def stop(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            reached.append((kwargs[IMAGE_STREAM].cpu(), kwargs[TEXT_STREAM].cpu()))
-            self._arguments.append({key: value for key, value in kwargs.items() if key not in STREAMS})
-            raise _Entered
-
-        for arguments in self.inputs.batches(self.batch_size):
-            handle = get_block(self.transformer, self.blocks[0]).register_forward_pre_hook(stop, with_kwargs=True)
-            try:
-                with torch.no_grad(), suppress(_Entered):
-                    self.transformer(**on_device(arguments, self.transformer))
-            finally:
-                handle.remove()
-            yield reached.pop()
-
-    def arguments(self, batch: int) -> dict[str, Any]:
+    def arguments(self, batch: int) -> Mapping[str, Any]:
         """What every block is given besides the streams, for one batch of samples."""
         return self._arguments[batch]
 
@@ -182,31 +168,15 @@ class BlockStates:
         self,
         streams: Iterable[Streams],
         blocks: Sequence[BlockRef],
-        observe: Callable[[BlockRef, Streams, Streams], None] = lambda _block, _before, _after: None,
+        observe: Observe = lambda _block, _before, _after: None,
     ) -> KeptStreams:
-        """Run ``streams`` through consecutive blocks; ``observe`` sees every block's streams before and after."""
+        """Run ``streams`` of all samples through consecutive blocks; ``observe`` as in `run_blocks`."""
         began = monotonic()
-        out = self.store.keep(self._run(batch, pair, blocks, observe) for batch, pair in enumerate(streams))
+        batches = zip(streams, self._arguments, strict=True)
+        out = self.store.keep(map(_on_host, run_blocks(self.transformer, blocks, batches, observe)))
         self.seconds += monotonic() - began
+        self.block_forwards += len(blocks) * out.samples
         return out
-
-    @torch.no_grad()
-    def _run(
-        self,
-        batch: int,
-        streams: Streams,
-        blocks: Sequence[BlockRef],
-        observe: Callable[[BlockRef, Streams, Streams], None],
-    ) -> Streams:
-        """One batch through consecutive blocks."""
-        device = next(self.transformer.parameters()).device
-        current = (streams[0].to(device), streams[1].to(device))
-        for block in blocks:
-            after = run_block(get_block(self.transformer, block), current, self._arguments[batch])
-            observe(block, current, after)
-            current = after
-        self.block_forwards += len(blocks) * len(current[0])
-        return current[0].cpu(), current[1].cpu()
 
     def _thin(self) -> None:
         """Keep the model's input and the ``keep`` places reached last."""
@@ -215,12 +185,12 @@ class BlockStates:
             del self._places[place]
 
 
-def run_block(module: nn.Module, streams: Streams, arguments: Mapping[str, Any]) -> Streams:
-    """One block under diffusers' contract: text first in its result, image first here.
+def _same(value: object, other: object) -> bool:
+    """Whether two tensors, or tuples of tensors, are equal."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value, other)
 
-    SD3's last block gives no text, and nothing reads it there: the text that went in stands for it.
-    """
-    encoder_hidden_states, hidden_states = module(
-        hidden_states=streams[0], encoder_hidden_states=streams[1], **arguments
-    )
-    return hidden_states, streams[1] if encoder_hidden_states is None else encoder_hidden_states
+
+def _on_host(streams: Streams) -> Streams:
+    return streams[0].cpu(), streams[1].cpu()

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from fastflux.activations import KeptStreams, Streams
 from fastflux.architectures import architecture_of
+from fastflux.block_runs import run_block
 from fastflux.cost import PruningCost
 from fastflux.descent import descend
 from fastflux.errors import FastFluxError
 from fastflux.offload import resident
-from fastflux.recording import BlockStates, has_rows, run_block
+from fastflux.recording import BlockStates, has_rows
 from fastflux.sandwich import Sandwich
 from fastflux.surgery import get_block, hidden_size
 

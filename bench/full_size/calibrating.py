@@ -20,12 +20,12 @@ from bench.metrics.timing import step_timer
 from bench.results import Measurement, MetricInfo
 from bench.variants import DENSE
 from fastflux.architectures import FLUX
+from fastflux.block_runs import on_device
 from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.importance import fit_blocks
 from fastflux.memory import PeakMemory
 from fastflux.model import parameter_count
 from fastflux.plan import BlockRef
-from fastflux.recording import on_device
 from fastflux.surgery import get_block
 
 PART = MetricInfo(

@@ -26,7 +26,7 @@ from fastflux.errors import FastFluxError
 from fastflux.importance import fit_blocks, rank_blocks
 from fastflux.memory import PeakMemory
 from fastflux.methods.registry import make_config
-from fastflux.methods.sandwich_training import read_cost
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
 from fastflux.model import parameter_count
 from fastflux.pruning import prune_
 from fastflux.recording import RecordedInputs
@@ -46,6 +46,8 @@ STAGE = "prune-20"
 ORDER, WHOLE = "order", "whole"
 _BLOCK_FILES = "[0-9]*.safetensors"
 _MIB = 2**20
+_NAMES = 2**16
+"""Bytes for the names and shapes of a file's tensors and for its figures, at most."""
 _SOLVING = 5
 """Matrices while a fit is solved: both products, the damped one, its factor, the solution."""
 
@@ -125,12 +127,11 @@ class _Recorded(Calibration):
 
 
 def _prune(bench: Workbench) -> Results:
-    blocks = bench.sizes.double_blocks + bench.sizes.single_blocks
     settings = {
         **bench.profile.methods.get("sandwich_training", {}),
         "samples": bench.sizes.samples,
         "ranking": _order(bench),
-        "blocks": block_count(RATIO, blocks),
+        "blocks": _replaced_blocks(bench),
     }
     config = make_config("sandwich_training", settings)
     folder = bench.file("progress")
@@ -179,21 +180,45 @@ def fit_bytes(bench: Workbench) -> int:
     return (matrices + _SOLVING) * 8 * bench.sizes.width**2
 
 
+def files_bytes(bench: Workbench) -> int:
+    """Of the files of all replaced blocks, at most: whichever blocks the ranking takes, all of them double ones.
+
+    Each holds its sandwich: the adapted blocks, and between them the linear layers of the block itself and of those
+    replaced before that are its neighbours.
+    """
+    config = bench.profile.methods.get("sandwich_training", {})
+    layers = config.get("layers", SandwichTrainingConfig.layers)
+    adapted = (int(str(layers)) - 1) * _largest_block(bench)
+    linear = 2 * (bench.sizes.width + 1) * bench.sizes.width
+    return sum(
+        (adapted + turn * linear) * bench.dtype.itemsize + _NAMES for turn in range(1, _replaced_blocks(bench) + 1)
+    )
+
+
+def _largest_block(bench: Workbench) -> int:
+    """Parameters of a double block."""
+    return max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
+
+
+def _replaced_blocks(bench: Workbench) -> int:
+    return block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
+
+
 def need(bench: Workbench) -> Need:
     """On the device the model and a sandwich, or the ranking's statistics and fits, whichever is more.
 
-    On the host the samples at three places of the model at least; on disk a file for each block.
+    On the host the samples at three places of the model at least; on disk the blocks' files that are not there yet.
     """
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
-    blocks = block_count(RATIO, bench.sizes.double_blocks + bench.sizes.single_blocks)
-    largest = max(parameter_count(get_block(bench.outline, block)) for block in FLUX.chain(bench.outline))
+    written = sum(path.stat().st_size for path in (bench.pieces.folder / "progress").rglob(_BLOCK_FILES))
     return Need(
         device=max(
-            calibrating.model_bytes(bench) + 3 * 4 * largest, calibrating.statistics_bytes(bench) + fit_bytes(bench)
+            calibrating.model_bytes(bench) + 3 * 4 * _largest_block(bench),
+            calibrating.statistics_bytes(bench) + fit_bytes(bench),
         ),
         host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),
-        disk=calibrating.statistics_bytes(bench) + blocks * 3 * largest * bench.dtype.itemsize,
+        disk=calibrating.statistics_bytes(bench) + max(0, files_bytes(bench) - written),
         remedy="--offload keeps the blocks in the machine's memory; fewer samples (--set random.samples=128) need less "
         "of that",
     )

@@ -84,7 +84,7 @@ def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration:
     began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     recorded: tuple[RecordedInputs, Tensor] | None = None
     if inputs is not None:
-        recorded = inputs, outputs_of(transformer, inputs, calibration.batch_size)
+        recorded = inputs, outputs_of(transformer, inputs, calibration.at_once(transformer, inputs))
     for block in _blocks(transformer):
         block.keep_heads_(_largest(block.head_norms(), heads))
         for mlp in block.mlps:

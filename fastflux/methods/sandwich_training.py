@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fastflux.activations import ActivationStore, Streams
 from fastflux.architectures import architecture_of
 from fastflux.blocks import LinearReplacementBlock
-from fastflux.calibration import Calibration, collect_statistics, observe_residual
+from fastflux.calibration import Calibration, collect_recorded, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
@@ -90,13 +90,7 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
     further = count if config.reuse_from is None else amount(transformer, config.reuse_from, None)
     require_spans(config, count=further, blocks=chain)
     inputs = calibration.inputs(transformer, config.samples, config.seed)
-    fits = None
-    if config.ranking in MEASURED_RANKINGS:
-        statistics = calibration.collected or collect_statistics(
-            transformer, lambda: inputs.replay(transformer, calibration.batch_size)
-        )
-        fits = fit_blocks(transformer, statistics, ridge=config.ridge)
-    ranked = rank_blocks(config.ranking, transformer, fits, seed=config.seed)
+    ranked = _ranked(transformer, config, calibration, inputs)
     order = ranked[:further]
     with TemporaryDirectory() as temporary, calibration.store() as store:
         folder = (calibration.folder or Path(temporary)) / _key(transformer, config, ranked, inputs)
@@ -110,6 +104,19 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
         stack = cast("nn.ModuleList", transformer.get_submodule(block.stack))
         stack[block.index] = module
     return Pruned(tuple(Replacement(block, config.replacement) for block in order[:count]), cost=progress.cost)
+
+
+def _ranked(
+    transformer: nn.Module, config: SandwichTrainingConfig, calibration: Calibration, inputs: RecordedInputs
+) -> tuple[BlockRef, ...]:
+    """All blocks, least important first; statistics and fits, 14 GB of FLUX.1-dev's, are let go of."""
+    fits = None
+    if config.ranking in MEASURED_RANKINGS:
+        statistics = calibration.collected or collect_recorded(
+            transformer, inputs, calibration.at_once(transformer, inputs)
+        )
+        fits = fit_blocks(transformer, statistics, ridge=config.ridge)
+    return rank_blocks(config.ranking, transformer, fits, seed=config.seed)
 
 
 @dataclass

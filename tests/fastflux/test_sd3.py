@@ -97,7 +97,8 @@ def test_states_go_through_the_whole_model(drive: Drive) -> None:
     assert torch.equal(after[0][1], before[0][1]), "what went in stands for the text that the last block does not give"
     seen: list[torch.Tensor] = []
     handle = transformer.norm_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    states.inputs.replay(transformer, 4)
+    for arguments in states.inputs.batches(4):
+        run(transformer, arguments)
     handle.remove()
     torch.testing.assert_close(after[0][0], seen[0])
 
