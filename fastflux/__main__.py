@@ -8,6 +8,7 @@ from typing import Any
 
 from fastflux.errors import FastFluxError
 
+DTYPES = ("float32", "bfloat16", "float16")
 PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --prompts prompts.txt -o fastflux-10
   fastflux prune flux-dev --method sandwich_training --ratio 0.1 --prompts prompts.txt --fold -o fastflux-10
@@ -88,6 +89,9 @@ def _add_prune(commands: Any) -> None:
     prune.add_argument("pipeline", type=Path, help="folder of the dense pipeline (diffusers layout), or its hub id")
     prune.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     prune.add_argument("--overwrite", action="store_true", help="replace the output folder when it exists")
+    prune.add_argument(
+        "--save-dtype", choices=DTYPES, help="to write the pruned transformer in (what the dense one is stored in)"
+    )
     method = prune.add_argument_group("method")
     method.add_argument(
         "--method",
@@ -181,7 +185,9 @@ def _add_calibration(
 
 def _add_place(parser: Any) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (cuda when there is one)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="to compute in (float32 on a CPU, on a GPU what the transformer is stored in)"
+    )
 
 
 def _add_rank(commands: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from fastflux.errors import FastFluxError
 from fastflux.folders import new_folder
 from fastflux.model import MODEL_CLASSES, plan_of, require_all_weights
 from fastflux.names import unknown_name
+
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Number formats by their names in safetensors' headers."""
 
 
 def save_transformer(transformer: nn.Module, folder: Path | str, *, overwrite: bool = False) -> None:
@@ -84,6 +88,25 @@ def revision_of(folder: Path | str) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def stored_dtype(folder: Path | str) -> torch.dtype:
+    """The number format that most of a saved transformer's parameters have; only headers are read.
+
+    Raises ``FastFluxError`` when the folder's weights are missing, truncated or of no number format of torch's.
+    """
+    folder = Path(folder)
+    require_weights(folder)
+    counts: dict[str, int] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  # no mapping
+                part = weights.get_slice(name)
+                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+    most = max(counts, key=lambda name: counts[name], default="none")
+    if most not in _DTYPES:
+        raise FastFluxError(f"The weights in {folder} are of the format {most}: give --dtype and --save-dtype.")
+    return _DTYPES[most]
 
 
 def require_weights(folder: Path) -> None:

@@ -17,7 +17,7 @@ from fastflux.calibration import Calibration, collect_statistics
 from fastflux.calibration_parts import collect_in_parts
 from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
-from fastflux.checkpoint import read_json, revision_of
+from fastflux.checkpoint import read_json, revision_of, stored_dtype
 from fastflux.drawing import drawing_sizes
 from fastflux.errors import FastFluxError
 from fastflux.folders import require_absent
@@ -68,6 +68,8 @@ def prune(options: argparse.Namespace) -> None:
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
     options.pipeline = local_pipeline(options.pipeline)
 
+    saved = as_dtype(options.save_dtype) or stored_dtype(options.pipeline / "transformer")
+
     console = Console(stderr=True)
     pipeline = open_pipeline(options)
     transformer = pipeline.transformer
@@ -102,6 +104,7 @@ def prune(options: argparse.Namespace) -> None:
         )
     if options.fold:
         plan = fold_(transformer)
+    transformer.to(saved)
     export_pipeline(
         options.pipeline,
         transformer,
@@ -227,7 +230,7 @@ def calibration_data(options: argparse.Namespace, what: str) -> tuple[type[Calib
 
 
 def open_pipeline(options: argparse.Namespace) -> Any:
-    """The pipeline on the device and in the dtype asked for."""
+    """The pipeline on the device and in the dtype asked for: unasked float32 on a CPU, elsewhere as it is stored."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
@@ -236,7 +239,16 @@ def open_pipeline(options: argparse.Namespace) -> Any:
             f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
         ) from error
     offload = getattr(options, "offload", False)
-    return load_pipeline(options.pipeline, dtype=getattr(torch, options.dtype), device=device, offload=offload)
+    dtype = as_dtype(options.dtype)
+    if dtype is None and torch.device(device).type == "cpu":
+        dtype = torch.float32  # bfloat16 is coarse, and slow on most CPUs
+    dtype = dtype or stored_dtype(options.pipeline / "transformer")
+    return load_pipeline(options.pipeline, dtype=dtype, device=device, offload=offload)
+
+
+def as_dtype(name: str | None) -> torch.dtype | None:
+    """The number format of torch of this name."""
+    return None if name is None else getattr(torch, name)
 
 
 def calibration_drive(
