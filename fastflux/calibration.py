@@ -22,6 +22,8 @@ from fastflux.surgery import get_block
 from fastflux.tensor_files import save_tensors
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
+_Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]
+"""What samples were added to since the last look at it, in this order."""
 
 
 @dataclass
@@ -111,10 +113,6 @@ def collect_statistics(
     if idle := [str(block) for block, streams in statistics.items() if not streams]:
         raise FastFluxError(f"The calibration never ran {idle[0]}: drive has to run this transformer's forward.")
     return statistics
-
-
-_Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]
-"""What samples were added to since the last look, in this order."""
 
 
 def _observe(

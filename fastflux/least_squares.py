@@ -5,7 +5,6 @@ relative ridge. Moments are kept about the running means and merged with the pai
 (https://doi.org/10.2307/2683386), so large means, as the massive activations of FLUX have, do not cancel.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -224,8 +223,9 @@ class LinearStatistics:
 
 def _cosines(first: Tensor, second: Tensor) -> Tensor:
     """As ``torch.nn.functional.cosine_similarity`` of two matrices' rows, in three sums instead of ten passes."""
-    sizes = (torch.linalg.vector_norm(values, dim=1, dtype=torch.float32).clamp_min(1e-8) for values in (first, second))
-    return (first * second).sum(dim=1) / math.prod(sizes)
+    one, two = (torch.linalg.vector_norm(v, dim=1, dtype=torch.float32).clamp_min(1e-8) for v in (first, second))
+    cosines: Tensor = (first * second).sum(dim=1) / (one * two)
+    return cosines
 
 
 def _ridges(asked: float, precision: float) -> Iterator[float]:
