@@ -54,7 +54,7 @@ def test_rounding_of_the_sums_raises_the_ridge_instead_of_an_error(
     assert fit.ridge in (1e-5, 1e-4), "no more than needed"
     assert exact.r2(fit) == pytest.approx(exact.r2(exact.solve(fit.ridge)), abs=1e-3)
     assert exact.r2(fit) == pytest.approx(exact.r2(reference), abs=5e-3)
-    assert small.r2(fit) == pytest.approx(exact.r2(fit), abs=1e-4), "R² is that of this fit"
+    assert small.r2(fit) == pytest.approx(exact.r2(fit), abs=2e-3), "R² is that of this fit"
     # One that is there already is taken as it is.
     assert small.solve(1e-3).ridge == 1e-3
     assert exact.r2(small.solve(1e-3)) < exact.r2(fit)
