@@ -174,7 +174,7 @@ class LinearStatistics:
                 return LinearFit(weight, self.mean_y - weight @ self.mean_x, step)
         raise FastFluxError(
             f"The normal equations of {self.count} samples in {len(xx)} dimensions are singular at ridge {step}: "
-            f"raise the ridge (for example to {max(DEFAULT_RIDGE, 10 * step)}) or calibrate on more prompts."
+            f"raise the ridge (for example to {max(DEFAULT_RIDGE, 10 * step):g}) or calibrate on more prompts."
         )
 
     @torch.no_grad()

@@ -84,6 +84,19 @@ def test_no_rounding_of_dependent_features_is_an_error(seed: int, features: int,
     assert exact.squared_error(fit) == pytest.approx(exact.squared_error(exact.solve(fit.ridge)), rel=1e-3)
 
 
+@pytest.mark.parametrize(("lost", "ridge"), [(0.4, 1e-6), (0.9, 1e-5), (4.0, 1e-5), (6.0, 1e-4)])
+def test_rounding_makes_up_at_most_half_of_the_ridge(lost: float, ridge: float) -> None:
+    """A direction that rounding brought just short of singular would else take weights of noise over nothing."""
+    statistics = LinearStatistics.empty(4, 4, products=torch.float32)
+    statistics.count = 50
+    statistics.xx += torch.tensor([2.0, 1.0, 1.0, -lost * 1e-6]).diag()
+    fit = statistics.solve()
+    assert fit.ridge == ridge
+    exact = LinearStatistics(**{**vars(statistics), "xx": statistics.xx.double()})
+    if lost < 1:
+        assert exact.solve().ridge == DEFAULT_RIDGE, "which float64 takes as it is"
+
+
 def test_what_no_rounding_explains_stays_an_error() -> None:
     x = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     statistics = LinearStatistics.empty(4, 4)
