@@ -12,12 +12,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from fastflux.bfloat16_sums import cosines, float32_product
 from fastflux.errors import FastFluxError
 
 DEFAULT_RIDGE = 1e-6
 LARGEST_RIDGE = 1e-3
 """Up to which the rounding of reduced products may raise the ridge."""
-_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class LinearStatistics:
         """As ``update(x, output - x)``, with the products of centred values rounded to bfloat16, summed in float32.
 
         Tensor cores do this in a fraction of the time that float64 takes. Rounding adds noise of at most 2^-18 / 3 of
-        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge; sums of some hundred
-        batches that are kept in float32 lose less. Means, sizes and cosines are not rounded. Large means do not matter:
-        they go before the rounding.
+        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge. Sums of some hundred
+        batches that are kept in float32 lose less, of thousands more: `solve` sees to that. Means, sizes and cosines
+        are taken of what is not rounded, in float32. Large means do not matter: they go before the rounding.
         """
         x, output = (values.reshape(-1, values.shape[-1]) for values in (x, output))  # (samples, features)
         if len(x) == 0:
@@ -104,15 +104,15 @@ class LinearStatistics:
         # Written so that a GPU reads and writes the samples as seldom as it can: in sums and differences it widens
         # bfloat16 as it reads, but a sum in float64 makes a copy of all first.
         wide = x.float()
-        self.cosine += _cosines(wide, output).sum(dtype=self.cosine.dtype)
+        self.cosine += cosines(wide, output).sum(dtype=self.cosine.dtype)
         y = output - wide
         mean_x, mean_y = wide.mean(dim=0), y.mean(dim=0)
         y -= mean_y
         self.yy += torch.linalg.vector_norm(y, dim=1).to(self.yy).square().sum()
         rounded_x = torch.sub(x, mean_x, out=torch.empty_like(x, dtype=torch.bfloat16))
         rounded_y = y.bfloat16()
-        self.xx += _float32_product(rounded_x.T, rounded_x)
-        self.xy += _float32_product(rounded_x.T, rounded_y)
+        self.xx += float32_product(rounded_x.T, rounded_x)
+        self.xy += float32_product(rounded_x.T, rounded_y)
         mean_x, mean_y = mean_x.to(self.mean_x), mean_y.to(self.mean_y)
         self._shift(len(x), mean_x, mean_y)
 
@@ -221,13 +221,6 @@ class LinearStatistics:
             raise FastFluxError("The calibration met values that are not finite: check the model's weights and dtype.")
 
 
-def _cosines(first: Tensor, second: Tensor) -> Tensor:
-    """As ``torch.nn.functional.cosine_similarity`` of two matrices' rows, in three sums instead of ten passes."""
-    one, two = (torch.linalg.vector_norm(v, dim=1, dtype=torch.float32).clamp_min(1e-8) for v in (first, second))
-    cosines: Tensor = (first * second).sum(dim=1) / (one * two)
-    return cosines
-
-
 def _ridges(asked: float, precision: float) -> Iterator[float]:
     """The ridge asked for, or the precision instead of 0, and tenfold ones up to `LARGEST_RIDGE`."""
     ridge = asked or precision
@@ -245,21 +238,3 @@ def _cholesky(matrix: Tensor, damping: float) -> Tensor | None:
     left = factor.diagonal().square() / damped.diagonal()
     sound = info.item() == 0 and float(left.min()) >= 100 * len(matrix) * torch.finfo(torch.float64).eps
     return factor if sound else None
-
-
-def _float32_product(left: Tensor, right: Tensor) -> Tensor:
-    """The product of two bfloat16 matrices, each entry's terms exact and summed in float32.
-
-    At most `_ROWS` terms at once: tensor cores cut off what a sum's lower bits do not hold, so that within one
-    product the error grows with the terms, not with their root.
-    """
-
-    def multiply(part: slice) -> Tensor:
-        if left.is_cuda:
-            return torch.mm(left[:, part], right[part], out_dtype=torch.float32)
-        return left[:, part].float() @ right[part].float()
-
-    product = multiply(slice(0, _ROWS))
-    for start in range(_ROWS, len(right), _ROWS):
-        product += multiply(slice(start, start + _ROWS))
-    return product

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from fastflux import least_squares
+from fastflux import bfloat16_sums
 from fastflux.calibration import collect_statistics
 from fastflux.errors import FastFluxError
 from fastflux.importance import fit_block
@@ -153,11 +153,11 @@ class Calls(TorchFunctionMode):
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 200])
 def test_long_products_are_summed_in_pieces(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(least_squares, "_ROWS", 64)
+    monkeypatch.setattr(bfloat16_sums, "ROWS", 64)
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(rows, width, generator=generator).bfloat16() for width in (3, 5))
     with Calls("matmul", "__matmul__", "mm") as calls:
-        found = least_squares._float32_product(left.T, right)
+        found = bfloat16_sums.float32_product(left.T, right)
     torch.testing.assert_close(found, (left.double().T @ right.double()).float())
     terms = [first.shape[1] for first, _ in calls.found]
     assert (sum(terms), max(terms)) == (rows, min(rows, 64))
