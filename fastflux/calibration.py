@@ -23,6 +23,8 @@ from fastflux.surgery import get_block
 from fastflux.tensor_files import save_tensors
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
+_Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]
+"""What samples were added to since the last look at it, in this order."""
 
 
 @dataclass
@@ -101,18 +103,22 @@ def collect_statistics(
     """
     chosen = architecture_of(transformer).blocks(transformer) if blocks is None else tuple(blocks)
     statistics: Statistics = {block: {} for block in chosen} if into is None else into
+    ran: _Ran = {}
     handles = [
         get_block(transformer, block).register_forward_hook(
-            _observe(block, statistics.setdefault(block, {}), dtype, exact), with_kwargs=True
+            _observe(block, statistics.setdefault(block, {}), dtype, exact, ran), with_kwargs=True
         )
         for block in chosen
     ]
+    # Looking at a device's values waits for it: once behind a forward, not in every block.
+    handles.append(transformer.register_forward_hook(lambda *_: _require_finite(ran)))
     try:
         with torch.no_grad():
             drive()
     finally:
         for handle in handles:
             handle.remove()
+    _require_finite(ran)  # of a drive that runs blocks alone
     if idle := [str(block) for block, streams in statistics.items() if not streams]:
         raise FastFluxError(f"The calibration never ran {idle[0]}: drive has to run this transformer's forward.")
     return statistics
@@ -138,13 +144,14 @@ def collect_recorded(transformer: nn.Module, inputs: RecordedInputs, batch_size:
 
 
 def _observe(
-    block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype, exact: bool | None
+    block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype, exact: bool | None, ran: _Ran
 ) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
         # The model passes keywords, gradient checkpointing positions; the block returns text first.
         inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
         before = (inputs[STREAMS[0]], inputs[STREAMS[1]])
-        observe_residual(block, streams, before, (output[1], output[0]), dtype=dtype, exact=exact)
+        _add_residual(streams, before, (output[1], output[0]), dtype=dtype, exact=exact)
+        ran.update({(block, name): streams[name] for name in STREAMS})
 
     return hook
 
@@ -164,6 +171,13 @@ def observe_residual(
     (`update_in_bfloat16`): half the room, 8.6 GB less for FLUX.1-dev's 57 blocks. By default they are exact, but for
     bfloat16 activations on a CUDA device. Raises ``FastFluxError`` for values that are not finite.
     """
+    _add_residual(streams, before, after, dtype=dtype, exact=exact)
+    _require_finite({(block, name): streams[name] for name in STREAMS})
+
+
+def _add_residual(
+    streams: dict[str, LinearStatistics], before: Streams, after: Streams, *, dtype: torch.dtype, exact: bool | None
+) -> None:
     for name, first, last in zip(STREAMS, before, after, strict=True):
         width = first.shape[-1]
         precise = exact_by_default(first.device, first.dtype) if exact is None else exact
@@ -175,12 +189,23 @@ def observe_residual(
             streams[name].update(x, y - x)  # subtracted after the cast: bfloat16 would round the difference
         else:
             streams[name].update_in_bfloat16(first.detach(), last.detach())
-        # Which a NaN or an infinity anywhere in x or y cannot leave finite.
-        if not torch.isfinite(streams[name].mean_x.sum() + streams[name].yy):
-            raise FastFluxError(
-                f"The calibration met values that are not finite in the {name} of {block}: "
-                "check the model's weights and dtype."
-            )
+
+
+def _require_finite(ran: _Ran) -> None:
+    """Raise ``FastFluxError`` for the first block and stream that met values which are not finite; empties ``ran``."""
+    if not ran:
+        return
+    # Which a NaN or an infinity anywhere in x or y cannot leave finite, as y is a difference from x.
+    sizes = [moments.yy for moments in ran.values()]
+    finite = torch.stack([size.to(sizes[0].device) for size in sizes]).isfinite().tolist()
+    faulty = [key for key, fine in zip(ran, finite, strict=True) if not fine]
+    ran.clear()
+    if faulty:
+        block, name = faulty[0]
+        raise FastFluxError(
+            f"The calibration met values that are not finite in the {name} of {block}: "
+            "check the model's weights and dtype."
+        )
 
 
 def exact_by_default(device: torch.device, dtype: torch.dtype) -> bool:

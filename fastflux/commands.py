@@ -171,7 +171,8 @@ def rank(options: argparse.Namespace) -> None:
     Console(width=max(Console().width, WIDE), soft_wrap=True).print(table)
     if options.json is not None:
         entries = [
-            {"block": str(block), **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS}} for block in order
+            {"block": str(block), **{name: getattr(fits[block], name) for name in (*MEASURED_RANKINGS, "ridge")}}
+            for block in order
         ]
         try:
             options.json.write_text(json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")

@@ -40,6 +40,11 @@ class BlockFit:
     output_mse: float
     block_influence: float
 
+    @property
+    def ridge(self) -> float:
+        """The largest that a layer took; more than was asked for where rounding outweighed that (`solve`)."""
+        return max(fit.ridge for fit in self.fits.values())
+
 
 def fit_blocks(
     transformer: nn.Module, statistics: Statistics, *, ridge: float = DEFAULT_RIDGE

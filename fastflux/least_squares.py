@@ -5,23 +5,28 @@ relative ridge. Moments are kept about the running means and merged with the pai
 (https://doi.org/10.2307/2683386), so large means, as the massive activations of FLUX have, do not cancel.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from fastflux.bfloat16_sums import cosines, float32_product
 from fastflux.errors import FastFluxError
 
 DEFAULT_RIDGE = 1e-6
+LARGEST_RIDGE = 1e-3
+"""Up to which the rounding of reduced products may raise the ridge."""
 
 
 @dataclass(frozen=True)
 class LinearFit:
-    """``y = weight x + bias``: weight ``(outputs, features)``, bias ``(outputs,)``."""
+    """``y = weight x + bias``: weight ``(outputs, features)``, bias ``(outputs,)``; ``ridge`` is the one it took."""
 
     weight: Tensor
     bias: Tensor
+    ridge: float
 
 
 @dataclass
@@ -87,23 +92,28 @@ class LinearStatistics:
         """As ``update(x, output - x)``, with the products of centred values rounded to bfloat16, summed in float32.
 
         Tensor cores do this in a fraction of the time that float64 takes. Rounding adds noise of at most 2^-18 / 3 of
-        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge; sums of some hundred
-        batches that are kept in float32 lose less. Means, sizes and cosines are not rounded. Large means do not matter:
-        they go before the rounding.
+        each feature's own variance to the diagonal of ``xx``, about as much as the default ridge. Sums of some hundred
+        batches that are kept in float32 lose less, of thousands more: `solve` sees to that. Means, sizes and cosines
+        are taken of what is not rounded, in float32. Large means do not matter: they go before the rounding.
         """
-        x = x.reshape(-1, x.shape[-1]).float()  # (samples, features)
-        output = output.reshape(-1, output.shape[-1]).float()  # (samples, features)
+        x, output = (values.reshape(-1, values.shape[-1]) for values in (x, output))  # (samples, features)
         if len(x) == 0:
             return
-        self.cosine += torch.nn.functional.cosine_similarity(x, output).sum().to(self.cosine)
-        y = output - x
-        mean_x = x.mean(dim=0, dtype=self.mean_x.dtype)
-        mean_y = y.mean(dim=0, dtype=self.mean_y.dtype)
-        y = y - mean_y.float()
-        self.yy += y.square().sum(dtype=self.yy.dtype)
-        rounded_x, rounded_y = (x - mean_x.float()).bfloat16(), y.bfloat16()
-        self.xx += _float32_product(rounded_x.T, rounded_x)
-        self.xy += _float32_product(rounded_x.T, rounded_y)
+        if x.element_size() > 2:
+            x, output = x.float(), output.float()
+        # Written so that a GPU reads and writes the samples as seldom as it can: in sums and differences it widens
+        # bfloat16 as it reads, but a sum in float64 makes a copy of all first.
+        wide = x.float()
+        self.cosine += cosines(wide, output).sum(dtype=self.cosine.dtype)
+        y = output - wide
+        mean_x, mean_y = wide.mean(dim=0), y.mean(dim=0)
+        y -= mean_y
+        self.yy += torch.linalg.vector_norm(y, dim=1).to(self.yy).square().sum()
+        rounded_x = torch.sub(x, mean_x, out=torch.empty_like(x, dtype=torch.bfloat16))
+        rounded_y = y.bfloat16()
+        self.xx += float32_product(rounded_x.T, rounded_x)
+        self.xy += float32_product(rounded_x.T, rounded_y)
+        mean_x, mean_y = mean_x.to(self.mean_x), mean_y.to(self.mean_y)
         self._shift(len(x), mean_x, mean_y)
 
     @torch.no_grad()
@@ -140,28 +150,32 @@ class LinearStatistics:
         """The least-squares fit of y on x with bias.
 
         ``ridge`` is relative to the mean variance of the features; it settles constant features (weight 0) and fewer
-        samples than features. Raises ``FastFluxError`` for no samples, samples that are not finite, a negative ridge,
-        or normal equations that stay singular (then the ridge is too small).
+        samples than features. Where the products are kept in a smaller dtype, their rounding can outweigh it, as in
+        what enters FLUX's first block (64 latent channels in 3072 features): there it is raised tenfold, up to
+        `LARGEST_RIDGE`, until the rounding makes up at most half of it, starting from the dtype's precision for a ridge
+        of 0. The fit tells the ridge that it took. Raises ``FastFluxError`` for no samples, samples that are not
+        finite, a negative ridge, or normal equations that stay singular (then the ridge is too small).
         """
         if ridge < 0:
             raise FastFluxError(f"The ridge is {ridge}, but it must not be negative: use for example {DEFAULT_RIDGE}.")
         self._require_samples()
-        features = len(self.mean_x)
         xx, xy = self._products()
-        scale = xx.diagonal().mean()
+        scale = float(xx.diagonal().mean())
         if scale == 0:  # every feature is constant: the bias is all there is to fit
-            return LinearFit(torch.zeros_like(xy.T), self.mean_y.clone())
-        damped = xx + torch.eye(features, dtype=xx.dtype, device=xx.device) * (ridge * scale)
-        factor, info = torch.linalg.cholesky_ex(damped)
-        # A feature that the others determine leaves nothing of its variance, or rounding errors.
-        left = factor.diagonal().square() / damped.diagonal()
-        if info.item() != 0 or float(left.min()) < 100 * features * torch.finfo(torch.float64).eps:
-            raise FastFluxError(
-                f"The normal equations of {self.count} samples in {features} dimensions are singular at ridge {ridge}: "
-                f"raise the ridge (for example to {DEFAULT_RIDGE}) or calibrate on more prompts."
-            )
-        weight = torch.cholesky_solve(xy, factor).T
-        return LinearFit(weight, self.mean_y - weight @ self.mean_x)
+            return LinearFit(torch.zeros_like(xy.T), self.mean_y.clone(), ridge)
+        reduced = self.xx.dtype != self.mean_x.dtype
+        for step in _ridges(ridge, torch.finfo(self.xx.dtype).eps) if reduced else (ridge,):
+            # With half the ridge to spare, no direction is amplified more than twice for what rounding took from it.
+            if reduced and _cholesky(xx, step / 2 * scale) is None:
+                continue
+            factor = _cholesky(xx, step * scale)
+            if factor is not None:
+                weight = torch.cholesky_solve(xy, factor).T
+                return LinearFit(weight, self.mean_y - weight @ self.mean_x, step)
+        raise FastFluxError(
+            f"The normal equations of {self.count} samples in {len(xx)} dimensions are singular at ridge {step}: "
+            f"raise the ridge (for example to {max(DEFAULT_RIDGE, 10 * step):g}) or calibrate on more prompts."
+        )
 
     @torch.no_grad()
     def squared_error(self, fit: LinearFit) -> float:
@@ -207,8 +221,20 @@ class LinearStatistics:
             raise FastFluxError("The calibration met values that are not finite: check the model's weights and dtype.")
 
 
-def _float32_product(left: Tensor, right: Tensor) -> Tensor:
-    """The product of two bfloat16 matrices, each entry's terms exact and summed in float32."""
-    if left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+def _ridges(asked: float, precision: float) -> Iterator[float]:
+    """The ridge asked for, or the precision instead of 0, and tenfold ones up to `LARGEST_RIDGE`."""
+    ridge = asked or precision
+    yield ridge
+    while (ridge := float(f"{10 * ridge:.6g}")) <= LARGEST_RIDGE:  # 1e-05, not 9.999999999999999e-06
+        yield ridge
+
+
+def _cholesky(matrix: Tensor, damping: float) -> Tensor | None:
+    """The factor of a float64 matrix with ``damping`` added to its diagonal; None where that is singular."""
+    damped = matrix.clone()
+    damped.diagonal().add_(damping)
+    factor, info = torch.linalg.cholesky_ex(damped)
+    # A feature that the others determine leaves nothing of its variance, or rounding errors.
+    left = factor.diagonal().square() / damped.diagonal()
+    sound = info.item() == 0 and float(left.min()) >= 100 * len(matrix) * torch.finfo(torch.float64).eps
+    return factor if sound else None

@@ -255,6 +255,7 @@ def _precision(bench: Workbench) -> Results:
     for block in blocks:
         for name, found in fits.items():
             values[f"{block}.{name}.residual_r2"] = found[block].residual_r2
+            values[f"{block}.{name}.ridge"] = found[block].ridge
         values[f"{block}.weight_difference"] = _difference(
             *(found[block].fits["hidden_states"].weight for found in (fits["bfloat16"], fits["float64"]))
         )

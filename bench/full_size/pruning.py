@@ -33,7 +33,7 @@ from fastflux.recording import RecordedInputs
 from fastflux.surgery import get_block
 
 RANKING = MetricInfo(
-    "ranking_cost", "1", "seconds, MiB or R²", higher_is_better=None,
+    "ranking_cost", "1", "seconds, MiB, R² or ratio", higher_is_better=None,
     reference="fits of all blocks from the statistics of one pass, and their order by residual R²; random weights",
 )  # fmt: skip
 BY_BLOCK = MetricInfo(
@@ -102,6 +102,7 @@ def _rank(bench: Workbench, path: Path) -> Results:
     if (peak := memory.read()) is not None:
         values["peak_device_mib"] = peak / _MIB
     values |= {f"{block}.residual_r2": fits[block].residual_r2 for block in order}
+    values |= {f"{block}.ridge": fits[block].ridge for block in order}
     settings = {"weights": "random", "order": [str(block) for block in order]}
     return {VARIANT: [Measurement(RANKING, "ok", values=values, scored=len(order), settings=settings)]}
 

@@ -48,6 +48,37 @@ def test_nan_activations_end_the_calibration_at_their_block(drive: Drive) -> Non
     assert not any(block._forward_hooks for block in transformer.modules()), "and leave no hook behind"
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_first_forward_and_the_first_block_of_it_are_what_ends(exact: bool) -> None:
+    transformer = poisoned()
+    blocks = architecture_of(transformer).blocks(transformer)[::-1]
+    ended: list[int] = []
+
+    def twice() -> None:
+        for turn in range(2):
+            run(transformer)
+            ended.append(turn)
+
+    with pytest.raises(FastFluxError, match=r"not finite in the hidden_states of single_transformer_blocks\.0"):
+        collect_statistics(transformer, twice, blocks=blocks, exact=exact)
+    assert not ended
+
+
+def test_nan_activations_of_a_block_that_runs_alone_end_the_calibration() -> None:
+    transformer = poisoned()
+    given: list[Any] = []
+    block = transformer.single_transformer_blocks[0]
+    keep = block.register_forward_pre_hook(lambda _, args, kwargs: given.append((args, kwargs)), with_kwargs=True)
+    run(transformer)
+    keep.remove()
+    with pytest.raises(FastFluxError, match=r"not finite in the hidden_states of single_transformer_blocks\.0"):
+        collect_statistics(
+            transformer,
+            lambda: (block(*given[0][0], **given[0][1]), None)[1],
+            blocks=[BlockRef("single_transformer_blocks", 0)],
+        )
+
+
 @pytest.mark.parametrize("replacement", ["linear", "removed"])
 def test_nan_activations_end_sandwich_training_before_its_first_step(
     drive: Drive, replacement: str, monkeypatch: pytest.MonkeyPatch

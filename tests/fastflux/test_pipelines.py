@@ -243,6 +243,7 @@ def test_rank_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest.
     assert len(found) == 6
     assert scores == sorted(scores, reverse=True)
     assert all(entry["block"] in told for entry in found)
+    assert [entry["ridge"] for entry in found] == [1e-6] * 6
     assert main([*command, "--ranking", "residual_r3"]) == 1
     assert "did you mean 'residual_r2'" in capsys.readouterr().err
 

@@ -230,6 +230,12 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
     assert small(tmp_path, stages=["calibration"])
     batches = 3
     assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
+    precision = records(tmp_path)["dense"].measurement("calibration_precision")
+    assert precision is not None
+    for kind in ("float64", "bfloat16"):
+        ridges = [value for name, value in precision.values.items() if name.endswith(f".{kind}.ridge")]
+        assert len(ridges) == 2
+        assert all(ridge == 1e-6 if kind == "float64" else 1e-6 <= ridge <= 1e-3 for ridge in ridges)
     forwards.clear()
     saved = calibrating.save_statistics
 
