@@ -133,9 +133,10 @@ def hpsv2_module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
         return opened(vocabulary if lacking else path, *arguments, **options)
 
     monkeypatch.setattr(gzip, "open", found)
-    # Progress bars of downloads, and its training, which its scoring imports and does not use.
+    # Progress bars of downloads, its training, and turtle graphics, which its scoring imports and does not use; the
+    # last need Tk, which not every Python has.
     training = "hpsv2.src.training"
-    for name in ("clint", "clint.textui", training, f"{training}.train", f"{training}.data"):
+    for name in ("clint", "clint.textui", "turtle", training, f"{training}.train", f"{training}.data"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
     return importlib.import_module
 
