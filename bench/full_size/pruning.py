@@ -18,7 +18,7 @@ from bench.full_size.pieces import Piece, Results
 from bench.full_size.stage import Need
 from bench.full_size.workbench import Workbench
 from bench.metrics.pruning_cost import PRUNING_COST, measure_pruning_cost
-from bench.results import Measurement, MetricInfo
+from bench.results import JSON, Measurement, MetricInfo
 from fastflux.architectures import FLUX
 from fastflux.block_counts import block_count
 from fastflux.calibration import Calibration, load_statistics
@@ -103,7 +103,8 @@ def _rank(bench: Workbench, path: Path) -> Results:
         values["peak_device_mib"] = peak / _MIB
     values |= {f"{block}.residual_r2": fits[block].residual_r2 for block in order}
     values |= {f"{block}.ridge": fits[block].ridge for block in order}
-    settings = {"weights": "random", "order": [str(block) for block in order]}
+    settings: dict[str, JSON] = {"weights": "random", "offload": bench.offload}
+    settings["order"] = [str(block) for block in order]
     return {VARIANT: [Measurement(RANKING, "ok", values=values, scored=len(order), settings=settings)]}
 
 

@@ -70,6 +70,7 @@ def pruning(records: Records) -> Iterator[Table]:
         values = calibration.values
         rows += [
             _line("Calibration: samples", values["samples"], ",.0f"),
+            _line("Calibration: forwards, as many plain ones", values["forwards"], ",.0f"),
             _line("Calibration: plain forwards (s)", values["plain_seconds"], ",.1f"),
             _line("Calibration: with statistics (s)", values["statistics_seconds"], ",.1f"),
             _line("Calibration: ratio", values["ratio"], ".3f", values["ratio"] <= CALIBRATION_RATIO, "at most 1.5"),
@@ -77,11 +78,12 @@ def pruning(records: Records) -> Iterator[Table]:
         ]
     ranking = measured(records, "fastflux-20", "ranking_cost")
     if ranking is not None:
-        rows.append(_line("Fits and order of all blocks (s)", ranking.values["seconds"], ",.1f"))
-    cost, by_block = (
-        measured(records, "fastflux-20", "pruning_cost"),
-        measured(records, "fastflux-20", "pruning_cost_by_block"),
-    )
+        rows += [
+            _line("Fits and order of all blocks: seconds", ranking.values["seconds"], ",.1f"),
+            *_peaks("Fits and order of all blocks", ranking),
+        ]
+    cost = measured(records, "fastflux-20", "pruning_cost")
+    by_block = measured(records, "fastflux-20", "pruning_cost_by_block")
     if cost is not None and by_block is not None:
         rows += [
             _line("Pruning to 20 %: blocks", by_block.values["blocks"], ",.0f"),

@@ -22,10 +22,25 @@ def full_size_document(folder: Path) -> str:
     records = {record.variant: record for record in read_records(folder)}
     makers: tuple[Callable[[Records], Iterator[Table]], ...] = (
         _flops, latencies, exports, equal_latency, in_all_ways, step_profiles, end_to_end, replacement, pruning,
-        scorers,
+        scorers, _failures,
     )  # fmt: skip
     tables = [to_markdown(table) for maker in makers for table in maker(records)]
     return "\n".join([_heading(records), *tables])
+
+
+def _failures(records: Records) -> Iterator[Table]:
+    """What was taken and failed, with the reason."""
+    rows = tuple(
+        (Cell(text=record.label), Cell(text=found.info.name.replace("_", " ")), Cell(text=found.reason))
+        for record in records.values()
+        for found in record.measurements
+        if found.status == "failed"
+    )
+    if rows:
+        headers = (
+            Header("Model", align="left"), Header("Measurement", align="left"), Header("Reason", align="left"),
+        )  # fmt: skip
+        yield Table("full-size-failures", "What failed", headers, (Group(rows),), label=LABEL)
 
 
 def _heading(records: Records) -> str:

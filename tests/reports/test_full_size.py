@@ -63,6 +63,17 @@ def test_a_ratio_is_held_against_the_flops_and_set_beside_the_papers(tmp_path: P
     assert "no memory" in line(text, "mix-20")[-1]
 
 
+def test_whatever_failed_is_told_with_its_reason(tmp_path: Path) -> None:
+    write(tmp_path, "dense", latency(100.0, 1.0), Measurement.failed(info("calibration_cost"), "out of memory: 8 GiB"))
+    write(tmp_path, "replacement", Measurement.failed(info("replacement_block_512x512"), "RuntimeError: no kernel"))
+    text = full_size_document(tmp_path)
+    assert line(text, "dense")[1:] == ["calibration cost", "out of memory: 8 GiB"]
+    assert line(text, "replacement")[-1] == "RuntimeError: no kernel"
+    write(tmp_path, "dense", latency(100.0, 1.0))
+    write(tmp_path, "replacement")
+    assert "What failed" not in full_size_document(tmp_path)
+
+
 @pytest.mark.parametrize(("ms", "verdict"), [(81.0, "yes"), (82.0005, "within noise"), (83.0, "no")])
 def test_the_export_must_not_be_slower(tmp_path: Path, ms: float, verdict: str) -> None:
     write(tmp_path, "run-20", latency(82.0, 0.82))
@@ -76,13 +87,14 @@ def test_the_export_must_not_be_slower(tmp_path: Path, ms: float, verdict: str) 
 ])  # fmt: skip
 def test_calibration_is_held_against_its_goals(tmp_path: Path, offload: bool, gigabytes: float, verdict: str) -> None:
     values = {
-        "samples": 512.0, "plain_seconds": 10.0, "statistics_seconds": 16.0, "ratio": 1.6,
+        "samples": 512.0, "forwards": 128.0, "plain_seconds": 10.0, "statistics_seconds": 16.0, "ratio": 1.6,
         "peak_device_mib": gigabytes * 1e9 / 2**20,
     }  # fmt: skip
     write(
         tmp_path, "dense", Measurement(info("calibration_cost"), "ok", values=values, settings={"offload": offload})
     )  # fmt: skip
     text = full_size_document(tmp_path)
+    assert line(text, "Calibration: forwards, as many plain ones")[1] == "128"
     assert line(text, "Calibration: ratio")[1:] == ["1.600", "no, at most 1.5"]
     assert line(text, "Calibration: peak memory of the device (GB)".replace("(", r"(").split(" (")[0])[-1] == verdict
 
