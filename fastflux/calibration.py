@@ -132,14 +132,16 @@ def collect_recorded(transformer: nn.Module, inputs: RecordedInputs, batch_size:
     """
     architecture = architecture_of(transformer)
     statistics: Statistics = {block: {} for block in architecture.blocks(transformer)}
+    ran: _Ran = {}
 
     def observe(block: BlockRef, before: Streams, after: Streams) -> None:
         if block in statistics:
-            observe_residual(block, statistics[block], before, after)
+            _add_residual(statistics[block], before, after, dtype=torch.float64, exact=None)
+            ran.update({(block, name): statistics[block][name] for name in STREAMS})
 
     batches = enter(transformer, inputs.batches(batch_size))
     for _ in run_blocks(transformer, architecture.chain(transformer), batches, observe):
-        pass
+        _require_finite(ran)  # behind all blocks, as in `collect_statistics`
     return statistics
 
 

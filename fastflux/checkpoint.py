@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -98,15 +99,37 @@ def stored_dtype(folder: Path | str) -> torch.dtype:
     folder = Path(folder)
     require_weights(folder)
     counts: dict[str, int] = {}
-    for path in folder.glob("*.safetensors"):
+    for path in _read_by_diffusers(folder):
         with safe_open(path, framework="pt") as weights:
             for name in weights.keys():  # noqa: SIM118  # no mapping
                 part = weights.get_slice(name)
                 counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
     most = max(counts, key=lambda name: counts[name], default="none")
     if most not in _DTYPES:
-        raise FastFluxError(f"The weights in {folder} are of the format {most}: give --dtype and --save-dtype.")
+        raise FastFluxError(
+            f"The weights in {folder} are of the format {most}: give --dtype, and to prune --save-dtype."
+        )
     return _DTYPES[most]
+
+
+def _read_by_diffusers(folder: Path) -> list[Path]:
+    """The weights files that diffusers loads: not those of a variant, such as fp16, that may lie beside them."""
+    if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        return [folder / str(shard) for shard in sorted(set(read_json(index)["weight_map"].values()))]
+    whole = folder / SAFETENSORS_WEIGHTS_NAME
+    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def cast_(transformer: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a transformer to a number format; raises ``FastFluxError`` for weights too large for float16."""
+    largest = torch.finfo(dtype).max
+    if dtype == torch.float16:  # bfloat16 has float32's range
+        for name, value in transformer.state_dict().items():
+            if value.is_floating_point() and float(size := value.abs().max()) > largest:
+                raise FastFluxError(
+                    f"{name} holds {float(size):.3g}, and float16 ends at {largest:.0f}: give --save-dtype bfloat16."
+                )
+    nn.Module.to(transformer, dtype)  # diffusers' own warns of modules to be kept in float32 where there are none
 
 
 def require_weights(folder: Path) -> None:

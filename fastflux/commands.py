@@ -17,7 +17,7 @@ from fastflux.calibration import Calibration, collect_statistics
 from fastflux.calibration_parts import collect_in_parts
 from fastflux.calibration_run import CalibrationRun
 from fastflux.captioned_images import NoisedImages, read_captioned_images
-from fastflux.checkpoint import read_json, revision_of, stored_dtype
+from fastflux.checkpoint import cast_, read_json, revision_of, stored_dtype
 from fastflux.drawing import drawing_sizes
 from fastflux.errors import FastFluxError
 from fastflux.folders import require_absent
@@ -104,7 +104,7 @@ def prune(options: argparse.Namespace) -> None:
         )
     if options.fold:
         plan = fold_(transformer)
-    transformer.to(saved)
+    cast_(transformer, saved)
     export_pipeline(
         options.pipeline,
         transformer,

@@ -42,6 +42,7 @@ PRECISION = MetricInfo(
 STAGE = "calibration"
 WHOLE, PRECISE = "whole", "precision"
 BATCHES_OF_PRECISION = 8
+_FILES = "statistics-*.safetensors"
 _MIB = 2**20
 
 
@@ -126,7 +127,7 @@ def forget_lost(bench: Workbench) -> None:
 
 def keep_only(bench: Workbench, done: str) -> None:
     """Delete the statistics of all parts but the one that ends at `done`."""
-    for path in bench.pieces.folder.glob("statistics-*.safetensors"):
+    for path in bench.pieces.folder.glob(_FILES):
         if path != statistics_file(bench, done):
             path.unlink()
 
@@ -287,6 +288,11 @@ def statistics_bytes(bench: Workbench) -> int:
     return blocks * 2 * 2 * (4 if small else 8) * bench.sizes.width**2
 
 
+def written_bytes(bench: Workbench) -> int:
+    """Of the statistics that are on the disk."""
+    return sum(path.stat().st_size for path in bench.pieces.folder.glob(_FILES))
+
+
 def model_bytes(bench: Workbench) -> int:
     """Of the dense transformer on the device: with offload its largest block and what is no block."""
     if not bench.offload:
@@ -298,14 +304,14 @@ def model_bytes(bench: Workbench) -> int:
 def need(bench: Workbench) -> Need:
     """The model, the statistics, a copy of these on the host, from where they are written, and two files of them.
 
-    Two, while one takes the place of the other.
+    Two, while one takes the place of the other; what is there is not needed again.
     """
     copied = 0 if torch.device(bench.device).type == "cpu" else statistics_bytes(bench)
     host = bench.recorded_bytes + copied + (bench.weight_bytes if bench.offload else 0)
     return Need(
         device=model_bytes(bench) + statistics_bytes(bench),
         host=host,
-        disk=2 * statistics_bytes(bench),
+        disk=max(0, 2 * statistics_bytes(bench) - written_bytes(bench)),
         remedy="fewer samples (--set random.samples=128) need less of the machine's memory"
         if bench.offload
         else "--offload keeps the blocks in the machine's memory",

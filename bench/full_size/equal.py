@@ -68,6 +68,7 @@ def _search(bench: Workbench, target: str, name: str) -> Results:
         )
     except FastFluxError as error:
         return {name: [Measurement.failed(EQUAL_LATENCY, str(error))]}
+    bench.pieces.forget_variant(name)  # of an earlier search, which may have ended with other widths
     sliced = equal_variant(bench.planned[target], equal.heads, equal.mlp_channels, equal.ratio)
     flops, parameters = counts(bench, sliced)
     share = flops.values[f"{pixels}x{pixels}.ratio_to_dense"]

@@ -97,6 +97,11 @@ class Pieces:
         """Drop the pieces that settled any of the units."""
         self._forget(stage, lambda done: not set(done.units).isdisjoint(units))
 
+    def forget_variant(self, variant: str) -> None:
+        """Drop the pieces of all stages that measured a variant, which is to be another model."""
+        for stage in sorted(path.name for path in self.folder.glob("*") if path.is_dir()):
+            self._forget(stage, lambda done: variant in done.results)
+
     def _forget(self, stage: str, dropped: Callable[[Done], bool]) -> None:
         for path in self._files(stage):
             if (done := _read(path)) is not None and dropped(done):

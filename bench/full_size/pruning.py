@@ -209,7 +209,8 @@ def _replaced_blocks(bench: Workbench) -> int:
 def need(bench: Workbench) -> Need:
     """On the device the model and a sandwich, or the ranking's statistics and fits, whichever is more.
 
-    On the host the samples at three places of the model at least; on disk the blocks' files that are not there yet.
+    On the host the samples at three places of the model at least; on disk the statistics and the blocks' files, as far
+    as they are not there yet.
     """
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
@@ -220,7 +221,8 @@ def need(bench: Workbench) -> Need:
             calibrating.statistics_bytes(bench) + fit_bytes(bench),
         ),
         host=bench.recorded_bytes + 4 * place + (bench.weight_bytes if bench.offload else 0),
-        disk=calibrating.statistics_bytes(bench) + max(0, files_bytes(bench) - written),
+        disk=max(0, calibrating.statistics_bytes(bench) - calibrating.written_bytes(bench))
+        + max(0, files_bytes(bench) - written),
         remedy="--offload keeps the blocks in the machine's memory; fewer samples (--set random.samples=128) need less "
         "of that",
     )

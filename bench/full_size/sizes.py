@@ -76,6 +76,11 @@ class Sizes:
                 f"random.axes are {list(self.axes)}, which add up to {sum(self.axes)}: they must add up to head_dim, "
                 f"{self.head_dim}."
             )
+        if lacking := [ratio for ratio in self.equal_ratios if ratio not in self.ratios]:
+            raise FastFluxError(
+                f"random.equal_ratios hold {lacking[0]}, which is none of random.ratios, {list(self.ratios)}: "
+                "change both."
+            )
 
     @property
     def width(self) -> int:

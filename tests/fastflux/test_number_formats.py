@@ -32,8 +32,11 @@ def pruned(folder: Path, out: Path, *arguments: str) -> dict[str, Any]:
     return load_file(path)
 
 
-def test_the_pruned_model_is_stored_as_the_dense_one(half: Path, tmp_path: Path) -> None:
+def test_the_pruned_model_is_stored_as_the_dense_one(
+    half: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     weights = pruned(half, tmp_path / "out")
+    assert "float32" not in caplog.text, "diffusers warns of modules to be kept in float32, also where there are none"
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
     (path,) = (half / "transformer").glob("*.safetensors")
     dense = load_file(path)
@@ -78,6 +81,38 @@ def test_the_format_of_most_parameters_counts(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(8, dtype=torch.int8)}, path)
     with pytest.raises(FastFluxError, match="are of the format I8"):
         stored_dtype(tmp_path)
+    with pytest.raises(FastFluxError, match="give --dtype, and to prune --save-dtype"):
+        stored_dtype(tmp_path)
     path.write_bytes(b"no weights")
     with pytest.raises(FastFluxError, match="truncated or corrupt"):
         stored_dtype(tmp_path)
+
+
+def test_weights_that_diffusers_does_not_load_do_not_count(half: Path, tmp_path: Path) -> None:
+    """A variant beside the weights, and the whole beside its shards."""
+    transformer = load_transformer(half / "transformer", dtype=torch.bfloat16)
+    wide = {"weight": torch.zeros(10**6)}
+    for name, shard_size in (("whole", "1GB"), ("sharded", "20KB")):
+        transformer.save_pretrained(tmp_path / name, max_shard_size=shard_size)
+        save_file(wide, tmp_path / name / "diffusion_pytorch_model.fp32.safetensors")
+        assert stored_dtype(tmp_path / name) == torch.bfloat16
+    assert len(list((tmp_path / "sharded").glob("*-of-*.safetensors"))) > 1
+    save_file(wide, tmp_path / "sharded" / "diffusion_pytorch_model.safetensors")
+    assert stored_dtype(tmp_path / "sharded") == torch.bfloat16
+    assert next(load_transformer(tmp_path / "sharded", dtype=torch.bfloat16).parameters()).dtype == torch.bfloat16
+
+
+def test_weights_that_float16_cannot_hold_are_an_error(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "large"
+    shutil.copytree(base, folder)
+    transformer: Any = load_transformer(base / "transformer")
+    with torch.no_grad():
+        transformer.proj_out.bias[0] = -1e6
+    save_transformer(transformer, folder / "transformer", overwrite=True)
+    command = ["prune", str(folder), "--method", "block_removal", "--blocks", "1", "--ranking", "end2start"]
+    assert main([*command, "--device", "cpu", "-o", str(tmp_path / "out"), "--save-dtype", "float16"]) == 1
+    assert "proj_out.bias holds 1e+06, and float16 ends at 65504" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+    pruned(folder, tmp_path / "out", "--save-dtype", "bfloat16")

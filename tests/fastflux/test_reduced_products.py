@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from fastflux import bfloat16_sums
-from fastflux.calibration import collect_statistics
+from fastflux.calibration import collect_recorded, collect_statistics
 from fastflux.errors import FastFluxError
 from fastflux.importance import fit_block
 from fastflux.least_squares import DEFAULT_RIDGE, LARGEST_RIDGE, LinearStatistics
 from fastflux.plan import BlockRef
+from fastflux.recording import record_inputs
 from tests.fastflux.conftest import Drive, make_tiny_flux
 
 EPS = torch.finfo(torch.float32).eps
@@ -177,3 +178,7 @@ def test_the_device_is_waited_for_once_in_a_forward(drive: Drive, exact: bool) -
         collect_statistics(transformer, run, exact=exact)
     assert len(forwards) > 1
     assert len(observed.found) == 2 * len(forwards), "a test and a look for each forward, and no more"
+    inputs = record_inputs(transformer, run, samples=8)
+    with Calls("isfinite") as recorded:
+        collect_recorded(transformer, inputs, 4)
+    assert len(recorded.found) == 2, "the same for each batch of recorded samples"

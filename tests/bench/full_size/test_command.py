@@ -1,6 +1,7 @@
 """`python -m bench full_size` as a whole at reduced width on the CPU: pieces, kills, budgets, bad input."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -149,6 +150,29 @@ def test_a_search_that_failed_leaves_nothing_to_time(tmp_path: Path, monkeypatch
     assert [(item.info.name, item.status) for item in found] == [("equal_latency", "failed")]
     assert small(tmp_path, stages=["equal-latency", "latency-32"], retry=True)
     assert records(tmp_path)["l1_equal-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
+
+
+def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = ["equal-latency", "latency-32"]
+    search = equal.search_equal_latency
+    assert small(tmp_path, stages=stages)
+    found = records(tmp_path)["l1_equal-20"].measurement("equal_latency")
+    assert found is not None
+    heads = 3 - int(found.values["heads"])  # of the two that there are
+
+    def other(*arguments: Any, **options: Any) -> Any:
+        return replace(search(*arguments, **options), heads=heads)
+
+    monkeypatch.setattr(equal, "search_equal_latency", other)
+    built: list[Any] = []
+    build = latency.build
+    monkeypatch.setattr(latency, "build", lambda variant, *rest: (built.append(variant), build(variant, *rest))[1])
+    (place(tmp_path) / "equal-latency" / "000.json").unlink()
+    assert small(tmp_path, stages=stages)
+    assert [variant.widths[0] for variant in built if variant.target] == [heads], "the model found now is timed"
+    assert len([1 for path in place(tmp_path).glob("latency-32/*.json") if "l1_equal" in path.read_text()]) == 1
 
 
 def test_a_retry_in_small_budgets_comes_to_an_end_though_it_fails_again(
@@ -489,6 +513,7 @@ def test_wrong_wishes_are_said_before_the_work(tmp_path: Path) -> None:
         ({"changes": {"random.heads": '"two"'}}, "random.heads is 'two', but it must be a whole number"),
         ({"changes": {"random.axes": "[1, 2]"}}, "must add up to head_dim"),
         ({"changes": {"random.heads": "0"}}, "random.heads is 0"),
+        ({"changes": {"random.ratios": "[0.2]"}}, "random.equal_ratios hold 0.1, which is none of random.ratios"),
         ({"accept": True}, "--accept keeps runs of the profile as it is"),
         ({"accept": True, "changes": {}, "stages": ["scorers"]}, "--accept keeps figures of a GPU"),
         ({"device": "cuda:7"}, "cannot be used"),
