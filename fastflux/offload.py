@@ -75,12 +75,12 @@ def brought(module: nn.Module) -> Iterator[None]:
 def resident(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Keep offloaded modules on their device meanwhile, where training changes them; others stay as they are."""
     offloaded = [module for module in modules if is_offloaded(module)]
-    for module in offloaded:
-        setattr(module, _STAYS, True)
-        module.to(getattr(module, RUNS_ON))
     try:
+        for module in offloaded:
+            setattr(module, _STAYS, True)
+            module.to(getattr(module, RUNS_ON))
         yield
-    finally:
+    finally:  # also where there was no memory for all of them
         for module in offloaded:
             module.to("cpu")
             setattr(module, _STAYS, False)

@@ -158,7 +158,7 @@ def _prune(bench: Workbench) -> Results:
     )
     prune_(transformer, config, calibration)
     found = measure_pruning_cost(calibration.cost)
-    turns = [asdict(read_cost(path)) for path in sorted(folder.rglob(_BLOCK_FILES))]
+    turns = [asdict(read_cost(path)) for path in _files_of_this_order(folder)]
     samples = {
         name: [float(turn[name]) for turn in turns]
         for name in ("seconds", "block_forwards", "block_trainings", "training_steps", "activation_bytes")
@@ -174,6 +174,13 @@ def _prune(bench: Workbench) -> Results:
     )  # fmt: skip
     bench.clear()
     return {VARIANT: [found, by_block]}
+
+
+def _files_of_this_order(folder: Path) -> list[Path]:
+    """The finished blocks in their order; a folder beside theirs has those of an order that was found before."""
+    paths = sorted(folder.rglob(_BLOCK_FILES))
+    latest = max(paths, key=lambda path: path.stat().st_mtime_ns).parent
+    return [path for path in paths if path.parent == latest]
 
 
 def fit_bytes(bench: Workbench) -> int:

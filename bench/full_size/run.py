@@ -26,7 +26,7 @@ from bench.idle import other_work
 from bench.profile import ROOT, Profile, load_profile
 from bench.progress import console
 from bench.reporting import FULL_SIZE, run_reports
-from bench.results import JSON, digest
+from bench.results import JSON, digest, read_records
 from fastflux.errors import FastFluxError
 from fastflux.names import unknown_name
 
@@ -232,9 +232,29 @@ def require_no_failures(bench: Workbench, stages: Sequence[Stage]) -> None:
         )
 
 
+def require_no_loss(records: Path, target: Path) -> None:
+    """Raise FastFluxError when the records lack a measurement that those in their place hold."""
+    there = read_records(target) if target.exists() else []
+    new = {record.variant: {item.info.name for item in record.measurements} for record in read_records(records)}
+    lost = sorted(
+        {
+            item.info.name
+            for record in there
+            for item in record.measurements
+            if item.status == "ok" and item.info.name not in new.get(record.variant, set())
+        }
+    )
+    if lost:
+        raise FastFluxError(
+            f"The records in {target.name} hold {', '.join(lost)} too, which this run lacks: measure all stages, "
+            "or delete that folder first."
+        )
+
+
 def _accept(records: Path, name: str) -> None:
     """Copy records to where the repository keeps them, with their tables."""
     target = FULL_SIZE / name
+    require_no_loss(records, target)
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(records, target)
     run_reports("full_size", str(target), "--out", str(target / "README.md"))

@@ -139,3 +139,23 @@ def test_what_cannot_be_offloaded_is_said_before_the_work(
     arguments = ["prune", str(base), "--method", "l1_norm", "--ratio", "0.1", "--train-steps", "2", "--offload"]
     assert main([*arguments, "-o", str(tmp_path / "out")]) == 1
     assert "train the model as a whole" in capsys.readouterr().err
+
+
+def test_modules_that_find_no_room_are_at_home_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [nn.Linear(3, 3) for _ in range(2)]
+    for layer in layers:
+        offload.offload_(layer, "cpu")
+
+    def planted(*_: Any, **__: Any) -> Any:
+        monkeypatch.undo()  # the way home is free
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(layers[1], "to", planted)
+    with pytest.raises(torch.OutOfMemoryError), offload.resident(layers):
+        pytest.fail("there was no room")
+    brought: list[int] = []
+    monkeypatch.setattr(offload, "_bring", lambda module: brought.append(id(module)))
+    with torch.no_grad():
+        for layer in layers:
+            layer(torch.ones(3))
+    assert brought == [id(layer) for layer in layers], "they come for their forward as before"

@@ -1,5 +1,7 @@
 """`python -m bench full_size` as a whole at reduced width on the CPU: pieces, kills, budgets, bad input."""
 
+import os
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from bench.__main__ import main
 from bench.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
 from bench.full_size.run import Ending, full_size
 from bench.full_size.variants import full_size_variants
-from bench.results import RunRecord, read_records
+from bench.results import Measurement, MetricInfo, RunRecord, read_records
 from fastflux.errors import FastFluxError
 from reports.full_size_tables.document import full_size_document
 from tests.bench.full_size.tiny import TINY
@@ -232,6 +234,21 @@ def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.M
     for block, streams in whole.items():
         for name, moments in streams.items():
             assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0), "the same as in one go"
+
+
+def test_blocks_of_an_order_that_was_found_before_are_not_counted(tmp_path: Path) -> None:
+    assert small(tmp_path, stages=["calibration", "prune-20"])
+    (progress,) = {path.parent for path in place(tmp_path).rglob("progress/*/*.safetensors")}
+    older = progress.with_name("another-order")
+    shutil.copytree(progress, older)
+    for path in older.iterdir():
+        os.utime(path, (1, 1))
+    (piece,) = (path for path in (place(tmp_path) / "prune-20").glob("*.json") if "whole" in path.read_text()[:9999])
+    piece.unlink()
+    assert small(tmp_path, stages=["calibration", "prune-20"])
+    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost_by_block")
+    assert cost is not None
+    assert cost.values["blocks"] == 2
 
 
 def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None:
@@ -574,11 +591,21 @@ def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run, "FULL_SIZE", tmp_path / "reports")
     monkeypatch.setattr(run, "ROOT", tmp_path)
     (tmp_path / "reports" / "flops").mkdir(parents=True)
-    (tmp_path / "reports" / "flops" / "gone.json").write_text("{}")
-    records = tmp_path / "records"
-    records.mkdir()
-    (records / "dense.json").write_text("{}")
+    (tmp_path / "reports" / "flops" / "NOTES.md").write_text("")
+    info = MetricInfo("flops_by_block", "1", "", higher_is_better=False, reference="")
+    flops = Measurement(info, "ok", values={"32x32.forward": 1.0})
+    latency_too = replace(flops, info=replace(info, name="latency_32x32"))
+    records, fuller = tmp_path / "records", tmp_path / "fuller"
+    for folder, measurements in ((records, (flops,)), (fuller, (flops, latency_too))):
+        RunRecord(
+            profile="flux-dev-random", variant="dense", label="Dense", plan=None, base_model="", base_revision="",
+            environment={}, sampling={}, measurements=measurements, created="2026-01-01T00:00:00",
+        ).write(folder / "dense.json")  # fmt: skip
     run._accept(records, "flops")
     assert [path.name for path in (tmp_path / "reports" / "flops").iterdir()] == ["dense.json"]
+    run._accept(fuller, "flops")
+    with pytest.raises(FastFluxError, match="hold latency_32x32 too, which this run lacks"):
+        run._accept(records, "flops")
+    asked[:] = asked[:1]
     target = str(tmp_path / "reports" / "flops")
     assert asked == [("full_size", target, "--out", f"{target}/README.md")]
