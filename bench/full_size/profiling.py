@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.full_size.latency import latency_need
 from bench.full_size.pieces import Piece, Results
-from bench.full_size.stage import Need
 from bench.full_size.variants import build
 from bench.full_size.workbench import Workbench, release, with_size
 from bench.metrics.step_profile import STEP_PROFILE, measure_step_profile
@@ -43,8 +41,3 @@ def _measure(bench: Workbench, pixels: int, name: str, info: MetricInfo) -> Resu
     del model
     release(bench.device)
     return {name: [found]}
-
-
-def need(bench: Workbench) -> Need:
-    """As the latencies."""
-    return latency_need(bench)

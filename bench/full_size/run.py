@@ -221,11 +221,7 @@ def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[st
 
 def require_no_failures(bench: Workbench, stages: Sequence[Stage]) -> None:
     """Raise FastFluxError, to be told before the work too, when a piece that was taken failed."""
-    failed = [
-        f"{stage.name} ({', '.join(units)})"
-        for stage in stages
-        if (units := [unit for unit in stage.not_measured(bench) if unit not in stage.left(bench)])
-    ]
+    failed = [f"{stage.name} ({', '.join(units)})" for stage in stages if (units := stage.failed(bench))]
     if failed:
         raise FastFluxError(
             f"--accept keeps runs without failures, and {'; '.join(failed)} failed: measure again with --retry first."

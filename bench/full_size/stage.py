@@ -34,6 +34,11 @@ class Stage:
         settled = bench.pieces.units(self.name)
         return [unit for unit in self.units(bench) if unit not in settled]
 
+    def failed(self, bench: Workbench) -> list[str]:
+        """Units that were taken and failed."""
+        left = set(self.left(bench))
+        return [unit for unit in self.not_measured(bench) if unit not in left]
+
     def not_measured(self, bench: Workbench) -> list[str]:
         """Units that failed, or are not settled."""
         measured = bench.pieces.units(self.name, measured=True)

@@ -48,7 +48,7 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
         ),
         Stage(
             "step-profile", "where the time of a step goes, by block and operation", profiling.units, profiling.pieces,
-            profiling.need,
+            weights,
         ),
         Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
         Stage(

@@ -61,11 +61,6 @@ class FullSizeVariant:
     target: str = ""
     ratio: float = 0.0
 
-    @property
-    def is_dense(self) -> bool:
-        """Whether nothing is pruned."""
-        return not self.replaced and not self.sliced and self.widths is None
-
 
 def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
     """The dense model, FastFLUX on single blocks alone and with double ones, a run of neighbours, L1-norm slicing.
@@ -125,8 +120,6 @@ def kept_widths(variant: FullSizeVariant, sizes: Sizes) -> tuple[int, int] | Non
 
 def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
     """The variant's plan before folding; None for the dense model."""
-    if variant.is_dense:
-        return None
     if variant.replaced:
         return PruningPlan(
             base_model=BASE,
@@ -135,8 +128,10 @@ def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
             config={"blocks": len(variant.replaced)},
             replacements=tuple(Replacement(block, "linear") for block in variant.replaced),
         )
-    heads, channels = kept_widths(variant, sizes) or (0, 0)
-    config = {"ratio": variant.ratio, "heads": heads, "mlp_channels": channels}
+    widths = kept_widths(variant, sizes)
+    if widths is None:  # the dense model
+        return None
+    config = {"ratio": variant.ratio, "heads": widths[0], "mlp_channels": widths[1]}
     return PruningPlan(base_model=BASE, base_revision="", method="l1_norm", config=config)
 
 

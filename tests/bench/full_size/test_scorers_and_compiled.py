@@ -11,6 +11,7 @@ from bench.full_size.pieces import Budget, Pieces
 from bench.full_size.sizes import Sizes, sizes_of
 from bench.full_size.workbench import Workbench
 from bench.profile import load_profile
+from bench.variants import DENSE
 from tests.bench.full_size.tiny import TINY, add_tiny_clip
 
 
@@ -70,7 +71,7 @@ def test_a_step_that_cannot_be_compiled_fails_alone(bench: Workbench, monkeypatc
 
     def planted(variant: Any, *rest: Any) -> Any:
         model = build(variant, *rest)
-        if not variant.is_dense:
+        if variant.id != DENSE:
             model.proj_out.register_forward_pre_hook(_out_of_memory)
         return model
 
