@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.files import write_atomically
+from bench.records.results import JSON, RecordError, RunRecord
 from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
-from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ class Snapshot:
         commit: "hash" and "dirty" of the checkout that the command was run in, None outside of one.
         created: ISO 8601 time.
         seconds: by stage.
-        other_work: what else the device did before the run (`bench.idle`).
+        other_work: what else the device did before the run (`bench.metrics.cost.idle`).
         reason: why it became the baseline; "" for a run that is none.
     """
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux import calibration_parts
 from fastflux.__main__ import main
-from fastflux.calibration import Statistics, collect_statistics
-from fastflux.calibration_parts import collect_in_parts
+from fastflux.calibration import parts as calibration_parts
+from fastflux.calibration.parts import collect_in_parts
+from fastflux.calibration.statistics import Statistics, collect_statistics
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
-from fastflux.pipelines import load_pipeline
-from fastflux.trajectories import Trajectories
+from fastflux.io.pipelines import load_pipeline
 
 PROMPTS = ("a red star", "a blue ring", "a green cross", "two stars", "a ring")
 
