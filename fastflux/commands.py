@@ -21,7 +21,7 @@ from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import Calibration, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.folders import require_absent
 from fastflux.io.checkpoint import cast_, read_json, revision_of, stored_dtype
 from fastflux.io.hub import local_pipeline
@@ -31,7 +31,6 @@ from fastflux.methods.registry import make_config
 from fastflux.models.folding import fold_
 from fastflux.models.pruned import parameter_count
 from fastflux.models.sizes import drawing_sizes
-from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan
 from fastflux.progress import progress_bar
 from fastflux.pruning import prune_

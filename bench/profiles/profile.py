@@ -12,8 +12,7 @@ from typing import Any
 
 from bench.records.environment import sha256_of
 from bench.records.results import digest
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.plan import JSON
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json
 from fastflux.io.ranking_files import read_ranking
 from fastflux.methods.registry import PruningConfig, make_config
-from fastflux.names import unknown_name
 from fastflux.plan import JSON
 
 DENSE = "dense"

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.results import JSON, RunRecord, digest
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 #: What a metric's short name stands for: its value over all images, or of one step.
 SHORT = {

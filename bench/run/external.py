@@ -20,9 +20,8 @@ from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import limited, prompts_hash
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.hub import local_pipeline
-from fastflux.names import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.samples.prompts import Prompt, read_prompts
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 if TYPE_CHECKING:
     from bench.profiles.profile import Profile

@@ -18,8 +18,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 Streams = tuple[Tensor, Tensor]
 """(hidden_states (rows, image tokens, dim), encoder_hidden_states (rows, text tokens, dim))."""

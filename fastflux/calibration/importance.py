@@ -14,9 +14,8 @@ from torch import nn
 
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, LinearStatistics
 from fastflux.calibration.statistics import Statistics
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.models.architecture import architecture_of
-from fastflux.names import unknown_name
 from fastflux.plan import BlockRef
 
 MEASURED_RANKINGS = ("residual_r2", "relative_output_error", "output_mse", "block_influence")

@@ -11,10 +11,9 @@ from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.folders import new_folder
 from fastflux.models.pruned import MODEL_CLASSES, plan_of, require_all_weights
-from fastflux.names import unknown_name
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats by their names in safetensors' headers."""

@@ -9,10 +9,9 @@ from torch import nn
 from fastflux.block_counts import block_count, require_fraction
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import replace_block_, require_prunable
-from fastflux.names import unknown_name
 from fastflux.plan import JSON, PruningPlan, Replacement
 
 

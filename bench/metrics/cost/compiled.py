@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Clock
 from bench.records.results import JSON, Measurement, MetricInfo
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 LATENCY_COMPILED = MetricInfo(
     "latency_compiled", "1", "ms", higher_is_better=False, reference="wall time of one compiled transformer step"

@@ -27,8 +27,7 @@ from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.stage import Stage
 from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.workbench import Workbench, release
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 PROFILE = "flux-dev-random"
 

@@ -8,8 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from bench.profiles.profile import Profile
 from bench.records.results import JSON
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration, collect_recorded, observe_residual
 from fastflux.cost import PruningCost
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.linear_replacement import LinearReplacementConfig, copy_fit_
 from fastflux.methods.registry import Pruned, amount, register_pruning_method
 from fastflux.methods.sandwich_training.span import require_layers, sandwich_around
@@ -34,7 +34,6 @@ from fastflux.models.architecture import architecture_of
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import get_block, replace_block_
-from fastflux.names import unknown_name
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
 from fastflux.tensor_files import save_tensors
 
