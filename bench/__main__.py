@@ -132,7 +132,7 @@ def _recollection(options: argparse.Namespace) -> None:
 
 
 def _full_size(options: argparse.Namespace) -> int:
-    from bench.profiles.profile import ROOT
+    from bench.profiles.profile import RUNS
     from bench.studies.full_size.run import full_size
 
     return full_size(
@@ -147,7 +147,7 @@ def _full_size(options: argparse.Namespace) -> int:
         device=options.device,
         dtype=options.dtype,
         changes=dict(options.set),
-        runs=options.out or ROOT / "runs",
+        runs=options.out or RUNS,
     )
 
 

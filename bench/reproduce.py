@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from rich.table import Table
 
-from bench.profiles.profile import ROOT, Profile, load_profile, require_disk
+from bench.profiles.profile import ROOT, RUNS, Profile, load_profile, require_disk
 from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
 from bench.records.variant_id import EXTERNAL
@@ -26,7 +27,9 @@ from fastflux.errors import FastFluxError
 from fastflux.io.ranking_files import read_ranking
 
 #: Settings that may differ from the profile's file in a run that is accepted.
-WHERE_WEIGHTS_LIE = ("pipeline", "scorer_", "device", "others")
+WHERE_WEIGHTS_LIE = re.compile(
+    r"(pipeline|device|others\.\w+\.pipeline|(metrics|ranking)\..*(model|weights|checkpoint|images|results))"
+)
 #: The records of just this run's variants.
 SELECTED = "selected"
 
@@ -44,7 +47,7 @@ def reproduce(
     dry_run: bool = False,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> None:
     """Run all stages and print the tables; see `python -m bench reproduce --help`.
 
@@ -57,16 +60,20 @@ def reproduce(
         return
     device = device or profile.device
     variants = chosen_variants(profile, tables, variant_names)
-    if limit is not None and limit < 1:
+    if not tables:
+        raise FastFluxError("--only names no table: name some, or leave it away for all")
+    if limit is not None and not 1 <= limit <= 10**6:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
     if seeds is not None:
-        if seeds < 1:
-            raise FastFluxError(f"--seeds is {seeds}: it is the number of images of each prompt, at least 1")
+        if not 1 <= seeds <= 1000:
+            raise FastFluxError(
+                f"--seeds is {seeds}: it is the number of images of each prompt, at least 1, not over 1000"
+            )
         samples = dict.fromkeys(profile.sampling.samples, seeds)
         profile = replace(profile, sampling=replace(profile.sampling, samples=samples))
     if accept and (limit is not None or seeds is not None or variant_names is not None or set(tables) != set(TABLES)):
         raise FastFluxError("--accept keeps whole runs only: leave --limit, --seeds, --variants and --only away")
-    if accept and (other := sorted(key for key in changes or {} if not key.startswith(WHERE_WEIGHTS_LIE))):
+    if accept and (other := sorted(key for key in changes or {} if not WHERE_WEIGHTS_LIE.fullmatch(key))):
         raise FastFluxError(f"--accept keeps runs of the profile as it is: leave --set {other[0]} away")
     # Pruned models, images and times of one kind of device never stand for those of another.
     kind = torch.device(device).type

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bench.files import write_atomically
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import ROOT, RUNS, load_profile
 from bench.profiles.variants import paper_variants, require_current_rankings
 from bench.progress import console, track
 from bench.records.environment import describe_environment
@@ -138,7 +138,7 @@ def recollection(
     activations: str = ACTIVATIONS,
     accept: bool = False,
     device: str = "cpu",
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> Path:
     """Measure both ways, print the figures and return their file; see `python -m bench recollection --help`.
 

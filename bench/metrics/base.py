@@ -1,39 +1,27 @@
-"""What a metric is, the one list of them, and what image metrics share."""
+"""What a metric of images is, how one is loaded, and what such metrics share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
-from bench.records.results import JSON, Measurement, MetricInfo
+from msgspec.structs import replace
+
+from bench.metrics.catalogue import Metric as CatalogueEntry
+from bench.metrics.catalogue import metric_named
+from bench.records.results import JSON, Data, Measurement, MetricInfo
 from bench.records.statistics import Estimate
 from bench.samples.image_set import GeneratedImage, ImageSet
+from bench.settings import read_settings
 from fastflux.errors import FastFluxError
-
-METRICS: Mapping[str, str] = {
-    "hps": "bench.metrics.quality.hps:HPS",
-    "geneval": "bench.metrics.quality.geneval:GenEval",
-    "retrieval": "bench.metrics.quality.retrieval:Retrieval",
-    "paired": "bench.metrics.quality.paired:Paired",
-    "clip_score": "bench.metrics.quality.clip_score:ClipScore",
-    "fid": "bench.metrics.quality.fid:FID",
-    "flops": "bench.metrics.cost.flops:measure_flops",
-    "flops_by_block": "bench.metrics.cost.flops_by_block:measure_flops_by_block",
-    "parameters": "bench.metrics.cost.flops:measure_parameters",
-    "latency": "bench.metrics.cost.latency:measure_latency",
-    "latency_compiled": "bench.metrics.cost.compiled:measure_compiled_latency",
-    "latency_batches": "bench.metrics.cost.latency_batches:measure_latency_batches",
-    "latency_end_to_end": "bench.metrics.cost.end_to_end:measure_end_to_end",
-    "memory": "bench.metrics.cost.memory:measure_memory",
-    "memory_end_to_end": "bench.metrics.cost.stage_memory:measure_stage_memory",
-    "pruning_cost": "bench.metrics.cost.pruning_cost:measure_pruning_cost",
-}
-"""Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
 
 
 class Metric(Protocol):
-    """Scores image sets. An instance holds its models, so that they load once for all variants."""
+    """Scores image sets. An instance holds its models, so that they load once for all variants.
+
+    Its class has `Settings`, a struct that a profile's table ``[metrics.NAME]`` is read as, and the class method
+    ``load(settings, device)``. A metric of pairs has ``against(reference)`` too, which gives one for these images.
+    """
 
     info: MetricInfo
 
@@ -42,21 +30,33 @@ class Metric(Protocol):
         ...
 
 
-def load_metric(name: str) -> Any:
-    """The class or function behind a metric name.
+def settings_class(entry: CatalogueEntry) -> type[Data]:
+    """What the settings of an image metric are; raises FastFluxError for a metric that is none."""
+    if entry.measures == "transformer":
+        raise FastFluxError(f"{entry.name} measures transformers, not images: a profile has no settings of it.")
+    found: type[Data] = entry.load().Settings
+    return found
+
+
+def load_metric(name: str, settings: Data | None, device: str) -> Any:
+    """A metric with its models; without settings those that its class has by default.
+
+    A metric of pairs is then given its reference by `against`.
 
     Raises:
-        FastFluxError: no such metric.
+        FastFluxError: no such metric, or whatever it needs that is not set, not there, or not what it should be.
     """
-    if name not in METRICS:
-        raise FastFluxError(f"There is no metric {name!r}; expected one of {', '.join(METRICS)}.")
-    return load_object(METRICS[name])
+    entry = metric_named(name)
+    settings = settings or read_settings(settings_class(entry), {}, f"metrics.{name}")
+    try:
+        return entry.load().load(settings, device)
+    except FastFluxError as error:
+        raise FastFluxError(f"metrics.{name}: {error}") from error
 
 
-def load_object(place: str) -> Any:
-    """The object that "module:object" names, its module imported now."""
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
+def info_of(name: str, reference: str) -> MetricInfo:
+    """The catalogue's facts of a metric, with what its numbers may be called here."""
+    return replace(metric_named(name).info, reference=reference)
 
 
 def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bench.profiles.profile import ROOT
+from bench.profiles.profile import RUNS as ALL_RUNS
 from bench.progress import console
 from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.records.results import RecordError, RunRecord
@@ -18,7 +19,7 @@ from bench.run.reporting import RESULTS, run_reports
 from fastflux.errors import FastFluxError
 
 COMMITTED = ROOT / "reports" / "data" / "regression" / "history.jsonl"
-RUNS = ROOT / "runs" / "regress"
+RUNS = ALL_RUNS / "regress"
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
 _SHOWN = (DENSE, FASTFLUX, L1)
 _COLUMNS = 6

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from bench.profiles.profile import LatencySettings, Profile
 from bench.records.environment import sha256_of
@@ -77,8 +79,7 @@ def reduced(profile: Profile, suite: Suite) -> Profile:
     return replace(
         profile,
         sampling=replace(profile.sampling, samples=samples),
-        metrics=tuple(metric for metric in profile.metrics if metric in scored),
-        paired="",
+        metrics={name: settings for name, settings in profile.metrics.items() if name in scored},
         latency=LatencySettings(latency.warmup, suite.rounds, min(latency.batch, suite.latency_batch)),
     )
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from bench.metrics.cost.idle import other_work
 from bench.profiles.profile import ROOT
+from bench.profiles.profile import RUNS as ALL_RUNS
 from bench.progress import announce, console
 from bench.records.environment import device_name
 from bench.records.history import append, point_of
@@ -41,7 +42,7 @@ from fastflux.errors import FastFluxError
 BASELINES = ROOT / "reports" / "data" / "regression"
 HISTORY = "history.jsonl"
 _LOG_WIDTH = 180
-RUNS = ROOT / "runs" / "regress"
+RUNS = ALL_RUNS / "regress"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,13 @@ from time import monotonic
 from typing import Any
 
 import torch
+from msgspec import structs
 from msgspec.structs import replace
 from torch import nn
 
 from bench.files import write_atomically
-from bench.metrics.base import Metric, load_object
+from bench.metrics.base import Metric, load_metric
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END as CALL
 from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
 from bench.metrics.cost.flops import FLOPS, PARAMETERS, count_flops, measure_flops, measure_parameters
@@ -26,7 +28,7 @@ from bench.metrics.cost.latency import LATENCY, measure_latency
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.cost.memory import MEMORY, measure_memory
 from bench.metrics.cost.pruning_cost import PRUNING_COST, measure_pruning_cost
-from bench.profiles.profile import Profile, Sampling
+from bench.profiles.profile import Profile, require_device
 from bench.profiles.variants import Variant, with_ratio
 from bench.progress import Ticks, console, track
 from bench.records.environment import describe_environment, device_name
@@ -37,9 +39,9 @@ from bench.samples.generate import MANIFEST, generate, is_done, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import Prompt, limited, prompts_hash
+from bench.samples.sampling import Sampling
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
-from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import read_json, revision_of, save_transformer
 from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
@@ -49,9 +51,6 @@ COST = "cost.json"
 EQUAL = "equal_latency.json"
 #: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by long measurements.
 EQUAL_SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 30, "final_rounds": 100, "candidates": 6}
-#: Versions of the image metrics, known without loading a scorer.
-IMAGE_METRICS = {"hps": "1", "geneval": "1", "clip_score": "1", "fid": "2", "retrieval": "1"}
-PAIRED = {"paired": "1"}
 STEP_METRICS = {info.name: info.version for info in (FLOPS, PARAMETERS, MEMORY, LATENCY, PRUNING_COST)}
 
 
@@ -71,7 +70,7 @@ class Evaluation:
     worked: bool = False
     """Whether anything had to be made or measured."""
     _bases: dict[str, BaseModel] = field(default_factory=dict)
-    _paired: dict[str, Metric] = field(default_factory=dict)
+    _paired: dict[tuple[str, str], Metric] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -207,9 +206,8 @@ class Evaluation:
 
     def require_inputs(self) -> None:
         """Read or hash all files that the run will need, before the long work."""
-        _ = self.prompts, self.scorers_hash
-        if self.profile.scorer_settings:  # files that its user gave, which only the scorers can judge
-            _ = self.scorers
+        require_device(self.device)
+        _ = self.prompts, self.scorers_hash, self.scorers
         for name in {variant.base for variant in self.variants}:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
@@ -278,7 +276,7 @@ class Evaluation:
     def _sampling_record(self, variant: Variant) -> dict[str, JSON]:
         """What the record says of the sampling."""
         base = self.base(variant.base)
-        settings = asdict(base.profile.sampling)
+        settings = structs.asdict(base.profile.sampling)
         return {
             **settings,
             "samples": dict(settings["samples"]),
@@ -287,20 +285,16 @@ class Evaluation:
         }
 
     @cached_property
-    def scorers(self) -> tuple[Metric, ...]:
-        """The profile's image metrics, loaded once."""
-        make = load_object(self.profile.scorers)
-        scorers: tuple[Metric, ...] = make(self.device, **self.profile.scorer_settings)
-        if absent := sorted(set(self.profile.metrics) - {metric.info.name for metric in scorers}):
-            raise FastFluxError(
-                f"{self.profile.name} measures {absent[0]}, but its scorers lack it: give its weights by "
-                f"--set scorer_settings.{absent[0]}=PATH (see bench/profiles/{self.profile.name}.toml)"
-            )
-        return tuple(metric for metric in scorers if metric.info.name in self.profile.metrics)
+    def scorers(self) -> Mapping[str, Any]:
+        """The profile's metrics of images and of pairs, loaded once.
+
+        Raises FastFluxError for a file that is not set, not there or not what it should be.
+        """
+        return {name: load_metric(name, settings, self.device) for name, settings in self.profile.metrics.items()}
 
     @cached_property
     def scorers_hash(self) -> str:
-        """16 hex digits of the weights that score; raises FastFluxError for a file that is not there."""
+        """16 hex digits of all that defines the scores."""
         return self.profile.scorers_hash()
 
     def new_record(self, variant: Variant) -> RunRecord:
@@ -351,7 +345,7 @@ class Evaluation:
             for variant in track(self.variants, "score", total=len(self.variants)):
                 record = self.record(variant)
                 images: ImageSet | None = None
-                for metric in [*self._missing(record), *self._missing_paired(variant, record)]:
+                for metric in self._missing(variant, record):
                     self.worked = True
                     images = images or self._images(variant)
                     record = self._stamped(record).with_measurement(metric(images))
@@ -362,22 +356,25 @@ class Evaluation:
         expected = {prompt.id: prompt.set for prompt in self.prompts}
         return ImageSet.read(self.place(variant) / MANIFEST).expecting(expected, self.sampling.samples)
 
-    def _missing(self, record: RunRecord) -> list[Metric]:
-        """Metrics whose measurement is absent, failed or of another version."""
-        if not self.force and _has(record, {name: IMAGE_METRICS[name] for name in self.profile.metrics}):
-            return []  # without loading a single scorer
-        return [m for m in self.scorers if self.force or not _has(record, {m.info.name: m.info.version})]
+    def _missing(self, variant: Variant, record: RunRecord) -> list[Metric]:
+        """Metrics whose measurement is absent, failed or of another version, those of pairs against the dense model."""
+        wanted: list[Metric] = []
+        for name in self.profile.metrics:
+            entry = metric_named(name)
+            if not self.force and _has(record, {name: entry.info.version}):
+                continue
+            if entry.measures == "images":
+                wanted.append(self.scorers[name])
+            elif not variant.is_dense:
+                wanted.append(self._against_dense(name, variant.base))
+        return wanted
 
-    def _missing_paired(self, variant: Variant, record: RunRecord) -> list[Metric]:
-        """The metric that pairs a pruned variant's images with the dense model's, unless it is there."""
-        if not self.profile.paired or variant.is_dense or (not self.force and _has(record, PAIRED)):
-            return []
-        if variant.base not in self._paired:
-            dense = next(item for item in self.variants if item.is_dense and item.base == variant.base)
-            make = load_object(self.profile.paired)
-            # One metric serves all variants of a base: it takes the features of the dense images once.
-            self._paired[variant.base] = make(self._images(dense), self.device, **self.profile.scorer_settings)
-        return [self._paired[variant.base]]
+    def _against_dense(self, name: str, base: str) -> Metric:
+        """A metric of pairs; one serves all variants of a base: it takes the features of the dense images once."""
+        if (name, base) not in self._paired:
+            dense = next(item for item in self.variants if item.is_dense and item.base == base)
+            self._paired[name, base] = self.scorers[name].against(self._images(dense))
+        return self._paired[name, base]
 
     # -- measure
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 
+from msgspec.structs import asdict, replace
 from torch import nn
 
 from bench.records.results import JSON
@@ -55,7 +55,7 @@ def draw_single_removals(evaluation: Evaluation, order: str) -> Path:
             "revision": base.revision,
             "components": base.components_hash,
             "prompts": prompts_hash(prompts),
-            "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+            "sampling": {**asdict(sampling)},
             "without": str(block),
         }
 

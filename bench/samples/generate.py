@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from bench.files import write_atomically, write_bytes_atomically
-from bench.profiles.profile import Sampling
 from bench.records.results import JSON
 from bench.samples.prompts import Prompt
+from bench.samples.sampling import Sampling
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import drawing_sizes
 

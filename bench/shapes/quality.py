@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from bench.metrics.base import load_metric
 from bench.metrics.detection import Detection
 from bench.profiles.profile import ROOT, Profile, load_profile
 from bench.progress import console, track
@@ -31,7 +32,7 @@ from bench.shapes.cards import write_cards
 from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
 from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.detector import ShapesDetector
-from bench.shapes.scorers import counts_of, shapes_geneval, to_pixels
+from bench.shapes.pictures import counts_of, to_pixels
 from bench.shapes.transformer import pack, position_ids
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
@@ -226,7 +227,7 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
     if "hps" in parts:
         quality["preference"] = measure_preference(_open_clip("hps"))
     if "geneval" in parts:
-        scorer = shapes_geneval()
+        scorer = _judge(profile)
         dense = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile, scorer)
         quality["geneval"] = {
             "values": dict(dense.values),
@@ -239,15 +240,22 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
     if "sd3" in parts:
         small: Any = load_pipeline(WEIGHTS / "sd3")
         drawn = _geneval(
-            small, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile.of("sd3"), shapes_geneval()
+            small,
+            read_prompts(ROOT / "prompts/shapes/geneval.jsonl"),
+            profile.of("sd3"),
+            _judge(profile),
         )
         quality["sd3_geneval"] = dict(drawn.values)
     if "removal" in parts:
-        scorer = shapes_geneval()
+        scorer = _judge(profile)
         quality["removal"] = measure_removal(pipeline, profile, scorer, quality["geneval"]["values"]["overall"])
     path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
     write_cards(quality)
     return quality
+
+
+def _judge(profile: Profile) -> Any:
+    return load_metric("geneval", profile.metrics["geneval"], "cpu")
 
 
 def _open_clip(name: str) -> Any:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec import structs
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -22,9 +24,8 @@ from torch import nn
 
 from bench.files import write_atomically
 from bench.metrics.base import Metric
-from bench.metrics.quality.fid import FID
 from bench.profiles import RANKINGS
-from bench.profiles.profile import ROOT, Profile, Sampling, load_profile, require_disk
+from bench.profiles.profile import ROOT, RUNS, Profile, load_profile, require_disk
 from bench.progress import console, track
 from bench.records.results import JSON, digest
 from bench.run.evaluation import Evaluation
@@ -33,6 +34,8 @@ from bench.run.single_removals import without
 from bench.samples.generate import generate
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import prompts_hash
+from bench.samples.sampling import Sampling
+from bench.settings import changed
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
@@ -51,6 +54,10 @@ class Removal:
 
 
 #: Images of each calibration prompt that the importance is measured on unasked.
+#: What the importance is made of.
+METRICS = ("fid", "clip_score")
+#: What the importance is made of.
+METRICS = ("fid", "clip_score")
 RANK_SAMPLES = 2
 
 
@@ -62,7 +69,7 @@ def rank(
     accept: bool = False,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> Path:
     """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
 
@@ -74,18 +81,23 @@ def rank(
         raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
     profile = load_profile(profile_name, changes)
     device = device or profile.device
-    scorers = profile.ranking_scorers or profile.scorers
-    profile = replace(profile, scorers=scorers, metrics=("fid", "clip_score"))
+    metrics = {name: profile.ranking.get(name, profile.metrics.get(name)) for name in METRICS}
+    if lacking := [name for name, settings in metrics.items() if settings is None]:
+        raise FastFluxError(
+            f"The profile {profile.name} has no {lacking[0]}, which the importance is made of: give it a table "
+            f"[ranking.{lacking[0]}]."
+        )
+    profile = replace(profile, metrics=metrics)
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
-    sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)
+    sampling = changed(profile.sampling, "sampling", samples={"calibration": samples}, seed=profile.calibration.seed)
     evaluation = Evaluation(replace(profile, sampling=sampling), folder.parent, (), device=device)
     base = evaluation.main
     inputs: dict[str, JSON] = {
         "revision": base.revision,
         "components": base.components_hash,
         "prompts": prompts_hash(base.calibration_prompts),
-        "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+        "sampling": structs.asdict(sampling),
     }
     folder = folder / digest(inputs)
     if force:
@@ -106,7 +118,7 @@ def rank(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": evaluation.environment,
             "inputs": inputs,
-            "scorers": {name: _scorer(evaluation, name).info.reference for name in ("fid", "clip_score")},
+            "scorers": {name: metric.info.reference for name, metric in evaluation.scorers.items()},
             "cost": costs,
             **ranking,
         },
@@ -144,9 +156,7 @@ def _remove_each(
     dense = list(draw(folder / "dense"))
     if not (folder / "dense.json").exists():
         _write(folder / "dense.json", {"seconds": monotonic() - began})
-    fid, clip_score = _scorer(evaluation, "fid"), _scorer(evaluation, "clip_score")
-    if not isinstance(fid, FID):
-        raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
+    fid, clip_score = (evaluation.scorers[name] for name in METRICS)
     fid = fid.against(dense)
     removals: dict[BlockRef, Removal] = {}
     for block in track(blocks, "rank", total=len(blocks)):
@@ -179,14 +189,6 @@ def _remove(
         found.append(measurement.values[key])
     shutil.rmtree(place)
     return Removal(found[0], found[1], monotonic() - began)
-
-
-def _scorer(evaluation: Evaluation, name: str) -> Metric:
-    """The profile's metric of that name; raises FastFluxError where it has none."""
-    for metric in evaluation.scorers:
-        if metric.info.name == name:
-            return metric
-    raise FastFluxError(f"the profile {evaluation.profile.name} scores no {name}, which the importance is made of")
 
 
 def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:

@@ -20,7 +20,7 @@ from bench.metrics.cost.flops_by_block import measure_flops_by_block
 from bench.metrics.cost.latency_batches import measure_latency_batches
 from bench.metrics.cost.plausibility import judge_latency
 from bench.metrics.cost.stage_memory import measure_stage_memory
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import RUNS, load_profile
 from bench.profiles.variants import TABLES, chosen_variants
 from bench.progress import console
 from bench.records.results import JSON, Measurement, RunRecord
@@ -28,8 +28,6 @@ from bench.run.base_model import BaseModel
 from bench.run.evaluation import Evaluation, ModelStep
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import sequence_length
-
-RUNS = ROOT / "runs"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from bench.metrics.models.open_clip_model import OpenClipModel
-from bench.metrics.quality.public_metrics import HPS_FILES, hps_v2
+from bench.metrics.quality.hps import HPS, HPS_FILES, HPSSettings
 from bench.progress import console
 from bench.samples.image_set import Pixels
+from bench.settings import Place
 from fastflux.errors import FastFluxError
 
 
@@ -70,15 +71,16 @@ def measure_throughput(
         images, singles: how many images a round scores in batches, and how many one by one.
 
     Raises:
-        FastFluxError: fewer than 1 image, or what `hps_v2` raises.
+        FastFluxError: fewer than 1 image, or what `HPS.load` raises.
     """
     if not 1 <= singles <= images or rounds < 1:
         raise FastFluxError(
             f"{images} images, {singles} of them one by one, in {rounds} rounds cannot be timed; expected 1 or more, "
             "and no more one by one than in batches."
         )
-    version = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
-    model = hps_v2(checkpoint, version, architecture=architecture, device=device, batch_size=batch_size).model
+    version: Any = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
+    settings = HPSSettings(Place(architecture), Place(checkpoint), version, batch_size=batch_size)
+    model = HPS.load(settings, device).model
     generator = np.random.default_rng(0)
     pixels: list[Pixels] = list(generator.integers(0, 256, (images, size, size, 3), dtype=np.uint8))
     prompts = [f"a photo of {number} stars" for number in range(images)]

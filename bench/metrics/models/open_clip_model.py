@@ -173,14 +173,6 @@ def load_open_clip(spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64
     return OpenClipModel(spec, device, batch_size)
 
 
-def open_clip_of(
-    model: str | OpenClipSpec, pretrained: str, resize_mode: str | None, device: str, batch_size: int
-) -> OpenClipModel:
-    """The model that a metric's arguments name, in full by an `OpenClipSpec` or by their parts (`load_open_clip`)."""
-    spec = model if isinstance(model, OpenClipSpec) else OpenClipSpec(model, pretrained, resize_mode)
-    return load_open_clip(spec, device, batch_size)
-
-
 def _require_resizing(spec: OpenClipSpec) -> None:
     if spec.resized_by == "PIL" and spec.antialias:
         return

@@ -58,7 +58,7 @@ class Budget:
     """Seconds of this call; no piece starts unless the longest finished one of its stage would still fit."""
 
     def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
+        if seconds is not None and not 0 < seconds < float("inf"):
             raise FastFluxError(f"--budget is {seconds}, but it must be a number of seconds above 0.")
         self._began, self._seconds = monotonic(), seconds
 

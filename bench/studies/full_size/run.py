@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
 from time import monotonic
 
 import torch
+from msgspec.structs import asdict
 
 from bench.metrics.cost.idle import other_work
-from bench.profiles.profile import ROOT, Profile, load_profile
+from bench.profiles.profile import ROOT, RUNS, Profile, load_profile
 from bench.progress import console
 from bench.records.environment import describe_environment, device_name
 from bench.records.results import JSON, digest, read_records
 from bench.run.reporting import FULL_SIZE, run_reports
+from bench.settings import changed
 from bench.studies.full_size import calibrating, pruning
 from bench.studies.full_size.dry_run import show_plan
 from bench.studies.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
@@ -55,7 +56,7 @@ def full_size(
     device: str | None = None,
     dtype: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> Ending:
     """Run what is left of the stages, and tell how that ended; see `python -m bench full_size --help`.
 
@@ -67,7 +68,7 @@ def full_size(
     sizes = sizes_of(profile)
     known = stages_of(sizes)
     chosen = _chosen(known, stages)
-    profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
+    profile = changed(profile, "", device=device, dtype=dtype)
     alone = [stage.name for stage in chosen] == [COUNTED]
     kind = "meta" if alone else profile.device
     if accept:

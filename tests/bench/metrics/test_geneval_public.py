@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.metrics.models.mmdet_detector import MMDetDetector
+from bench.metrics.quality.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
 from PIL import Image
 
 from bench.metrics.models import mask2former
-from bench.metrics.models.mmdet_detector import MMDetDetector
 from bench.metrics.models.open_clip_model import OpenClipSpec
 from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
 from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.metrics.quality.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
 from bench.metrics.quality.known_images import read_known_images
 from bench.samples.geneval_layout import read_geneval_folder, write_geneval_folder
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS

@@ -18,10 +18,10 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 import torch
+from bench.metrics.quality.public_metrics import hps_v2
 from PIL import Image
 
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality.public_metrics import hps_v2
 from bench.samples.hps_layout import read_layout, write_benchmark_prompts, write_layout
 from bench.samples.image_set import ImageSet, Pixels
 from bench.samples.prompts import Prompt

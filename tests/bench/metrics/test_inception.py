@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bench.metrics.quality.public_metrics import inception_fid
 from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from bench.metrics.models.inception import InceptionFeatures, load_inception
 from bench.metrics.models.open_clip_model import FeatureError
 from bench.metrics.quality.fid import FID
-from bench.metrics.quality.public_metrics import inception_fid
 from bench.samples.image_set import ImageSet, Pixels
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages

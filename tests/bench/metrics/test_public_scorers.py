@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bench.metrics.quality.public_metrics import clip_spec, hps_v2
 from PIL import Image
 from safetensors.torch import save_file
 
 from bench.metrics.models.open_clip_checkpoint import require_architecture
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality import public_metrics as public_scorers
-from bench.metrics.quality.public_metrics import clip_spec, hps_v2
 from bench.samples.hps_layout import read_layout, write_layout
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
