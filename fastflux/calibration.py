@@ -16,11 +16,11 @@ from fastflux.architectures import STREAMS, architecture_of
 from fastflux.block_runs import enter, run_blocks
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.files import save_tensors
 from fastflux.least_squares import LinearStatistics
 from fastflux.plan import BlockRef
 from fastflux.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
 from fastflux.surgery import get_block
-from fastflux.tensor_files import save_tensors
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
 _Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]

@@ -13,7 +13,7 @@ from bench.regression.quality import SCORES
 from bench.results import digest
 from fastflux.checkpoint import read_json, require_weights
 from fastflux.errors import FastFluxError
-from fastflux.pipelines import INDEX
+from fastflux.pipeline_files import INDEX
 
 VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 

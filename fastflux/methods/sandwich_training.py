@@ -25,6 +25,7 @@ from fastflux.blocks import LinearReplacementBlock
 from fastflux.calibration import Calibration, collect_recorded, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.files import save_tensors
 from fastflux.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
 from fastflux.least_squares import LinearStatistics
 from fastflux.memory import PeakMemory
@@ -36,7 +37,6 @@ from fastflux.recording import BlockStates, RecordedInputs
 from fastflux.sandwich import require_layers, sandwich_around
 from fastflux.sandwich_training import SandwichSettings, train_sandwich_
 from fastflux.surgery import get_block, replace_block_
-from fastflux.tensor_files import save_tensors
 
 _FEW = 64
 
