@@ -22,7 +22,8 @@ from fastflux.checkpoint import load_transformer, read_json, revision_of
 from fastflux.drawing import sequence_length
 from fastflux.errors import FastFluxError
 from fastflux.hub import is_hub_id, local_pipeline
-from fastflux.pipelines import INDEX, check_pipeline, load_outline, load_pipeline
+from fastflux.pipeline_files import INDEX
+from fastflux.pipelines import check_pipeline, load_outline, load_pipeline
 from fastflux.trajectories import Trajectories
 
 
