@@ -21,7 +21,6 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from bench.evaluate import Evaluation
-from bench.files import write_atomically
 from bench.generate import generate
 from bench.image_set import ImageSet
 from bench.metrics.base import Metric
@@ -36,6 +35,7 @@ from fastflux.architectures import architecture_of
 from fastflux.calibration import collect_statistics
 from fastflux.checkpoint import read_json
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.plan import BlockRef
 
@@ -244,4 +244,4 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, data: Mapping[str, JSON]) -> None:
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from bench.base_model import BaseModel
 from bench.environment import describe_environment
-from bench.files import write_atomically
 from bench.profile import ROOT, load_profile
 from bench.progress import console, track
 from bench.reporting import RECOLLECTION
@@ -35,6 +34,7 @@ from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.block_runs import on_device
 from fastflux.calibration import Calibration
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, require_spans
 from fastflux.plan import BlockRef
@@ -181,7 +181,7 @@ def recollection(
         "inputs": dict(base.calibration_inputs),
         **found,
     }
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     _show(found)
     if accept:
         RECOLLECTION.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,23 @@ def write_text(path: Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+def replace_files(folder: Path, source: Path, pattern: str = "*") -> None:
+    """Make the files of ``folder``, at any depth, those of ``source``, as far as their names match ``pattern``.
+
+    All are copied, each whole, before those that ``source`` lacks are deleted: what fails on the way loses none. Raises
+    ``FastFluxError`` where ``source`` has none at all, and where one cannot be written.
+    """
+    names = [path.relative_to(source) for path in source.rglob(pattern) if path.is_file()]
+    if not names:
+        raise FastFluxError(f"{source} holds no {pattern} to put in the place of those in {folder}: make them again.")
+    for name in names:
+        with whole_file(folder / name) as partial:
+            shutil.copyfile(source / name, partial)
+    for path in [path for path in folder.rglob(pattern) if path.is_file()]:
+        if path.relative_to(folder) not in names:
+            path.unlink()
+
+
 def save_tensors(
     tensors: Mapping[str, Any], path: Path, *, remedy: str = _REMEDY, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -123,7 +140,7 @@ def require_room(folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path, *, overwrite: bool, foreign: Foreign) -> Iterator[Path]:
+def new_folder(folder: Path, *, overwrite: bool = False, foreign: Foreign = os.listdir) -> Iterator[Path]:
     """A folder to fill, put in the place of ``folder`` when the block ends well and deleted when it does not.
 
     Raises ``FastFluxError`` as `require_new_folder` does, and for a full disk or a refused write. A link is written

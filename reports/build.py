@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from reports.choices import unknown_choice
 from reports.contents import NAMES, RATIO, make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
 from reports.figures.grids import GRIDS, Shown
-from reports.files import write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex.tables import anchor, to_latex
 from reports.page.document import PAGE, page_html

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from fastflux.files import whole_file, write_text
 from reports.build import REPORT, build, build_importance
 from reports.contents import NAMES, committed_ranking
-from reports.files import whole, write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.latex.document import PACKAGES, SIUNITX, report_document
 from reports.provenance import PROVENANCE
@@ -115,7 +115,7 @@ def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
                 )
             if "Rerun to get" not in text and "Rerun LaTeX" not in text:
                 break
-        with whole(pdf) as partial:
+        with whole_file(pdf) as partial:
             shutil.copyfile(log.with_suffix(".pdf"), partial)
         shutil.copyfile(log, pdf.with_suffix(".log"))
     return pdf

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from bench.files import write_atomically
 from bench.results import JSON, Measurement, MetricInfo, RecordError, read_measurement
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 Results = Mapping[str, Sequence[Measurement]]
 """By variant."""
@@ -119,7 +119,7 @@ class Pieces:
         again = [path for path in self._files(stage) if (old := _read(path)) and set(old.units) <= set(piece.units)]
         numbers = [int(path.stem) for path in self._files(stage)]
         path = again[0] if again else self.folder / stage / f"{max(numbers, default=-1) + 1:03d}.json"
-        write_atomically(path, json.dumps(asdict(done), indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_text(path, json.dumps(asdict(done), indent=1, sort_keys=True, allow_nan=False) + "\n")
         for old_path in again[1:]:
             old_path.unlink()
         return done

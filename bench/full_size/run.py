@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import IntEnum
@@ -28,6 +27,7 @@ from bench.progress import console
 from bench.reporting import FULL_SIZE, run_reports
 from bench.results import JSON, digest, read_records
 from fastflux.errors import FastFluxError
+from fastflux.files import replace_files
 from fastflux.names import unknown_name
 
 PROFILE = "flux-dev-random"
@@ -251,7 +251,6 @@ def _accept(records: Path, name: str) -> None:
     """Copy records to where the repository keeps them, with their tables."""
     target = FULL_SIZE / name
     require_no_loss(records, target)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(records, target)
+    replace_files(target, records)
     run_reports("full_size", str(target), "--out", str(target / "README.md"))
     console.print(f"accepted: {target.relative_to(ROOT)}")

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.files import write_atomically
 from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
 from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 SCHEMA_VERSION = 1
 KINDS = ("quality", "latency", "cost", "render")
@@ -83,7 +83,7 @@ class Snapshot:
 
     def write(self, path: Path) -> None:
         """Write it so that the file is whole at every moment; makes the folder."""
-        write_atomically(path, self.to_json())
+        write_text(path, self.to_json())
 
     def require_whole(self) -> None:
         """Raise ValueError unless every model was timed in as many rounds as the yardstick."""

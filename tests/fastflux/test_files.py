@@ -12,7 +12,7 @@ import pytest
 
 from fastflux import files
 from fastflux.errors import FastFluxError
-from fastflux.files import new_folder, require_new_folder, require_room, whole_file, write_text
+from fastflux.files import new_folder, replace_files, require_new_folder, require_room, whole_file, write_text
 
 OLD = {"index": "old", "part/weights": "old weights", "gone": "old"}
 NEW = {"index": "new", "part/weights": "new weights", "more/weights": "new"}
@@ -284,3 +284,29 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(FastFluxError, match="No space left on device; free"):
         fail()
     assert held(tmp_path) == {"file": "old"}
+
+
+def test_files_are_replaced_by_those_of_another_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "kept", {"a.json": "old", "gone/b.json": "old", "README.md": "old"})
+    fill(tmp_path / "fresh", {"a.json": "new", "deep/c.json": "new", "notes.txt": "new"})
+    replace_files(tmp_path / "kept", tmp_path / "fresh", "*.json")
+    assert held(tmp_path / "kept") == {"a.json": "new", "deep/c.json": "new", "README.md": "old"}
+    replace_files(tmp_path / "kept", tmp_path / "fresh")
+    assert held(tmp_path / "kept") == held(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("fault", ["full disk", "nothing", "no folder"])
+def test_a_failure_on_the_way_loses_none(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "kept", {"a.json": "old", "gone.json": "old"})
+    fill(tmp_path / "fresh", {} if fault == "no folder" else {"a.txt": "new"})
+    if fault == "full disk":
+        fill(tmp_path / "fresh", {"a.json": "new"})
+
+        def full(_source: object, target: Path) -> None:
+            target.write_text("n")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(FastFluxError, match="No space left" if fault == "full disk" else r"holds no \*\.json"):
+        replace_files(tmp_path / "kept", tmp_path / "fresh", "*.json")
+    assert held(tmp_path / "kept") == {"a.json": "old", "gone.json": "old"}
