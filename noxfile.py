@@ -94,7 +94,7 @@ def reports(session: nox.Session) -> None:
 def report_pdf(session: nox.Session) -> None:
     """Set all tables and figures as one PDF, of the committed records unless --results says otherwise."""
     committed = not any(each.startswith("--results") for each in session.posargs)
-    gallery = ["--gallery", "reports/galleries/cpu/shapes"] if committed else []
+    gallery = ["--gallery", "reports/data/galleries/cpu/shapes"] if committed else []
     run_python(session, "-m", "reports", "pdf", *gallery, *session.posargs)
 
 

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from bench.profiles.variants import TABLES
     from bench.reproduce import reproduce
-    from bench.variants import TABLES
 
     reproduce(
         profile_name=options.profile,
@@ -55,7 +55,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace) -> None:
-    from bench.external import draw
+    from bench.run.external import draw
 
     manifest = draw(
         options.model,
@@ -72,7 +72,7 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from bench.external import score, shown
+    from bench.run.external import score, shown
 
     record = score(
         options.images,
@@ -87,7 +87,7 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _speed(options: argparse.Namespace) -> None:
-    from bench.speed import SpeedSettings, speed
+    from bench.studies.speed import SpeedSettings, speed
 
     speed(
         profile_name=options.profile,
@@ -105,7 +105,7 @@ def _speed(options: argparse.Namespace) -> None:
 
 
 def _rank(options: argparse.Namespace) -> None:
-    from bench.ranking import rank
+    from bench.studies.ranking import rank
 
     rank(
         profile_name=options.profile,
@@ -118,7 +118,7 @@ def _rank(options: argparse.Namespace) -> None:
 
 
 def _recollection(options: argparse.Namespace) -> None:
-    from bench.recollection import recollection
+    from experiments.recollection import recollection
 
     recollection(
         profile_name=options.profile,
@@ -132,8 +132,8 @@ def _recollection(options: argparse.Namespace) -> None:
 
 
 def _full_size(options: argparse.Namespace) -> int:
-    from bench.full_size.run import full_size
-    from bench.profile import ROOT
+    from bench.profiles.profile import ROOT
+    from bench.studies.full_size.run import full_size
 
     return full_size(
         profile_name=options.profile,

@@ -61,13 +61,13 @@ def parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  python -m bench rank\n"
         "  python -m bench rank --samples 4 --accept          make this order the one that the profile prunes in\n"
-        "  fastflux prune MODEL --ratio 0.1 --ranking reports/rankings/shapes.json --prompts prompts.txt -o OUT",
+        "  fastflux prune MODEL --ratio 0.1 --ranking bench/profiles/rankings/shapes.json --prompts prompts.txt -o OUT",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     rank.add_argument("--profile", default="shapes", help="bench/profiles/<name>.toml (default: %(default)s)")
     rank.add_argument("--samples", type=int, default=2, help="images of each prompt (default: %(default)s)")
     rank.add_argument("--force", action="store_true", help="measure again what is there already")
-    rank.add_argument("--accept", action="store_true", help="copy the order to reports/rankings/")
+    rank.add_argument("--accept", action="store_true", help="copy the order to bench/profiles/rankings/")
     add_set(rank)
     rank.add_argument("--device", help="torch device (default: the profile's)")
     recollection = commands.add_parser(
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     recollection.add_argument("--samples", type=int, default=512, help="samples to calibrate on (default: %(default)s)")
     recollection.add_argument("--keep", type=int, default=4, help="places that fastflux keeps (default: %(default)s)")
     recollection.add_argument("--activations", choices=("ram", "disk"), default="ram", help="where it keeps them")
-    recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/recollection/")
+    recollection.add_argument("--accept", action="store_true", help="copy the figures to reports/data/recollection/")
     recollection.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     _add_others(commands)
     add_regress(commands)
@@ -123,7 +123,7 @@ def _add_full_size(commands: Any) -> None:
     )
     size.add_argument("--allow-busy", action="store_true", help="measure although other work takes the GPU")
     size.add_argument("--dry-run", action="store_true", help="show needs and plan, and stop")
-    size.add_argument("--accept", action="store_true", help="copy the records and tables to reports/full_size/")
+    size.add_argument("--accept", action="store_true", help="copy the records and tables to reports/data/full_size/")
     size.add_argument("--device", help="torch device (default: the profile's)")
     size.add_argument("--dtype", help="number format (default: the profile's)")
     size.add_argument("--out", type=Path, help="folder of all runs (default: runs)")

@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from bench.evaluate import Evaluation
-from bench.external import EXTERNAL
-from bench.profile import ROOT, Profile, load_profile, require_disk
+from bench.profiles.profile import ROOT, Profile, load_profile, require_disk
+from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
-from bench.ranking import RANK_SAMPLES, rank
-from bench.reporting import GALLERIES, RESULTS, run_reports
-from bench.run_plan import plan_run, show_plan
-from bench.single_removals import draw_single_removals
-from bench.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
+from bench.run.dry_run import plan_run, show_plan
+from bench.run.evaluation import Evaluation
+from bench.run.external import EXTERNAL
+from bench.run.reporting import GALLERIES, RESULTS, run_reports
+from bench.run.single_removals import draw_single_removals
+from bench.studies.ranking import RANK_SAMPLES, rank
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files
-from fastflux.ranking_files import read_ranking
+from fastflux.io.ranking_files import read_ranking
 
 #: Settings that may differ from the profile's file in a run that is accepted.
 WHERE_WEIGHTS_LIE = ("pipeline", "scorer_", "device", "others")
@@ -104,8 +104,8 @@ def reproduce(
 
 
 def _full_size(profile_name: str, *, dry_run: bool, **options: Any) -> None:
-    """A profile of random weights has no pictures to score: its tables are those of `bench.full_size`."""
-    from bench.full_size.run import Ending, full_size
+    """A profile of random weights has no pictures to score: its tables are those of `bench.studies.full_size`."""
+    from bench.studies.full_size.run import Ending, full_size
 
     if not dry_run:
         console.print(f"{profile_name} has random weights: `nox -s full_size` measures it, and so does this")
@@ -137,7 +137,7 @@ def _report(evaluation: Evaluation, tables: Sequence[str]) -> list[str]:
 
 
 def _selected(evaluation: Evaluation) -> Path:
-    """A folder with just the records of this run's variants and of other models' images (`bench.external`)."""
+    """A folder with just the records of this run's variants and of other models' images (`bench.run.external`)."""
     source = evaluation.folder / "results"
     selected = evaluation.folder / SELECTED
     shutil.rmtree(selected, ignore_errors=True)

@@ -12,31 +12,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fastflux.activations import require_bounds
-from fastflux.calibration import Calibration, collect_statistics
-from fastflux.calibration_parts import collect_in_parts
-from fastflux.calibration_run import CalibrationRun
-from fastflux.captioned_images import NoisedImages, read_captioned_images
-from fastflux.checkpoint import cast_, read_json, revision_of, stored_dtype
-from fastflux.drawing import drawing_sizes
-from fastflux.errors import FastFluxError
+from fastflux.calibration.activations import require_bounds
+from fastflux.calibration.images import NoisedImages, read_captioned_images
+from fastflux.calibration.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
+from fastflux.calibration.least_squares import DEFAULT_RIDGE
+from fastflux.calibration.parts import collect_in_parts
+from fastflux.calibration.prompts import read_prompts
+from fastflux.calibration.run import CalibrationRun
+from fastflux.calibration.statistics import Calibration, collect_statistics
+from fastflux.calibration.trajectories import Trajectories
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import require_new_folder, require_room, whole_file, write_text
-from fastflux.folding import fold_
-from fastflux.hub import local_pipeline
-from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
-from fastflux.least_squares import DEFAULT_RIDGE
+from fastflux.io.checkpoint import cast_, read_json, revision_of, stored_dtype
+from fastflux.io.hub import local_pipeline
+from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
+from fastflux.io.pipelines import export_pipeline, load_pipeline
+from fastflux.io.progress_folder import progress_folder, require_progress_folder
+from fastflux.io.ranking_files import read_ranking
 from fastflux.methods.registry import make_config
-from fastflux.model import parameter_count
-from fastflux.names import unknown_name
-from fastflux.pipeline_files import foreign_to_pipeline, require_output
-from fastflux.pipelines import export_pipeline, load_pipeline
+from fastflux.models.folding import fold_
+from fastflux.models.pruned import parameter_count
+from fastflux.models.sizes import drawing_sizes
 from fastflux.plan import JSON, PruningPlan
 from fastflux.progress import progress_bar
-from fastflux.progress_folder import progress_folder, require_progress_folder
-from fastflux.prompts import read_prompts
 from fastflux.pruning import prune_
-from fastflux.ranking_files import read_ranking
-from fastflux.trajectories import Trajectories
 
 #: Characters a table of rankings takes; a narrower terminal wraps its lines.
 WIDE = 120

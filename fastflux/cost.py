@@ -13,8 +13,8 @@ class PruningCost:
     forward and backward; ``training_steps``: optimiser steps; ``trainable_parameters``: the most trained at once,
     which gradients and optimiser states need memory for; ``seconds``: wall time; ``activation_bytes``: the most
     recorded inputs, block inputs and outputs held at once, in RAM or in files; ``peak_memory_bytes``: of the device, or
-    on a CPU of the whole process, during those seconds (`fastflux.memory`), None where it was not measured. A run that
-    was interrupted, or that continues one of a lower ratio, runs some blocks again to get there, and counts them.
+    on a CPU of the whole process, during those seconds (`fastflux.models.memory`), None where it was not measured.
+    A run that was interrupted, or that continues one of a lower ratio, runs some blocks again, and counts them.
     """
 
     block_forwards: int = 0

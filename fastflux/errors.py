@@ -1,5 +1,16 @@
-"""The one error type that users can cause and mend."""
+"""The one error type that users can cause and mend, and its wording for names that nobody registered."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class FastFluxError(Exception):
     """An error the user can cause and mend; its message says how."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> FastFluxError:
+    """The error for ``name``, which is not among the ``known`` names of its ``kind``, with the nearest one proposed."""
+    choices = sorted(known)
+    nearest = get_close_matches(name, choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return FastFluxError(f"Unknown {kind} {name!r}: expected one of {', '.join(choices)}{hint}")

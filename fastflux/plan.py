@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
 
 JSON: TypeAlias = 'str | int | float | bool | list["JSON"] | dict[str, "JSON"] | None'
 

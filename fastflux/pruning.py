@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 from torch import nn
 
-from fastflux.architectures import architecture_of
-from fastflux.calibration import Calibration, Statistics
+from fastflux.calibration.statistics import Calibration, Statistics
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import PruningConfig, pruning_method
-from fastflux.model import attach_plan_, plan_of, rebuild_
+from fastflux.models.architecture import architecture_of
+from fastflux.models.pruned import attach_plan_, plan_of, rebuild_
 from fastflux.plan import PruningPlan
 
 
@@ -26,8 +26,8 @@ def prune_(
     ``calibration`` is needed when ``config.needs_statistics``: a `Calibration`, or what it is made of, a function that
     runs this transformer's forwards or the statistics that `collect_statistics` gave for it; a `Calibration` is told
     the cost. ``base_model`` and ``base_revision`` go into the plan. The transformer becomes a
-    `fastflux.model.PrunedTransformer` of its family. Raises ``FastFluxError`` when the transformer is pruned already or
-    of an unknown class, and when there is no calibration.
+    `fastflux.models.pruned.PrunedTransformer` of its family. Raises ``FastFluxError`` when the transformer is pruned
+    already or of an unknown class, and when there is no calibration.
     """
     architecture_of(transformer)
     method = pruning_method(config.method)

@@ -13,8 +13,8 @@ from reports.build import build, build_importance
 from reports.command_line import parser
 from reports.contents import build_claims
 from reports.difference import difference
-from reports.full_size_tables.document import full_size_document
-from reports.gallery_files import collect
+from reports.figures.gallery_files import collect
+from reports.full_size.document import full_size_document
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
 from reports.rows import read_rows

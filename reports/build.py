@@ -12,11 +12,11 @@ from reports.contents import NAMES, RATIO, make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
 from reports.figures.grids import GRIDS, Shown
+from reports.figures.ranking import Ranking, orders_table
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.latex.tables import anchor, to_latex
-from reports.page.document import PAGE, page_html
 from reports.provenance import PROVENANCE, recorded
-from reports.ranking import Ranking, orders_table
+from reports.render.html.document import PAGE, page_html
+from reports.render.latex.tables import anchor, to_latex
 from reports.rows import read_rows
 from reports.specs import TABLES
 from reports.table import Table, to_markdown
@@ -25,8 +25,8 @@ from reports.tables import SHAPES_PROFILE, model_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from reports.gallery import Gallery
-    from reports.latex.tables import Numbers
+    from reports.figures.gallery import Gallery
+    from reports.render.latex.tables import Numbers
     from reports.rows import Row
     from reports.specs import TableSpec
 
@@ -35,7 +35,7 @@ FIGURE_FORMATS = ("png", "svg")
 PAGE_FORMAT = "html"
 #: What is written unless formats are named: what the repository keeps.
 FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT)
-#: Tables as data (`reports.frame`).
+#: Tables as data (`reports.render.frame`).
 FRAME_FORMATS = ("csv", "parquet")
 #: Figures that scale, for LaTeX.
 PRINT_FORMATS = ("pdf",)
@@ -64,8 +64,9 @@ def build(
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv or parquet the twin's second
     table is table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`).
     With "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery_dir`
-    (`reports.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With "html"
-    all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about blocks are
+    (`reports.figures.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With
+    "html" all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about
+    blocks are
     held against `ranking_file`, else against the committed ranking of the profile. `latex` says how LaTeX sets numbers,
     with `records` its rows lead to provenance.tex. The same records give the same bytes.
 
@@ -118,7 +119,7 @@ def _taken(declared: Iterable[str]) -> set[str]:
 
 def _gallery_of(rows: Sequence[Row], gallery_dir: Path) -> Gallery:
     """The gallery's images of these very records; raises FastFluxError when it has none."""
-    from reports.gallery import Gallery
+    from reports.figures.gallery import Gallery
 
     found = Gallery.read(gallery_dir).of(rows)
     if not found.sheets:
@@ -171,7 +172,7 @@ def _document(
 
 def _build_frames(tables: Iterable[Table], out_dir: Path, suffixes: Sequence[str]) -> list[Path]:
     # pandas takes a second to import, like matplotlib below.
-    from reports.frame import write_frame
+    from reports.render.frame import write_frame
 
     return [
         write_frame(table, out_dir / f"{table.name.replace('-', '_')}{suffix}")
@@ -202,9 +203,9 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
 
 def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
+    from reports.figures.gallery import Gallery
     from reports.figures.image_grid import grid_rows, image_grid
     from reports.figures.style import save_figure
-    from reports.gallery import Gallery
 
     galleries = {"": whole}
     written = []

@@ -9,15 +9,15 @@ from typing import get_args
 
 from reports.build import ALL_FORMATS, FORMATS
 from reports.contents import NAMES
-from reports.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
+from reports.figures.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.latex.tables import Numbers
+from reports.render.latex.tables import Numbers
 from reports.specs import TABLES
 
 _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/selected -o runs/shapes/tables
   python -m reports build --results runs/shapes/selected --tables table1,table6 --format md,tex -o out
-  python -m reports build --results reports/results/cpu/shapes --gallery reports/galleries/cpu/shapes -o out
+  python -m reports build --results reports/data/results/cpu/shapes --gallery reports/data/galleries/cpu/shapes -o out
   python -m reports build --results runs/shapes/selected --gallery runs/shapes/gallery --format html -o out
   python -m reports build --results runs/shapes/selected --format csv,parquet -o data
   python -m reports build --results runs/shapes/selected --tables my_tables.toml --format md,tex --latex siunitx -o out
@@ -28,22 +28,22 @@ _PDF_EXAMPLES = """examples:
   python -m reports pdf --results my_records --tables table1,my_tables.toml --latex siunitx -o out
 """
 _CLAIMS_EXAMPLES = """examples:
-  python -m reports claims --results reports/results/cpu/shapes
-  python -m reports claims --results runs/shapes/selected --ranking reports/rankings/shapes.json -o claims.md
+  python -m reports claims --results reports/data/results/cpu/shapes
+  python -m reports claims --results runs/shapes/selected --ranking bench/profiles/rankings/shapes.json -o claims.md
 """
 _GALLERY_EXAMPLES = """examples:
-  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/galleries/cpu/shapes
+  python -m reports gallery --results runs/shapes/selected --images runs/shapes -o reports/data/galleries/cpu/shapes
 """
 _WHY_EXAMPLES = """examples:
   python -m reports why table1 FastFLUX-10% averaged
   python -m reports why table6 fastflux-20 latency.median_ms --results runs/shapes/results
 """
-_COMMITTED = Path(os.path.relpath(Path(__file__).parent / "results" / "cpu" / "shapes"))
+_COMMITTED = Path(os.path.relpath(Path(__file__).parent / "data" / "results" / "cpu" / "shapes"))
 _RANKING = "ranking of the blocks for claims about them; default: the committed one of the profile"
 _MIX = "let latency, memory and seconds of several devices stand in one table, with a note; refused otherwise"
 _DIFF_EXAMPLES = """examples:
-  python -m reports diff reports/results/cpu/shapes runs/shapes/selected
-  python -m reports diff reports/results/cpu/shapes runs/shapes/selected -o difference.md
+  python -m reports diff reports/data/results/cpu/shapes runs/shapes/selected
+  python -m reports diff reports/data/results/cpu/shapes runs/shapes/selected -o difference.md
 """
 
 
@@ -154,7 +154,7 @@ def _add_answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="From a file of `python -m bench rank`: Figure 8 (importance.png, .svg), and how far the orders "
         "agree and what they cost (ranking.md, .tex).",
     )
-    ranker.add_argument("ranking", type=Path, help="a ranking file, such as reports/rankings/shapes.json")
+    ranker.add_argument("ranking", type=Path, help="a ranking file, such as bench/profiles/rankings/shapes.json")
     ranker.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     ranker.set_defaults(command="importance")
     sizer = commands.add_parser(
@@ -163,7 +163,7 @@ def _add_answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="From the records of `python -m bench full_size`: latency against FLOPs and the paper's ratios, "
         "cost of pruning, scorers, as Markdown.",
     )
-    sizer.add_argument("records", type=Path, help="folder of records, such as reports/full_size/flops")
+    sizer.add_argument("records", type=Path, help="folder of records, such as reports/data/full_size/flops")
     sizer.add_argument("-o", "--out", type=Path, metavar="FILE", help="write there instead of the terminal")
     sizer.set_defaults(command="full_size")
     differ = commands.add_parser(

@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.profiles import RANKINGS
 from reports.claims.table import claims_table
 from reports.devices import device_notes
+from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.provenance import PROVENANCE, provenance_table
-from reports.ranking import Ranking
 from reports.seeds import seeds_table
 from reports.specs import TABLES
 from reports.tables import make_table
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 #: The declared tables and those that are worked out.
 NAMES = (*TABLES, "differences", "seeds", "claims", PROVENANCE)
-RANKINGS = Path(__file__).parent / "rankings"
 RATIO = "latency.ratio_to_dense"
 _SCORES = ("hps.averaged", "geneval.overall", "clip_score.mean")
 #: What the worked-out tables rest on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reports.comparison import SIGNIFICANT, chance, compare
+from reports.compare import SIGNIFICANT, chance, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
 from reports.specs import CLIP, GENEVAL, HPS

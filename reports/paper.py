@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from bench.metrics.plausibility import implausible
+from bench.metrics.cost.plausibility import implausible
 from reports.devices import device_notes
 from reports.rows import DENSE, EXTERNAL, Row, Value
 from reports.table import Cell, Group, Table
@@ -29,7 +29,9 @@ _FLUX_512 = 21.503e12
 @cache
 def paper_data() -> dict[str, Any]:
     """The contents of paper_tables.json: source, model, device and the rows of each table the paper shares with us."""
-    data: dict[str, Any] = json.loads(files("reports").joinpath("paper_tables.json").read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(
+        files("reports").joinpath("data", "paper_tables.json").read_text(encoding="utf-8")
+    )
     return data
 
 

@@ -15,16 +15,16 @@ from fastflux.errors import FastFluxError
 from fastflux.files import whole_file, write_text
 from reports.build import REPORT, build, build_importance
 from reports.contents import NAMES, committed_ranking
+from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.latex.document import PACKAGES, SIUNITX, report_document
 from reports.provenance import PROVENANCE
-from reports.ranking import Ranking
+from reports.render.latex.document import PACKAGES, SIUNITX, report_document
 from reports.rows import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reports.latex.tables import Numbers
+    from reports.render.latex.tables import Numbers
 
 #: pdflatex itself, and the least that sets `report.tex`.
 DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended texlive-science"

@@ -11,7 +11,7 @@ from reports.why import record_facts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
     from reports.rows import Row
 
 PROVENANCE = "provenance"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from reports.build import build, build_importance
-from reports.contents import RANKINGS
 from reports.readme import filled
 
 PACKAGE = Path(__file__).parent
@@ -21,7 +21,7 @@ def rebuild(package: Path, out: Path) -> list[Path]:
 
     Raises FastFluxError when there are no records, and as `reports.build.build` does.
     """
-    results = package / "results"
+    results = package / "data" / "results"
     folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
     if not folders:
         raise FastFluxError(
@@ -30,9 +30,9 @@ def rebuild(package: Path, out: Path) -> list[Path]:
     written = []
     for folder in folders:
         name = folder.relative_to(results)
-        gallery = package / "galleries" / name
+        gallery = package / "data" / "galleries" / name
         written += build(folder, _place(out, name), gallery_dir=gallery if gallery.is_dir() else None)
-    for ranking in sorted((package / RANKINGS.name).glob("*.json")):
+    for ranking in sorted((package.parent / "bench" / "profiles" / RANKINGS.name).glob("*.json")):
         written += build_importance(ranking, out if ranking.stem == DEFAULT.name else out / ranking.stem)
     return written
 

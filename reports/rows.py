@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bench.results import read_records
+from bench.records.results import read_records
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from bench.results import Measurement, MetricInfo, RunRecord
+    from bench.records.results import Measurement, MetricInfo, RunRecord
 
 DENSE = "dense"
 FASTFLUX = "fastflux"

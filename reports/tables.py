@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from reports.comparison import SIGNIFICANT, Comparison, comparable, compare
+from reports.compare import SIGNIFICANT, Comparison, comparable, compare
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import DENSE, latency_ratios

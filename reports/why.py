@@ -14,7 +14,7 @@ from reports.tables import value_cell
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from bench.results import JSON, Measurement, RunRecord
+    from bench.records.results import JSON, Measurement, RunRecord
     from reports.rows import Row
     from reports.specs import Column
 

@@ -39,12 +39,12 @@ def python_modules(package: str) -> list[str]:
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("fastflux/errors.py", "import bench.results", "reports -> bench -> fastflux"),
-        ("bench/results.py", "import reports.rows", "reports -> bench -> fastflux"),
-        ("reports/table.py", "import bench.statistics", "of bench, reports know the records only"),
+        ("fastflux/errors.py", "import bench.records.results", "reports -> bench -> fastflux"),
+        ("bench/records/results.py", "import reports.rows", "reports -> bench -> fastflux"),
+        ("reports/table.py", "import bench.samples.prompts", "of bench, reports know the records only"),
         ("reports/table.py", "import torch", "reports never import a model library"),
         ("fastflux/files.py", "import torch", "reports never import a model library"),
-        ("bench/results.py", "import diffusers", "reports never import a model library"),
+        ("bench/records/results.py", "import diffusers", "reports never import a model library"),
         ("fastflux/errors.py", "import fastflux.plan", "within a package modules import only lower ones"),
     ],
 )
@@ -70,7 +70,9 @@ def test_the_import_contracts_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", [["fastflux", "fastflux.files", "bench.results"], python_modules("reports")], ids=["records", "reports"]
+    "modules",
+    [["fastflux", "fastflux.files", "bench.records.results"], python_modules("reports")],
+    ids=["records", "reports"],
 )
 def test_importing_leaves_the_model_libraries_alone(modules: list[str]) -> None:
     heavy = "{'torch', 'diffusers', 'transformers', 'open_clip'}"

@@ -1,1 +1,1 @@
-"""Metrics: each scores image sets or a transformer and gives `bench.results.Measurement`s; `base` lists them."""
+"""Metrics: each scores image sets or a transformer and gives a `bench.records.results.Measurement`."""

@@ -6,28 +6,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
-from bench.image_set import GeneratedImage, ImageSet
-from bench.results import JSON, Measurement, MetricInfo
-from bench.statistics import Estimate
+from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.statistics import Estimate
+from bench.samples.image_set import GeneratedImage, ImageSet
 from fastflux.errors import FastFluxError
 
 METRICS: Mapping[str, str] = {
-    "hps": "bench.metrics.hps:HPS",
-    "geneval": "bench.metrics.geneval:GenEval",
-    "retrieval": "bench.metrics.retrieval:Retrieval",
-    "paired": "bench.metrics.paired:Paired",
-    "clip_score": "bench.metrics.clip_score:ClipScore",
-    "fid": "bench.metrics.fid:FID",
-    "flops": "bench.metrics.flops:measure_flops",
-    "flops_by_block": "bench.metrics.flops_by_block:measure_flops_by_block",
-    "parameters": "bench.metrics.flops:measure_parameters",
-    "latency": "bench.metrics.latency:measure_latency",
-    "latency_compiled": "bench.metrics.compiled:measure_compiled_latency",
-    "latency_batches": "bench.metrics.latency_batches:measure_latency_batches",
-    "latency_end_to_end": "bench.metrics.end_to_end:measure_end_to_end",
-    "memory": "bench.metrics.memory:measure_memory",
-    "memory_end_to_end": "bench.metrics.stage_memory:measure_stage_memory",
-    "pruning_cost": "bench.metrics.pruning_cost:measure_pruning_cost",
+    "hps": "bench.metrics.quality.hps:HPS",
+    "geneval": "bench.metrics.quality.geneval:GenEval",
+    "retrieval": "bench.metrics.quality.retrieval:Retrieval",
+    "paired": "bench.metrics.quality.paired:Paired",
+    "clip_score": "bench.metrics.quality.clip_score:ClipScore",
+    "fid": "bench.metrics.quality.fid:FID",
+    "flops": "bench.metrics.cost.flops:measure_flops",
+    "flops_by_block": "bench.metrics.cost.flops_by_block:measure_flops_by_block",
+    "parameters": "bench.metrics.cost.flops:measure_parameters",
+    "latency": "bench.metrics.cost.latency:measure_latency",
+    "latency_compiled": "bench.metrics.cost.compiled:measure_compiled_latency",
+    "latency_batches": "bench.metrics.cost.latency_batches:measure_latency_batches",
+    "latency_end_to_end": "bench.metrics.cost.end_to_end:measure_end_to_end",
+    "memory": "bench.metrics.cost.memory:measure_memory",
+    "memory_end_to_end": "bench.metrics.cost.stage_memory:measure_stage_memory",
+    "pruning_cost": "bench.metrics.cost.pruning_cost:measure_pruning_cost",
 }
 """Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from bench.image_set import Pixels
+from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
 
 Mask = npt.NDArray[np.bool_]

@@ -1,166 +1,103 @@
-"""The published scorers by their checkpoints: HPS v2, CLIP score and retrieval, FID on InceptionV3, paired metrics.
-
-Every checkpoint is looked at before the first image: that it is there, whole, and of the right architecture.
-"""
+"""The scorers of the profiles of public models: HPS v2, GenEval, CLIP score, and FID where there are references."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from bench.image_set import ImageSet, Pixels
-from bench.metrics.clip_score import ClipScore
-from bench.metrics.fid import FID
-from bench.metrics.hps import HPS
-from bench.metrics.inception import load_inception
-from bench.metrics.open_clip_checkpoint import require_architecture
-from bench.metrics.open_clip_model import OpenClipSpec
-from bench.metrics.paired import Paired
-from bench.metrics.retrieval import Retrieval
-from fastflux.errors import FastFluxError
+import numpy as np
 
-HPS_FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
-"""Checkpoints in https://huggingface.co/xswu/HPSv2 by version."""
+from bench.metrics.quality import public_metrics as public
+from bench.metrics.quality.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
+from bench.profiles.profile import ROOT
+
+if TYPE_CHECKING:
+    from bench.metrics.base import Metric
+    from bench.metrics.quality.paired import Paired
+    from bench.samples.image_set import ImageSet
 
 
-def hps_v2(
-    checkpoint: Path,
-    version: str = "v2.0",
-    *,
-    antialias: bool = True,
-    architecture: str = "ViT-H-14",
+def public_scorers(
     device: str = "cpu",
-    batch_size: int = 32,
-) -> HPS:
-    """HPS v2 as hpsv2 computes it, in float32: on a GPU hpsv2 itself runs in half precision (amp).
+    *,
+    hps: str = "",
+    hps_version: str = "v2.0",
+    geneval_detector: Literal["mask2former", "mmdet"] = "mask2former",
+    geneval_weights: str = "",
+    geneval_config: str = "",
+    geneval_known_images: str = "",
+    geneval_results: str = "",
+    clip: str = "",
+    clip_architecture: str = "ViT-L-14",
+    clip_tag: str = "openai",
+    inception: str = "",
+    fid_reference_images: str = "",
+    hps_architecture: str = "ViT-H-14",
+) -> tuple[Metric, ...]:
+    """All image metrics, their models loaded once; what is left empty is left out (HPS, FID) or fetched (CLIP).
 
-    Args:
-        checkpoint: the file of that version; the paper's scores are of v2.0.
-        antialias: whether images are filtered when they shrink: so does hpsv2 with torchvision 0.17 and later; the
-            figures in its README were made without.
-        architecture: open_clip's name of the model in the checkpoint.
+    Paths are absolute or relative to the repository: `hps` the checkpoint, `clip` a file of the CLIP that
+    `clip_architecture` and `clip_tag` name, `geneval_weights` a folder or hub id (mask2former) or mmdet's checkpoint,
+    `geneval_results` the official evaluator's results, which then stand for the detector, `fid_reference_images` a
+    folder of pictures.
 
-    Raises:
-        FastFluxError: no such version or file, a file of the other version, or of another architecture.
+    Raises FastFluxError for whatever is not there or not what it should be.
     """
-    if version not in HPS_FILES:
-        raise FastFluxError(f"There is no HPS {version!r}; expected one of {', '.join(HPS_FILES)}.")
-    if not checkpoint.is_file():
-        raise FastFluxError(
-            f"{checkpoint} is not there; download {HPS_FILES[version]} from https://huggingface.co/xswu/HPSv2."
+    scorers: list[Metric] = []
+    if hps:
+        scorers.append(public.hps_v2(ROOT / hps, hps_version, architecture=hps_architecture, device=device))
+    if geneval_results:
+        scorers.append(official_geneval(ROOT / geneval_results))
+    else:
+        scorers.append(
+            public_geneval(
+                geneval_detector,
+                weights=_place(geneval_weights),
+                config=_place(geneval_config),
+                clip=public.clip_spec(clip_architecture, clip_tag, ROOT / clip) if clip else PUBLIC_CLIP,
+                known_images=ROOT / geneval_known_images if geneval_known_images else None,
+                device=device,
+            )
         )
-    # The two versions differ in nothing but their numbers.
-    others = {file: other for other, file in HPS_FILES.items() if other != version}
-    if checkpoint.name in others:
-        raise FastFluxError(
-            f"{checkpoint} is HPS {others[checkpoint.name]}, and {version} was asked for; give {HPS_FILES[version]}."
-        )
-    require_architecture(checkpoint, architecture)
-    spec = OpenClipSpec(architecture, str(checkpoint), "longest", resized_by="torch", antialias=antialias)
-    return HPS(spec, reference=f"HPS {version}", device=device, batch_size=batch_size)
+    checkpoint = ROOT / clip if clip else None
+    scorers.append(public.clip_score(clip_architecture, clip_tag, checkpoint, device=device))
+    scorers.append(public.retrieval(clip_architecture, clip_tag, checkpoint, device=device))
+    if fid_reference_images:
+        weights = ROOT / inception if inception else None
+        scorers.append(public.inception_fid(weights, ROOT / fid_reference_images, device=device))
+    return tuple(scorers)
 
 
-def clip_spec(architecture: str = "ViT-L-14", tag: str = "openai", checkpoint: Path | None = None) -> OpenClipSpec:
-    """A published CLIP, built with the activation that its weights were trained with.
-
-    OpenAI's weights, and a few others, were trained with a fast approximation of GELU. open_clip builds ``ViT-L-14``
-    with exact GELU whatever the tag, so that every feature is off; its name with ``-quickgelu`` is the right one.
-
-    Args:
-        tag: open_clip's name of the weights; it decides the activation, also of a checkpoint's.
-        checkpoint: a file with them; without one open_clip fetches them.
-
-    Raises:
-        FastFluxError: no such architecture, tag or file, or a file of another architecture.
-    """
-    import open_clip
-
-    architecture = architecture.removesuffix("-quickgelu")
-    found = open_clip.get_pretrained_cfg(architecture, tag)
-    if not found:
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none, or no such architecture"
-        raise FastFluxError(f"open_clip has no weights {tag!r} of {architecture}; it has {known}.")
-    name = f"{architecture}-quickgelu" if found.get("quick_gelu") else architecture
-    if checkpoint is None:
-        return OpenClipSpec(name, tag)
-    if not checkpoint.is_file():
-        source = f"https://huggingface.co/{str(found.get('hf_hub', '')).rstrip('/')}"
-        raise FastFluxError(f"{checkpoint} is not there; download open_clip_model.safetensors from {source}.")
-    if (found["mean"], found["std"], found["resize_mode"]) != (
-        open_clip.OPENAI_DATASET_MEAN,
-        open_clip.OPENAI_DATASET_STD,
-        "shortest",
-    ):
-        raise FastFluxError(
-            f"{tag} of {architecture} was trained on images prepared in another way than those a file is scored with; "
-            "give no checkpoint, so that open_clip fetches both."
-        )
-    require_architecture(checkpoint, name)
-    return OpenClipSpec(name, str(checkpoint))
-
-
-def clip_score(
-    architecture: str = "ViT-L-14",
-    tag: str = "openai",
-    checkpoint: Path | None = None,
-    *,
+def public_ranking_scorers(
     device: str = "cpu",
-    batch_size: int = 64,
-) -> ClipScore:
-    """CLIP score of a published CLIP (`clip_spec`), 100 x cosine; model, tag and precision are in its reference."""
-    spec = clip_spec(architecture, tag, checkpoint)
-    return ClipScore(spec, reference=f"CLIP score of {_named(spec, tag)}", device=device, batch_size=batch_size)
-
-
-def retrieval(
-    architecture: str = "ViT-L-14",
-    tag: str = "openai",
-    checkpoint: Path | None = None,
     *,
-    device: str = "cpu",
-    batch_size: int = 64,
-) -> Retrieval:
-    """Retrieval recall by a published CLIP (`clip_spec`)."""
-    spec = clip_spec(architecture, tag, checkpoint)
-    return Retrieval(spec, reference=f"clip_benchmark with {_named(spec, tag)}", device=device, batch_size=batch_size)
+    inception: str = "",
+    clip: str = "",
+    clip_architecture: str = "ViT-L-14",
+    clip_tag: str = "openai",
+    **_others: str,
+) -> tuple[Metric, ...]:
+    """FID on InceptionV3 and CLIP score, for the importance of blocks, which gives FID its reference itself."""
+    weights = ROOT / inception if inception else None
+    nothing = [np.zeros((64, 64, 3), dtype=np.uint8)] * 2  # FID wants two
+    return (
+        public.inception_fid(weights, nothing, device=device, precision_recall=False),
+        public.clip_score(clip_architecture, clip_tag, ROOT / clip if clip else None, device=device),
+    )
 
 
-def paired(
+def public_paired(
     reference: ImageSet,
-    architecture: str = "ViT-L-14",
-    tag: str = "openai",
-    checkpoint: Path | None = None,
-    *,
     device: str = "cpu",
-    batch_size: int = 64,
+    *,
+    clip: str = "",
+    clip_architecture: str = "ViT-L-14",
+    clip_tag: str = "openai",
+    **_others: str,
 ) -> Paired:
-    """Paired metrics against `reference`, with the image features of a published CLIP (`clip_spec`)."""
-    spec = clip_spec(architecture, tag, checkpoint)
-    label = f"paired with the dense model, CLIP similarity by {_named(spec, tag)}"
-    return Paired(reference, spec, label=label, device=device, batch_size=batch_size)
+    """Paired metrics against the dense model's images, with the CLIP of `public_scorers`."""
+    return public.paired(reference, clip_architecture, clip_tag, ROOT / clip if clip else None, device=device)
 
 
-def inception_fid(
-    weights: Path | None,
-    reference_images: Path | Sequence[Pixels],
-    *,
-    device: str = "cpu",
-    batch_size: int = 64,
-    precision_recall: bool = True,
-) -> FID:
-    """FID and KID on InceptionV3, as published figures have them, with precision and recall on the same features.
-
-    Args:
-        weights: torch-fidelity's file (`bench.metrics.inception.load_inception`).
-        reference_images: as `FID` takes them.
-
-    Raises:
-        FastFluxError: no weights, or others than InceptionV3's; no reference images.
-    """
-    features = load_inception(weights, device, batch_size)
-    reference = "FID and KID, InceptionV3"
-    return FID(features, reference_images=reference_images, reference=reference, precision_recall=precision_recall)
-
-
-def _named(spec: OpenClipSpec, tag: str) -> str:
-    return f"{spec.model} {tag}, {spec.precision}"
+def _place(text: str) -> str | None:
+    """A path of the repository made absolute; a hub id, which is no file here, as it is; None for nothing."""
+    return str(ROOT / text) if text and (ROOT / text).exists() else text or None

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from bench.records.results import JSON, RecordError, RunRecord
 from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
-from bench.results import JSON, RecordError, RunRecord
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -32,7 +32,7 @@ class Snapshot:
         commit: "hash" and "dirty" of the checkout that the command was run in, None outside of one.
         created: ISO 8601 time.
         seconds: by stage.
-        other_work: what else the device did before the run (`bench.idle`).
+        other_work: what else the device did before the run (`bench.metrics.cost.idle`).
         reason: why it became the baseline; "" for a run that is none.
     """
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.records.results import Measurement, RunRecord
 from bench.regression.baseline import Snapshot
 from bench.regression.exit import Exit, NotComparableError
-from bench.results import Measurement, RunRecord
 
 Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]
 SEED = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import add_set, change, names
-from bench.history_file import SHORT
+from bench.records.history import SHORT
 from bench.regression.baseline import KINDS
 from bench.regression.exit import exit_codes
 
@@ -43,7 +43,7 @@ def add_regress(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--baseline", type=Path, metavar="PATH",
-        help="a file, or a folder of <device>/<profile>.json (default: reports/regression; needed with --model)",
+        help="a file, or a folder of <device>/<profile>.json (default: reports/data/regression; needed with --model)",
     )  # fmt: skip
     parser.add_argument("--update", action="store_true", help="write this run as the baseline; needs --reason")
     parser.add_argument("--reason", default="", metavar="TEXT", help="why the baseline changes, kept in it")
@@ -155,7 +155,7 @@ def run_regress(options: argparse.Namespace) -> int:
 
 def run_history(options: argparse.Namespace) -> int:
     """Show and draw the trend."""
-    from bench.history import history
+    from bench.regression.git_history import history
 
     history(
         metric=options.metric, profile=options.profile, imported=options.imported, files=options.file, out=options.out

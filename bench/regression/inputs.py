@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.environment import sha256_of
-from bench.profile import LatencySettings, Profile
-from bench.prompts import Prompt
+from bench.profiles.profile import LatencySettings, Profile
+from bench.records.environment import sha256_of
+from bench.records.results import digest
 from bench.regression.quality import SCORES
-from bench.results import digest
-from fastflux.checkpoint import read_json, require_weights
+from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
-from fastflux.pipeline_files import INDEX
+from fastflux.io.checkpoint import read_json, require_weights
+from fastflux.io.pipeline_files import INDEX
 
 VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.records.results import RunRecord
+from bench.records.statistics import StatisticsError, Weighting, paired_difference, strata_of
 from bench.regression.baseline import Snapshot
 from bench.regression.check import SEED, Check, Outcome, Tolerances, measured_pair, record_pairs
-from bench.results import RunRecord
-from bench.statistics import StatisticsError, Weighting, paired_difference, strata_of
 
 SIGNIFICANT = 0.05
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.base_model import BaseModel
-from bench.generate import jobs_of
-from bench.prompts import Prompt
-from fastflux.calibration import Calibration
-from fastflux.drawing import drawing_sizes
+from bench.run.base_model import BaseModel
+from bench.samples.generate import jobs_of
+from bench.samples.prompts import Prompt
+from fastflux.calibration.statistics import Calibration
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.methods.registry import PruningConfig
+from fastflux.models.sizes import drawing_sizes
 from fastflux.pruning import prune_
-from fastflux.trajectories import Trajectories
 
 CALIBRATION_PROMPTS = 8
 """A fit on these costs a second; its bits are what counts, not its quality."""

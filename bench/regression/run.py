@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from bench.environment import device_name
-from bench.history_file import append, point_of
-from bench.idle import other_work
-from bench.profile import ROOT
+from bench.metrics.cost.idle import other_work
+from bench.profiles.profile import ROOT
 from bench.progress import announce, console
+from bench.records.environment import device_name
+from bench.records.history import append, point_of
 from bench.regression import report
 from bench.regression.baseline import (
     KINDS,
@@ -38,7 +38,7 @@ from bench.regression.verdicts import judge
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
-BASELINES = ROOT / "reports" / "regression"
+BASELINES = ROOT / "reports" / "data" / "regression"
 HISTORY = "history.jsonl"
 _LOG_WIDTH = 180
 RUNS = ROOT / "runs" / "regress"

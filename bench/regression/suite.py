@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 import fastflux
-from bench.environment import describe_environment, git_commit
-from bench.evaluate import Evaluation, ModelStep
-from bench.metrics.flops import measure_flops, measure_parameters
-from bench.metrics.latency import LATENCY, latency_of
-from bench.metrics.memory import measure_memory
-from bench.metrics.timing import Step, interleave, step_timer
-from bench.profile import load_profile
+from bench.metrics.cost.flops import measure_flops, measure_parameters
+from bench.metrics.cost.latency import LATENCY, latency_of
+from bench.metrics.cost.memory import measure_memory
+from bench.metrics.cost.timing import Step, interleave, step_timer
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import DENSE, Variant, chosen_variants, require_current_rankings
+from bench.records.environment import describe_environment, git_commit
+from bench.records.results import JSON, Measurement, RunRecord, digest
 from bench.regression import yardstick
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.inputs import (
@@ -37,10 +38,9 @@ from bench.regression.inputs import (
 from bench.regression.own_time import OwnTime
 from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick
-from bench.results import JSON, Measurement, RunRecord, digest
-from bench.variants import DENSE, Variant, chosen_variants, require_current_rankings
+from bench.run.evaluation import Evaluation, ModelStep
 from fastflux.errors import FastFluxError
-from fastflux.surgery import hidden_size
+from fastflux.models.surgery import hidden_size
 
 #: The pruning in closed form whose pictures are hashed beside the dense model's.
 FITTED = "brll-10"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bench.records.results import JSON, Measurement, RunRecord
+from bench.records.statistics import median_change
 from bench.regression.baseline import Snapshot
 from bench.regression.check import SEED, Check, Tolerances, measured_pair, record_pairs
 from bench.regression.exit import NotComparableError
 from bench.regression.quality import quality_checks
-from bench.results import JSON, Measurement, RunRecord
-from bench.statistics import median_change
 
 
 def judge(baseline: Snapshot, now: Snapshot, kinds: Sequence[str], tolerances: Tolerances) -> tuple[Check, ...]:

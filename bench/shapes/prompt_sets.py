@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.prompts import Prompt
+from bench.samples.prompts import Prompt
 from bench.shapes.vocabulary import STYLE_NAMES, TASKS, held_out
 from bench.shapes.world import TASK_WEIGHTS, sample_scenes
 from fastflux.files import write_text

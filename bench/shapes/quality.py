@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from bench.generate import generate
-from bench.image_set import ImageSet
 from bench.metrics.detection import Detection
-from bench.profile import ROOT, Profile, load_profile
+from bench.profiles.profile import ROOT, Profile, load_profile
 from bench.progress import console, track
-from bench.prompts import Prompt, read_prompts
-from bench.results import Measurement
+from bench.records.results import Measurement
+from bench.samples.generate import generate
+from bench.samples.image_set import ImageSet
+from bench.samples.prompts import Prompt, read_prompts
 from bench.shapes import WEIGHTS
 from bench.shapes.cards import write_cards
 from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
@@ -36,11 +36,11 @@ from bench.shapes.transformer import pack, position_ids
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
-from fastflux.architectures import architecture_of
 from fastflux.files import write_text
-from fastflux.pipelines import load_pipeline
+from fastflux.io.pipelines import load_pipeline
+from fastflux.models.architecture import architecture_of
+from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
-from fastflux.surgery import replace_block_
 
 SCENES = 1000
 #: GenEval's score threshold, and the overlap that counts as found.

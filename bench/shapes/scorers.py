@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from bench.image_set import ImageSet, Pixels
 from bench.metrics.base import Metric
-from bench.metrics.clip_score import ClipScore
-from bench.metrics.color_classifier import ClipColorClassifier
-from bench.metrics.fid import FID
-from bench.metrics.geneval import GenEval, known_images_test
-from bench.metrics.hps import HPS
-from bench.metrics.open_clip_model import OpenClipSpec, load_open_clip
-from bench.metrics.paired import Paired
+from bench.metrics.models.open_clip_model import OpenClipSpec, load_open_clip
+from bench.metrics.quality.clip_score import ClipScore
+from bench.metrics.quality.color_classifier import ClipColorClassifier
+from bench.metrics.quality.fid import FID
+from bench.metrics.quality.geneval import GenEval, known_images_test
+from bench.metrics.quality.hps import HPS
+from bench.metrics.quality.paired import Paired
+from bench.samples.image_set import ImageSet, Pixels
 from bench.shapes import WEIGHTS
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.vocabulary import SHAPES

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastflux.calibration import Calibration
-from fastflux.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks, require_ranking
+from fastflux.calibration.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks, require_ranking
+from fastflux.calibration.statistics import Calibration
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.models.surgery import replace_block_
 from fastflux.plan import Replacement
-from fastflux.surgery import replace_block_
 
 
 @dataclass(frozen=True)

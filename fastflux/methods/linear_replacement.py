@@ -8,17 +8,17 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM
-from fastflux.blocks import LinearReplacementBlock
-from fastflux.calibration import Calibration
+from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
+from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
-from fastflux.least_squares import DEFAULT_RIDGE, LinearFit
-from fastflux.memory import PeakMemory
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
+from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
+from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.memory import PeakMemory
+from fastflux.models.surgery import hidden_size, replace_block_
 from fastflux.plan import Replacement
-from fastflux.surgery import hidden_size, replace_block_
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class LinearReplacementConfig:
     """Replace the residual branches of the least important blocks with least-squares linear layers.
 
     ``ratio`` (in [0, 1], counted as in `fastflux.block_counts.block_count`) or ``blocks`` says how many;
-    ``ranking`` in which order (`fastflux.importance.rank_blocks`), ``seed`` serving the random one; ``ridge`` is the
-    regression's relative ridge.
+    ``ranking`` in which order (`fastflux.calibration.importance.rank_blocks`), ``seed`` serving the random one;
+    ``ridge`` is the regression's relative ridge.
     """
 
     method: ClassVar[str] = "linear_replacement"

@@ -6,14 +6,13 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
-from fastflux.architectures import architecture_of
 from fastflux.block_counts import block_count, require_fraction
-from fastflux.calibration import Calibration
+from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
-from fastflux.errors import FastFluxError
-from fastflux.names import unknown_name
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.models.architecture import architecture_of
+from fastflux.models.surgery import replace_block_, require_prunable
 from fastflux.plan import JSON, PruningPlan, Replacement
-from fastflux.surgery import replace_block_, require_prunable
 
 
 class PruningConfig(Protocol):

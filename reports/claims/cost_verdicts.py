@@ -11,8 +11,8 @@ from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from reports.claims.verdicts import Finding, unmeasured
-from reports.comparison import SIGNIFICANT, chance
-from reports.ranking import DOUBLE, SINGLE, stack_of
+from reports.compare import SIGNIFICANT, chance
+from reports.figures.ranking import DOUBLE, SINGLE, stack_of
 from reports.rows import DENSE, FASTFLUX
 
 if TYPE_CHECKING:

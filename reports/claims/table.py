@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reports.claims.verdicts import Check, Finding
-    from reports.ranking import Ranking
+    from reports.figures.ranking import Ranking
     from reports.rows import Row
 
 

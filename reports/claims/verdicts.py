@@ -1,6 +1,6 @@
 """How a claim is decided: predicates over records, each giving a verdict, the figures it rests on and a sentence.
 
-A score is compared prompt by prompt (`reports.comparison`); only a difference with two-sided p < 0.05 counts as one.
+A score is compared prompt by prompt (`reports.compare`); only a difference with two-sided p < 0.05 counts as one.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from reports.comparison import Comparison, compare
+from reports.compare import Comparison, compare
 from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
 from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reports.ranking import Ranking
+    from reports.figures.ranking import Ranking
     from reports.rows import Row
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.patheffects import withStroke
 
 from fastflux.errors import FastFluxError
-from reports.comparison import Comparison, compare
+from reports.compare import Comparison, compare
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.paper import paper_data
 from reports.rows import DENSE

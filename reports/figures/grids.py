@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from reports.figures.ranking import SINGLE
 from reports.grouping import pair_by_latency
-from reports.ranking import SINGLE
 from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, Row, latency_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from reports.gallery import Gallery
-    from reports.ranking import Ranking
+    from reports.figures.gallery import Gallery
+    from reports.figures.ranking import Ranking
 
-#: Folder, below that of a gallery, of the images without one block each (`bench.single_removals`).
+#: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
 SINGLE_REMOVALS = "single_removals"
 REMOVALS_SHOWN = 4
 

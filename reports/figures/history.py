@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.history_file import groups_of, key_of, read_history
+from bench.records.history import groups_of, key_of, read_history
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.history_file import Point
+    from bench.records.history import Point
 
 _NAMES = {
     "hps.averaged": "HPS averaged",

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
+    from reports.figures.gallery import Gallery
     from reports.figures.grids import Columns
-    from reports.gallery import Gallery
 
 DEFAULT_CELL = 112
 _PROMPT_WIDTH, _HEADER_HEIGHT, _HEADING_HEIGHT, _TITLE_HEIGHT, _GAP, _GROUP_GAP = 210, 36, 22, 28, 4, 14  # pixels

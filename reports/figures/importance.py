@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastflux.block_counts import block_count
+from reports.figures.ranking import DOUBLE, SINGLE, flow_place, stack_of
 from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
-from reports.ranking import DOUBLE, SINGLE, flow_place, stack_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from reports.ranking import Ranking
+    from reports.figures.ranking import Ranking
 
 #: What the field calls a stack's blocks, colour and marker.
 _KINDS = {DOUBLE: ("double blocks", VERMILION, "s"), SINGLE: ("single blocks", BLUE, "o")}

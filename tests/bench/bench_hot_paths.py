@@ -15,17 +15,18 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.image_set import ImageSet, Pixels
 from bench.metrics.detection import Detection
-from bench.metrics.geneval_judge import COLORS, judge
-from bench.metrics.hps import HPS
-from bench.profile import ROOT
-from bench.prompts import read_prompts
+from bench.metrics.quality.geneval_judge import judge
+from bench.metrics.quality.hps import HPS
+from bench.profiles.profile import ROOT
+from bench.samples.geneval_vocabulary import COLORS
+from bench.samples.image_set import ImageSet, Pixels
+from bench.samples.prompts import read_prompts
 from bench.shapes import WEIGHTS
-from fastflux.architectures import architecture_of, example_inputs
-from fastflux.checkpoint import load_transformer
-from fastflux.least_squares import LinearStatistics
-from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.calibration.least_squares import LinearStatistics
+from fastflux.io.checkpoint import load_transformer
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.plan import PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
 from reports.build import build
@@ -129,6 +130,6 @@ def _detection(draw: random.Random, name: str) -> Detection:
 
 
 def test_table_build(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    records = ROOT / "reports" / "results" / "cpu" / "shapes"
+    records = ROOT / "reports" / "data" / "results" / "cpu" / "shapes"
     written = benchmark(build, records, tmp_path, formats=("md", "tex"))
     assert all(path.stat().st_size for path in written)

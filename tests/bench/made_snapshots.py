@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from bench.metrics.latency import LATENCY, latency_of
+from bench.metrics.cost.latency import LATENCY, latency_of
+from bench.records.results import Measurement, MetricInfo, RunRecord
 from bench.regression.baseline import Snapshot
-from bench.results import Measurement, MetricInfo, RunRecord
 
 VARIANTS = ("dense", "fastflux-10")
 _MS = {"dense": 100.0, "fastflux-10": 90.0}

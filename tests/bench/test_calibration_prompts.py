@@ -1,8 +1,8 @@
 """Our own calibration prompts: the committed file is what the word lists give."""
 
-from bench.calibration_prompts import COUNT, PATH, calibration_prompts
-from bench.profile import ROOT
-from bench.prompts import read_prompts
+from bench.profiles.profile import ROOT
+from bench.samples.calibration_prompts import COUNT, PATH, calibration_prompts
+from bench.samples.prompts import read_prompts
 
 
 def test_the_committed_prompts_are_these() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import environment
-from bench.environment import describe_environment, device_name, git_commit, sha256_of
-from bench.hardware import cpu_model
+from bench.records import environment
+from bench.records.environment import describe_environment, device_name, git_commit, sha256_of
+from bench.records.hardware import cpu_model
 from fastflux.errors import FastFluxError
 
 

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench.equal_latency import solve_equal_latency
-from bench.latency_search import EqualLatency
+from bench.metrics.cost.latency_search import EqualLatency
+from bench.run.equal_latency import solve_equal_latency
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
-from fastflux.model import parameter_count
+from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths, largest_ratio
+from fastflux.models.pruned import parameter_count
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux, tiny_inputs
 

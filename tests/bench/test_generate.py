@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bench.generate import MANIFEST, generate, jobs_of
-from bench.image_set import ImageSet
-from bench.profile import Sampling
-from bench.prompts import Prompt
+from bench.profiles.profile import Sampling
+from bench.samples.generate import MANIFEST, generate, jobs_of
+from bench.samples.image_set import ImageSet
+from bench.samples.prompts import Prompt
 
 SAMPLING = Sampling(height=8, width=8, steps=1, guidance=1.0, seed=0, batch=4, samples={"hps": 1, "geneval": 2})
 PROMPTS = (

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.coco import COCO_CLASSES
-from bench.geneval_prompts import COUNTS, PATH, RELATIONS, geneval_prompts, plural
-from bench.metrics.geneval_files import metadata_line, parse_prompt
-from bench.metrics.geneval_judge import COLORS, TASKS
-from bench.prompts import Prompt, read_prompts
+from bench.samples.geneval_layout import metadata_line, parse_prompt
+from bench.samples.geneval_prompts import COUNTS, PATH, RELATIONS, geneval_prompts, plural
+from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
+from bench.samples.prompts import Prompt, read_prompts
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = geneval_prompts()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import hardware
-from bench.hardware import ask_nvidia_smi, cpu_governor, cpu_model, describe_gpu
+from bench.records import hardware
+from bench.records.hardware import ask_nvidia_smi, cpu_governor, cpu_model, describe_gpu
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, answer: str | Exception) -> list[list[str]]:

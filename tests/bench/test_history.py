@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import bench.history
+import bench.regression.git_history
 from bench.__main__ import main
-from bench.history import history, points_from_git, sparkline
-from bench.history_file import Point, append, groups_of, key_of, point_of, read_history
-from bench.profile import ROOT
+from bench.profiles.profile import ROOT
+from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
+from bench.regression.git_history import history, points_from_git, sparkline
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
 
@@ -67,12 +67,12 @@ def test_a_sparkline() -> None:
 def test_the_committed_history_is_what_git_tells() -> None:
     """Each set of records that was ever committed is a point, as far as the checkout reaches back."""
     try:
-        told = points_from_git(ROOT / "reports" / "results" / "cpu" / "shapes")
+        told = points_from_git(ROOT / "reports" / "data" / "results" / "cpu" / "shapes")
     except FastFluxError:
         pytest.skip("not a git checkout")
     if not told:
         pytest.skip("no history in this checkout")
-    committed = read_history([ROOT / "reports" / "regression" / "history.jsonl"])
+    committed = read_history([ROOT / "reports" / "data" / "regression" / "history.jsonl"])
     assert told[-1] in committed
     assert {"dense", "fastflux-10", "l1-21"} <= told[-1].values.keys()
 
@@ -89,6 +89,6 @@ def test_the_command_prints_a_table_and_draws(tmp_path: Path, capfd: Any) -> Non
 
 
 def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.history, "run_reports", lambda *_: pytest.fail("drew nothing"))
+    monkeypatch.setattr(bench.regression.git_history, "run_reports", lambda *_: pytest.fail("drew nothing"))
     with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
         history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.hps_benchmark import STYLES, read_benchmark_prompts, read_layout, write_benchmark_prompts, write_layout
-from bench.image_set import ImageSet, ImageSetError
-from bench.prompts import Prompt
+from bench.samples.hps_layout import STYLES, read_benchmark_prompts, read_layout, write_benchmark_prompts, write_layout
+from bench.samples.image_set import ImageSet, ImageSetError
+from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import idle
-from bench.idle import OtherWork, other_work
+from bench.metrics.cost import idle
+from bench.metrics.cost.idle import OtherWork, other_work
 from fastflux.errors import FastFluxError
 
 TICKS = 1000

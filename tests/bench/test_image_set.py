@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.image_set import ImageSet, ImageSetError
+from bench.samples.image_set import ImageSet, ImageSetError
 from tests.bench.conftest import WriteImages
 
 GENEVAL = {"id": "geneval-colors-000", "set": "geneval", "prompt": "a red star", "metadata": {"tag": "colors"}}

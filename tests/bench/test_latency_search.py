@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.latency_search import CONFIRMATIONS, EqualLatency, Reading, Widths, search_equal_latency
+from bench.metrics.cost.latency_search import CONFIRMATIONS, EqualLatency, Reading, Widths, search_equal_latency
 from fastflux.errors import FastFluxError
 
 LARGEST = 0.5

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 import bench.reproduce
-from bench import profile as profiles
 from bench.__main__ import main
-from bench.evaluate import IMAGE_METRICS, Evaluation
-from bench.profile import load_profile, require_disk
+from bench.profiles import profile as profiles
+from bench.profiles.profile import load_profile, require_disk
+from bench.profiles.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
 from bench.reproduce import reproduce
-from bench.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
+from bench.run.evaluation import IMAGE_METRICS, Evaluation
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
 
 
 def test_the_variants_are_the_papers() -> None:

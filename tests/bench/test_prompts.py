@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.prompts import Prompt, limited, prompts_hash, read_prompts
+from bench.samples.prompts import Prompt, limited, prompts_hash, read_prompts
 from bench.shapes.prompt_sets import FOLDER, calibration_prompts, geneval_prompts, hps_prompts
 from fastflux.errors import FastFluxError
 

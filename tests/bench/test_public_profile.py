@@ -9,15 +9,15 @@ from PIL import Image
 
 import bench.reproduce
 from bench.__main__ import main
-from bench.image_set import Pixels
-from bench.metrics import public_scorers
-from bench.metrics.fid import FID
-from bench.metrics.open_clip_model import OpenClipSpec
-from bench.profile import load_profile
-from bench.prompt_files import read_all_prompts
-from bench.ranking import rank
+from bench.metrics.models.open_clip_model import OpenClipSpec
+from bench.metrics.quality import public_metrics as public_scorers
+from bench.metrics.quality.fid import FID
+from bench.profiles.profile import load_profile
+from bench.records.results import RunRecord
 from bench.reproduce import reproduce
-from bench.results import RunRecord
+from bench.samples.image_set import Pixels
+from bench.samples.prompt_files import read_all_prompts
+from bench.studies.ranking import rank
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.tiny_mask2former import saved
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
@@ -84,7 +84,7 @@ def given(
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where records go instead of the repository's own folder."""
-    monkeypatch.setattr("bench.external.RUNS", tmp_path / "runs")
+    monkeypatch.setattr("bench.run.external.RUNS", tmp_path / "runs")
     return tmp_path / "runs"
 
 

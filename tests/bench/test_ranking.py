@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-import bench.ranking
+import bench.studies.ranking
 from bench.__main__ import main
-from bench.metrics.fid import FID
-from bench.profile import Profile, load_profile
-from bench.ranking import committed_ranking, rank
-from bench.results import Measurement
+from bench.metrics.quality.fid import FID
+from bench.profiles.profile import Profile, load_profile
+from bench.records.results import Measurement
+from bench.studies.ranking import committed_ranking, rank
+from fastflux.calibration.importance import MEASURED_RANKINGS, listed_blocks
 from fastflux.errors import FastFluxError
-from fastflux.importance import MEASURED_RANKINGS, listed_blocks
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
 @pytest.fixture(scope="module")
 def ranked(short: Callable[[str], Profile], tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.ranking, "load_profile", short)
+        patch.setattr(bench.studies.ranking, "load_profile", short)
         return rank(profile_name="shapes", samples=1, runs=tmp_path_factory.mktemp("runs"))
 
 
@@ -76,9 +76,9 @@ def test_an_interrupted_run_goes_on_at_its_block(
         drawn.append(folder.name)
         return real(pipeline, prompts, sampling, folder, inputs)
 
-    real = bench.ranking.generate
-    monkeypatch.setattr(bench.ranking, "generate", counted)
-    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    real = bench.studies.ranking.generate
+    monkeypatch.setattr(bench.studies.ranking, "generate", counted)
+    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
     assert rank(profile_name="shapes", samples=1, runs=ranked.parents[3]) == ranked
     assert drawn == ["dense", "without"]
     assert {**read(lost), "seconds": 0} == {**expected, "seconds": 0}
@@ -92,7 +92,7 @@ def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
         return Measurement.failed(self.info, "planted")
 
     monkeypatch.setattr(FID, "__call__", incomplete)
-    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
     next(path for path in sorted(ranked.parent.glob("*_blocks.*.json"))).unlink()
     with pytest.raises(FastFluxError, match="planted"):
         rank(profile_name="shapes", samples=1, runs=ranked.parents[3])
@@ -101,10 +101,10 @@ def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
 def test_accepting_writes_where_the_profile_reads(
     ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.ranking, "RANKINGS", tmp_path)
-    monkeypatch.setattr(bench.ranking, "GENERATED", tmp_path / "generated")
-    monkeypatch.setattr(bench.ranking, "ROOT", tmp_path)
-    monkeypatch.setattr(bench.ranking, "load_profile", short)
+    monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
+    monkeypatch.setattr(bench.studies.ranking, "GENERATED", tmp_path / "generated")
+    monkeypatch.setattr(bench.studies.ranking, "ROOT", tmp_path)
+    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
     rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3])
     assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
     assert (tmp_path / "generated" / "importance.png").is_file()

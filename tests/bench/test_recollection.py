@@ -8,15 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-import bench.recollection
+import experiments.recollection
 from bench.__main__ import main
 from bench.command_line import parser
-from bench.recollection import WholeForwards, compare
-from fastflux.activations import ActivationStore
-from fastflux.architectures import architecture_of
+from bench.profiles import RANKINGS
+from experiments.recollection import WholeForwards, compare
+from fastflux.calibration.activations import ActivationStore
+from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.recording import BlockStates, record_inputs
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.models.architecture import architecture_of
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
 
 SAMPLES = 20
@@ -95,26 +96,26 @@ def test_only_the_whole_comparison_is_accepted(capsys: pytest.CaptureFixture[str
     assert main(["recollection", "--samples", "4", "--accept"]) == 1
     assert "--accept keeps the whole comparison only" in capsys.readouterr().err
     options = parser().parse_args(["recollection"])
-    module = bench.recollection
+    module = experiments.recollection
     assert (options.blocks, options.samples) == (module.BLOCKS, module.SAMPLES)
     assert (options.keep, options.activations) == (module.KEEP, module.ACTIVATIONS)
 
 
 @pytest.mark.slow
 def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.recollection, "RECOLLECTION", tmp_path / "accepted")
-    monkeypatch.setattr(bench.recollection, "ROOT", tmp_path)
-    monkeypatch.setattr(bench.recollection, "track", _silent)
-    monkeypatch.setattr(bench.recollection, "BLOCKS", 2)
-    monkeypatch.setattr(bench.recollection, "SAMPLES", 4)
-    path = bench.recollection.recollection(
+    monkeypatch.setattr(experiments.recollection, "RECOLLECTION", tmp_path / "accepted")
+    monkeypatch.setattr(experiments.recollection, "ROOT", tmp_path)
+    monkeypatch.setattr(experiments.recollection, "track", _silent)
+    monkeypatch.setattr(experiments.recollection, "BLOCKS", 2)
+    monkeypatch.setattr(experiments.recollection, "SAMPLES", 4)
+    path = experiments.recollection.recollection(
         profile_name="shapes", blocks=2, samples=4, keep=4, accept=True, runs=tmp_path / "runs"
     )
     assert path == tmp_path / "runs" / "shapes" / "recollection.json"
     record = json.loads(path.read_text())
     assert record["largest_difference"] == 0.0
     assert record["naive"]["full_forwards"] == 2 * 4 * 2
-    order = json.loads((bench.profile.ROOT / "reports" / "rankings" / "shapes.json").read_text())["blocks"]
+    order = json.loads((RANKINGS / "shapes.json").read_text())["blocks"]
     assert record["settings"]["blocks"] == [entry["block"] for entry in order[:2]]
     assert json.loads((tmp_path / "accepted" / "shapes.json").read_text()) == record
 

@@ -17,22 +17,22 @@ from torch import Tensor
 
 import bench.regression.run
 from bench.__main__ import main
-from bench.base_model import BaseModel
-from bench.history_file import read_history
-from bench.idle import OtherWork
-from bench.profile import ROOT, load_profile
+from bench.metrics.cost.idle import OtherWork
+from bench.profiles.profile import ROOT, load_profile
+from bench.records.history import read_history
 from bench.regression.baseline import Snapshot
 from bench.regression.exit import DeviceBusyError, Exit
 from bench.regression.render import render_hashes, threads
 from bench.regression.run import Options, _look_around
+from bench.run.base_model import BaseModel
 from bench.shapes import WEIGHTS
-from fastflux.blocks import LinearReplacementBlock
-from fastflux.checkpoint import load_transformer, save_transformer
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.pipelines import export_pipeline
+from fastflux.calibration.trajectories import Trajectories
+from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.io.pipelines import export_pipeline
+from fastflux.io.ranking_files import read_ranking
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.pruning import prune_
-from fastflux.ranking_files import read_ranking
-from fastflux.trajectories import Trajectories
 
 VARIANT = "trained"
 #: Sandwich Training at its shortest that still makes the neighbours depend on their LoRA.
@@ -47,7 +47,7 @@ def train(folder: Path, out: Path) -> Path:
     base.pipeline.transformer = model
     prompts = [prompt.prompt for prompt in base.calibration_prompts[:32]]
     drive = Trajectories(base.pipeline, prompts, steps=4, guidance=3.0, batch_size=32, height=64, width=64, seed=1)
-    ranking = read_ranking(profile.path("reports/rankings/shapes.json"))
+    ranking = read_ranking(profile.path("bench/profiles/rankings/shapes.json"))
     with threads(1):
         prune_(model, SandwichTrainingConfig(ranking=ranking, **TRAINING), drive, base_revision=base.revision)
     save_transformer(model, out)

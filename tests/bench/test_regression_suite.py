@@ -13,7 +13,7 @@ import torch
 
 import bench.regression.suite
 import bench.regression.yardstick
-from bench.profile import ROOT
+from bench.profiles.profile import ROOT
 from bench.progress import announce
 from bench.regression.baseline import find_baseline, require_kinds, require_same_device, slug
 from bench.regression.exit import NoBaselineError, OtherDeviceError

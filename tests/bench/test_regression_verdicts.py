@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics.latency import LATENCY, latency_of
+from bench.metrics.cost.latency import LATENCY, latency_of
+from bench.records.results import Measurement, MetricInfo, RunRecord
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.check import Check, Tolerances, exit_of
 from bench.regression.exit import Exit, NotComparableError
 from bench.regression.quality import holm
 from bench.regression.repeat import Repetition, repetitions_to_markdown
 from bench.regression.verdicts import judge
-from bench.results import Measurement, MetricInfo, RunRecord
 from tests.bench.made_snapshots import made_snapshot, with_scores
 
-RECORDS = Path(__file__).parents[2] / "reports" / "results" / "cpu" / "shapes"
+RECORDS = Path(__file__).parents[2] / "reports" / "data" / "results" / "cpu" / "shapes"
 
 
 def verdicts(baseline: Snapshot, now: Snapshot, kinds: Sequence[str] = KINDS) -> dict[str, Check]:

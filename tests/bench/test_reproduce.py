@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-import bench.evaluate
 import bench.reproduce
+import bench.run.evaluation
 from bench.__main__ import main
-from bench.base_model import BaseModel
-from bench.evaluate import IMAGE_METRICS, Evaluation
-from bench.image_set import ImageSet
-from bench.latency_search import EqualLatency
-from bench.profile import load_profile
+from bench.metrics.cost.latency_search import EqualLatency
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import chosen_variants
+from bench.records.results import RunRecord
 from bench.reproduce import reproduce
-from bench.results import RunRecord
-from bench.variants import chosen_variants
+from bench.run.base_model import BaseModel
+from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError
 
 VARIANTS = ["fastflux-10", "l1-12", "l1_equal-10"]
@@ -56,7 +56,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
         return EqualLatency(FOUND, 3, 200, 1.0, (0.99, 1.01), 6, (1.0,) * 6, (1.0,) * 6)
 
     patch.setattr(bench.reproduce, "load_profile", short)
-    patch.setattr(bench.evaluate, "solve_equal_latency", search)
+    patch.setattr(bench.run.evaluation, "solve_equal_latency", search)
 
 
 def run(runs: Path) -> None:

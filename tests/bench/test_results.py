@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.results import Measurement, MetricInfo, RecordError, RunRecord, read_records
+from bench.records.results import Measurement, MetricInfo, RecordError, RunRecord, read_records
 
 INFO = MetricInfo("hps", "1", "100 x cosine", True, "a test scorer")
 FINITE = st.floats(allow_nan=False, allow_infinity=False)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import bench.run_plan
+import bench.run.dry_run
 from bench.__main__ import main
-from bench.evaluate import Evaluation
-from bench.profile import load_profile
-from bench.run_plan import RunPlan, plan_run
-from bench.variants import chosen_variants
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import chosen_variants
+from bench.run.dry_run import RunPlan, plan_run
+from bench.run.evaluation import Evaluation
 from fastflux.errors import FastFluxError
 
 
@@ -51,7 +51,7 @@ def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:
 def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench.run_plan, "_timed", lambda _evaluation: 0.01)
+    monkeypatch.setattr(bench.run.dry_run, "_timed", lambda _evaluation: 0.01)
     monkeypatch.setattr(Evaluation, "prune", lambda _self: pytest.fail("it pruned"))
     assert main(["reproduce", "--dry-run", "--only", "table4", "--set", "sampling.steps=5"]) == 0
     shown = capsys.readouterr().err

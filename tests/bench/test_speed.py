@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-import bench.speed
+import bench.studies.speed
 from bench.__main__ import main
-from bench.results import RunRecord
-from bench.speed import SpeedSettings, speed
+from bench.records.results import RunRecord
+from bench.studies.speed import SpeedSettings, speed
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The shapes profile on a tiny pipeline."""
-    monkeypatch.setattr(bench.speed, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(bench.studies.speed, "RUNS", tmp_path / "runs")
     write_tiny_pipeline(tmp_path / "pipeline")
     return {
         "pipeline": str(tmp_path / "pipeline"),
@@ -29,7 +29,9 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.mark.slow
 def test_every_way_is_recorded(given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        bench.speed, "CompileSettings", lambda _mode: bench.metrics.compiled.CompileSettings(backend="eager")
+        bench.studies.speed,
+        "CompileSettings",
+        lambda _mode: bench.metrics.cost.compiled.CompileSettings(backend="eager"),
     )
     settings = SpeedSettings((1, 2), "default", end_to_end=True, rounds=6, warmup=1)
     found = speed(profile_name="shapes", variant_names=["l1-12"], settings=settings, changes=given)
@@ -69,18 +71,18 @@ def test_a_latency_below_the_devices_arithmetic_is_named(
     given: dict[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that is said to take no time on a GPU of known peak."""
-    plain = bench.speed.measure_latency_batches
+    plain = bench.studies.speed.measure_latency_batches
 
     def instant(*arguments: object, **options: object) -> object:
         return {
-            name: bench.speed.replace(found, values={**found.values, "batch1_median_ms": 1e-9})
+            name: bench.studies.speed.replace(found, values={**found.values, "batch1_median_ms": 1e-9})
             for name, found in plain(*arguments, **options).items()  # type: ignore[arg-type]
         }
 
-    monkeypatch.setattr(bench.speed, "measure_latency_batches", instant)
-    described = bench.evaluate.describe_environment("cpu")
+    monkeypatch.setattr(bench.studies.speed, "measure_latency_batches", instant)
+    described = bench.run.evaluation.describe_environment("cpu")
     monkeypatch.setattr(
-        bench.evaluate,
+        bench.run.evaluation,
         "describe_environment",
         lambda _device: {**described, "device": "NVIDIA GeForce RTX 3090", "device_type": "cuda"},
     )

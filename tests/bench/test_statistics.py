@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.statistics import (
+from bench.records.statistics import (
     StatisticsError,
     mean_interval,
     median_change,

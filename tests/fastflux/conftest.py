@@ -10,12 +10,12 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from fastflux.architectures import architecture_of, example_inputs
-from fastflux.calibration import Statistics, collect_statistics
-from fastflux.methods import sandwich_training
-from fastflux.model import attach_plan_
+from fastflux.calibration.statistics import Statistics, collect_statistics
+from fastflux.methods.sandwich_training import method as sandwich_training
+from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.pruned import attach_plan_
+from fastflux.models.surgery import replace_block_
 from fastflux.plan import PruningPlan, Replacement
-from fastflux.surgery import replace_block_
 
 Drive = Callable[[nn.Module], Callable[[], None]]
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux.activations import ActivationStore, KeptStreams, Streams
-from fastflux.calibration import Calibration
+from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams
+from fastflux.calibration.recording import BlockStates, record_inputs
+from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
-from fastflux.methods import sandwich_training
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import method as sandwich_training
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from fastflux.recording import BlockStates, record_inputs
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux
 from tests.fastflux.test_sandwich_training import equal
 
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_sentence(drive: Drive, tmp_path: Path, monkeypatch: 
             patch.setattr(self, "_open", _Full)
             return put(self, stream)
 
-    from fastflux import activations
+    from fastflux.calibration import activations
 
     put = activations._OnDisk._put
     monkeypatch.setattr(activations._OnDisk, "_put", full)

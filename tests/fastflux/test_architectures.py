@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux.architectures import architecture_of, example_inputs
 from fastflux.block_counts import block_count, paper_block_count
 from fastflux.errors import FastFluxError
+from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
-from fastflux.surgery import get_block
 from tests.fastflux.conftest import make_tiny_flux
 
 

@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux.architectures import STREAMS, architecture_of
-from fastflux.blocks import LinearReplacementBlock
-from fastflux.calibration import Calibration, Statistics, collect_statistics
-from fastflux.checkpoint import load_transformer, save_transformer
+from fastflux.calibration.least_squares import LinearStatistics
+from fastflux.calibration.recording import record_inputs
+from fastflux.calibration.statistics import Calibration, Statistics, collect_statistics
 from fastflux.errors import FastFluxError
-from fastflux.least_squares import LinearStatistics
-from fastflux.methods import sandwich_training
+from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.methods.l1_norm.method import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import method as sandwich_training
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.models.architecture import STREAMS, architecture_of
+from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
-from fastflux.recording import record_inputs
-from fastflux.surgery import get_block
 from tests.fastflux.conftest import Drive, make_tiny_flux, run, tiny_inputs
 from tests.fastflux.test_sandwich_training import equal
 
@@ -83,7 +83,7 @@ def test_nan_activations_of_a_block_that_runs_alone_end_the_calibration() -> Non
 def test_nan_activations_end_sandwich_training_before_its_first_step(
     drive: Drive, replacement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastflux.sandwich_training.descend", dies)
+    monkeypatch.setattr("fastflux.methods.sandwich_training.train.descend", dies)
     transformer = poisoned()
     config = SandwichTrainingConfig(blocks=1, replacement=replacement, **{**ST, "ranking": "end2start"})
     with pytest.raises(FastFluxError, match=r"not finite.*: check the model's weights and dtype"):

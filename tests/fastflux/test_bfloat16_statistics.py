@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastflux import calibration
-from fastflux.calibration import collect_statistics, observe_residual
-from fastflux.least_squares import LinearStatistics
+from fastflux.calibration import statistics as calibration
+from fastflux.calibration.least_squares import LinearStatistics
+from fastflux.calibration.statistics import collect_statistics, observe_residual
 from fastflux.plan import BlockRef
 from tests.fastflux.conftest import Drive, make_tiny_flux
 

@@ -7,20 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux import block_runs, commands, offload, recording
+from fastflux import commands
 from fastflux.__main__ import main
-from fastflux.activations import ActivationStore, KeptStreams, Streams
-from fastflux.architectures import architecture_of, example_inputs
-from fastflux.calibration import Calibration, Statistics, collect_recorded, collect_statistics
+from fastflux.calibration import block_runs, recording
+from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams
+from fastflux.calibration.least_squares import LinearStatistics
+from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
+from fastflux.calibration.statistics import Calibration, Statistics, collect_recorded, collect_statistics
 from fastflux.errors import FastFluxError
-from fastflux.least_squares import LinearStatistics
-from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.offload import offload_blocks_
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.models import offload
+from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.offload import offload_blocks_
+from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_
-from fastflux.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
-from fastflux.surgery import get_block, replace_block_
 from tests.fastflux.conftest import Drive, Make, make_tiny_flux, run, tiny_inputs
 from tests.fastflux.test_sandwich_training import equal
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux import calibration_parts
 from fastflux.__main__ import main
-from fastflux.calibration import Statistics, collect_statistics
-from fastflux.calibration_parts import collect_in_parts
-from fastflux.captioned_images import NoisedImages, read_captioned_images
+from fastflux.calibration import parts as calibration_parts
+from fastflux.calibration.images import NoisedImages, read_captioned_images
+from fastflux.calibration.parts import collect_in_parts
+from fastflux.calibration.statistics import Statistics, collect_statistics
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
-from fastflux.pipelines import load_pipeline
-from fastflux.trajectories import Trajectories
+from fastflux.io.pipelines import load_pipeline
 
 PROMPTS = ("a red star", "a blue ring", "a green cross", "two stars", "a ring")
 
@@ -143,8 +143,8 @@ def test_statistics_of_anything_else_are_not_taken(change: str | None, base: Pat
 def test_the_same_run_is_known_in_another_process_and_place(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "elsewhere/tiny")
     code = (
-        "import sys; from fastflux.calibration_parts import _key; from fastflux.pipelines import load_pipeline\n"
-        "from fastflux.trajectories import Trajectories\n"
+        "import sys; from fastflux.calibration.parts import _key; from fastflux.io.pipelines import load_pipeline\n"
+        "from fastflux.calibration.trajectories import Trajectories\n"
         "pipeline = load_pipeline(sys.argv[1]); print(_key(pipeline.transformer, Trajectories(pipeline, ['a ring'])))"
     )
     keys = {

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from fastflux.__main__ import main
-from fastflux.calibration import collect_statistics
-from fastflux.calibration_run import CalibrationRun
-from fastflux.captioned_images import NoisedImages, read_captioned_images
-from fastflux.checkpoint import load_transformer
+from fastflux.calibration.images import NoisedImages, read_captioned_images
+from fastflux.calibration.run import CalibrationRun
+from fastflux.calibration.statistics import collect_statistics
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
-from fastflux.model import plan_of
-from fastflux.pipelines import load_pipeline
-from fastflux.trajectories import Trajectories
+from fastflux.io.checkpoint import load_transformer
+from fastflux.io.pipelines import load_pipeline
+from fastflux.models.pruned import plan_of
 
 CAPTIONS = ("a red star", "a blue ring", "a photo of a star")
 

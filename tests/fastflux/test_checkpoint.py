@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastflux.calibration import Statistics
-from fastflux.checkpoint import load_transformer, revision_of, save_transformer
+from fastflux.calibration.statistics import Statistics
 from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, revision_of, save_transformer
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.model import FastFluxTransformer2DModel, plan_of
+from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux, run
 

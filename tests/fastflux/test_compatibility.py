@@ -14,16 +14,16 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastflux.architectures import architecture_of
-from fastflux.blocks import RemovedBlock
-from fastflux.checkpoint import save_transformer
 from fastflux.errors import FastFluxError
-from fastflux.folding import fold_
+from fastflux.io.checkpoint import save_transformer
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.model import FastFluxTransformer2DModel
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.models.architecture import architecture_of
+from fastflux.models.blocks import RemovedBlock
+from fastflux.models.folding import fold_
+from fastflux.models.pruned import FastFluxTransformer2DModel
+from fastflux.models.surgery import get_block
 from fastflux.pruning import prune_
-from fastflux.surgery import get_block
 from tests.fastflux.conftest import Make, make_replaced, make_replaced_flux, make_tiny_flux, run, tiny_inputs
 
 README = Path(__file__).parents[2] / "README.md"

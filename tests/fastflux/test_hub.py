@@ -6,10 +6,10 @@ import pytest
 from diffusers import DiffusionPipeline
 
 from fastflux.__main__ import main
-from fastflux.checkpoint import load_transformer
 from fastflux.errors import FastFluxError
-from fastflux.hub import is_hub_id, local_pipeline
-from fastflux.model import plan_of
+from fastflux.io.checkpoint import load_transformer
+from fastflux.io.hub import is_hub_id, local_pipeline
+from fastflux.models.pruned import plan_of
 
 
 @pytest.mark.parametrize(

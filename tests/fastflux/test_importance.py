@@ -4,11 +4,17 @@ from typing import Any
 
 import pytest
 
-from fastflux.architectures import architecture_of
-from fastflux.calibration import Statistics, collect_statistics
+from fastflux.calibration.importance import (
+    FIXED_RANKINGS,
+    MEASURED_RANKINGS,
+    fit_blocks,
+    importance_scores,
+    rank_blocks,
+)
+from fastflux.calibration.statistics import Statistics, collect_statistics
 from fastflux.errors import FastFluxError
-from fastflux.importance import FIXED_RANKINGS, MEASURED_RANKINGS, fit_blocks, importance_scores, rank_blocks
 from fastflux.methods.block_removal import BlockRemovalConfig
+from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux

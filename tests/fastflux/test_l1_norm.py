@@ -7,10 +7,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
-from fastflux.architectures import example_inputs
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import L1NormConfig, choose_widths
-from fastflux.model import parameter_count
+from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths
+from fastflux.models.architecture import example_inputs
+from fastflux.models.pruned import parameter_count
 from fastflux.plan import PruningPlan
 from fastflux.pruning import apply_plan_, prune_
 from tests.fastflux.conftest import make_tiny_flux, run

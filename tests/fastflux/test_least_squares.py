@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.errors import FastFluxError
-from fastflux.least_squares import LinearStatistics
 
 
 def samples(seed: int, count: int, features: int, outputs: int, offset: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastflux.architectures import IMAGE_STREAM, TEXT_STREAM, architecture_of
-from fastflux.blocks import LinearReplacementBlock, RemovedBlock
-from fastflux.calibration import Statistics, collect_statistics, load_statistics, save_statistics
+from fastflux.calibration.importance import fit_blocks
+from fastflux.calibration.statistics import Statistics, collect_statistics, load_statistics, save_statistics
 from fastflux.errors import FastFluxError
-from fastflux.importance import fit_blocks
 from fastflux.methods.linear_replacement import LinearReplacementConfig
+from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM, architecture_of
+from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
-from fastflux.surgery import get_block, replace_block_
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
 
 DOUBLE = BlockRef("transformer_blocks", 1)

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux.architectures import architecture_of
-from fastflux.calibration import Calibration, Statistics
-from fastflux.checkpoint import load_transformer, save_transformer
+from fastflux.calibration.statistics import Calibration, Statistics
 from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.methods.registry import make_config, pruning_methods
-from fastflux.model import PrunedTransformer, parameter_count, plan_of
+from fastflux.models.architecture import architecture_of
+from fastflux.models.pruned import PrunedTransformer, parameter_count, plan_of
+from fastflux.models.surgery import get_block
 from fastflux.plan import PruningPlan
 from fastflux.pruning import apply_plan_, prune_
-from fastflux.surgery import get_block
 from tests.fastflux.conftest import Drive, Make, run, tiny_inputs
 
 METHODS = sorted(pruning_methods())

@@ -9,16 +9,16 @@ import pytest
 from diffusers import FluxPipeline
 from huggingface_hub import ModelCard
 
-from fastflux.checkpoint import revision_of
-from fastflux.folding import fold_
+from fastflux.calibration.trajectories import Trajectories
+from fastflux.io.checkpoint import revision_of
+from fastflux.io.model_card import keep_foreign_cards, model_card
+from fastflux.io.pipelines import export_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.model import parameter_count, plan_of
-from fastflux.model_card import keep_foreign_cards, model_card
-from fastflux.pipelines import export_pipeline
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.models.folding import fold_
+from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.plan import PruningPlan
 from fastflux.pruning import prune_
-from fastflux.trajectories import Trajectories
 from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux
 
 BASE_CARD = """---

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from fastflux import commands
 from fastflux.__main__ import main
-from fastflux.checkpoint import load_transformer, save_transformer, stored_dtype
 from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, save_transformer, stored_dtype
 
 
 @pytest.fixture(scope="module")

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux import offload
 from fastflux.__main__ import main
-from fastflux.architectures import architecture_of
-from fastflux.calibration import Calibration, collect_statistics
-from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.offload import offload_blocks_
-from fastflux.pipelines import load_pipeline
+from fastflux.calibration.statistics import Calibration, collect_statistics
+from fastflux.io.pipelines import load_pipeline
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.models import offload
+from fastflux.models.architecture import architecture_of
+from fastflux.models.offload import offload_blocks_
+from fastflux.models.surgery import RUNS_ON, get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_
-from fastflux.surgery import RUNS_ON, get_block, replace_block_
 from tests.fastflux.conftest import Drive, make_replaced_flux, make_tiny_flux, run, tiny_inputs
 
 CONFIG = SandwichTrainingConfig(blocks=2, samples=6, rank=2, steps=3, batch=2, ranking="start2end")

@@ -13,11 +13,11 @@ import torch
 
 from fastflux import commands
 from fastflux.__main__ import main
-from fastflux.checkpoint import load_transformer, save_transformer
 from fastflux.errors import FastFluxError
-from fastflux.pipeline_files import foreign_to_pipeline, require_output
-from fastflux.pipelines import export_pipeline, load_pipeline
-from fastflux.progress_folder import MARKER
+from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
+from fastflux.io.pipelines import export_pipeline, load_pipeline
+from fastflux.io.progress_folder import MARKER
 from tests.fastflux.conftest import DiesAtTheThird, make_replaced_flux, make_tiny_flux
 
 L1 = ("--method", "l1_norm", "--ratio", "0.2", "--device", "cpu")

@@ -13,15 +13,15 @@ import torch
 from diffusers import FluxPipeline
 
 from fastflux.__main__ import main
-from fastflux.checkpoint import load_transformer, revision_of
-from fastflux.drawing import sequence_length
+from fastflux.calibration.prompts import read_prompts
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, revision_of
+from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.model import FastFluxTransformer2DModel, plan_of
-from fastflux.pipelines import export_pipeline, load_outline, load_pipeline
-from fastflux.prompts import read_prompts
+from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
+from fastflux.models.sizes import sequence_length
 from fastflux.pruning import prune_
-from fastflux.trajectories import Trajectories
 from tests.fastflux.conftest import DiesAtTheThird
 
 PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
@@ -141,7 +141,7 @@ def test_broken_pipelines_get_one_clear_sentence(
 
 
 def test_batching_does_not_change_the_trajectories(pipelines: Callable[[str], Path], family: str) -> None:
-    from fastflux.calibration import collect_statistics
+    from fastflux.calibration.statistics import collect_statistics
 
     pipeline: Any = load_pipeline(pipelines(family))
     totals = []

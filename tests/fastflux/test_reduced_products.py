@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from fastflux import bfloat16_sums
-from fastflux.calibration import collect_recorded, collect_statistics
+from fastflux.calibration import bfloat16_sums
+from fastflux.calibration.importance import fit_block
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LARGEST_RIDGE, LinearStatistics
+from fastflux.calibration.recording import record_inputs
+from fastflux.calibration.statistics import collect_recorded, collect_statistics
 from fastflux.errors import FastFluxError
-from fastflux.importance import fit_block
-from fastflux.least_squares import DEFAULT_RIDGE, LARGEST_RIDGE, LinearStatistics
 from fastflux.plan import BlockRef
-from fastflux.recording import record_inputs
 from tests.fastflux.conftest import Drive, make_tiny_flux
 
 EPS = torch.finfo(torch.float32).eps

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastflux.errors import FastFluxError
+from fastflux.methods.sandwich_training.span import LAYERS, Sandwich, sandwich_around
 from fastflux.plan import BlockRef
-from fastflux.sandwich import LAYERS, Sandwich, sandwich_around
 
 DOUBLE, SINGLE = "transformer_blocks", "single_transformer_blocks"
 BLOCKS = tuple(BlockRef(DOUBLE, i) for i in range(3)) + tuple(BlockRef(SINGLE, i) for i in range(4))

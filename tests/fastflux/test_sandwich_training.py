@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux.architectures import architecture_of
-from fastflux.calibration import Calibration
+from fastflux.calibration.recording import BlockStates, record_inputs
+from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
-from fastflux.methods import sandwich_training
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
+from fastflux.methods.sandwich_training import method as sandwich_training
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_change
+from fastflux.methods.sandwich_training.span import sandwich_around
+from fastflux.models.architecture import architecture_of
+from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from fastflux.recording import BlockStates, record_inputs
-from fastflux.sandwich import sandwich_around
-from fastflux.surgery import get_block
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, run, tiny_inputs
 
 SMALL: dict[str, Any] = {"ranking": "random", "samples": 32, "steps": 6, "rank": 2, "batch": 8}

@@ -12,24 +12,24 @@ from diffusers import StableDiffusion3Pipeline
 
 import fastflux
 from fastflux.__main__ import main
-from fastflux.architectures import IMAGE_STREAM, STREAMS, architecture_of, example_inputs
-from fastflux.calibration import Calibration, Statistics
-from fastflux.checkpoint import load_transformer
-from fastflux.drawing import drawing_sizes, sequence_length
+from fastflux.calibration.recording import BlockStates, record_inputs
+from fastflux.calibration.statistics import Calibration, Statistics
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
-from fastflux.folding import fold_
+from fastflux.io.checkpoint import load_transformer
+from fastflux.io.pipelines import load_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.methods.l1_norm.method import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
-from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
-from fastflux.model import FastFluxSD3Transformer2DModel, parameter_count, plan_of
-from fastflux.pipelines import load_pipeline
+from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_change
+from fastflux.models.architecture import IMAGE_STREAM, STREAMS, architecture_of, example_inputs
+from fastflux.models.folding import fold_
+from fastflux.models.pruned import FastFluxSD3Transformer2DModel, parameter_count, plan_of
+from fastflux.models.sizes import drawing_sizes, sequence_length
+from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
-from fastflux.recording import BlockStates, record_inputs
-from fastflux.surgery import get_block, replace_block_
-from fastflux.trajectories import Trajectories
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_replaced, make_tiny_sd3, run, tiny_inputs
 from tests.fastflux.test_sandwich_training import equal
 
@@ -281,7 +281,7 @@ def test_loading_is_strict(base: Path, tmp_path: Path) -> None:
 def test_all_kinds_of_rankings_are_of_the_blocks_that_may_be_pruned(
     statistics_of: Callable[[str], Statistics],
 ) -> None:
-    from fastflux.importance import RANKINGS, fit_blocks, rank_blocks
+    from fastflux.calibration.importance import RANKINGS, fit_blocks, rank_blocks
 
     transformer = make_tiny_sd3()
     fits = fit_blocks(transformer, statistics_of("sd3"))

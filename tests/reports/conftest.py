@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bench.results import Measurement, MetricInfo, RunRecord
+from bench.records.results import Measurement, MetricInfo, RunRecord
 from fastflux.errors import FastFluxError
-from reports.gallery import Gallery, GalleryShot
+from reports.figures.gallery import Gallery, GalleryShot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -130,8 +130,8 @@ def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
 @pytest.fixture(scope="session")
 def pdflatex() -> None:
     """Skip a test where pdflatex or a package is missing; fail it where FASTFLUX_REQUIRE_TOOLS=1 says they are here."""
-    from reports.latex.document import PACKAGES, SIUNITX
     from reports.pdf import check_latex
+    from reports.render.latex.document import PACKAGES, SIUNITX
 
     try:
         check_latex(PACKAGES | SIUNITX)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
     from reports.rows import Row
 
 LEVELS = {

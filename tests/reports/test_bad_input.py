@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_latex import HOSTILE
 
-from bench.results import RecordError
+from bench.records.results import RecordError
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.pdf import build_pdf, overfull
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import MakeRecord, Measured
     from markdown_it.token import Token
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 #: The tags that a table of ours writes itself.

@@ -116,7 +116,7 @@ def test_a_failed_write_leaves_the_old_document(results: Path, tmp_path: Path, m
     with pytest.raises(FastFluxError, match="No space left"):
         build(results, tmp_path / "out", ["table6"], ["md"])
     assert (tmp_path / "out" / "table6.md").read_bytes() == before
-    assert not list((tmp_path / "out").glob(".*partial"))
+    assert not list((tmp_path / "out").glob(".*partial*"))
 
 
 @pytest.mark.parametrize("command", [[], ["build"], ["diff"]])

@@ -12,8 +12,8 @@ import pytest
 from reports.__main__ import main
 from reports.claims.table import CLAIMS, claims_table, findings
 from reports.claims.verdicts import Evidence, alike, at_least, keeps, latency_groups
-from reports.latex.tables import to_latex
-from reports.ranking import Ranking
+from reports.figures.ranking import Ranking
+from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
 from reports.table import to_markdown
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import Measurement, RunRecord
+    from bench.records.results import Measurement, RunRecord
 
     Records = Callable[..., list[RunRecord]]
 

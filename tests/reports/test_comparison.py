@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports.comparison import Comparison, chance, compare
+from reports.compare import Comparison, chance, compare
 from reports.rows import rows_of
 
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import Measurement
+    from bench.records.results import Measurement
 
 HPS = "hps.averaged"
 

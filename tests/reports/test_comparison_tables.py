@@ -11,8 +11,8 @@ import pytest
 
 from reports.build import build
 from reports.contents import NAMES
-from reports.latex.tables import to_latex
 from reports.paper import paper_against_measured
+from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table, to_markdown
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 GOLDENS = {
     "table3": r"""### Table 3: generalization to another architecture, FLUX-Shapes

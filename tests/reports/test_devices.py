@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 NOTE = (
     r"Measured on 2 devices: other device \(l1-12\); test device \(dense, fastflux-10[^)]*\)\. "

@@ -13,7 +13,7 @@ from reports.rows import rows_of
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 
 def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.build import build
-from reports.frame import to_frame, write_frame
 from reports.paired_differences import differences_table
+from reports.render.frame import to_frame, write_frame
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table
@@ -22,7 +22,7 @@ from reports.text import one_line
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Table(

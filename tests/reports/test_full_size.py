@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.metrics.flops import flux_flops
-from bench.results import Measurement, MetricInfo, RunRecord, read_records
-from reports.full_size_tables.document import full_size_document
+from bench.metrics.cost.flops import flux_flops
+from bench.records.results import Measurement, MetricInfo, RunRecord, read_records
+from reports.full_size.document import full_size_document
 from reports.table import DASH
 
 ROOT = Path(__file__).parent.parent.parent
@@ -100,7 +100,7 @@ def test_calibration_is_held_against_its_goals(tmp_path: Path, offload: bool, gi
 
 
 def test_the_committed_flops_are_those_by_hand() -> None:
-    folder = ROOT / "reports" / "full_size" / "flops"
+    folder = ROOT / "reports" / "data" / "full_size" / "flops"
     records = {record.variant: record for record in read_records(folder)}
     for variant, linear in (("dense", 0), ("fastflux-05", 3), ("fastflux-20", 11), ("fastflux-30", 16)):
         counted = records[variant].measurement("flops_by_block")

@@ -11,8 +11,8 @@ from drawn import PROMPTS, write_images
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
-from reports.gallery import Gallery, write_gallery
-from reports.gallery_files import collect
+from reports.figures.gallery import Gallery, write_gallery
+from reports.figures.gallery_files import collect
 from reports.manifest import Shot, pick_shots, read_manifest
 from reports.rows import read_rows
 

@@ -10,12 +10,12 @@ from drawn import write_images
 
 from fastflux.errors import FastFluxError
 from reports.build import MAXIMUM_GRID_BYTES, build
+from reports.figures.gallery import Gallery, GalleryShot, write_gallery
+from reports.figures.gallery_files import collect
 from reports.figures.grids import GRIDS, Columns, Shown
 from reports.figures.image_grid import grid_rows, image_grid
-from reports.gallery import Gallery, GalleryShot, write_gallery
-from reports.gallery_files import collect
+from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.ranking import Ranking
 from reports.rows import read_rows, rows_of
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.page.html_table import to_html
-from reports.page.html_text import element_id, escape_html, fact_list, script_json
+from reports.render.html.html_table import to_html
+from reports.render.html.html_text import element_id, escape_html, fact_list, script_json
 from reports.table import Cell, Group, Header, Table
 
 TABLE = Table(

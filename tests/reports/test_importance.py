@@ -9,7 +9,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.figures.importance import importance_figure
-from reports.ranking import Ranking, orders_table
+from reports.figures.ranking import Ranking, orders_table
 from reports.table import to_markdown
 
 if TYPE_CHECKING:

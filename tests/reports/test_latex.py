@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from reports.latex.tables import Numbers, anchor, to_latex
-from reports.latex.text import escape_latex
 from reports.pdf import compile_latex, overfull
+from reports.render.latex.tables import Numbers, anchor, to_latex
+from reports.render.latex.text import escape_latex
 from reports.table import Cell, Group, Header, Table
 
 if TYPE_CHECKING:

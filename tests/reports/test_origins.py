@@ -15,7 +15,7 @@ from reports.tables import make_table
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured, Sampled
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
     from reports.table import Cell, Table
 
 

@@ -16,8 +16,8 @@ import pytest
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
 from reports.build import build
-from reports.page.document import page_html
-from reports.page.images import browser_data
+from reports.render.html.document import page_html
+from reports.render.html.images import browser_data
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.tables import make_table
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
-    from reports.gallery import Gallery
+    from bench.records.results import RunRecord
+    from reports.figures.gallery import Gallery
 
 PARTS = ("default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'")
 

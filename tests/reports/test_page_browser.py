@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-from reports.page.document import page_html
 from reports.paired_differences import differences_table
+from reports.render.html.document import page_html
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-    from bench.results import RunRecord
-    from reports.gallery import Gallery
+    from bench.records.results import RunRecord
+    from reports.figures.gallery import Gallery
 
 REQUIRED = os.environ.get("FASTFLUX_REQUIRE_TOOLS") == "1"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

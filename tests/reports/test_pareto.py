@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.page.pareto import front, pareto_data
+from reports.render.html.pareto import front, pareto_data
 from reports.rows import rows_of
 
 if TYPE_CHECKING:

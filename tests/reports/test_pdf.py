@@ -10,16 +10,16 @@ import pytest
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
-from reports.latex.document import PACKAGES, report_document
-from reports.latex.tables import Numbers, anchor
 from reports.pdf import build_pdf, check_latex, compile_latex, overfull
+from reports.render.latex.document import PACKAGES, report_document
+from reports.render.latex.tables import Numbers, anchor
 from reports.rows import read_rows
 
 if TYPE_CHECKING:
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = ROOT / "reports" / "results" / "cpu" / "shapes"
+COMMITTED = ROOT / "reports" / "data" / "results" / "cpu" / "shapes"
 TABLES = ("table1", "table6", "claims")
 
 

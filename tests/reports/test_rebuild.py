@@ -20,7 +20,7 @@ from reports.rebuild import PACKAGE, check, rebuild, replace_all
 def package(tmp_path: Path, results: Path) -> Path:
     """A small repository: records of one profile, its documents, a README that shows one."""
     folder = tmp_path / "reports"
-    shutil.copytree(results, folder / "results" / "cpu" / "shapes")
+    shutil.copytree(results, folder / "data" / "results" / "cpu" / "shapes")
     (tmp_path / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
     (folder / "generated").mkdir()
     replace_all(folder, tmp_path / "README.md")
@@ -48,13 +48,13 @@ def test_every_kind_of_difference_is_told(package: Path) -> None:
 
 
 def test_a_record_that_changed_shows(package: Path) -> None:
-    path = package / "results" / "cpu" / "shapes" / "dense.json"
+    path = package / "data" / "results" / "cpu" / "shapes" / "dense.json"
     path.write_text(path.read_text(encoding="utf-8").replace("28.0625", "28.5"), encoding="utf-8")
     assert "table1.md differs" in check(package, package.parent / "README.md")
 
 
 def test_other_profiles_have_folders_of_their_own(package: Path, results: Path, tmp_path: Path) -> None:
-    shutil.copytree(results, package / "results" / "cuda" / "flux-dev")
+    shutil.copytree(results, package / "data" / "results" / "cuda" / "flux-dev")
     names = {path.relative_to(tmp_path / "out").as_posix() for path in rebuild(package, tmp_path / "out")}
     assert {"table1.md", "cuda/flux-dev/table1.md"} <= names
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 
 def test_rows_stand_in_the_papers_order(results: Path) -> None:

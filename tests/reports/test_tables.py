@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports.latex.tables import to_latex
 from reports.paper import paper_against_measured, paper_rows
+from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
 from reports.specs import TABLES
 from reports.table import to_markdown
@@ -19,7 +19,7 @@ from reports.tables import SHAPES_LABEL, make_table
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
     from reports.table import Table
 
 TABLE1_MARKDOWN = """\

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from conftest import MakeRecord, Measured
 
-    from bench.results import RunRecord
+    from bench.records.results import RunRecord
 
 WHY = """\
 Table 1: HPS by style: FastFLUX-10%, Averaged

@@ -13,12 +13,12 @@ import torch
 
 from bench import reproduce as reproducing
 from bench.__main__ import main
-from bench.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
-from bench.full_size.run import Ending, full_size
-from bench.full_size.variants import full_size_variants
-from bench.results import Measurement, MetricInfo, RunRecord, read_records
+from bench.records.results import Measurement, MetricInfo, RunRecord, read_records
+from bench.studies.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
+from bench.studies.full_size.run import Ending, full_size
+from bench.studies.full_size.variants import full_size_variants
 from fastflux.errors import FastFluxError
-from reports.full_size_tables.document import full_size_document
+from reports.full_size.document import full_size_document
 from tests.bench.full_size.tiny import TINY
 
 CHOSEN = ("dense", "fastflux-20", "run-20", "run_folded-20", "l1-4of24")

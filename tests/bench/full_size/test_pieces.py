@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.full_size import pieces as module
-from bench.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
-from bench.results import Measurement, MetricInfo
+from bench.records.results import Measurement, MetricInfo
+from bench.studies.full_size import pieces as module
+from bench.studies.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
 from fastflux.errors import FastFluxError
 
 INFO = MetricInfo("latency_512x512", "1", "ms", higher_is_better=False, reference="")

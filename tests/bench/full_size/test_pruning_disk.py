@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.full_size import calibrating, pruning
-from bench.full_size.pieces import Budget, Pieces
-from bench.full_size.sizes import Sizes, sizes_of
-from bench.full_size.workbench import Workbench
-from bench.profile import load_profile
-from fastflux.architectures import FLUX
+from bench.profiles.profile import load_profile
+from bench.studies.full_size import calibrating, pruning
+from bench.studies.full_size.pieces import Budget, Pieces
+from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.workbench import Workbench
+from fastflux.models.architecture import FLUX
 from tests.bench.full_size.tiny import TINY
 
 DOUBLE, LINEAR = 339_831_296, 18_880_512

@@ -2,8 +2,8 @@
 
 import torch
 
-from bench.full_size.replacement import WAYS, errors
-from fastflux.blocks import LinearReplacementBlock
+from bench.studies.full_size.replacement import WAYS, errors
+from fastflux.models.blocks import LinearReplacementBlock
 
 
 def problem(dtype: torch.dtype, width: int = 256) -> tuple[torch.Tensor, ...]:

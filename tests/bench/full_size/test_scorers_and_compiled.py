@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from bench.full_size import latency, scorers
-from bench.full_size.pieces import Budget, Pieces
-from bench.full_size.sizes import Sizes, sizes_of
-from bench.full_size.workbench import Workbench
-from bench.profile import load_profile
-from bench.variants import DENSE
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import DENSE
+from bench.studies.full_size import latency, scorers
+from bench.studies.full_size.pieces import Budget, Pieces
+from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.workbench import Workbench
 from tests.bench.full_size.tiny import TINY, add_tiny_clip
 
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.full_size import calibrating, counting, equal, latency, pruning
-from bench.full_size.pieces import Budget, Pieces
-from bench.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
-from bench.full_size.sizes import Sizes, sizes_of
-from bench.full_size.variants import (
+from bench.profiles.profile import load_profile
+from bench.studies.full_size import calibrating, counting, equal, latency, pruning
+from bench.studies.full_size.pieces import Budget, Pieces
+from bench.studies.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
+from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.variants import (
     FullSizeVariant,
     build,
     full_size_variants,
@@ -22,16 +23,15 @@ from bench.full_size.variants import (
     spread,
     view_of,
 )
-from bench.full_size.workbench import Workbench
-from bench.profile import load_profile
-from fastflux.architectures import FLUX, example_inputs
-from fastflux.blocks import LinearReplacementBlock, RemovedBlock
+from bench.studies.full_size.workbench import Workbench
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.model import parameter_count
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.models.architecture import FLUX, example_inputs
+from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.pruned import parameter_count
+from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from fastflux.surgery import get_block
 from tests.bench.full_size.tiny import TINY
 
 SMALL = Sizes(

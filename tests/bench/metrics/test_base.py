@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from bench.image_set import ImageSet
 from bench.metrics.base import METRICS, load_metric, values_and_intervals
-from bench.statistics import Estimate
+from bench.records.statistics import Estimate
+from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError
 
 
@@ -24,7 +24,8 @@ def test_an_unknown_metric_is_refused_with_the_list() -> None:
 
 
 def test_records_and_statistics_come_without_torch() -> None:
-    code = "import sys, bench.results, bench.statistics, bench.metrics.base; assert 'torch' not in sys.modules"
+    modules = "bench.records.results, bench.records.statistics, bench.metrics.base"
+    code = f"import {modules}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.metrics.color_classifier import ClipColorClassifier, object_crop
 from bench.metrics.detection import Detection
-from bench.metrics.geneval_judge import COLORS
-from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.quality.color_classifier import ClipColorClassifier, object_crop
+from bench.samples.geneval_vocabulary import COLORS
 
 HEIGHT, WIDTH = 40, 50
 

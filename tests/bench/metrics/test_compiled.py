@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.backends import registry
 
-from bench.metrics import latency
-from bench.metrics.compiled import CompileSettings, measure_compiled_latency
-from bench.results import Measurement
+from bench.metrics.cost import latency
+from bench.metrics.cost.compiled import CompileSettings, measure_compiled_latency
+from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
+from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
-from fastflux.surgery import replace_block_
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
 
 EAGER = CompileSettings(backend="eager")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.environment import describe_environment
-from bench.idle import other_work
-from bench.metrics.latency import measure_latency
-from bench.metrics.memory import measure_memory
-from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.cost.idle import other_work
+from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.memory import measure_memory
+from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.records.environment import describe_environment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

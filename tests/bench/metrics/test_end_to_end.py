@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench.metrics import stage_memory
-from bench.metrics.compiled import CompileSettings
-from bench.metrics.end_to_end import PipelineCall, measure_end_to_end
-from bench.metrics.stage_memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
-from bench.results import Measurement
+from bench.metrics.cost import stage_memory
+from bench.metrics.cost.compiled import CompileSettings
+from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
+from bench.metrics.cost.stage_memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
+from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
-from fastflux.pipelines import load_pipeline
+from fastflux.io.pipelines import load_pipeline
 from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 

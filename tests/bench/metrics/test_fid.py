@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.image_set import ImageSet, Pixels
-from bench.metrics.fid import FID
-from bench.metrics.open_clip_model import load_open_clip
+from bench.metrics.models.open_clip_model import load_open_clip
+from bench.metrics.quality.fid import FID
+from bench.samples.image_set import ImageSet, Pixels
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

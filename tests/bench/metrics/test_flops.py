@@ -9,7 +9,7 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from bench.metrics.flops import (
+from bench.metrics.cost.flops import (
     block_flops,
     count_flops,
     flux_flops,
@@ -17,12 +17,12 @@ from bench.metrics.flops import (
     measure_parameters,
     sd3_flops,
 )
-from fastflux.architectures import example_inputs
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.models.architecture import example_inputs
+from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_
-from fastflux.surgery import replace_block_
 
 TINY: dict[str, Any] = {
     "in_channels": 16,

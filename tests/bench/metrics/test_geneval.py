@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.image_set import ImageSet, Pixels
-from bench.metrics.color_classifier import ClipColorClassifier, object_crop
 from bench.metrics.detection import Detection, DetectorError
-from bench.metrics.geneval import GenEval, SelfTest, known_images_test
-from bench.metrics.geneval_judge import TASKS
-from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.quality.color_classifier import ClipColorClassifier, object_crop
+from bench.metrics.quality.geneval import GenEval, SelfTest, known_images_test
+from bench.samples.geneval_vocabulary import TASKS
+from bench.samples.image_set import ImageSet, Pixels
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.image_set import UNKNOWN_SEED, ImageSet, ImageSetError
-from bench.metrics.geneval_files import (
+from bench.samples.geneval_layout import (
     read_geneval_folder,
     read_metadata,
     write_geneval_folder,
     write_metadata,
 )
-from bench.prompts import Prompt
+from bench.samples.image_set import UNKNOWN_SEED, ImageSet, ImageSetError
+from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.image_set import Pixels
 from bench.metrics.detection import Detection
-from bench.metrics.geneval_judge import Verdict, judge, relations
+from bench.metrics.quality.geneval_judge import Verdict, judge, relations
+from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
 
 IMAGE = np.zeros((64, 64, 3), dtype=np.uint8)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.image_set import ImageSet
-from bench.metrics.geneval_judge import TASKS
-from bench.metrics.geneval_official import OfficialGenEval, read_official_results
+from bench.metrics.quality.geneval_official import OfficialGenEval, read_official_results
+from bench.samples.geneval_vocabulary import TASKS
+from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.coco import COCO_CLASSES
-from bench.image_set import ImageSet
-from bench.metrics import mask2former
-from bench.metrics.color_classifier import GENEVAL_TEMPLATES
-from bench.metrics.geneval_files import read_geneval_folder, write_geneval_folder
-from bench.metrics.geneval_judge import COLORS, TASKS
-from bench.metrics.geneval_official import OfficialGenEval
-from bench.metrics.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
-from bench.metrics.known_images import read_known_images
-from bench.metrics.mmdet_detector import MMDetDetector
-from bench.metrics.open_clip_model import OpenClipSpec
+from bench.metrics.models import mask2former
+from bench.metrics.models.mmdet_detector import MMDetDetector
+from bench.metrics.models.open_clip_model import OpenClipSpec
+from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
+from bench.metrics.quality.geneval_official import OfficialGenEval
+from bench.metrics.quality.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
+from bench.metrics.quality.known_images import read_known_images
+from bench.samples.geneval_layout import read_geneval_folder, write_geneval_folder
+from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
+from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 from tests.bench.metrics.tiny_mask2former import DOG, NOTHING, saved
@@ -149,8 +148,8 @@ def test_genevals_own_models_alone_give_geneval(
             self.checkpoint_sha256 = "743b7d99"
             self._names = config.name, checkpoint.name
 
-    monkeypatch.setattr("bench.metrics.geneval_public.MMDetDetector", Own)
-    monkeypatch.setattr("bench.metrics.geneval_public.PUBLIC_CLIP", clip)
+    monkeypatch.setattr("bench.metrics.quality.geneval_public.MMDetDetector", Own)
+    monkeypatch.setattr("bench.metrics.quality.geneval_public.PUBLIC_CLIP", clip)
     own = public_geneval("mmdet", weights="a.pth", config="a.py", clip=clip)
     assert own.info.reference == "GenEval"
     other = public_geneval("mmdet", weights="a.pth", config="a.py", clip=OpenClipSpec(clip.model, precision="fp16"))

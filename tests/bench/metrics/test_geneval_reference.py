@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bench.image_set import Pixels
 from bench.metrics.detection import Detection
-from bench.metrics.geneval_judge import COLORS, TASKS, judge, relations
+from bench.metrics.quality.geneval_judge import judge, relations
+from bench.samples.geneval_vocabulary import COLORS, TASKS
+from bench.samples.image_set import Pixels
 
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
 NAMES = ("dog", "cat", "kite")

@@ -20,11 +20,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.hps_benchmark import read_layout, write_benchmark_prompts, write_layout
-from bench.image_set import ImageSet, Pixels
-from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.public_scorers import hps_v2
-from bench.prompts import Prompt
+from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.quality.public_metrics import hps_v2
+from bench.samples.hps_layout import read_layout, write_benchmark_prompts, write_layout
+from bench.samples.image_set import ImageSet, Pixels
+from bench.samples.prompts import Prompt
 from tests.bench.conftest import WriteImages
 from tests.bench.metrics import reference_clip
 

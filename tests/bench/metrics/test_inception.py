@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from bench.image_set import ImageSet, Pixels
-from bench.metrics.fid import FID
-from bench.metrics.inception import InceptionFeatures, load_inception
-from bench.metrics.open_clip_model import FeatureError
-from bench.metrics.public_scorers import inception_fid
+from bench.metrics.models.inception import InceptionFeatures, load_inception
+from bench.metrics.models.open_clip_model import FeatureError
+from bench.metrics.quality.fid import FID
+from bench.metrics.quality.public_metrics import inception_fid
+from bench.samples.image_set import ImageSet, Pixels
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 
@@ -60,7 +60,7 @@ def test_distances_are_those_of_torch_fidelity(
     import torch_fidelity
 
     load_inception.cache_clear()
-    monkeypatch.setattr("bench.metrics.inception.LAYER", "64")
+    monkeypatch.setattr("bench.metrics.models.inception.LAYER", "64")
     prompts = [{"id": f"p{i}", "set": "hps", "style": "photo", "prompt": "a star"} for i in range(6)]
     images = ImageSet.read(write_images(prompts, samples=1, size=32))
     reference = tmp_path / "reference"

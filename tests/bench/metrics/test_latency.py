@@ -6,10 +6,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from bench.idle import OtherWork
-from bench.metrics import latency
-from bench.metrics.latency import measure_latency
-from bench.results import Measurement
+from bench.metrics.cost import latency
+from bench.metrics.cost.idle import OtherWork
+from bench.metrics.cost.latency import measure_latency
+from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.metrics.latency_batches import measure_latency_batches
-from bench.results import Measurement
+from bench.metrics.cost.latency_batches import measure_latency_batches
+from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.test_latency import Clock
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bench.coco import COCO_CLASSES
-from bench.image_set import Pixels
-from bench.metrics import mask2former
 from bench.metrics.detection import DetectorError
-from bench.metrics.mask2former import MEAN, STD, Mask2FormerDetector, instances, model_input, resized_size
+from bench.metrics.models import mask2former
+from bench.metrics.models.mask2former import MEAN, STD, Mask2FormerDetector, instances, model_input, resized_size
+from bench.samples.geneval_vocabulary import COCO_CLASSES
+from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.tiny_mask2former import DOG, NOTHING, saved, tiny_mask2former
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.metrics.memory import cpu_peak, measure_memory, weight_bytes
+from bench.metrics.cost.memory import cpu_peak, measure_memory, weight_bytes
 
 MIB = 2**20
 

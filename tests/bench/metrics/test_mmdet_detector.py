@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.coco import COCO_CLASSES
 from bench.metrics.detection import DetectorError
-from bench.metrics.mmdet_detector import MMDetDetector, read_result
+from bench.metrics.models.mmdet_detector import MMDetDetector, read_result
+from bench.samples.geneval_vocabulary import COCO_CLASSES
 from fastflux.errors import FastFluxError
 
 

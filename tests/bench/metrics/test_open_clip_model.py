@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.image_set import Pixels
-from bench.metrics.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
 
 

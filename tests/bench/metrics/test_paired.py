@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.image_set import UNKNOWN_SEED, ImageSet, ImageSetError, Pixels
 from bench.metrics.base import load_metric
-from bench.metrics.image_similarity import mean_squared_error, psnr, ssim
-from bench.metrics.open_clip_model import load_open_clip
-from bench.metrics.paired import Paired
-from bench.results import Measurement
-from bench.statistics import paired_difference, strata_of
+from bench.metrics.models.open_clip_model import load_open_clip
+from bench.metrics.quality.image_similarity import mean_squared_error, psnr, ssim
+from bench.metrics.quality.paired import Paired
+from bench.records.results import Measurement
+from bench.records.statistics import paired_difference, strata_of
+from bench.samples.image_set import UNKNOWN_SEED, ImageSet, ImageSetError, Pixels
 from tests.bench.conftest import WriteImages
 
 

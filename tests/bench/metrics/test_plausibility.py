@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.metrics.plausibility import (
+from bench.metrics.cost.plausibility import (
     FP16_ACCUMULATE,
     HEADROOM,
     PEAKS,
@@ -15,7 +15,7 @@ from bench.metrics.plausibility import (
     judge_record,
     peak_of,
 )
-from bench.results import Measurement, MetricInfo, RunRecord
+from bench.records.results import Measurement, MetricInfo, RunRecord
 
 PAPER_MS, PAPER_DEVICE = 98.26, "NVIDIA RTX 3090"
 FLUX_512, FLUX_1024 = 21.503e12, 74.385e12

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.hps_benchmark import read_layout, write_layout
-from bench.image_set import ImageSet
-from bench.metrics import public_scorers
-from bench.metrics.open_clip_checkpoint import require_architecture
-from bench.metrics.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.public_scorers import clip_spec, hps_v2
-from bench.prompts import Prompt
+from bench.metrics.models.open_clip_checkpoint import require_architecture
+from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
+from bench.metrics.quality import public_metrics as public_scorers
+from bench.metrics.quality.public_metrics import clip_spec, hps_v2
+from bench.samples.hps_layout import read_layout, write_layout
+from bench.samples.image_set import ImageSet
+from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

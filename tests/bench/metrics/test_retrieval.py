@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from bench.image_set import ImageSet
 from bench.metrics.base import load_metric
-from bench.metrics.open_clip_model import load_open_clip
-from bench.metrics.retrieval import Retrieval
+from bench.metrics.models.open_clip_model import load_open_clip
+from bench.metrics.quality.retrieval import Retrieval
+from bench.samples.image_set import ImageSet
 from tests.bench.conftest import WriteImages
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench.image_set import ImageSet
 from bench.metrics.base import Metric
-from bench.metrics.clip_score import ClipScore
-from bench.metrics.hps import HPS, group_std
-from bench.metrics.open_clip_model import load_open_clip
-from bench.results import Measurement
-from bench.statistics import paired_difference, strata_of
+from bench.metrics.models.open_clip_model import load_open_clip
+from bench.metrics.quality.clip_score import ClipScore
+from bench.metrics.quality.hps import HPS, group_std
+from bench.records.results import Measurement
+from bench.records.statistics import paired_difference, strata_of
+from bench.samples.image_set import ImageSet
 from tests.bench.conftest import WriteImages
 
 STYLES = ("anime", "concept-art", "paintings", "photo")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.metrics import step_profile
-from bench.metrics.step_profile import kind_of_operation, measure_step_profile
-from bench.results import Measurement
-from fastflux.architectures import FLUX, example_inputs
-from fastflux.blocks import LinearReplacementBlock
+from bench.metrics.cost import step_profile
+from bench.metrics.cost.step_profile import kind_of_operation, measure_step_profile
+from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
+from fastflux.models.architecture import FLUX, example_inputs
+from fastflux.models.blocks import LinearReplacementBlock
 from tests.fastflux.conftest import make_tiny_flux
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.metrics.throughput import main, measure_throughput
+from bench.metrics.cost.throughput import main, measure_throughput
 from fastflux.errors import FastFluxError
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench.metrics.timing import percentiles, step_timer
+from bench.metrics.cost.timing import percentiles, step_timer
 
 
 def test_a_cpu_is_timed_by_the_systems_clock() -> None:

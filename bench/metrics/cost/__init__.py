@@ -1,0 +1,1 @@
+"""Metrics of transformers: FLOPs, parameters, time and memory."""

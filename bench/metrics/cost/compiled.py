@@ -1,0 +1,154 @@
+"""Latency of one compiled transformer step (`torch.compile`), a metric of its own beside the eager one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.timing import Clock
+from bench.records.results import JSON, Measurement, MetricInfo
+from fastflux.errors import FastFluxError, unknown_name
+
+LATENCY_COMPILED = MetricInfo(
+    "latency_compiled", "1", "ms", higher_is_better=False, reference="wall time of one compiled transformer step"
+)
+#: Calls of a mode until it runs as it will: CUDA graphs are warmed up, recorded, and only then replayed.
+MODES = {"default": 1, "reduce-overhead": 3, "max-autotune-no-cudagraphs": 1, "max-autotune": 3}
+
+
+@dataclass(frozen=True)
+class CompileSettings:
+    """How a transformer is compiled: the arguments of `torch.compile`; `mode` is for the backend "inductor" alone.
+
+    Raises:
+        FastFluxError: no such mode or backend, or a mode for another backend.
+    """
+
+    mode: str = "default"
+    backend: str = "inductor"
+    fullgraph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown_name("compile mode", self.mode, list(MODES))
+        known = torch.compiler.list_backends(exclude_tags=())
+        if self.backend not in known:
+            raise unknown_name("compile backend", self.backend, known)
+        if self.backend != "inductor" and self.mode != "default":
+            raise FastFluxError(f"The mode {self.mode!r} is inductor's, but the backend is {self.backend!r}.")
+
+    @property
+    def warmup(self) -> int:
+        """The least untimed rounds."""
+        return MODES[self.mode]
+
+    @property
+    def graphs(self) -> bool:
+        """Whether CUDA graphs are recorded and replayed."""
+        return MODES[self.mode] > 1
+
+    def compile(self, transformer: nn.Module) -> nn.Module:
+        """The transformer compiled at its first call; the given one stays eager, and both share their weights."""
+        mode = self.mode if self.backend == "inductor" else None
+        compiled: Any = torch.compile(transformer, mode=mode, backend=self.backend, fullgraph=self.fullgraph)
+        module: nn.Module = compiled
+        return module
+
+    def describe(self) -> dict[str, JSON]:
+        """For the settings of a measurement."""
+        return {
+            "compiled": True,
+            "compile_mode": self.mode,
+            "compile_backend": self.backend,
+            "compile_fullgraph": self.fullgraph,
+        }
+
+
+def measure_compiled_latency(
+    transformers: Mapping[str, nn.Module],
+    inputs: Mapping[str, Tensor],
+    compile_settings: CompileSettings,
+    *,
+    warmup: int,
+    rounds: int,
+    seed: int,
+    baseline: str = "dense",
+    device: str = "cpu",
+    clock: Clock | None = None,
+    settings: Mapping[str, JSON] | None = None,
+    require_idle: bool = False,
+) -> dict[str, Measurement]:
+    """`measure_latency` of one compiled step of every transformer on the same inputs, without gradients.
+
+    Returns:
+        Its values and "first_call_ms", in which the model was compiled. Failed, with the compiler's reason, for a
+        transformer that cannot be compiled.
+
+    Raises:
+        FastFluxError: fewer warm-up rounds than the mode needs, or as `measure_latency`.
+    """
+    require_warmup(compile_settings, warmup)
+    steps = {
+        name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs)
+        for name, model in transformers.items()
+    }
+    with many_compilations(len(steps)):
+        found = measure_latency(
+            steps,
+            warmup=warmup,
+            rounds=rounds,
+            seed=seed,
+            baseline=baseline,
+            device=device,
+            clock=clock,
+            settings={**(settings or {}), **compile_settings.describe()},
+            require_idle=require_idle,
+            info=LATENCY_COMPILED,
+        )
+    return {
+        name: replace(measurement, values={**measurement.values, "first_call_ms": steps[name].first_ms})
+        if measurement.status == "ok"
+        else measurement
+        for name, measurement in found.items()
+    }
+
+
+def require_warmup(compile_settings: CompileSettings, warmup: int) -> None:
+    """Raise FastFluxError for fewer untimed rounds than compilation takes."""
+    if warmup < compile_settings.warmup:
+        raise FastFluxError(
+            f"warmup is {warmup}, but compiled in mode {compile_settings.mode!r} a model needs at least "
+            f"{compile_settings.warmup} untimed rounds."
+        )
+
+
+def many_compilations(models: int) -> Any:
+    """A context in which so many models of one class are each compiled: torch gives up after eight, and runs eager."""
+    torch.compiler.reset()  # what was compiled before counts too
+    dynamo: Any = torch._dynamo  # noqa: SLF001  # its settings have no other place
+    return dynamo.config.patch(recompile_limit=8 * (models + 1))
+
+
+@dataclass
+class _Step:
+    """One step without gradients, which keeps the time of its first call."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    graphs: bool
+    first_ms: float = 0.0
+
+    def __call__(self) -> None:
+        began = time.perf_counter()
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may go
+        with torch.inference_mode():
+            self.model(**self.inputs)
+        if not self.first_ms:
+            self.first_ms = (time.perf_counter() - began) * 1000

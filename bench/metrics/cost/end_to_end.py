@@ -1,0 +1,158 @@
+"""From prompts to pictures: calls of a whole pipeline, and their latency, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.metrics.cost.compiled import CompileSettings, many_compilations, require_warmup
+from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.timing import Clock
+from bench.records.results import JSON, Measurement, MetricInfo
+from fastflux.errors import FastFluxError
+from fastflux.models.sizes import drawing_sizes, require_sizes
+
+LATENCY_END_TO_END = MetricInfo(
+    "latency_end_to_end",
+    "1",
+    "ms",
+    higher_is_better=False,
+    reference="wall time of a pipeline call: text encoders, all steps, VAE, pictures",
+)
+
+
+@dataclass(frozen=True)
+class PipelineCall:
+    """One picture for each prompt, drawn by `pipeline` with `transformer` in its place; calling it draws them.
+
+    Variants may share a pipeline, which has its own transformer back after each call. Picture i is drawn from seed
+    `seed` + i.
+
+    Args:
+        height, width: pixels; the VAE's sample size by default.
+
+    Raises:
+        FastFluxError: no prompts, no steps, or a size that the pipeline cannot draw.
+    """
+
+    pipeline: Any
+    transformer: nn.Module
+    prompts: tuple[str, ...]
+    steps: int
+    guidance: float
+    height: int | None = None
+    width: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.prompts or self.steps < 1:
+            raise FastFluxError(
+                f"{len(self.prompts)} prompts and {self.steps} steps are asked for; expected at least 1 of each."
+            )
+        require_sizes(self.pipeline, self.height, self.width, None)
+
+    def __call__(self) -> Any:
+        """The pictures."""
+        before = self.pipeline.transformer
+        sizes = drawing_sizes(self.pipeline, self.height, self.width)
+        self.pipeline.transformer = self.transformer
+        try:
+            drawn = self.pipeline(
+                list(self.prompts),
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                **sizes,
+                generator=[torch.Generator().manual_seed(self.seed + i) for i in range(len(self.prompts))],
+                output_type="pil",
+            )
+        finally:
+            self.pipeline.transformer = before
+        return drawn.images
+
+    def describe(self) -> dict[str, JSON]:
+        """What determines its time besides the transformer, for the settings of a measurement."""
+        parameter = next(self.transformer.parameters())
+        return {
+            "batch": len(self.prompts),
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            **drawing_sizes(self.pipeline, self.height, self.width),
+        }
+
+
+def measure_end_to_end(
+    calls: Mapping[str, PipelineCall],
+    *,
+    warmup: int,
+    rounds: int,
+    seed: int,
+    baseline: str = "dense",
+    device: str = "cpu",
+    clock: Clock | None = None,
+    compile_settings: CompileSettings | None = None,
+    settings: Mapping[str, JSON] | None = None,
+    require_idle: bool = False,
+) -> dict[str, Measurement]:
+    """Time whole pipeline calls as `measure_latency` times steps, all variants in turn.
+
+    Args:
+        calls: by variant; alike but for their pipelines and transformers.
+        compile_settings: compile the transformers first; text encoders and VAE stay eager.
+
+    Returns:
+        Values of `measure_latency` and "per_image_ms". Failed for a variant whose call raises a RuntimeError, or whose
+        transformer cannot be compiled, with the reason.
+
+    Raises:
+        FastFluxError: calls that differ in prompts, steps, sizes or number format, fewer warm-up rounds than
+            compilation needs, or as `measure_latency`.
+    """
+    if baseline in calls:
+        for name, call in calls.items():
+            _require_alike(name, call, baseline, calls[baseline])
+    common: dict[str, JSON] = {**(settings or {}), "compiled": False}
+    for call in calls.values():
+        common |= call.describe()
+    if compile_settings is not None:
+        require_warmup(compile_settings, warmup)
+        common |= compile_settings.describe()
+        calls = {
+            name: replace(call, transformer=compile_settings.compile(call.transformer)) for name, call in calls.items()
+        }
+    with many_compilations(len(calls)) if compile_settings is not None else nullcontext():
+        found = measure_latency(
+            calls,
+            warmup=warmup,
+            rounds=rounds,
+            seed=seed,
+            baseline=baseline,
+            device=device,
+            clock=clock,
+            settings=common,
+            require_idle=require_idle,
+            info=LATENCY_END_TO_END,
+        )
+    return {
+        name: replace(measurement, values={**measurement.values, **_per_image(measurement, calls[name])})
+        for name, measurement in found.items()
+    }
+
+
+def _per_image(measurement: Measurement, call: PipelineCall) -> dict[str, float]:
+    median = measurement.values.get("median_ms")
+    return {} if median is None else {"per_image_ms": median / len(call.prompts)}
+
+
+def _require_alike(name: str, call: PipelineCall, baseline: str, dense: PipelineCall) -> None:
+    own, other = call.describe(), dense.describe()
+    differing = [key for key in own if own[key] != other[key]]
+    if differing or call.prompts != dense.prompts:
+        what = ", ".join(differing) or "prompts"
+        raise FastFluxError(f"The calls of {name!r} and {baseline!r} differ in {what}; only transformers may differ.")

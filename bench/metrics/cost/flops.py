@@ -1,0 +1,235 @@
+"""FLOPs and parameters of a transformer. FLOPs = 2 x MACs of all matrix products, attention included.
+
+Counted by torch on the meta device (no arithmetic, no memory), and by hand formulas for FLUX and SD3 that check the
+counter.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.records.results import JSON, Measurement, MetricInfo
+from fastflux.errors import FastFluxError
+
+FLOPS = MetricInfo("flops", "1", "FLOP", higher_is_better=False, reference="2 x MACs of one transformer forward")
+PARAMETERS = MetricInfo(
+    "parameters", "1", "parameters", higher_is_better=None, reference="parameters of the transformer"
+)
+
+_TIME_CHANNELS = 256
+"""Width of diffusers' sinusoidal timestep projection."""
+
+
+def measure_flops(
+    transformer: nn.Module, inputs: Mapping[str, Tensor], *, dense_forward: float | None = None
+) -> Measurement:
+    """FLOPs of one forward as a measurement.
+
+    Args:
+        inputs: keyword arguments of the forward; only their shapes and types count.
+        dense_forward: FLOPs of the dense model with the same inputs; without it there is no "ratio_to_dense".
+
+    Returns:
+        Values "forward" and "ratio_to_dense".
+    """
+    forward = count_flops(transformer, inputs)
+    settings: dict[str, JSON] = {
+        "counter": "torch.utils.flop_counter.FlopCounterMode on the meta device",
+        "torch": torch.__version__,
+        "inputs": {name: list(value.shape) for name, value in inputs.items()},
+    }
+    return Measurement(FLOPS, "ok", values=_with_ratio("forward", forward, dense_forward), scored=1, settings=settings)
+
+
+def measure_parameters(
+    transformer: nn.Module, *, dense_total: float | None = None, checkpoint: Path | None = None
+) -> Measurement:
+    """Number of parameters as a measurement.
+
+    Args:
+        dense_total: of the dense model; without it there is no "ratio_to_dense".
+        checkpoint: folder whose ``*.safetensors`` files the setting "checkpoint_bytes" adds up.
+
+    Returns:
+        Values "total" and "ratio_to_dense".
+
+    Raises:
+        FastFluxError: a checkpoint folder without safetensors files.
+    """
+    total = sum(parameter.numel() for parameter in transformer.parameters())
+    settings: dict[str, JSON] = {}
+    if checkpoint is not None:
+        files = list(checkpoint.rglob("*.safetensors"))
+        if not files:
+            raise FastFluxError(f"{checkpoint} holds no *.safetensors files; give the folder of the transformer.")
+        settings["checkpoint_bytes"] = sum(file.stat().st_size for file in files)
+    return Measurement(PARAMETERS, "ok", values=_with_ratio("total", total, dense_total), scored=1, settings=settings)
+
+
+def count_flops(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """FLOPs of ``transformer(**inputs)``, counted on a copy without weights: the module itself is not touched.
+
+    LoRA adapters count where they are not merged into the weights, as they then are products of their own.
+
+    Raises:
+        FastFluxError: nothing was counted.
+    """
+    return count_by_module(transformer, inputs)[""]
+
+
+def count_by_module(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """`count_flops` of every module that runs any, by its name in ``named_modules``; "" is the whole transformer."""
+    meta = _meta_copy(transformer)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        meta(**{name: value.to("meta") for name, value in inputs.items()})
+    total = int(counter.get_total_flops())
+    if total <= 0:
+        raise FastFluxError(f"No FLOPs were counted in {type(transformer).__name__}; update torch to 2.15 or newer.")
+    whole = f"{type(meta).__name__}."  # which the counter puts before every name
+    counts = {
+        name.removeprefix(whole): sum(int(flops) for flops in operations.values())
+        for name, operations in counter.get_flop_counts().items()
+        if name.startswith(whole)
+    }
+    return {**counts, "": total}
+
+
+def lora_flops(*, rows: int, rank: int, in_features: int, out_features: int) -> int:
+    """FLOPs of an unmerged LoRA adapter, by hand: the two thin products beside one linear layer's.
+
+    Args:
+        rows: vectors that enter the layer: tokens, or 1 in a modulation at batch 1.
+    """
+    return 2 * rows * rank * (in_features + out_features)
+
+
+def block_flops(
+    kind: Literal["double", "single", "linear", "removed"], *, dim: int, tokens: int, attention_dim: int, mlp_dim: int
+) -> int:
+    """FLOPs of one block at batch 1, by hand.
+
+    Args:
+        kind: block of ``transformer_blocks`` (of FLUX, or of SD3 but for its last) or ``single_transformer_blocks``,
+            linear replacement, or removed.
+        tokens: text and image tokens together: each stream has like weights of its own.
+        attention_dim: heads x head size (dim when dense, less when heads are sliced off).
+        mlp_dim: MLP channels (4 x dim when dense).
+    """
+    if kind == "removed":
+        return 0
+    if kind == "linear":
+        return 2 * tokens * dim * dim
+    projections = tokens * 4 * dim * attention_dim  # query, key, value, output
+    attention = 2 * tokens * tokens * attention_dim  # scores, and their product with the values
+    mlp = tokens * 2 * dim * mlp_dim
+    modulation = (12 if kind == "double" else 3) * dim * dim  # shift, scale, gate; twice per stream if double
+    return 2 * (projections + attention + mlp + modulation)
+
+
+def flux_flops(
+    config: Mapping[str, Any],
+    *,
+    image_tokens: int,
+    text_tokens: int,
+    linear: int = 0,
+    linear_doubles: int = 0,
+    removed: int = 0,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+) -> int:
+    """FLOPs of one forward of a FLUX transformer at batch 1, by hand from its diffusers config.
+
+    Args:
+        linear, removed: how many single blocks are replaced by linear layers or removed. (A double block costs as much
+            as a single one but for its modulation, 18 x dim^2 FLOPs.)
+        linear_doubles: how many double blocks are replaced: each stream by a layer of its own, over its own tokens.
+        heads, mlp_dim: what is left of them in every block after slicing; None is all.
+    """
+    head_dim, all_heads = config["attention_head_dim"], config["num_attention_heads"]
+    dim: int = head_dim * all_heads
+    tokens = image_tokens + text_tokens
+
+    def block(kind: Literal["double", "single", "linear", "removed"]) -> int:
+        return block_flops(
+            kind,
+            dim=dim,
+            tokens=tokens,
+            attention_dim=head_dim * (all_heads if heads is None else heads),
+            mlp_dim=4 * dim if mlp_dim is None else mlp_dim,
+        )
+
+    channels_in = config["in_channels"]
+    embedders = image_tokens * channels_in * dim + text_tokens * config["joint_attention_dim"] * dim
+    times = 2 if config["guidance_embeds"] else 1
+    condition = times * (_TIME_CHANNELS * dim + dim * dim) + config["pooled_projection_dim"] * dim + dim * dim
+    channels_out = (config.get("patch_size") or 1) ** 2 * (config.get("out_channels") or channels_in)
+    output = 2 * dim * dim + image_tokens * dim * channels_out
+    singles = config["num_single_layers"] - linear - removed
+    doubles = config["num_layers"] - linear_doubles
+    layers = linear + linear_doubles
+    blocks = doubles * block("double") + singles * block("single") + layers * block("linear")
+    return int(2 * (embedders + condition + output) + blocks)
+
+
+def sd3_flops(
+    config: Mapping[str, Any],
+    *,
+    image_tokens: int,
+    text_tokens: int,
+    linear: int = 0,
+    removed: int = 0,
+    heads: int | None = None,
+    mlp_dim: int | None = None,
+) -> int:
+    """FLOPs of one forward of an SD3 transformer at batch 1, by hand from its diffusers config.
+
+    The last block ends before the text's output layer and MLP, and modulates the text by shift and scale alone. A layer
+    of ``dual_attention_layers`` has a second attention, over the image's tokens, with a modulation of its own.
+
+    Args:
+        text_tokens: of CLIP and T5 together.
+        linear, removed: how many blocks without a second attention are replaced by linear layers or removed.
+        heads, mlp_dim: what is left of them in every block after slicing; None is all.
+    """
+    head_dim, all_heads = config["attention_head_dim"], config["num_attention_heads"]
+    dim: int = head_dim * all_heads
+    attention_dim: int = head_dim * (all_heads if heads is None else heads)
+    mlp: int = 4 * dim if mlp_dim is None else mlp_dim
+    tokens = image_tokens + text_tokens
+
+    def block(kind: Literal["double", "linear"]) -> int:
+        return block_flops(kind, dim=dim, tokens=tokens, attention_dim=attention_dim, mlp_dim=mlp)
+
+    unread = text_tokens * (dim * attention_dim + 2 * dim * mlp) + 4 * dim * dim
+    last = block("double") - 2 * unread
+    second = image_tokens * 4 * dim * dim + 2 * image_tokens**2 * dim + 3 * dim * dim
+    patch = config["patch_size"] ** 2
+    embedders = image_tokens * patch * config["in_channels"] * dim + text_tokens * config["joint_attention_dim"] * dim
+    condition = _TIME_CHANNELS * dim + dim * dim + config["pooled_projection_dim"] * dim + dim * dim
+    output = 2 * dim * dim + image_tokens * dim * patch * (config.get("out_channels") or config["in_channels"])
+    doubles = config["num_layers"] - 1 - linear - removed
+    blocks = doubles * block("double") + last + linear * block("linear")
+    rest = embedders + condition + output + len(config.get("dual_attention_layers", ())) * second
+    return int(2 * rest + blocks)
+
+
+def _with_ratio(key: str, value: float, dense: float | None) -> dict[str, float]:
+    return {key: float(value)} | ({} if dense is None else {"ratio_to_dense": value / dense})
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    """A copy without storage; the memo keeps deepcopy from ever duplicating a weight."""
+    memo: dict[int, Any] = {
+        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
+        for parameter in module.parameters()
+    }
+    memo.update({id(buffer): torch.empty_like(buffer, device="meta") for buffer in module.buffers()})
+    return copy.deepcopy(module, memo)

@@ -1,0 +1,105 @@
+"""Whether other work takes the device that is to be measured: it would end up in every time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.records.hardware import query_gpu
+from fastflux.errors import FastFluxError
+
+BUSY_SHARE = 0.1
+"""Of the device's time; what an idle machine does for itself stays below."""
+BUSY_LOAD = 0.5
+"""Load average per core, where only that can be read: it counts this process' own earlier work too."""
+SAMPLE_S = 0.3
+_STAT = Path("/proc/stat")
+_GPU_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class OtherWork:
+    """Whether there is any, None where it cannot be told, and one line on it for the record."""
+
+    busy: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def require_idle(self) -> None:
+        """Raise FastFluxError unless the device is known to be idle."""
+        if self.busy is None:
+            raise FastFluxError(
+                f"An idle device is required, and whether it is cannot be told: {self.text}. Measure without "
+                "requiring it."
+            )
+        if self.busy:
+            raise FastFluxError(
+                f"The device is not idle: {self.text}. Stop the other work, or measure without requiring idleness."
+            )
+
+
+def other_work(device: str = "cpu", stat: Path = _STAT) -> OtherWork:
+    """Look at the device for a moment in which this process does nothing.
+
+    A CPU: the share of its time that other processes, or other guests of the same host, took; where the system does
+    not tell, the load average. A GPU: its utilisation as the driver states it.
+    """
+    return _gpu_work(device) if device.partition(":")[0] == "cuda" else _cpu_work(stat)
+
+
+def _cpu_work(stat: Path) -> OtherWork:
+    cores = os.cpu_count() or 1
+    before, own_before = _cpu_times(stat), time.process_time()
+    if before is None:
+        return _by_load(cores)
+    time.sleep(SAMPLE_S)
+    after = _cpu_times(stat)
+    if after is None or after[1] <= before[1]:
+        return _by_load(cores)
+    own = (time.process_time() - own_before) * os.sysconf("SC_CLK_TCK")
+    share = max(0.0, (after[0] - before[0] - own) / (after[1] - before[1]))
+    if share <= BUSY_SHARE:
+        return OtherWork(busy=False, text="none seen")
+    return OtherWork(busy=True, text=f"other work takes {share:.0%} of the {cores} cores")
+
+
+def _by_load(cores: int) -> OtherWork:
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return OtherWork(busy=None, text="neither the cores' time nor the load average can be read")
+    if load / cores <= BUSY_LOAD:
+        return OtherWork(busy=False, text="none seen")
+    return OtherWork(busy=True, text=f"the load average is {load:.1f} on {cores} cores")
+
+
+def _cpu_times(stat: Path) -> tuple[int, int] | None:
+    """Ticks of all cores since the start of the system: busy ones, with those that the host withheld, and all."""
+    try:
+        fields = stat.read_text(encoding="utf-8").splitlines()[0].split()
+        user, nice, system, idle, waiting, *rest = (int(field) for field in fields[1:9])  # guests' time is in user's
+    except (OSError, ValueError, IndexError):
+        return None
+    busy = user + nice + system + sum(rest)
+    return busy, busy + idle + waiting
+
+
+def _gpu_work(device: str) -> OtherWork:
+    import torch
+
+    torch.cuda.synchronize(device)
+    readings: list[int] = []
+    for _ in range(_GPU_SAMPLES):
+        # The driver's figure is a mean over up to a second: what this process has just done must leave it.
+        time.sleep(SAMPLE_S)
+        text = query_gpu(device, ["utilization.gpu"])["utilization.gpu"]
+        if text is None or not text.isdecimal():
+            return OtherWork(busy=None, text="the driver does not tell the GPU's utilisation")
+        readings.append(int(text))
+    if min(readings) <= 100 * BUSY_SHARE:
+        return OtherWork(busy=False, text="none seen")
+    return OtherWork(busy=True, text=f"the GPU is {min(readings)}% utilised before the measurement")

@@ -1,0 +1,1 @@
+"""The models that score, loaded from their public checkpoints."""

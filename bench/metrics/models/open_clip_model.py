@@ -1,0 +1,230 @@
+"""CLIP-like models through open_clip: loaded once, giving normalised features of images and texts in batches."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from bench.metrics.models.resizing import fit_longest_side
+from bench.records.environment import sha256_of
+from bench.records.results import JSON
+from bench.samples.image_set import Pixels
+from fastflux.errors import FastFluxError
+
+LOCAL = "local-dir:"
+"""open_clip's prefix of a folder with ``open_clip_config.json`` and the weights; nothing is fetched for it."""
+
+_Item = TypeVar("_Item")
+
+
+class FeatureError(FastFluxError):
+    """A model that gives features which are not finite: nothing can be scored with them."""
+
+
+@dataclass(frozen=True)
+class OpenClipSpec:
+    """Which model, and how images come to its size.
+
+    Args:
+        model: open_clip's architecture name, or ``local-dir:<folder>``.
+        pretrained: open_clip's tag or a checkpoint file; "" for a folder.
+        resize_mode: "shortest" (then centre crop), "longest" (then black padding) or "squash"; None takes the model's.
+        precision: open_clip's name of the number format.
+        resized_by: "PIL", which rounds to whole pixel values, or "torch", which resizes the values as hpsv2 does; only
+            for "longest".
+        antialias: whether shrinking filters; PIL always does.
+    """
+
+    model: str
+    pretrained: str = ""
+    resize_mode: str | None = None
+    precision: str = "fp32"
+    resized_by: str = "PIL"
+    antialias: bool = True
+
+
+class OpenClipModel:
+    """A loaded model with its preprocessing and tokenizer.
+
+    Images are resized by PIL, which always filters when it shrinks (antialias), or by torch with the filter pinned, so
+    that torchvision's version does not matter; images of the model's own size pass unchanged but for the normalisation.
+
+    Raises:
+        FastFluxError: no such folder, file or tag, weights that do not fit, or an activation that does not match them.
+    """
+
+    def __init__(self, spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64) -> None:
+        _require_resizing(spec)
+        self.spec = spec
+        self.device = device
+        self.batch_size = batch_size
+        weights = _weights_of(spec)
+        model, self._preprocess, self._tokenizer = _load(spec, device)
+        self._model: Any = model.eval().requires_grad_(requires_grad=False)
+        self._weights_sha256 = None if weights is None else sha256_of(weights)
+        # What records and errors call the model: no path of this machine.
+        local = spec.model.startswith(LOCAL)
+        self._name = f"{LOCAL}{Path(spec.model.removeprefix(LOCAL)).name}" if local else spec.model
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images the model sees."""
+        size = self._model.visual.image_size
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+    @property
+    def settings(self) -> dict[str, JSON]:
+        """All that determines the features, without paths of this machine: the weights are named by their hash."""
+        preprocess = self._model.visual.preprocess_cfg
+        return {
+            "model": self._name,
+            "pretrained": Path(self.spec.pretrained).name if self._weights_sha256 else self.spec.pretrained,
+            "weights_sha256": self._weights_sha256,
+            "precision": self.spec.precision,
+            "image_size": list(self.image_size),
+            "resize_mode": preprocess["resize_mode"],
+            "interpolation": preprocess["interpolation"],
+            "antialias": self.spec.antialias,
+            "resized_by": self.spec.resized_by,
+        }
+
+    def preprocess(self, image: Pixels) -> Tensor:
+        """(height, width, 3) uint8 -> (3, size, size) float32, resized and normalised."""
+        if self.spec.resized_by == "PIL":
+            found: Tensor = self._preprocess(Image.fromarray(image))
+            return found
+        config = self._model.visual.preprocess_cfg
+        mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))  # (3, 1, 1)
+        return (fit_longest_side(image, self.image_size[0], antialias=self.spec.antialias) - mean) / std
+
+    def image_features(self, images: Iterable[Pixels]) -> Tensor:
+        """Features of (height, width, 3) uint8 images: (images, dim) float32 on the CPU, each of length 1.
+
+        Raises:
+            FeatureError: a feature is not finite.
+        """
+        return self._normalised(self.raw_image_features(images), "image")
+
+    def raw_image_features(self, images: Iterable[Pixels]) -> Tensor:
+        """As `image_features`, of whatever length the model gives them."""
+        rows = [
+            self._model.encode_image(self._to_model(torch.stack([self.preprocess(image) for image in batch])))
+            for batch in self._batches(images)
+        ]
+        return self._joined(rows, "image")
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Features of texts: (texts, dim) float32 on the CPU, each of length 1; longer texts are cut (`too_long`).
+
+        Raises:
+            FeatureError: a feature is not finite.
+        """
+        rows = [self._model.encode_text(self._tokenizer(batch).to(self.device)) for batch in self._batches(iter(texts))]
+        return self._normalised(self._joined(rows, "text"), "text")
+
+    def too_long(self, texts: Sequence[str]) -> int:
+        """How many texts have more tokens than the model reads."""
+        length = int(self._model.context_length)
+        if not texts:
+            return 0
+        # A text is cut where its last token, the end mark, stands for another one that one more place would show.
+        read, wider = self._tokenizer(list(texts)), self._tokenizer(list(texts), context_length=length + 1)
+        return int((read[:, -1] != wider[:, length - 1]).sum())
+
+    def _batches(self, items: Iterable[_Item]) -> Iterator[list[_Item]]:
+        iterator = iter(items)
+        with torch.inference_mode():
+            while batch := list(islice(iterator, self.batch_size)):
+                yield batch
+
+    def _to_model(self, batch: Tensor) -> Tensor:
+        return batch.to(self.device, next(self._model.visual.parameters()).dtype)
+
+    def _joined(self, rows: Sequence[Tensor], kind: str) -> Tensor:
+        if not rows:
+            raise FeatureError(f"There is no {kind} to take features of; give at least one.")
+        features = torch.cat([row.float().cpu() for row in rows])
+        if bad := int((~torch.isfinite(features)).any(dim=-1).sum()):
+            raise FeatureError(
+                f"{bad} of {len(features)} {kind} features of {self._name} are not finite; "
+                f"check the weights, or use another precision than {self.spec.precision}."
+            )
+        return features
+
+    def _normalised(self, features: Tensor, kind: str) -> Tensor:
+        lengths: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+        if bad := int((lengths == 0).sum()):
+            raise FeatureError(f"{bad} {kind} features of {self._name} are zero; check the weights.")
+        return features / lengths
+
+
+@lru_cache(maxsize=4)
+def load_open_clip(spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64) -> OpenClipModel:
+    """`OpenClipModel`, one for all metrics that ask for the same."""
+    return OpenClipModel(spec, device, batch_size)
+
+
+def open_clip_of(
+    model: str | OpenClipSpec, pretrained: str, resize_mode: str | None, device: str, batch_size: int
+) -> OpenClipModel:
+    """The model that a metric's arguments name, in full by an `OpenClipSpec` or by their parts (`load_open_clip`)."""
+    spec = model if isinstance(model, OpenClipSpec) else OpenClipSpec(model, pretrained, resize_mode)
+    return load_open_clip(spec, device, batch_size)
+
+
+def _require_resizing(spec: OpenClipSpec) -> None:
+    if spec.resized_by == "PIL" and spec.antialias:
+        return
+    if spec.resized_by != "torch" or spec.resize_mode != "longest":
+        raise FastFluxError(
+            f"Images are to be resized by {spec.resized_by!r}, resize_mode={spec.resize_mode!r}, antialias="
+            f"{spec.antialias}; expected 'PIL' with antialias, or 'torch' with 'longest'."
+        )
+
+
+def _weights_of(spec: OpenClipSpec) -> Path | None:
+    """The file or folder with the weights, or None where open_clip fetches them by tag."""
+    if spec.model.startswith(LOCAL):
+        folder = Path(spec.model.removeprefix(LOCAL))
+        if not (folder / "open_clip_config.json").is_file() or not any(folder.glob("open_clip_*.safetensors")):
+            # open_clip itself would only log it and score with random weights.
+            raise FastFluxError(f"{folder} lacks open_clip_config.json or open_clip_model.safetensors; give both.")
+        if spec.pretrained:
+            raise FastFluxError(f"{spec.model} holds its own weights, so pretrained={spec.pretrained!r} must be empty.")
+        return folder
+    if not spec.pretrained:
+        raise FastFluxError(f"{spec.model} without pretrained weights scores at random; name a tag or a file.")
+    return Path(spec.pretrained) if Path(spec.pretrained).is_file() else None
+
+
+def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
+    import open_clip
+
+    try:
+        with warnings.catch_warnings():
+            # ViT-L-14 with OpenAI's weights is built with another activation than they were trained with; open_clip
+            # only warns, and every score is off.
+            warnings.filterwarnings("error", message="QuickGELU mismatch", category=UserWarning)
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                spec.model,
+                pretrained=spec.pretrained or None,
+                precision=spec.precision,
+                device=device,
+                image_resize_mode=spec.resize_mode,
+                pretrained_text=False,
+                weights_only=True,
+            )
+        return model, preprocess, open_clip.get_tokenizer(spec.model)
+    except UserWarning as error:
+        raise FastFluxError(f"{error} Use the architecture name that ends in -quickgelu.") from error
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        raise FastFluxError(f"open_clip cannot load {spec.model!r} with {spec.pretrained!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""Metrics of images: how good, how faithful, how alike."""

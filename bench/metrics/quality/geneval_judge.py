@@ -1,0 +1,127 @@
+"""GenEval's rules: whether the objects found in an image are those its prompt asks for. No models, no files.
+
+Rules from djghosh13/geneval, evaluation/evaluate_images.py at 16f1681, with its default options; written anew.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.metrics.detection import Detection
+from bench.samples.image_set import Pixels
+from fastflux.errors import FastFluxError
+
+SCORE_THRESHOLD = 0.3
+COUNTING_SCORE_THRESHOLD = 0.9
+MAX_OBJECTS = 16
+POSITION_MARGIN = 0.1
+DIRECTION_THRESHOLD = 0.5
+_SMALLEST_OFFSET = 1e-3
+
+ColorClassifier = Callable[[Pixels, Sequence[Detection], str], Sequence[str]]
+"""(image, objects of one class, class) -> the color of each object, one of `COLORS`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an image is right, and else why not: one line for each thing that is wrong."""
+
+    correct: bool
+    reason: str
+
+
+def judge(
+    image: Pixels, detections: Sequence[Detection], metadata: Mapping[str, Any], classify_colors: ColorClassifier
+) -> Verdict:
+    """Judge one image.
+
+    Args:
+        image: (height, width, 3), only handed on to `classify_colors`.
+        detections: all objects found, in any order; of equal scores the earlier one comes first.
+        metadata: GenEval's: "tag", "include": [{"class", "count", "color"?, "position"?: [relation, index]}] and
+            "exclude"?: [{"class", "count"}]. All of "include" must hold and none of "exclude".
+
+    Raises:
+        FastFluxError: metadata that lacks a key, or whose position points at no earlier entry.
+    """
+    try:
+        objects = _kept(detections, counting=metadata["tag"] == "counting")
+        faults: list[str] = []
+        groups: list[list[Detection] | None] = []
+        for wanted in metadata.get("include", ()):
+            found = objects.get(wanted["class"], [])[: wanted["count"]]
+            fault = _include_fault(image, found, wanted, groups, classify_colors)
+            # What is not as asked cannot be the target of a later entry's position.
+            groups.append(None if fault else found)
+            faults += [fault] if fault else []
+        for unwanted in metadata.get("exclude", ()):
+            name, limit = unwanted["class"], unwanted["count"]
+            if (number := len(objects.get(name, []))) >= limit:
+                faults.append(f"expected fewer than {limit} {name}, found {number}")
+    except (KeyError, IndexError, TypeError) as error:
+        raise FastFluxError(f"GenEval metadata {dict(metadata)!r} is not of GenEval's form: {error!r}.") from error
+    return Verdict(not faults, "\n".join(faults))
+
+
+def relations(box: tuple[float, ...], target: tuple[float, ...]) -> frozenset[str]:
+    """How `box` lies relative to `target`: some of "left of", "right of", "above", "below" (y grows downwards).
+
+    The offset of the centres shrinks per axis by 0.1 x the sum of both sizes; what is left, over the length of the
+    whole offset, must exceed 0.5. So two relations may hold at once, and boxes too near each other have none.
+    """
+    offset = [(box[axis] + box[axis + 2] - target[axis] - target[axis + 2]) / 2 for axis in (0, 1)]
+    sizes = [abs(box[axis + 2] - box[axis]) + abs(target[axis + 2] - target[axis]) for axis in (0, 1)]
+    shrunk = [
+        math.copysign(max(abs(distance) - POSITION_MARGIN * size, 0.0), distance)
+        for distance, size in zip(offset, sizes, strict=True)
+    ]
+    if all(abs(distance) < _SMALLEST_OFFSET for distance in shrunk):
+        return frozenset()
+    x, y = (distance / math.hypot(*offset) for distance in shrunk)
+    holds = {
+        "left of": x < -DIRECTION_THRESHOLD,
+        "right of": x > DIRECTION_THRESHOLD,
+        "above": y < -DIRECTION_THRESHOLD,
+        "below": y > DIRECTION_THRESHOLD,
+    }
+    return frozenset(name for name, true in holds.items() if true)
+
+
+def _kept(detections: Sequence[Detection], *, counting: bool) -> dict[str, list[Detection]]:
+    """By class, those above the threshold, best first, at most 16. Overlapping ones stay (no suppression)."""
+    threshold = COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD
+    kept: dict[str, list[Detection]] = {}
+    for found in sorted(detections, key=lambda detection: -detection.score):
+        if found.score > threshold and len(kept.setdefault(found.label, [])) < MAX_OBJECTS:
+            kept[found.label].append(found)
+    return kept
+
+
+def _include_fault(
+    image: Pixels,
+    found: Sequence[Detection],
+    wanted: Mapping[str, Any],
+    groups: Sequence[Sequence[Detection] | None],
+    classify_colors: ColorClassifier,
+) -> str:
+    """What is wrong with the objects found for one entry of "include"; "" if nothing."""
+    name, count = wanted["class"], wanted["count"]
+    if len(found) < count:
+        return f"expected {count} {name}, found {len(found)}"
+    if (color := wanted.get("color")) is not None:
+        colors = list(classify_colors(image, found, name))
+        if colors.count(color) < count:
+            return f"expected {count} {color} {name}, found {', '.join(colors)}"
+    if (position := wanted.get("position")) is not None:
+        relation, index = position
+        targets = groups[index]
+        if targets is None:
+            return f"no target for {name} to be {relation}"
+        for one in found:
+            for target in targets:
+                if relation not in (held := relations(one.box, target.box)):
+                    return f"expected {name} {relation} {target.label}, found {' and '.join(sorted(held)) or 'neither'}"
+    return ""

@@ -1,0 +1,138 @@
+"""GenEval from the results file of its official evaluator: its verdicts, our aggregation and intervals.
+
+Fields of a line (evaluation/evaluate_images.py at 16f1681): filename, tag, prompt, correct, reason, and as JSON texts
+metadata and details. The score is the mean of the task means, as in evaluation/summary_scores.py.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.metrics.base import incomplete
+from bench.metrics.quality.geneval import task_means
+from bench.records.environment import sha256_of
+from bench.records.results import JSON, Measurement, MetricInfo
+from bench.samples.geneval_layout import content_of, parse_prompt
+from bench.samples.geneval_vocabulary import TASKS
+from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
+from fastflux.errors import FastFluxError
+
+REFERENCE = "GenEval: verdicts of the official evaluator"
+_FIELDS = {"filename", "tag", "prompt", "correct", "reason", "metadata"}
+_PLACE = re.compile(r"(\d+)[\\/]samples[\\/](\d+)\.png$")
+
+
+@dataclass(frozen=True)
+class OfficialVerdict:
+    """What the evaluator said of one image; `image.file` is its name there."""
+
+    image: GeneratedImage
+    correct: bool
+    reason: str
+
+
+class OfficialGenEval:
+    """Scores images by the official evaluator's results file, read once.
+
+    Images are found in it by prompt, metadata and sample number, so that results of other images are refused.
+
+    Raises:
+        FastFluxError: a file that cannot be read or is not of the evaluator's form (names the line).
+    """
+
+    def __init__(self, results: Path, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> None:
+        self.info = MetricInfo("geneval", "1", "fraction", higher_is_better=True, reference=REFERENCE)
+        self.tasks = tuple(tasks)
+        self.seed = seed
+        self.verdicts = read_official_results(results)
+        self._name = results.name
+        self._settings: dict[str, JSON] = {
+            "detector": "official evaluator",
+            "results": results.name,
+            "results_sha256": sha256_of(results),
+            "interval_seed": seed,
+        }
+
+    def __call__(self, images: ImageSet) -> Measurement:
+        """As `GenEval` measures: values by task and "overall", samples 1 (right) or 0, of these images."""
+        images = images.subset("geneval")
+        if (failed := incomplete(self.info, images, self._settings)) is not None:
+            return failed
+        said: dict[tuple[str, int], bool] = {}
+        for verdict in self.verdicts:
+            if said.setdefault(_key(verdict.image), verdict.correct) is not verdict.correct:
+                return self._failed(f"{self._name} judges one prompt's sample twice, and differently")
+        asked = {_key(image): image for image in images.images}
+        if absent := [image for key, image in asked.items() if key not in said]:
+            reason = f"{len(absent)} images have no verdict in {self._name}, e.g. {absent[0].file}"
+            return self._failed(reason, len(absent))
+        if foreign := len(said.keys() - asked.keys()):
+            return self._failed(f"{self._name} judges {foreign} images that are not among these {len(images)}")
+        return self._measured([(image, said[_key(image)]) for image in images.images])
+
+    def of_all(self) -> Measurement:
+        """The measurement of all images that the file judges, wherever they are."""
+        judged = [verdict.image for verdict in self.verdicts]
+        # Files are elsewhere; what can be seen is whether a prompt has fewer samples than others.
+        places = {(image.prompt_id, image.sample) for image in judged}
+        samples, prompts = {image.sample for image in judged}, {image.prompt_id for image in judged}
+        if absent := len(samples) * len(prompts) - len(places):
+            return self._failed(f"{self._name} lacks {absent} samples that other prompts have", absent)
+        return self._measured([(verdict.image, verdict.correct) for verdict in self.verdicts])
+
+    def _failed(self, reason: str, missing: int = 0) -> Measurement:
+        return Measurement.failed(self.info, reason, missing=missing, settings=self._settings)
+
+    def _measured(self, judged: Sequence[tuple[GeneratedImage, bool]]) -> Measurement:
+        return task_means(self.info, judged, self.tasks, seed=self.seed, settings=self._settings)
+
+
+def read_official_results(path: Path) -> tuple[OfficialVerdict, ...]:
+    """The evaluator's verdicts, sorted by prompt and sample; prompts are named by their folders' numbers.
+
+    Raises:
+        FastFluxError: a missing or empty file, a line of another form, or an image judged twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FastFluxError(f"{path} cannot be read ({error}); give the results of GenEval's evaluator.") from error
+    verdicts: dict[tuple[str, int], OfficialVerdict] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            verdict = _verdict(line, f"{path}, line {number}")
+            key = (verdict.image.prompt_id, verdict.image.sample)
+            if verdicts.setdefault(key, verdict) is not verdict:
+                raise FastFluxError(f"{path}, line {number}: {verdict.image.file} is judged twice; evaluate again.")
+    if not verdicts:
+        raise FastFluxError(f"{path} holds no verdicts; give the results of GenEval's evaluator.")
+    return tuple(verdicts[key] for key in sorted(verdicts))
+
+
+def _verdict(line: str, where: str) -> OfficialVerdict:
+    try:
+        data: Any = json.loads(line)
+    except ValueError as error:
+        raise FastFluxError(f"{where} is not whole JSON ({error}); evaluate again.") from error
+    if not isinstance(data, dict) or not data.keys() >= _FIELDS:
+        raise FastFluxError(f"{where} is not the evaluator's; expected the fields {', '.join(sorted(_FIELDS))}.")
+    place = _PLACE.search(str(data["filename"]))
+    if place is None:
+        raise FastFluxError(f"{where}: {data['filename']!r} is not <number>/samples/<number>.png; evaluate again.")
+    if not isinstance(data["correct"], bool):
+        raise FastFluxError(f"{where}: correct is {data['correct']!r}; expected true or false.")
+    prompt = parse_prompt(str(data["metadata"]), int(place.group(1)), f"{where}, metadata")
+    if (prompt.metadata or {})["tag"] != data["tag"] or prompt.prompt != data["prompt"]:
+        raise FastFluxError(f"{where}: tag and prompt are not those of its metadata; evaluate again.")
+    file, sample = Path(str(data["filename"])), int(place.group(2))
+    image = GeneratedImage(file, prompt.id, sample, UNKNOWN_SEED, "geneval", None, prompt.metadata, prompt.prompt)
+    return OfficialVerdict(image, data["correct"], str(data["reason"]))
+
+
+def _key(image: GeneratedImage) -> tuple[str, int]:
+    return content_of(image.metadata or {}, image.prompt), image.sample

@@ -1,0 +1,187 @@
+"""The variants of the comparison: dense models, FastFLUX at the paper's ratios, its ablations, L1-norm pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.profiles.profile import Profile
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.io.checkpoint import read_json
+from fastflux.io.ranking_files import read_ranking
+from fastflux.methods.registry import PruningConfig, make_config
+from fastflux.plan import JSON
+
+DENSE = "dense"
+#: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
+FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
+L1_RATIOS = (0.12, 0.21, 0.27)
+#: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
+EQUALLED_RATIOS = (0.10, 0.15, 0.20)
+#: The ratio of the ablations in Tables 4 and 5 and Figures 6 and 7.
+ABLATED = 0.10
+#: The replacement orders of Table 5, with one of ours.
+ORDERS = {
+    "r2": ("Residual R²", "residual_r2"),
+    "start2end": ("Start2End", "start2end"),
+    "end2start": ("End2Start", "end2start"),
+}
+#: The other ablations with Sandwich Training: Figures 6 and 7, and section 3.2's inference reuse.
+ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
+    "removal_st": ("Direct removal + ST", {"replacement": "removed"}),
+    "layers1": ("ST of 1 layer", {"layers": 1}),
+    "layers5": ("ST of 5 layers", {"layers": 5}),
+    "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
+}
+#: FastFLUX at these ratios is pruned from these seeds too, for the spread.
+SEEDED_RATIOS = (0.10, 0.20)
+SEEDS = (1, 2)
+_COMPARISON = ("fastflux-", "l1-")
+#: Which variants each table needs besides the dense model, by the beginnings of their ids.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "table1": _COMPARISON,
+    "table2": _COMPARISON,
+    "table3": ("fastflux-10", "sd3", "fastsd3-10"),
+    "table4": ("fastflux-10", "brll-10"),
+    "table5": ("fastflux-10", *(f"{order}-10" for order in ORDERS)),
+    "table6": ("fastflux-",),
+    "ablations": ("fastflux-10", "brll-10", "removal-10", *(f"{name}-10" for name in ABLATIONS)),
+    "equal_latency": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in EQUALLED_RATIOS), "l1_equal-"),
+    "seeds": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in SEEDED_RATIOS), "seed"),
+    "differences": ("",),
+    "cost": _COMPARISON,
+    "efficiency": ("",),
+    "distribution": ("",),
+    "fidelity": (*_COMPARISON, "l1_equal-", "brll-", "removal"),
+    "claims": ("",),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model to compare: `config` says how it is pruned, None is a dense model.
+
+    `base` names one of the profile's other dense models, "" its own. `as_fast_as` names the variant whose measured
+    latency is to be met: `config`'s ratio is then where the search starts. `folder` holds a transformer that was pruned
+    elsewhere; it has no `config`.
+    """
+
+    id: str
+    label: str
+    config: PruningConfig | None
+    base: str = ""
+    as_fast_as: str = ""
+    folder: Path | None = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is a base model as it is."""
+        return self.config is None and self.folder is None
+
+
+def paper_variants(profile: Profile) -> tuple[Variant, ...]:
+    """The variants of Tables 1 to 6 and Figures 6 and 7, trained as the profile's `methods` say.
+
+    The profile's title names the dense model. Raises FastFluxError when the profile gives a method settings that it
+    does not have.
+    """
+
+    def variant(family: str, ratio: float, label: str, method: str, **settings: JSON) -> Variant:
+        config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
+        return Variant(f"{family}-{100 * ratio:02.0f}", label, config)
+
+    def fastflux(
+        family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
+    ) -> Variant:
+        return variant(family, ratio, label, "sandwich_training", **(settings or {}))
+
+    fast = profile.fast_title
+    every = (
+        Variant(DENSE, profile.title, None),
+        *(fastflux("fastflux", f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
+        *(variant("l1", r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
+        *(_equalled(variant("l1_equal", r, "", "l1_norm"), f"fastflux-{100 * r:02.0f}") for r in EQUALLED_RATIOS),
+        variant("brll", ABLATED, "w/o ST", "linear_replacement"),
+        variant("removal", ABLATED, "Direct removal", "block_removal"),
+        *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
+        *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
+        *(
+            fastflux(f"seed{seed}", f"{fast}-{100 * r:.0f}%, seed {seed}", r, {"seed": seed})
+            for r in SEEDED_RATIOS
+            for seed in SEEDS
+        ),
+        *(
+            made
+            for name, other in profile.others.items()
+            for made in (
+                Variant(name, other.title, None, name),
+                replace(
+                    fastflux(f"fast{name}", f"Fast{other.title}-10%", settings={"ranking": other.ranking}), base=name
+                ),
+            )
+        ),
+    )
+    return tuple(v for v in every if v.config is None or not profile.families or v.id.startswith(profile.families))
+
+
+def _equalled(variant: Variant, target: str) -> Variant:
+    return replace(variant, label=f"FLUX-Pruning at the latency of {target}", as_fast_as=target)
+
+
+def with_ratio(variant: Variant, ratio: float, target: Variant) -> Variant:
+    """A variant that is to be as fast as `target`, with the ratio at which it is."""
+    config = replace(variant.config, ratio=ratio)  # type: ignore[type-var]  # configs are dataclasses
+    return replace(variant, config=config, label=f"FLUX-Pruning-{100 * ratio:.1f}% (latency of {target.label})")
+
+
+def _settings(profile: Profile, method: str) -> dict[str, JSON]:
+    """The profile's settings of a method; a ranking in a file is read."""
+    settings = dict(profile.methods.get(method, {}))
+    if (path := ranking_file(profile, method)) is not None:
+        settings["ranking"] = read_ranking(path)
+    return settings
+
+
+def ranking_file(profile: Profile, method: str) -> Path | None:
+    """The file with the order in which a method replaces blocks, None where it finds its own."""
+    ranking = profile.methods.get(method, {}).get("ranking")
+    return profile.path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
+
+
+def require_current_rankings(profile: Profile, revision: str) -> None:
+    """Raise FastFluxError when the profile prunes in an order that was measured on other weights than `revision`."""
+    for method in profile.methods:
+        path = ranking_file(profile, method)
+        if path is not None and (ranked := read_json(path).get("inputs", {}).get("revision")) != revision:
+            raise FastFluxError(
+                f"{path} ranks the weights {ranked}, but {profile.pipeline} holds {revision}: "
+                f"run `python -m bench rank --profile {profile.name} --accept` first"
+            )
+
+
+def chosen_variants(profile: Profile, tables: Sequence[str], names: Sequence[str] | None = None) -> tuple[Variant, ...]:
+    """The variants that the tables need, or those named (dense always among them).
+
+    Raises FastFluxError with a suggestion for an unknown table or variant.
+    """
+    for table in tables:
+        if table not in TABLES:
+            raise unknown_name("table", table, TABLES)
+    variants = {variant.id: variant for variant in paper_variants(profile)}
+    if names is None:
+        beginnings = tuple(beginning for table in tables for beginning in TABLES[table])
+        names = [name for name in variants if name.startswith(beginnings)] or [DENSE]
+    for name in names:
+        if name not in variants:
+            raise unknown_name("variant", name, variants)
+    if not names:
+        raise FastFluxError("no variants were named; name some or leave the option away for all")
+    needed = {DENSE, *names, *(variants[name].as_fast_as for name in names)}
+    bases = {variants[name].base for name in names}
+    # Ratios to dense need the dense model of each base.
+    return tuple(
+        variant
+        for variant in variants.values()
+        if variant.id in needed or (variant.config is None and variant.base in bases)
+    )

@@ -1,0 +1,1 @@
+"""What was measured, as pure data: records, their statistics, where and when. Free of torch."""

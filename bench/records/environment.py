@@ -1,0 +1,112 @@
+"""Where and with what something was measured: device, operating system, library versions, commit, weight hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
+from bench.records.results import JSON
+from fastflux.errors import FastFluxError
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "torch-fidelity", "numpy")
+_CHUNK = 1 << 20
+
+
+def describe_environment(device: str = "cpu", repository: Path | None = None) -> dict[str, JSON]:
+    """What a record says of the machine.
+
+    Args:
+        device: a torch device, "cpu" or "cuda[:index]".
+        repository: a folder of the git checkout to name; this file's by default.
+
+    Returns:
+        "device" (model name), "device_type", "cores" (this process may use), "threads" (torch's), "memory_gib", "os",
+        "python", "libraries" (version by name; None where not installed), "commit" ({"hash", "dirty"} or None), "cpu"
+        (model), "cpu_capability" (the vector instructions that torch uses), "governor" (of its frequency, or None) and,
+        on a CUDA device, "gpu" (`bench.records.hardware.describe_gpu`).
+    """
+    import torch
+
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "device": device_name(device),
+        "device_type": torch.device(device).type,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory_gib(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "commit": git_commit(repository or Path(__file__).parent),
+        "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "governor": cpu_governor(),
+        **({"gpu": describe_gpu(device)} if cuda else {}),
+    }
+
+
+def device_name(device: str) -> str:
+    """The model name of a torch device: of the GPU, or of the CPU as the operating system states it."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_model()
+
+
+def git_commit(folder: Path) -> dict[str, JSON] | None:
+    """The checked-out commit and whether tracked files differ from it; None outside of a checkout or without git."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"hash": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, or of a folder: over the relative name and the hash of each file, hidden ones left out.
+
+    Raises:
+        FastFluxError: there is neither.
+    """
+    if path.is_file():
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+    if not path.is_dir():
+        raise FastFluxError(f"{path} is neither a file nor a folder; give the path of the weights.")
+    files = (entry for entry in path.rglob("*") if entry.is_file())
+    names = {entry.relative_to(path).as_posix(): entry for entry in files}
+    lines = [
+        f"{sha256_of(entry)}  {name}\n"
+        for name, entry in sorted(names.items())
+        if not any(part.startswith(".") for part in name.split("/"))
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    # git from the path, with our own arguments
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=30).stdout.strip()  # noqa: S603
+
+
+def _memory_gib() -> float | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

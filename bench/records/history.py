@@ -1,0 +1,129 @@
+"""The file of past measurements, a JSON line each: by commit, every variant's values with their intervals.
+
+Free of torch and of numpy: reports draw it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.records.results import JSON, RunRecord, digest
+from fastflux.errors import FastFluxError, unknown_name
+
+#: What a metric's short name stands for: its value over all images, or of one step.
+SHORT = {
+    "hps": "hps.averaged",
+    "geneval": "geneval.overall",
+    "clip_score": "clip_score.mean",
+    "fid": "fid.fid",
+    "latency": "latency.ratio_to_dense",
+    "flops": "flops.forward",
+    "parameters": "parameters.total",
+    "memory": "memory.peak_mib",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one run measured of one commit.
+
+    Args:
+        created: ISO 8601 time of the measurement.
+        prompts: digest of prompt set and sampling settings: values of two of them are of two kinds.
+        base: revision of the dense model's weights.
+        images: scored of each variant.
+        values: by variant and key ("hps.averaged"): the value, or [value, low, high] with its 95% interval.
+    """
+
+    commit: str
+    dirty: bool
+    created: str
+    device: str
+    profile: str
+    prompts: str
+    base: str
+    images: int
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells it from others."""
+        return self.created, self.commit, self.device, self.prompts
+
+    def line(self) -> str:
+        """The point as a line of JSON, without its end."""
+        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+
+
+def point_of(records: Sequence[RunRecord], checkout: Mapping[str, JSON] | None = None) -> Point:
+    """The point of one run's records, the dense model's first, at the commit of `checkout`, else at FastFLUX's own."""
+    dense = records[0]
+    commit: Any = checkout or dense.environment.get("commit") or {}
+    scored = [m.scored + m.missing for m in dense.measurements if m.info.name in ("geneval", "hps")]
+    return Point(
+        commit=str(commit.get("hash", "unknown")),
+        dirty=bool(commit.get("dirty", False)),
+        created=dense.created,
+        device=str(dense.environment["device"]),
+        profile=dense.profile,
+        prompts=digest({key: value for key, value in dense.sampling.items() if key != "components"})[:8],
+        base=dense.base_revision,
+        images=sum(scored),
+        values={record.variant: _values(record) for record in records},
+    )
+
+
+def _values(record: RunRecord) -> dict[str, list[float]]:
+    known = set(SHORT.values())
+    return {
+        key: [value, *measurement.intervals.get(name, ())]
+        for measurement in record.measurements
+        for name, value in measurement.values.items()
+        if (key := f"{measurement.info.name}.{name}") in known
+    }
+
+
+def key_of(metric: str) -> str:
+    """The key of a metric's short name, or a key itself; raises FastFluxError with a suggestion for any other."""
+    key = SHORT.get(metric, metric)
+    if key not in SHORT.values():
+        raise unknown_name("metric of the history", metric, [*SHORT, *SHORT.values()])
+    return key
+
+
+def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
+    """The points of all files that there are, oldest first, none twice.
+
+    Raises FastFluxError naming the line that is no point.
+    """
+    found: dict[tuple[str, str, str, str], Point] = {}
+    for path in paths:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+            try:
+                point = Point(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise FastFluxError(f"{path}, line {number} is no point of a history ({error}): mend it.") from error
+            found.setdefault(point.key, point)
+    return tuple(sorted(found.values(), key=lambda point: point.key))
+
+
+def append(path: Path, points: Iterable[Point]) -> int:
+    """Add the points that the file lacks, one line each; the number added."""
+    there = {point.key for point in read_history([path])}
+    lines = [point.line() + "\n" for point in points if point.key not in there]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+    return len(lines)
+
+
+def groups_of(points: Iterable[Point]) -> dict[tuple[str, str, str], tuple[Point, ...]]:
+    """The points that one line can join: of one profile, device and prompt set, in the order of their time."""
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for point in points:
+        groups.setdefault((point.profile, point.device, point.prompts), []).append(point)
+    return {key: tuple(group) for key, group in groups.items()}

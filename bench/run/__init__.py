@@ -1,0 +1,1 @@
+"""A run's stages, each skipping what is done: prune, draw, score, measure."""

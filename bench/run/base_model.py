@@ -1,0 +1,162 @@
+"""A dense pipeline that variants are made of: checked, hashed, loaded once, and run on the calibration prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.profiles.profile import Profile
+from bench.progress import console
+from bench.records.environment import sha256_of
+from bench.records.results import JSON, digest
+from bench.samples.prompts import Prompt, prompts_hash, read_prompts
+from fastflux.calibration.statistics import (
+    Calibration,
+    Statistics,
+    collect_statistics,
+    load_statistics,
+    save_statistics,
+)
+from fastflux.calibration.trajectories import Trajectories
+from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, read_json, revision_of
+from fastflux.io.hub import is_hub_id, local_pipeline
+from fastflux.io.pipeline_files import INDEX
+from fastflux.io.pipelines import check_pipeline, load_outline, load_pipeline
+from fastflux.models.architecture import example_inputs
+from fastflux.models.sizes import sequence_length
+
+
+@dataclass
+class BaseModel:
+    """The dense model of a profile; what is computed from it for all variants is kept below `store`."""
+
+    profile: Profile
+    store: Path
+    device: str = "cpu"
+    force: bool = False
+
+    @cached_property
+    def folder(self) -> Path:
+        """The pipeline's folder, checked: missing or truncated weights are an error before the long work."""
+        folder = self.profile.path(self.profile.pipeline)
+        if not folder.exists() and is_hub_id(self.profile.pipeline):
+            folder = local_pipeline(Path(self.profile.pipeline))
+        check_pipeline(folder)
+        return folder
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The number format of the models."""
+        dtype = getattr(torch, self.profile.dtype, None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise FastFluxError(f"the profile's dtype is {self.profile.dtype!r}: give float32, bfloat16 or float16")
+        return dtype
+
+    @cached_property
+    def revision(self) -> str:
+        """Hash of the dense transformer's weights."""
+        return revision_of(self.folder / "transformer")
+
+    @cached_property
+    def components_hash(self) -> str:
+        """Hash of text encoders, VAE, tokenizers and scheduler: they shape the images as the transformer does."""
+        parts = [name for name, entry in read_json(self.folder / INDEX).items() if isinstance(entry, list) and entry[0]]
+        hashes = [sha256_of(self.folder / name) for name in sorted(parts) if name != "transformer"]
+        return digest([*sorted(parts), *hashes])
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The dense pipeline, loaded once; variants take its transformer's place."""
+        pipeline: Any = load_pipeline(self.folder, dtype=self.dtype, device=self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    @cached_property
+    def outline(self) -> Any:
+        """The pipeline without weights: what its sizes and FLOPs can be told from."""
+        return load_outline(self.folder)
+
+    def dense(self) -> nn.Module:
+        """The dense transformer, loaded afresh."""
+        return self.load(self.folder / "transformer")
+
+    def load(self, folder: Path) -> nn.Module:
+        """A transformer, dense or pruned, from its folder."""
+        return load_transformer(folder, dtype=self.dtype, device=self.device)
+
+    def step_inputs(self, transformer: nn.Module, batch: int) -> dict[str, Tensor]:
+        """Arguments of one step on `batch` pictures of the profile's size."""
+        sampling = self.profile.sampling
+        return example_inputs(
+            transformer,
+            batch,
+            sampling.height,
+            sampling.width,
+            sequence_length(self.outline),
+            torch.Generator().manual_seed(sampling.seed),
+            device=next(transformer.parameters()).device,
+            dtype=self.dtype,
+        )
+
+    # -- calibration
+
+    @cached_property
+    def calibration_prompts(self) -> tuple[Prompt, ...]:
+        """The prompts whose trajectories calibrate the pruning methods."""
+        return read_prompts(self.profile.path(self.profile.calibration_prompts))
+
+    @cached_property
+    def calibration_inputs(self) -> Mapping[str, JSON]:
+        """All that decides the calibration data."""
+        return {
+            "revision": self.revision,
+            "components": self.components_hash,
+            "calibration": asdict(self.profile.calibration),
+            "size": [self.profile.sampling.height, self.profile.sampling.width],
+            "calibration_prompts": prompts_hash(self.calibration_prompts),
+        }
+
+    @cached_property
+    def drive(self) -> Trajectories:
+        """Samples the calibration prompts with the pipeline's present transformer."""
+        settings = self.profile.calibration
+        return Trajectories(
+            self.pipeline,
+            [prompt.prompt for prompt in self.calibration_prompts],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            batch_size=settings.batch,
+            height=self.profile.sampling.height,
+            width=self.profile.sampling.width,
+            seed=settings.seed,
+        )
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
+        path = self.store / f"calibration-{digest(self.calibration_inputs)}.safetensors"
+        if path.exists() and not self.force:
+            return load_statistics(path)
+        self.store.mkdir(parents=True, exist_ok=True)
+        console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
+        dense = self.dense()
+        self.pipeline.transformer = dense
+        statistics = collect_statistics(dense, self.drive)
+        save_statistics(statistics, path)
+        return statistics
+
+    @property
+    def progress(self) -> Path:
+        """Folder of the pruning methods' progress."""
+        return self.store / "progress"
+
+    def calibration(self) -> Calibration:
+        """What pruning methods may learn of the model, with a folder for their progress."""
+        return Calibration(self.drive, self.statistics, self.progress, self.profile.calibration.batch)

@@ -1,0 +1,118 @@
+"""L1-norm pruning at a target's measured latency: sliced copies of the dense model, timed in turn with the target."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.metrics.cost.latency import Step, measure_latency
+from bench.metrics.cost.latency_search import EqualLatency, Reading, search_equal_latency
+from bench.metrics.cost.timing import Clock
+from fastflux.errors import FastFluxError
+from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths, largest_ratio
+from fastflux.models.pruned import plan_of
+from fastflux.pruning import prune_
+
+CANDIDATE, TARGET = "candidate", "target"
+
+
+def solve_equal_latency(
+    dense: nn.Module,
+    target: Step,
+    inputs: Mapping[str, Any],
+    *,
+    tolerance: float = 0.02,
+    rounds: int = 30,
+    final_rounds: int = 100,
+    warmup: int = 1,
+    candidates: int = 6,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Callable[[str], None] | None = None,
+    clock: Clock | None = None,
+) -> EqualLatency:
+    """Find the ratio at which L1-norm slicing makes one step of `dense` take as long as `target`.
+
+    The sliced copies are not fine-tuned: latency does not depend on the weights' values. One copy is held at a time.
+
+    Args:
+        dense: stays as it is.
+        target: runs one step of the model to meet, on the same inputs.
+        inputs: keyword arguments of one step of `dense`, on `device`.
+        tolerance: a fraction of the target's time.
+        rounds, final_rounds: timed rounds of a candidate, and of the measurement that decides.
+        warmup: untimed rounds before each.
+        candidates: measure at most so many, and up to three of them once more.
+        seed: of the orders within the rounds.
+        device: a CUDA device is waited for before and after each step.
+        progress: told one line after every measurement.
+        clock: seconds; without one the device's own, see `measure_latency`.
+
+    Returns:
+        The best found; ask `met`, and show the sentence that `str` gives where the target is out of reach.
+
+    Raises:
+        FastFluxError: settings out of range, a model that is pruned already, or a step that fails.
+    """
+    _require_settings(tolerance, rounds, final_rounds, candidates)
+    if (plan := plan_of(dense)) is not None:
+        raise FastFluxError(f"The model to slice is pruned already, by plan {plan.hash}: pass the dense one.")
+
+    def measure(ratio: float, rounds: int) -> Reading:
+        candidate = copy.deepcopy(dense).eval()
+        kept = prune_(candidate, L1NormConfig(ratio)).config
+
+        def step() -> None:
+            with torch.inference_mode():
+                candidate(**inputs)
+
+        found = measure_latency(
+            {CANDIDATE: step, TARGET: target},
+            warmup=warmup,
+            rounds=rounds,
+            seed=seed,
+            baseline=TARGET,
+            device=device,
+            clock=clock,
+        )
+        for name, what in ((TARGET, "The target's step"), (CANDIDATE, f"The step of L1-norm pruning at {ratio}")):
+            if found[name].status != "ok":
+                raise FastFluxError(f"{what} failed, so no latency can be met: {found[name].reason}")
+        reading = Reading(
+            ratio=ratio,
+            heads=int(kept["heads"]),  # type: ignore[arg-type]  # integers, as l1_norm gives them
+            mlp_channels=int(kept["mlp_channels"]),  # type: ignore[arg-type]
+            latency_ratio=found[CANDIDATE].values["ratio_to_dense"],  # the target is what it is held against here
+            interval=found[CANDIDATE].intervals.get("ratio_to_dense"),
+            rounds=rounds,
+            candidate_ms=tuple(found[CANDIDATE].samples["ms"]),
+            target_ms=tuple(found[TARGET].samples["ms"]),
+        )
+        if progress is not None:
+            progress(
+                f"L1-norm ratio {ratio:.3f} ({reading.heads} heads, {reading.mlp_channels} MLP channels): "
+                f"{reading.latency_ratio:.3f} of the target's time in {rounds} rounds"
+            )
+        return reading
+
+    return search_equal_latency(
+        measure,
+        lambda ratio: choose_widths(dense, ratio),
+        largest=largest_ratio(dense),
+        tolerance=tolerance,
+        rounds=rounds,
+        final_rounds=final_rounds,
+        candidates=candidates,
+    )
+
+
+def _require_settings(tolerance: float, rounds: int, final_rounds: int, candidates: int) -> None:
+    if not 0 < tolerance < 1:
+        raise FastFluxError(f"The tolerance is {tolerance}, but it must lie between 0 and 1: 0.02 stands for 2%.")
+    for name, value in (("rounds", rounds), ("final_rounds", final_rounds), ("candidates", candidates)):
+        if value < 1:
+            raise FastFluxError(f"{name} is {value}, but at least 1 is needed to measure anything.")

@@ -1,0 +1,164 @@
+"""Images of models that this suite does not prune: drawn with any diffusers pipeline, or made elsewhere, and scored.
+
+`draw` leaves a folder with a manifest; `score` takes such a folder, HPS v2's or GenEval's layout, and writes a record
+that the tables show above the dense model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.metrics.base import load_object
+from bench.profiles.profile import ROOT, load_profile
+from bench.progress import Ticks, console
+from bench.records.environment import describe_environment, sha256_of
+from bench.records.results import JSON, RunRecord, digest
+from bench.samples.generate import MANIFEST, generate, jobs_of
+from bench.samples.image_set import ImageSet
+from bench.samples.prompt_files import read_all_prompts
+from bench.samples.prompts import limited, prompts_hash
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.io.hub import local_pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench.metrics.base import Metric
+    from bench.profiles.profile import Profile
+
+EXTERNAL = "external"
+"""Family of the records' ids, and the folder of a run that holds them."""
+RUNS = ROOT / "runs"
+
+
+def draw(
+    model: str,
+    out: Path,
+    *,
+    profile_name: str = "shapes",
+    steps: int | None = None,
+    guidance: float | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
+) -> Path:
+    """Draw the profile's prompts with a diffusers pipeline, a folder or a hub id; returns the manifest.
+
+    Prompts, seeds, and what is not given are the profile's. Interrupted, the same call continues.
+
+    Raises FastFluxError for a pipeline that is not there or cannot be loaded, before anything is drawn.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+
+    profile = load_profile(profile_name, changes)
+    sampling = profile.sampling
+    sampling = replace(
+        sampling,
+        steps=sampling.steps if steps is None else steps,
+        guidance=sampling.guidance if guidance is None else guidance,
+        height=size or sampling.height,
+        width=size or sampling.width,
+    )
+    prompts = limited(read_all_prompts(profile), limit)
+    folder = local_pipeline(Path(model))
+    try:
+        pipeline: Any = DiffusionPipeline.from_pretrained(
+            folder, dtype=getattr(torch, profile.dtype), local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
+    pipeline = pipeline.to(device or profile.device)
+    pipeline.set_progress_bar_config(disable=True)
+    ticks = Ticks(len(jobs_of(prompts, sampling)), f"draw {model}")
+    identity: dict[str, JSON] = {"model": sha256_of(folder), "prompts": prompts_hash(prompts)}
+    inputs = {**identity, "sampling": asdict(sampling)}
+    manifest = generate(pipeline, prompts, sampling, out, inputs, ticks.advance)
+    ticks.close()
+    return manifest
+
+
+def score(
+    images: Path,
+    name: str,
+    *,
+    label: str = "",
+    profile_name: str = "shapes",
+    metrics: Sequence[str] | None = None,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
+) -> RunRecord:
+    """Score images with the profile's scorers and write the record to runs/<profile>/external/; returns it.
+
+    `images` is a manifest or its folder, a folder in HPS v2's layout (<style>/00000.jpg) or in GenEval's
+    (00000/metadata.jsonl, samples/). A metric that finds no images of its own fails and says so.
+
+    Raises FastFluxError for images that cannot be read, a metric that the profile lacks, or a name that is no id.
+    """
+    if not name or not all(character.isalnum() or character == "_" for character in name):
+        raise FastFluxError(f"the name {name!r} is no id: use letters, digits and _, such as sd14")
+    profile = load_profile(profile_name, changes)
+    found = read_images(images, profile)
+    scorers: tuple[Metric, ...] = load_object(profile.scorers)(device or profile.device, **profile.scorer_settings)
+    names = [metric.info.name for metric in scorers]
+    for wanted in metrics or ():
+        if wanted not in names:
+            raise unknown_name(f"metric of the profile {profile.name}", wanted, names)
+    identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
+    record = RunRecord(
+        profile=profile.name,
+        variant=f"{EXTERNAL}-{name}",
+        label=label or name,
+        plan=None,
+        base_model=label or name,
+        base_revision=identity,
+        environment=describe_environment(device or profile.device),
+        sampling={"images": identity, "count": len(found)},
+        measurements=(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        inputs={"scorers": profile.scorers_hash()},
+    )
+    for metric in scorers:
+        if metrics is None or metric.info.name in metrics:
+            console.print(f"score {metric.info.name}")
+            record = record.with_measurement(metric(found))
+    path = RUNS / profile.name / EXTERNAL / f"{record.variant}.json"
+    record.write(path)
+    console.print(f"the record is {path}")
+    return record
+
+
+def shown(record: RunRecord) -> str:
+    """The record's values with their intervals, a line each; what could not be measured with its reason."""
+    lines = [f"{record.label}:"]
+    for found in record.measurements:
+        if found.status != "ok":
+            lines.append(f"  {found.info.name}: {found.status}, {found.reason}")
+            continue
+        lines.append(f"  {found.info.name} ({found.info.reference}; {found.scored} scored)")
+        for name, value in found.values.items():
+            bounds = found.intervals.get(name)
+            lines.append(f"    {name:<16} {value:.4g}" + (f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""))
+    return "\n".join(lines)
+
+
+def read_images(place: Path, profile: Profile) -> ImageSet:
+    """Images in any layout known here; raises FastFluxError naming what was looked for when there is none."""
+    from bench.samples.geneval_layout import read_geneval_folder
+    from bench.samples.hps_layout import read_layout
+
+    if place.is_file() or (place / MANIFEST).is_file():
+        return ImageSet.read(place if place.is_file() else place / MANIFEST)
+    prompts = read_all_prompts(profile)
+    if (place / "00000").is_dir():
+        return read_geneval_folder(place)
+    preferred = [prompt for prompt in prompts if prompt.set == "hps"]
+    if any((place / str(prompt.style)).is_dir() for prompt in preferred):
+        return read_layout(place, preferred)
+    raise FastFluxError(
+        f"{place} holds neither {MANIFEST}, nor GenEval's 00000/, nor HPS v2's folders of styles: give one of these"
+    )

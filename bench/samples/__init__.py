@@ -1,0 +1,1 @@
+"""Prompts, images and the layouts they lie in on disk."""

@@ -1,0 +1,1 @@
+"""Measurements beside the tables: rankings, speed, the full size."""

@@ -1,0 +1,210 @@
+"""Stages of step times at full size: eager, compiled, and as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.metrics.cost.compiled import many_compilations
+from bench.metrics.cost.latency import LATENCY, measure_latency
+from bench.metrics.cost.memory import MEMORY, measure_memory
+from bench.metrics.cost.timing import Step
+from bench.profiles.variants import DENSE
+from bench.records.results import JSON, Measurement, MetricInfo
+from bench.studies.full_size.pieces import Piece, Results
+from bench.studies.full_size.stage import Need
+from bench.studies.full_size.targets import against_targets, with_targets
+from bench.studies.full_size.variants import build, groups
+from bench.studies.full_size.workbench import ModelStep, Workbench, release, with_size
+
+COMPILED_AT_ONCE = 4
+GRAPH_WARMUP = 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is run: its blocks compiled or not, launched one by one or replayed as one CUDA graph."""
+
+    suffix: str = ""
+    compiled: bool = False
+    graphs: bool = False
+
+    def steps(self, bench: Workbench, models: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Step]:
+        """A step of every model."""
+        if self.compiled:
+            for model in models.values():
+                # One block of a kind is compiled, and serves all of that kind: minutes less than the whole model.
+                model.compile_repeated_blocks(backend=bench.sizes.compile_backend, dynamic=False)
+        if not self.graphs:
+            return {name: ModelStep(model, inputs) for name, model in models.items()}
+        with torch.cuda.device(bench.device):
+            stream = torch.cuda.Stream()  # one for all: each would keep a workspace of the matrix library
+            pool = torch.cuda.graph_pool_handle()  # nobody reads an output, so all graphs may share their memory
+        return {name: GraphStep(model, inputs, pool, stream) for name, model in models.items()}
+
+    def context(self, models: int) -> AbstractContextManager[Any]:
+        """Around the timing."""
+        found: AbstractContextManager[Any] = many_compilations(models) if self.compiled else nullcontext()
+        return found
+
+
+EAGER, COMPILED = Way(), Way("_compiled", compiled=True)
+GRAPHS, COMPILED_GRAPHS = Way("_graphs", graphs=True), Way("_compiled_graphs", compiled=True, graphs=True)
+
+
+@dataclass
+class GraphStep:
+    """A step recorded at its first call and replayed from then on: no launch costs but one."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    pool: Any
+    stream: Any
+    graph: Any = None
+
+    def __call__(self) -> None:
+        """Replay it."""
+        with torch.inference_mode():
+            if self.graph is None:
+                self._record()
+            self.graph.replay()
+
+    def _record(self) -> None:
+        device = next(self.model.parameters()).device
+        with torch.cuda.device(device):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                for _ in range(GRAPH_WARMUP):
+                    self.model(**self.inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                self.model(**self.inputs)
+        self.graph = graph
+
+
+def variant_units(bench: Workbench) -> list[str]:
+    """All variants but the dense one, which is timed with each group."""
+    return [name for name in bench.variants if name != DENSE]
+
+
+def sized_units(bench: Workbench) -> list[str]:
+    """The same at every resolution."""
+    return [f"{pixels}/{name}" for pixels in bench.sizes.resolutions for name in variant_units(bench)]
+
+
+def eager_pieces(pixels_of: Callable[[Workbench], int]) -> Callable[[Workbench, Sequence[str]], Iterator[Piece]]:
+    """Pieces of eager steps at one resolution."""
+
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+        yield from _timed(bench, left, pixels_of(bench), EAGER, unit="{name}", memory=True)
+
+    return pieces
+
+
+def way_pieces(*ways: Way) -> Callable[[Workbench, Sequence[str]], Iterator[Piece]]:
+    """Pieces of other ways at all resolutions; the units of more than one way are told apart by their suffix."""
+
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+        for way in ways:
+            for pixels in bench.sizes.resolutions:
+                unit = f"{pixels}/{{name}}" + (way.suffix if len(ways) > 1 else "")
+                yield from _timed(bench, left, pixels, way, unit=unit, at_once=COMPILED_AT_ONCE)
+
+    return pieces
+
+
+def graph_units(bench: Workbench) -> list[str]:
+    """Both kinds of graphs, at every resolution."""
+    return [f"{unit}{way.suffix}" for way in (GRAPHS, COMPILED_GRAPHS) for unit in sized_units(bench)]
+
+
+def _timed(
+    bench: Workbench,
+    left: Sequence[str],
+    pixels: int,
+    way: Way,
+    *,
+    unit: str,
+    memory: bool = False,
+    at_once: int | None = None,
+) -> Iterator[Piece]:
+    names = [name for name in variant_units(bench) if unit.format(name=name) in left]
+    if not names:
+        return
+    info = with_size(LATENCY, pixels, way.suffix)
+    if way.graphs and torch.device(bench.device).type != "cuda":
+        reason = f"CUDA graphs need a CUDA device, and this is {bench.device}"
+        units = tuple(unit.format(name=name) for name in names)
+        every = (DENSE, *names)
+        yield Piece(units, every, info, lambda: {name: [Measurement.skipped(info, reason)] for name in every})
+        return
+    variants = bench.variants
+    for group in groups([variants[name] for name in names], bench.own_bytes, bench.room()):
+        step = at_once or len(group)
+        for start in range(0, len(group), step):
+            chosen = tuple(variant.id for variant in group[start : start + step])
+            yield Piece(
+                tuple(unit.format(name=name) for name in chosen),
+                (DENSE, *chosen),
+                info,
+                lambda chosen=chosen: _measure(bench, chosen, pixels, way, info, memory=memory),  # type: ignore[misc]
+            )
+
+
+def _measure(
+    bench: Workbench, names: Sequence[str], pixels: int, way: Way, info: MetricInfo, *, memory: bool
+) -> Results:
+    """Times of the variants, their targets and the dense model in turn; one that runs out of memory fails alone."""
+    settings, variants = bench.profile.latency, bench.variants
+    models: dict[str, Any] = {}
+    failed: dict[str, list[Measurement]] = {}
+    for name in dict.fromkeys((DENSE, *with_targets(variants, names))):
+        try:
+            models[name] = build(variants[name], bench.dense, bench.sizes)
+        except torch.OutOfMemoryError as error:
+            failed[name] = [Measurement.failed(info, f"no memory to make the model: {_first(error)}")]
+            release(bench.device)
+    inputs = bench.inputs(pixels, settings.batch)
+    steps = way.steps(bench, models, inputs)
+    conditions: dict[str, JSON] = {
+        **bench.conditions(pixels),
+        "compiled": way.compiled,
+        "compile_backend": bench.sizes.compile_backend if way.compiled else "",
+        "compiled_regions": "every block" if way.compiled else "",
+        "cuda_graphs": way.graphs,
+        "together": list(models),
+    }
+    with way.context(len(models)):
+        found = measure_latency(
+            steps, warmup=settings.warmup, rounds=settings.rounds, seed=bench.sizes.seed, baseline=DENSE,
+            device=bench.device, settings=conditions, info=info,
+        )  # fmt: skip
+    compared = against_targets(variants, found)
+    results = {name: [compared[name]] for name in (DENSE, *names) if name in compared}
+    if memory:
+        for name, measurements in results.items():
+            taken = measure_memory(models[name], steps[name], device=bench.device, settings=bench.conditions(pixels))
+            measurements.append(replace(taken, info=with_size(MEMORY, pixels)))
+    steps.clear()
+    models.clear()
+    release(bench.device)
+    return {**results, **failed}
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def latency_need(bench: Workbench) -> Need:
+    """The dense model, and the largest variant beside it."""
+    variants = [variant for variant in bench.planned.values() if not variant.sliced]
+    return Need(
+        device=bench.weight_bytes + max(bench.own_bytes(variant) for variant in variants),
+        remedy="take a GPU with more, or free it; L1-norm models need as much again, and fail alone without",
+    )

@@ -1,0 +1,255 @@
+"""`python -m bench full_size`: all that FLUX.1-dev's size costs on one GPU, in pieces, with random weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from enum import IntEnum
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from bench.metrics.cost.idle import other_work
+from bench.profiles.profile import ROOT, Profile, load_profile
+from bench.progress import console
+from bench.records.environment import describe_environment, device_name
+from bench.records.results import JSON, digest, read_records
+from bench.run.reporting import FULL_SIZE, run_reports
+from bench.studies.full_size import calibrating, pruning
+from bench.studies.full_size.dry_run import show_plan
+from bench.studies.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
+from bench.studies.full_size.records import write_records
+from bench.studies.full_size.resources import require_resources, usable_dtype
+from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.stage import Stage
+from bench.studies.full_size.stages import COUNTED, stages_of
+from bench.studies.full_size.workbench import Workbench, release
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.files import replace_files
+
+PROFILE = "flux-dev-random"
+
+
+class Ending(IntEnum):
+    """How a call ended, which is the command's exit status."""
+
+    MEASURED = 0
+    LEFT = 3
+    """The budget was spent before all was taken."""
+    FAILED = 4
+    """All was taken, and some of it failed."""
+
+
+def full_size(
+    *,
+    profile_name: str = PROFILE,
+    stages: Sequence[str] | None = None,
+    budget: float | None = None,
+    dry_run: bool = False,
+    accept: bool = False,
+    retry: bool = False,
+    offload: bool = False,
+    allow_busy: bool = False,
+    device: str | None = None,
+    dtype: str | None = None,
+    changes: Mapping[str, str] | None = None,
+    runs: Path = ROOT / "runs",
+) -> Ending:
+    """Run what is left of the stages, and tell how that ended; see `python -m bench full_size --help`.
+
+    Raises FastFluxError, before any work, for unknown names, a device that cannot be used or is busy, and too little
+    memory or disk; and for a run to be accepted in which something failed.
+    """
+    clock = Budget(budget)
+    profile = load_profile(profile_name, changes)
+    sizes = sizes_of(profile)
+    known = stages_of(sizes)
+    chosen = _chosen(known, stages)
+    profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
+    alone = [stage.name for stage in chosen] == [COUNTED]
+    kind = "meta" if alone else profile.device
+    if accept:
+        require_acceptable(chosen, kind, changes or {})
+    number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
+    folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
+    bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload)
+    if dry_run:
+        show_plan(bench, chosen)
+        return Ending.MEASURED
+    _forget(bench, chosen, failures=retry)
+    if accept:
+        require_no_failures(bench, list(known.values()))
+    working = [stage for stage in chosen if stage.left(bench)]
+    require_resources(bench, working)
+    if any(stage.name != COUNTED for stage in working) and torch.device(kind).type == "cuda" and not allow_busy:
+        other_work(profile.device).require_idle()
+    ending = _run(bench, chosen, kind)
+    records = write_records(bench, list(known), kind)
+    if records is not None:
+        run_reports("full_size", str(records))
+        if accept and ending != Ending.LEFT:
+            require_no_failures(bench, list(known.values()))
+        if accept and ending == Ending.MEASURED:
+            _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
+    return ending
+
+
+def _chosen(known: Mapping[str, Stage], names: Sequence[str] | None) -> list[Stage]:
+    """The stages named, in the order in which they run."""
+    for name in names or ():
+        if name not in known:
+            raise unknown_name("stage", name, list(known))
+    return [stage for name, stage in known.items() if names is None or name in names]
+
+
+def _forget(bench: Workbench, stages: Sequence[Stage], *, failures: bool) -> None:
+    """Drop what is to be measured again: failures where they are to be tried again, and what lost its statistics."""
+    if failures:
+        for stage in stages:
+            bench.pieces.forget_failures(stage.name)
+    names = {stage.name for stage in stages}
+    if pruning.STAGE in names and pruning.needs_statistics(bench):
+        if calibrating.STAGE in names:
+            calibrating.forget_lost(bench)
+        else:
+            pruning.require_statistics(bench)
+
+
+def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
+    """Settle what is left, piece by piece, and say what remains when the budget is spent.
+
+    The first piece starts whatever the budget: calls that are shorter than a piece would never end otherwise.
+    """
+    started = False
+    environment = describe_environment("cpu" if kind == "meta" else bench.device)
+    try:
+        for stage in stages:
+            left = stage.left(bench)
+            if not left:
+                console.print(f"{stage.name}: done before", markup=False)
+                continue
+            pieces = iter(stage.pieces(bench, left))
+            while (piece := _next(bench, stage, pieces)) is not None:
+                if started:
+                    bench.budget.require(bench.pieces.longest(stage.name))
+                started = True
+                console.print(f"{stage.name}: {', '.join(piece.units)}", markup=False, soft_wrap=True)
+                _settle(bench, stage, piece, environment)
+            if stage.name != COUNTED:
+                bench.clear()
+    except BudgetSpentError as spent:
+        counts = {stage.name: len(stage.left(bench)) for stage in stages}
+        rest = ", ".join(f"{name} ({count})" for name, count in counts.items() if count)
+        console.print(f"{spent}; left are {rest}. The same command continues.", markup=False, soft_wrap=True)
+        if rest:
+            return Ending.LEFT
+    return Ending.FAILED if any(stage.not_measured(bench) for stage in stages) else Ending.MEASURED
+
+
+def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | None:
+    """A stage's next piece, or None: also where there is no memory for the models that decide what a piece is."""
+    try:
+        return next(pieces, None)
+    except BudgetSpentError:
+        raise
+    except (RuntimeError, FastFluxError) as error:
+        reason = _reason(error)
+    release(bench.device)
+    console.print(
+        f"{stage.name} failed before its next piece: {reason}; the same command tries again",
+        markup=False,
+        soft_wrap=True,
+    )
+    return None
+
+
+def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[str, JSON]) -> None:
+    began = monotonic()
+    try:
+        results = piece.work()
+    except BudgetSpentError:
+        raise
+    except (RuntimeError, FastFluxError) as error:  # out of memory, as torch or a CUDA library or a compiler says it
+        results = piece.failed(_reason(error))
+    release(bench.device)  # not while an error's traceback holds what was there
+    done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
+    for variant, reason in done.failures.items():
+        console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
+    if done.failures:
+        console.print("  what was measured is kept; --retry measures again what failed", markup=False)
+
+
+def _reason(error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "no reason given")
+    if isinstance(error, FastFluxError):
+        return first
+    return f"{'out of memory' if isinstance(error, torch.OutOfMemoryError) else type(error).__name__}: {first}"
+
+
+def place_of(profile: Profile, sizes: Sizes, device: str, *, offload: bool = False) -> str:
+    """Folder of a run: the device's name, and 8 hex digits of all that decides its numbers."""
+    there = torch.device(device).type != "cuda" or torch.cuda.is_available()  # a dry run goes without
+    name = COUNTED if device == "meta" else device_name(device) if there else "no-gpu"
+    inputs: dict[str, JSON] = {
+        "sizes": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(sizes).items()},
+        "torch": torch.__version__,
+    }
+    if device != "meta":
+        inputs |= {
+            "dtype": profile.dtype,
+            "sampling": {**asdict(profile.sampling), "samples": {}},
+            "calibration": asdict(profile.calibration),
+            "latency": asdict(profile.latency),
+            "methods": {name: dict(values) for name, values in profile.methods.items()},
+            "offload": offload,
+        }
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"{slug}-{digest(inputs)[:8]}"
+
+
+def require_acceptable(stages: Sequence[Stage], device: str, changes: Mapping[str, str]) -> None:
+    """Raise FastFluxError unless the run may become the committed one: the profile's own sizes, on a GPU."""
+    if other := sorted(key for key in changes if key != "device"):
+        raise FastFluxError(f"--accept keeps runs of the profile as it is: leave --set {other[0]} away.")
+    if device != "meta" and torch.device(device).type != "cuda":
+        names = ", ".join(stage.name for stage in stages if stage.name != COUNTED)
+        raise FastFluxError(f"--accept keeps figures of a GPU, and {names} would run on {device}: use --stages flops.")
+
+
+def require_no_failures(bench: Workbench, stages: Sequence[Stage]) -> None:
+    """Raise FastFluxError, to be told before the work too, when a piece that was taken failed."""
+    failed = [f"{stage.name} ({', '.join(units)})" for stage in stages if (units := stage.failed(bench))]
+    if failed:
+        raise FastFluxError(
+            f"--accept keeps runs without failures, and {'; '.join(failed)} failed: measure again with --retry first."
+        )
+
+
+def require_no_loss(records: Path, target: Path) -> None:
+    """Raise FastFluxError when the records lack a measurement that those in their place hold."""
+    there = read_records(target) if target.exists() else []
+    new = {record.variant: {item.info.name for item in record.measurements} for record in read_records(records)}
+    lost = sorted(
+        {
+            item.info.name
+            for record in there
+            for item in record.measurements
+            if item.status == "ok" and item.info.name not in new.get(record.variant, set())
+        }
+    )
+    if lost:
+        raise FastFluxError(
+            f"The records in {target.name} hold {', '.join(lost)} too, which this run lacks: measure all stages, "
+            "or delete that folder first."
+        )
+
+
+def _accept(records: Path, name: str) -> None:
+    """Copy records to where the repository keeps them, with their tables."""
+    target = FULL_SIZE / name
+    require_no_loss(records, target)
+    replace_files(target, records)
+    run_reports("full_size", str(target), "--out", str(target / "README.md"))
+    console.print(f"accepted: {target.relative_to(ROOT)}")

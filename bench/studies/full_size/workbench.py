@@ -1,0 +1,223 @@
+"""What all full-size stages share: the dense model, its views, a step's inputs, room on the device, the budget."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block
+from bench.profiles.profile import Profile
+from bench.records.results import JSON, MetricInfo
+from bench.studies.full_size.pieces import Budget, Pieces
+from bench.studies.full_size.random_weights import materialise_, random_transformer, skeleton
+from bench.studies.full_size.sizes import Sizes
+from bench.studies.full_size.variants import (
+    EQUAL_LATENCY,
+    FullSizeVariant,
+    found_variant,
+    full_size_variants,
+    own_bytes,
+)
+from fastflux.calibration.recording import RecordedInputs
+from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.offload import offload_
+from fastflux.models.pruned import parameter_count
+from fastflux.models.surgery import get_block
+
+MARGIN = 0.1
+"""Of the device's free memory, left to activations and to the allocator."""
+EQUAL_STAGE = "equal-latency"
+"""The stage whose outcome later stages time too."""
+
+
+@dataclass
+class Workbench:
+    """One call of the command. Models are made when a stage first asks for them, and `clear` lets them go."""
+
+    profile: Profile
+    sizes: Sizes
+    device: str
+    dtype: torch.dtype
+    pieces: Pieces
+    budget: Budget
+    offload: bool = False
+
+    @cached_property
+    def outline(self) -> Any:
+        """The dense transformer on the meta device."""
+        return skeleton(self.sizes)
+
+    @cached_property
+    def dense_flops(self) -> dict[tuple[int, int], FlopsTable]:
+        """Of the dense transformer, by height and width."""
+        tokens = self.sizes.text_tokens
+        return {(p, p): flops_by_block(self.outline, p, p, tokens) for p in self.sizes.resolutions}
+
+    @cached_property
+    def dense(self) -> Any:
+        """The dense transformer on the device."""
+        return random_transformer(self.sizes, self.device, self.dtype)
+
+    def offloaded(self) -> Any:
+        """The dense transformer with its blocks on the host, drawn on the device one by one."""
+        transformer = skeleton(self.sizes)
+        for block in architecture_of(transformer).chain(transformer):
+            module = get_block(transformer, block)
+            materialise_(module, self.sizes, self.device, self.dtype, prefix=f"{block}.")
+            offload_(module, self.device)
+        materialise_(transformer, self.sizes, self.device, self.dtype)
+        return transformer
+
+    def fresh(self) -> Any:
+        """A dense transformer to be pruned: the only one, since pruning changes it."""
+        self.clear()
+        return self.offloaded() if self.offload else random_transformer(self.sizes, self.device, self.dtype)
+
+    def clear(self) -> None:
+        """Let go of all models."""
+        self.__dict__.pop("dense", None)
+        release(self.device)
+
+    @cached_property
+    def planned(self) -> dict[str, FullSizeVariant]:
+        """The variants that are known before anything is measured, by id, the dense one first."""
+        return {variant.id: variant for variant in full_size_variants(self.sizes)}
+
+    @property
+    def variants(self) -> dict[str, FullSizeVariant]:
+        """All of them, by id: L1-norm models of equal latency stand behind the others once they are found."""
+        found = (
+            found_variant(self.planned[target], measurement)
+            for _, measurement, _ in self.pieces.measurements([EQUAL_STAGE])
+            if measurement.info.name == EQUAL_LATENCY.name
+            and measurement.status == "ok"
+            and (target := str(measurement.settings["target"])) in self.planned
+        )
+        return {**self.planned, **{variant.id: variant for variant in found}}
+
+    @cached_property
+    def _bytes(self) -> dict[FullSizeVariant, int]:
+        return {}
+
+    def own_bytes(self, variant: FullSizeVariant) -> int:
+        """What a variant takes beside the dense model."""
+        if variant not in self._bytes:
+            self._bytes[variant] = own_bytes(variant, self.outline, self.sizes, self.dtype)
+        return self._bytes[variant]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the dense transformer."""
+        return parameter_count(self.outline) * self.dtype.itemsize
+
+    def room(self) -> int:
+        """Bytes that variants may take beside the dense model."""
+        _ = self.dense
+        return int(free_bytes(self.device) * (1 - MARGIN))
+
+    def inputs(self, pixels: int, batch: int = 1) -> dict[str, Tensor]:
+        """A step's arguments for so many images of `pixels` x `pixels`."""
+        return example_inputs(
+            self.outline,
+            batch,
+            pixels,
+            pixels,
+            self.sizes.text_tokens,
+            torch.Generator().manual_seed(self.sizes.seed),
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def recorded(self) -> RecordedInputs:
+        """The calibration samples on the host: random pictures and texts, at time steps spread over (0, 1)."""
+        count = self.sizes.samples
+        pixels = self.sizes.pruning_pixels
+        rows = example_inputs(
+            self.outline,
+            count,
+            pixels,
+            pixels,
+            self.sizes.text_tokens,
+            torch.Generator().manual_seed(self.sizes.seed),
+            dtype=self.dtype,
+        )
+        rows["timestep"] = ((torch.arange(count) + 0.5) / count).to(self.dtype)
+        shared = {name: rows.pop(name) for name in ("img_ids", "txt_ids")}
+        return RecordedInputs(rows, shared)
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Of `recorded`."""
+        sizes = self.sizes
+        tokens = (sizes.pruning_pixels // 16) ** 2
+        row = tokens * sizes.in_channels + sizes.text_tokens * sizes.t5_width + sizes.clip_width + 2
+        return sizes.samples * row * self.dtype.itemsize
+
+    def conditions(self, pixels: int) -> dict[str, JSON]:
+        """What a step's time depends on besides the model, for a measurement's settings."""
+        return {
+            "height": pixels,
+            "width": pixels,
+            "text_tokens": self.sizes.text_tokens,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch": self.profile.latency.batch,
+            "threads": torch.get_num_threads(),
+            "weights": "random",
+        }
+
+    def file(self, name: str) -> Path:
+        """A file beside the pieces."""
+        self.pieces.folder.mkdir(parents=True, exist_ok=True)
+        return self.pieces.folder / name
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """One step without gradients."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+
+    def __call__(self) -> None:
+        """Run it."""
+        with torch.inference_mode():
+            self.model(**self.inputs)
+
+
+def with_size(info: MetricInfo, pixels: int, suffix: str = "") -> MetricInfo:
+    """The metric of one resolution, under a name of its own."""
+    name = f"{info.name}_{pixels}x{pixels}{suffix}"
+    return MetricInfo(name, info.version, info.unit, info.higher_is_better, info.reference)
+
+
+def release(device: str) -> None:
+    """Give memory that nothing uses any more back to the device."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def free_bytes(device: str) -> int:
+    """Free memory of a GPU as its driver tells, or of the machine."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return host_free_bytes()
+
+
+def host_free_bytes() -> int:
+    """Memory that the machine has left, as Linux tells; elsewhere half of all there is."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

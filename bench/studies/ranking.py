@@ -1,0 +1,248 @@
+"""`python -m bench rank`: the paper's importance of every block, by drawing without each and scoring what comes.
+
+Section 3.2 of arXiv 2506.10035. Beside it the rankings that one calibration pass gives, how far they agree, and what
+each costs. The order it writes is what the profile's pruning methods follow (`bench.profiles.variants`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+from torch import nn
+
+from bench.metrics.base import Metric
+from bench.metrics.quality.fid import FID
+from bench.profiles import RANKINGS
+from bench.profiles.profile import ROOT, Profile, Sampling, load_profile, require_disk
+from bench.progress import console, track
+from bench.records.results import JSON, digest
+from bench.run.evaluation import Evaluation
+from bench.run.reporting import GENERATED, run_reports
+from bench.run.single_removals import without
+from bench.samples.generate import generate
+from bench.samples.image_set import ImageSet
+from bench.samples.prompts import prompts_hash
+from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
+from fastflux.calibration.statistics import collect_statistics
+from fastflux.errors import FastFluxError
+from fastflux.files import write_text
+from fastflux.io.checkpoint import read_json
+from fastflux.models.architecture import architecture_of
+from fastflux.plan import BlockRef
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What the images lose without a block: their FID, CLIP score, and the seconds it took to know."""
+
+    fid: float
+    clip_score: float
+    seconds: float
+
+
+#: Images of each calibration prompt that the importance is measured on unasked.
+RANK_SAMPLES = 2
+
+
+def rank(
+    *,
+    profile_name: str,
+    samples: int,
+    force: bool = False,
+    accept: bool = False,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
+    runs: Path = ROOT / "runs",
+) -> Path:
+    """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
+
+    `samples` images of each calibration prompt are drawn without each block; FID is against the dense model's images
+    of the same prompts and noise, so no outside data is needed. A run that was interrupted goes on at its block.
+    Raises FastFluxError for an unknown profile, faulty input or too little disk, before the long work.
+    """
+    if samples < 1:
+        raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
+    profile = load_profile(profile_name, changes)
+    device = device or profile.device
+    scorers = profile.ranking_scorers or profile.scorers
+    profile = replace(profile, scorers=scorers, metrics=("fid", "clip_score"))
+    folder = runs / profile.name / "ranking"
+    require_disk(folder, profile.disk_mib)
+    sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)
+    evaluation = Evaluation(replace(profile, sampling=sampling), folder.parent, (), device=device)
+    base = evaluation.main
+    inputs: dict[str, JSON] = {
+        "revision": base.revision,
+        "components": base.components_hash,
+        "prompts": prompts_hash(base.calibration_prompts),
+        "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+    }
+    folder = folder / digest(inputs)
+    if force:
+        shutil.rmtree(folder, ignore_errors=True)
+    removals, cost = _remove_each(evaluation, sampling, folder, inputs)
+    fits, seconds = _fit(evaluation, removals)
+    ranking = _ranking(removals, fits)
+    prompts = len(base.calibration_prompts)
+    one_pass: dict[str, JSON] = {"forwards": prompts * profile.calibration.steps, "seconds": round(seconds, 1)}
+    costs: dict[str, JSON] = {"importance": cost, "one calibration pass": one_pass}
+    path = folder / "ranking.json"
+    _write(
+        path,
+        {
+            "ranking": "importance",
+            "profile": profile.name,
+            "base_model": profile.title,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": evaluation.environment,
+            "inputs": inputs,
+            "scorers": {name: _scorer(evaluation, name).info.reference for name in ("fid", "clip_score")},
+            "cost": costs,
+            **ranking,
+        },
+    )
+    _show(ranking, costs)
+    if accept:
+        target = committed_ranking(profile)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+        default = profile.name == "shapes"  # whose documents lie on top, where README.md shows them
+        run_reports("importance", str(target), "-o", str(GENERATED if default else GENERATED / profile.name))
+        console.print(f"accepted: {target.relative_to(ROOT)}; the profile's methods follow it from now on")
+    return path
+
+
+def committed_ranking(profile: Profile) -> Path:
+    """Where the repository keeps the profile's ranking."""
+    return RANKINGS / f"{profile.name}.json"
+
+
+def _remove_each(
+    evaluation: Evaluation, sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]
+) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
+    """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
+    transformer = evaluation.main.dense().eval()
+    pipeline = evaluation.main.pipeline
+    pipeline.transformer = transformer
+    prompts = evaluation.main.calibration_prompts
+
+    def draw(place: Path) -> ImageSet:
+        return ImageSet.read(generate(pipeline, prompts, sampling, place, inputs))
+
+    blocks = architecture_of(transformer).blocks(transformer)
+    began = monotonic()
+    dense = list(draw(folder / "dense"))
+    if not (folder / "dense.json").exists():
+        _write(folder / "dense.json", {"seconds": monotonic() - began})
+    fid, clip_score = _scorer(evaluation, "fid"), _scorer(evaluation, "clip_score")
+    if not isinstance(fid, FID):
+        raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
+    fid = fid.against(dense)
+    removals: dict[BlockRef, Removal] = {}
+    for block in track(blocks, "rank", total=len(blocks)):
+        note = folder / f"{block}.json"
+        if not note.exists():
+            _write(note, asdict(_remove(transformer, block, folder / "without", draw, (fid, clip_score))))
+        removals[block] = Removal(**read_json(note))
+    forwards = len(dense) * sampling.steps * (len(blocks) + 1)
+    seconds = read_json(folder / "dense.json")["seconds"] + sum(removal.seconds for removal in removals.values())
+    return removals, {"forwards": forwards, "seconds": round(seconds, 1)}
+
+
+def _remove(
+    transformer: nn.Module,
+    block: BlockRef,
+    place: Path,
+    draw: Callable[[Path], ImageSet],
+    metrics: tuple[Metric, Metric],
+) -> Removal:
+    """Draw and score without one block, and put it back."""
+    began = monotonic()
+    shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
+    with without(transformer, block):
+        images = draw(place)
+    found = []
+    for metric, key in zip(metrics, ("fid", "mean"), strict=True):
+        measurement = metric(images)
+        if measurement.status != "ok":
+            raise FastFluxError(f"{measurement.info.name} without {block}: {measurement.reason}")
+        found.append(measurement.values[key])
+    shutil.rmtree(place)
+    return Removal(found[0], found[1], monotonic() - began)
+
+
+def _scorer(evaluation: Evaluation, name: str) -> Metric:
+    """The profile's metric of that name; raises FastFluxError where it has none."""
+    for metric in evaluation.scorers:
+        if metric.info.name == name:
+            return metric
+    raise FastFluxError(f"the profile {evaluation.profile.name} scores no {name}, which the importance is made of")
+
+
+def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:
+    """Linear fits of all blocks from a calibration pass, and its seconds."""
+    transformer = evaluation.main.dense()
+    evaluation.main.pipeline.transformer = transformer
+    began = monotonic()
+    fits = fit_blocks(transformer, collect_statistics(transformer, evaluation.main.drive, blocks=blocks))
+    return fits, monotonic() - began
+
+
+def _ranking(removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, BlockFit]) -> dict[str, JSON]:
+    """All blocks, least important first, with every score; and Spearman's correlation of each order with that one."""
+    scores = importance_scores(
+        {block: removal.fid for block, removal in removals.items()},
+        {block: removal.clip_score for block, removal in removals.items()},
+    )
+    order = sorted(scores, key=lambda block: scores[block])
+    entries: list[JSON] = [
+        {
+            "block": str(block),
+            "importance": scores[block],
+            **asdict(removals[block]),
+            **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS},
+        }
+        for block in order
+    ]
+    agreement: dict[str, JSON] = {
+        name: _spearman(order, lambda block, name=name: -unimportance(name, fits[block]), scores)  # type: ignore[misc]
+        for name in MEASURED_RANKINGS
+    }
+    agreement["start2end"] = _spearman(order, list(removals).index, scores)
+    return {"blocks": entries, "spearman": agreement}
+
+
+def _spearman(
+    blocks: Sequence[BlockRef], other: Callable[[BlockRef], float], scores: Mapping[BlockRef, float]
+) -> float:
+    return float(spearmanr([other(block) for block in blocks], [scores[block] for block in blocks]).statistic)
+
+
+def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
+    measured = (name.replace("_", " ") for name in MEASURED_RANKINGS)
+    table = Table("#", "block", "importance", "FID", "CLIP score", *measured, box=None)
+    for place, entry in enumerate(ranking["blocks"], 1):
+        figures = (entry[key] for key in ("importance", "fid", "clip_score", *MEASURED_RANKINGS))
+        table.add_row(str(place), entry["block"], *(f"{figure:.4g}" for figure in figures))
+    out = Console(width=max(Console().width, 140), soft_wrap=True)  # whole rows, wherever they are written
+    out.print(table)
+    agreement = Table("order", "Spearman's correlation with the importance", box=None)
+    for name, value in ranking["spearman"].items():
+        agreement.add_row(name, f"{value:.3f}")
+    out.print(agreement)
+    for name, spent in cost.items():
+        console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")
+
+
+def _write(path: Path, data: Mapping[str, JSON]) -> None:
+    write_text(path, json.dumps(data, indent=1) + "\n")

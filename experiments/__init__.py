@@ -1,0 +1,1 @@
+"""One-off proofs, run by hand."""

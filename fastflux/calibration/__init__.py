@@ -1,0 +1,1 @@
+"""What is learned by running the dense model: data, statistics of its streams, recorded activations, rankings."""

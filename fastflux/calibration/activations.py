@@ -1,0 +1,213 @@
+"""Where the recorded streams of all samples lie while blocks are pruned, in RAM or in files, and how many bytes.
+
+A file has no name in its folder: it is gone once nobody needs it, however the process ends. What is read of it is read
+row by row, so that no more than a batch is ever in RAM.
+"""
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+
+from fastflux.errors import FastFluxError, unknown_name
+
+Streams = tuple[Tensor, Tensor]
+"""(hidden_states (rows, image tokens, dim), encoder_hidden_states (rows, text tokens, dim))."""
+
+PLACES = ("ram", "disk")
+KEEP = 4
+
+
+def require_bounds(activations: str, keep: int) -> None:
+    """Raise ``FastFluxError`` unless ``activations`` is one of `PLACES` and ``keep`` is not negative."""
+    if activations not in PLACES:
+        raise unknown_name("place for activations", activations, PLACES)
+    if keep < 0:
+        raise FastFluxError(f"Activations are to be kept at {keep} places, but it must not be negative.")
+
+
+class KeptStreams(ABC):
+    """Streams of all samples at one place of a model, batch after batch, on the CPU; all batches but the last alike."""
+
+    def __init__(self, store: "ActivationStore") -> None:
+        self.nbytes = 0
+        self._store = store
+        self._sizes: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[Streams]:
+        return (self[batch] for batch in range(len(self)))
+
+    def __getitem__(self, batch: int) -> Streams:
+        return self._read(batch, 0, self._sizes[batch])
+
+    @property
+    def samples(self) -> int:
+        """Rows of all batches."""
+        return sum(self._sizes)
+
+    def rows(self, rows: Tensor) -> Streams:
+        """The samples of the given numbers, in their order."""
+        places = (divmod(row, self._sizes[0]) for row in rows.tolist())
+        found = [self._read(batch, row, row + 1) for batch, row in places]
+        return torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found])
+
+    def append(self, streams: Streams) -> None:
+        """Add a batch; raises ``FastFluxError`` when the disk is full."""
+        self._write(streams)
+        self._sizes.append(len(streams[0]))
+        size = sum(stream.nbytes for stream in streams)
+        self.nbytes += size
+        self._store.count(size)
+
+    def close(self) -> None:
+        """Let go of all batches."""
+        self._store.count(-self.nbytes)
+        self.nbytes = 0
+        self._sizes.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @abstractmethod
+    def _write(self, streams: Streams) -> None:
+        """Keep one batch more."""
+
+    @abstractmethod
+    def _read(self, batch: int, start: int, stop: int) -> Streams:
+        """Samples of a batch that was kept."""
+
+
+class _InRam(KeptStreams):
+    def __init__(self, store: "ActivationStore") -> None:
+        super().__init__(store)
+        self._batches: list[Streams] = []
+
+    def _write(self, streams: Streams) -> None:
+        self._batches.append(streams)
+
+    def _read(self, batch: int, start: int, stop: int) -> Streams:
+        first, second = self._batches[batch]
+        return first[start:stop], second[start:stop]
+
+    def close(self) -> None:
+        super().close()
+        self._batches.clear()
+
+
+class _OnDisk(KeptStreams):
+    """One file without a name: the batches one behind the other, image tokens first."""
+
+    def __init__(self, store: "ActivationStore", folder: Path) -> None:
+        super().__init__(store)
+        self._file: IO[bytes] | None = None  # until it is open, for `close`
+        self._folder = folder
+        with _refusing(folder):
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # `close` closes it
+        self._batches: list[tuple[tuple[int, Tensor], tuple[int, Tensor]]] = []
+        """Where each stream of a batch begins, and a tensor on no device that tells its shape and type."""
+
+    def _write(self, streams: Streams) -> None:
+        first, second = (self._put(stream) for stream in streams)
+        self._batches.append((first, second))
+
+    def _put(self, stream: Tensor) -> tuple[int, Tensor]:
+        file = self._open()
+        with _refusing(self._folder):
+            start = file.seek(0, os.SEEK_END)
+            left = bytes_of(stream.contiguous())
+            while left:
+                left = left[file.write(left) :]
+        return start, stream.to("meta")
+
+    def _read(self, batch: int, start: int, stop: int) -> Streams:
+        first, second = (self._get(at, like, start, stop) for at, like in self._batches[batch])
+        return first, second
+
+    def _get(self, at: int, like: Tensor, start: int, stop: int) -> Tensor:
+        file = self._open()
+        found = torch.empty((stop - start, *like.shape[1:]), dtype=like.dtype)
+        with _refusing(self._folder):
+            file.seek(at + start * like[:1].nbytes)
+            left = bytes_of(found)
+            while left:
+                if not (count := file.readinto(left)):  # type: ignore[attr-defined]  # raw files have it
+                    raise OSError("the file ends too early")
+                left = left[count:]
+        return found
+
+    def _open(self) -> IO[bytes]:
+        if self._file is None or self._file.closed:
+            raise ValueError("these activations have been let go")
+        return self._file
+
+    def close(self) -> None:
+        super().close()
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass
+class ActivationStore:
+    """Keeps streams in RAM, or in files below ``folder``, and counts what is held at once; leaving it deletes all."""
+
+    folder: Path | None = None
+    bytes_held: int = 0
+    peak_bytes: int = 0
+    """The most bytes held at once since `restart`, wherever they lie."""
+    _kept: WeakSet[KeptStreams] = field(default_factory=WeakSet)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for kept in list(self._kept):  # an error's traceback may hold some yet
+            kept.close()
+
+    def keep(self, batches: Iterable[Streams]) -> KeptStreams:
+        """Take the batches one by one; held until nobody refers to the result any more."""
+        kept = _InRam(self) if self.folder is None else _OnDisk(self, self.folder)
+        self._kept.add(kept)
+        for streams in batches:
+            kept.append(streams)
+        return kept
+
+    def restart(self) -> None:
+        """Count the most bytes held from now on."""
+        self.peak_bytes = self.bytes_held
+
+    def count(self, change: int) -> None:
+        """Note that so many bytes more, or fewer, are held."""
+        self.bytes_held += change
+        self.peak_bytes = max(self.peak_bytes, self.bytes_held)
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Turn a full disk or a refused write below ``folder`` into a ``FastFluxError``."""
+    try:
+        yield
+    except OSError as error:
+        raise FastFluxError(
+            f"Cannot keep activations in files below {folder}: {error.strerror or error}; free some space, choose "
+            "another folder, keep fewer places or calibrate on fewer samples."
+        ) from error
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    array: Any = tensor.detach().view(-1).view(torch.uint8).numpy()
+    return memoryview(array)

@@ -1,0 +1,118 @@
+"""Calibration data from pictures with captions: the states a model meets where noise was added to real images."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastflux.calibration.run import CalibrationRun
+from fastflux.errors import FastFluxError
+from fastflux.models.architecture import architecture_of
+from fastflux.models.sizes import drawing_sizes
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+METADATA = "metadata.jsonl"
+
+
+def read_captioned_images(folder: Path) -> list[tuple[Path, str]]:
+    """The pictures of a folder with their captions, in the order of their names.
+
+    Captions stand in ``metadata.jsonl`` (objects with ``file_name`` and ``text`` or ``prompt``, as Hugging Face's image
+    folders have them) or else in a text file of the picture's name. Raises ``FastFluxError`` naming what is missing.
+    """
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FastFluxError(f"{folder} holds no picture: expected files ending in {', '.join(SUFFIXES)}.")
+    if not (folder / METADATA).exists():
+        return [(path, _caption(path)) for path in files]
+    captions = _metadata(folder / METADATA)
+    if missing := [path.name for path in files if path.name not in captions]:
+        raise FastFluxError(f"{missing[0]} has no caption in {folder / METADATA}: add a line for it.")
+    return [(path, captions[path.name]) for path in files]
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    captions = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            captions[entry["file_name"]] = entry["text"] if "text" in entry else entry["prompt"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise FastFluxError(
+                f"{path}, line {number} has no file_name with a text or prompt: {line[:60]!r}."
+            ) from error
+    return captions
+
+
+def _caption(path: Path) -> str:
+    text = path.with_suffix(".txt")
+    if not text.exists():
+        raise FastFluxError(f"{path.name} has no caption: write one to {text}, or all to {path.parent / METADATA}.")
+    return text.read_text(encoding="utf-8").strip()
+
+
+class NoisedImages(CalibrationRun[tuple[Path, str]]):
+    """Runs a transformer on pictures with captions, noised to ``steps`` levels each, as `CalibrationRun` says.
+
+    The levels are those of the pipeline's scheduler for as many sampling steps. A picture is resized to cover
+    ``height`` x ``width`` pixels and cropped at its centre. ``FastFluxError`` for pictures that cannot be read.
+    """
+
+    @property
+    def source(self) -> str:
+        """What the calibration ran on, in words."""
+        return f"{len(self.data)} pictures with captions: {self.steps} noise levels each"
+
+    def contents(self) -> list[object]:
+        """The pictures' files and their captions."""
+        return list(self.data)
+
+    @torch.no_grad()
+    def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
+        """Run all pictures; ``advance`` is told the number done after each batch."""
+        transformer = self.pipeline.transformer
+        noised_inputs = architecture_of(transformer).noised_inputs
+        sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
+        for start in range(0, len(self.data), self.batch_size):
+            batch = self.data[start : start + self.batch_size]
+            for arguments in noised_inputs(
+                self.pipeline,
+                self._latents([path for path, _ in batch], sizes["height"], sizes["width"]),
+                [caption for _, caption in batch],
+                partial(_noise_like, seed=self.seed + start),
+                steps=self.steps,
+                guidance=self.guidance,
+                text_tokens=sizes["max_sequence_length"],
+            ):
+                transformer(**arguments, return_dict=False)
+            advance(len(batch))
+
+    def _latents(self, paths: Sequence[Path], height: int, width: int) -> Tensor:
+        """Latents (n, channels, rows, columns) of pictures, as the transformer knows them."""
+        vae = self.pipeline.vae
+        pixels = self.pipeline.image_processor.preprocess(
+            [_opened(path) for path in paths], height=height, width=width, resize_mode="crop"
+        )
+        latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
+        known: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
+        return known
+
+
+def _noise_like(clean: Tensor, seed: int) -> Tensor:
+    """Noise of the shape (n, ...) of ``clean``, each picture's from a seed of its own."""
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(clean))]
+    return torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators]).to(clean)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise FastFluxError(f"{path} is damaged or no picture ({error}): replace it or take it away.") from error

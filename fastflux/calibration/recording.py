@@ -1,0 +1,196 @@
+"""Record what enters the transformer while a pipeline samples, and carry it from block to block, a part at a time.
+
+Sandwich Training needs the inputs and outputs of one span of blocks after another. Running whole pipelines for each
+would repeat everything before the span; here the recorded inputs enter the transformer once, and the states that reach
+the spans are kept as long as no block before them changes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastflux.calibration.activations import KEEP, ActivationStore, KeptStreams, Streams
+from fastflux.calibration.block_runs import Observe, enter, run_blocks
+from fastflux.errors import FastFluxError
+from fastflux.models.architecture import IMAGE_STREAM, architecture_of
+from fastflux.plan import BlockRef
+
+TOKENS_AT_ONCE = 16384
+"""Of the samples that run at once unless told otherwise: in FLUX.1-dev's blocks 0.1 GB a tensor in bfloat16."""
+MOST_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class RecordedInputs:
+    """Keyword arguments of a transformer's forward: ``rows`` hold one entry per sample, ``shared`` serves all."""
+
+    rows: Mapping[str, Tensor]
+    shared: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.rows.values())))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples."""
+        return sum(value.nbytes for value in self.rows.values())
+
+    def batches(self, size: int) -> Iterator[dict[str, Any]]:
+        """Arguments for batches of at most ``size`` samples."""
+        for start in range(0, len(self), size):
+            yield {**{name: value[start : start + size] for name, value in self.rows.items()}, **self.shared}
+
+
+def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples: int, seed: int = 0) -> RecordedInputs:
+    """Run ``drive`` and keep ``samples`` of the single-image forwards it makes, chosen evenly by reservoir sampling.
+
+    Each kept sample is one image at one time step. Kept on the CPU, so that memory is bounded by ``samples`` whatever
+    ``drive`` runs. Raises ``FastFluxError`` when ``drive`` makes fewer forwards than that, of differing sizes, or on
+    values that are not finite.
+    """
+    if samples < 1:
+        raise FastFluxError(f"{samples} samples are to be recorded, but it must be at least 1.")
+    generator = torch.Generator().manual_seed(seed)
+    kept: list[dict[str, Tensor]] = []
+    shared: dict[str, Any] = {}
+    seen = 0
+
+    def observe(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal seen
+        batch = len(kwargs[IMAGE_STREAM])
+        own = {key: value for key, value in kwargs.items() if has_rows(key, value, batch)}
+        if faulty := [key for key, value in own.items() if not torch.isfinite(value).all()]:
+            raise FastFluxError(
+                f"The calibration ran the model on {faulty[0]} that are not finite: check the weights and the dtype."
+            )
+        shared.update({key: value for key, value in kwargs.items() if key not in own})
+        for row in range(batch):
+            seen += 1
+            place = len(kept) if len(kept) < samples else int(torch.randint(seen, (), generator=generator))
+            if place >= samples:
+                continue
+            sample = {key: value[row].detach().cpu().clone() for key, value in own.items()}
+            if kept and {key: value.shape for key, value in sample.items()} != {
+                key: value.shape for key, value in kept[0].items()
+            }:
+                raise FastFluxError("The calibration ran images or prompts of differing sizes: use one size for all.")
+            if place == len(kept):
+                kept.append(sample)
+            else:
+                kept[place] = sample
+
+    handle = transformer.register_forward_pre_hook(observe, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            drive()
+    finally:
+        handle.remove()
+    if len(kept) < samples:
+        raise FastFluxError(
+            f"The calibration ran {seen} images and steps, but {samples} samples were asked for: "
+            "give more prompts or steps, or ask for fewer samples."
+        )
+    rows = {key: torch.stack([sample[key] for sample in kept]) for key in kept[0]}
+    return RecordedInputs(rows, {key: value for key, value in shared.items() if key != "return_dict"})
+
+
+def samples_at_once(transformer: nn.Module, inputs: RecordedInputs) -> int:
+    """How many of the samples hold `TOKENS_AT_ONCE` image and text tokens together: from 1 to `MOST_AT_ONCE`."""
+    (image, text), _ = next(enter(transformer, inputs.batches(1)))
+    return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // (image.shape[1] + text.shape[1])))
+
+
+def has_rows(name: str, value: object, batch: int) -> bool:
+    """Whether an argument has an entry per image; position ids have none, whatever their length."""
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == batch and not name.endswith("_ids")
+
+
+@dataclass
+class BlockStates:
+    """The streams of all recorded samples before any block of a transformer, computed when asked for.
+
+    ``before(block)`` starts from the nearest place that is still valid: the model's own input, or one of at most
+    ``keep`` places whose streams were kept. ``invalidate(block)`` must be told of every block that changes.
+    ``store`` says where they lie: at most the input, ``keep`` places and what is being computed are held at once.
+    ``batch_size`` samples run at once; offloaded blocks come once for many batches (`fastflux.calibration.block_runs`).
+    ``block_forwards`` counts samples times blocks that were run, ``seconds`` what that took: the cost of it all.
+    """
+
+    transformer: nn.Module
+    inputs: RecordedInputs
+    batch_size: int
+    keep: int = KEEP
+    store: ActivationStore = field(default_factory=ActivationStore)
+    block_forwards: int = 0
+    seconds: float = 0.0
+    _places: dict[int, KeptStreams] = field(default_factory=dict)
+    _arguments: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.blocks = architecture_of(self.transformer).chain(self.transformer)
+        self._places[0] = self.store.keep(self._enter())
+
+    def _enter(self) -> Iterator[Streams]:
+        """Streams before the first block; notes what every block is given besides."""
+        for streams, arguments in enter(self.transformer, self.inputs.batches(self.batch_size)):
+            # Rotary embeddings are the same for every batch: one copy on the device instead of one for each.
+            first = self._arguments[0] if self._arguments else {}
+            self._arguments.append(
+                {name: first[name] if _same(value, first.get(name)) else value for name, value in arguments.items()}
+            )
+            yield _on_host(streams)
+
+    def arguments(self, batch: int) -> Mapping[str, Any]:
+        """What every block is given besides the streams, for one batch of samples."""
+        return self._arguments[batch]
+
+    def invalidate(self, block: BlockRef) -> None:
+        """Forget the streams behind ``block``, which has changed."""
+        at = self.blocks.index(block)
+        self._places = {place: streams for place, streams in self._places.items() if place <= at}
+
+    def before(self, block: BlockRef) -> KeptStreams:
+        """Streams before ``block``, a pair for each batch, on the CPU."""
+        at = self.blocks.index(block)
+        start = max(place for place in self._places if place <= at)
+        if start == at:
+            return self._places[at]
+        streams = self.through(self._places[start], self.blocks[start:at])
+        self._places[at] = streams
+        self._thin()
+        return streams
+
+    def through(
+        self,
+        streams: Iterable[Streams],
+        blocks: Sequence[BlockRef],
+        observe: Observe = lambda _block, _before, _after: None,
+    ) -> KeptStreams:
+        """Run ``streams`` of all samples through consecutive blocks; ``observe`` as in `run_blocks`."""
+        began = monotonic()
+        batches = zip(streams, self._arguments, strict=True)
+        out = self.store.keep(map(_on_host, run_blocks(self.transformer, blocks, batches, observe)))
+        self.seconds += monotonic() - began
+        self.block_forwards += len(blocks) * out.samples
+        return out
+
+    def _thin(self) -> None:
+        """Keep the model's input and the ``keep`` places reached last."""
+        places = [place for place in self._places if place]
+        for place in places[: max(0, len(places) - self.keep)]:
+            del self._places[place]
+
+
+def _same(value: object, other: object) -> bool:
+    """Whether two tensors, or tuples of tensors, are equal."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other) and all(map(_same, value, other))
+    return isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value, other)
+
+
+def _on_host(streams: Streams) -> Streams:
+    return streams[0].cpu(), streams[1].cpu()

@@ -1,0 +1,40 @@
+"""Calibration data from the model itself: the states it meets while sampling given prompts."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastflux.calibration.run import CalibrationRun
+from fastflux.models.sizes import drawing_sizes
+
+
+class Trajectories(CalibrationRun[str]):
+    """Samples every prompt of ``data`` once with a pipeline, as `CalibrationRun` says; no image is decoded.
+
+    Under classifier-free guidance (SD3 at a guidance above 1) each step runs every prompt and the empty one.
+    """
+
+    @property
+    def source(self) -> str:
+        """What the calibration ran on, in words."""
+        return f"the base model's own sampling of {len(self.data)} prompts: {self.steps} steps"
+
+    def contents(self) -> list[object]:
+        """The prompts."""
+        return list(self.data)
+
+    def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
+        """Run all prompts; ``advance`` is told the number done after each batch."""
+        sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
+        self.pipeline.set_progress_bar_config(disable=True)
+        for start in range(0, len(self.data), self.batch_size):
+            prompts = list(self.data[start : start + self.batch_size])
+            self.pipeline(
+                prompts,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance,
+                **sizes,
+                generator=[torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))],
+                output_type="latent",
+            )
+            advance(len(prompts))

@@ -1,0 +1,74 @@
+"""What the command lines of all packages share: how a command is run, and what its user sees when it fails."""
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from types import FrameType
+
+from cyclopts import App, CycloptsError
+
+from fastflux.errors import FastFluxError
+
+_ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+"""Signals that end a run, and the exit status that a shell gives a process which they ended."""
+_FULL = ("out of memory", "can't allocate memory")
+"""What torch's RuntimeErrors say where another program's would be a MemoryError."""
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that ends the run as Ctrl-C does: what is open is closed, what is half written deleted."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = _ENDING[signal.Signals(number)]
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(number)
+
+
+def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = "interrupted") -> int:
+    """Run a command and return its exit status: what the command returns, 0 for None.
+
+    What users can mend is one sentence on stderr and status 1, a faulty option status 2. Ctrl-C, SIGTERM and SIGHUP end
+    with ``interrupted``, the sentence that says what is kept, and the status that shells give them.
+    """
+    app.suppress_keyboard_interrupt = False  # it would end the process without a word of what is kept
+    is_main = threading.current_thread() is threading.main_thread()  # elsewhere no handlers can be set
+    previous = {number: signal.signal(number, _end) for number in _ENDING} if is_main else {}
+    try:
+        return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+    except (Exception, KeyboardInterrupt) as error:
+        status, sentence = _told(error, interrupted)
+        if not status:
+            raise
+        _say(app.name[0], sentence)
+        return status
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _told(error: BaseException, interrupted: str) -> tuple[int, str]:
+    """The exit status and the sentence for an error; status 0 for one that is a fault of ours."""
+    if isinstance(error, KeyboardInterrupt):
+        return getattr(error, "status", _ENDING[signal.SIGINT]), interrupted
+    if isinstance(error, CycloptsError):
+        return 2, str(error)
+    if isinstance(error, FastFluxError):
+        return 1, str(error)
+    if isinstance(error, OSError):
+        return 1, f"{error}; mend that and run the same command again"
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
+    ):
+        return 1, "the memory is full: close other programs, or ask for less at once"
+    return 0, ""
+
+
+def _say(name: str, sentence: str) -> None:
+    """One line on stderr, without what the terminal cannot show or what would steer it: names come from outside."""
+    plain = "".join(character if character.isprintable() else repr(character)[1:-1] for character in sentence)
+    encoding = sys.stderr.encoding or "ascii"
+    sys.stderr.write(f"{name}: {plain}\n".encode(encoding, "backslashreplace").decode(encoding))

@@ -1,0 +1,202 @@
+"""Train one sandwich: LoRA in its adapted blocks, its replaced blocks in full, against what it computed before."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraModel
+from torch import Tensor, nn
+
+from fastflux.calibration.activations import KeptStreams, Streams
+from fastflux.calibration.block_runs import run_block
+from fastflux.calibration.recording import BlockStates, has_rows
+from fastflux.cost import PruningCost
+from fastflux.errors import FastFluxError
+from fastflux.methods.descent import descend
+from fastflux.methods.sandwich_training.span import Sandwich
+from fastflux.models.architecture import architecture_of
+from fastflux.models.offload import resident
+from fastflux.models.surgery import get_block, hidden_size
+
+ADAPTER = "sandwich"
+
+
+@dataclass(frozen=True)
+class SandwichSettings:
+    """How one sandwich is trained: AdamW, cosine decay to 0 after a linear warm-up over 5 % of the steps.
+
+    ``rank``: of the LoRA in the adapted blocks' linear layers, whose scale is 1 (alpha = rank); ``batch``: samples a
+    step; ``lr``: of LoRA; ``linear_lr``: of the replaced blocks' linear layers, which start at their least-squares fit.
+    The paper names no values.
+    """
+
+    rank: int = 16
+    steps: int = 200
+    batch: int = 8
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+
+    def require_sensible(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
+        width = hidden_size(transformer)
+        if not 1 <= self.rank <= width:
+            raise FastFluxError(f"The LoRA rank is {self.rank}, but it must lie between 1 and the width, {width}.")
+        for name, value in (("steps", self.steps), ("batch", self.batch)):
+            if value < 1:
+                raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
+        for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
+
+
+@dataclass(frozen=True)
+class SandwichResult:
+    """The loss over all samples before and after training, and what it took."""
+
+    loss_before: float
+    loss_after: float
+    cost: PruningCost
+
+
+def train_sandwich_(
+    transformer: nn.Module,
+    sandwich: Sandwich,
+    states: BlockStates,
+    inputs: KeptStreams,
+    targets: KeptStreams,
+    settings: SandwichSettings,
+    *,
+    seed: int,
+) -> SandwichResult:
+    """Train in place and tell the loss over all samples before and after; LoRA ends merged into the weights.
+
+    ``inputs`` enter the sandwich's first block and ``targets`` left its last one before the center was replaced, both
+    batched as ``states`` are. The loss is the mean squared error over both streams, text left out behind the model's
+    last block, where nothing reads it. Training runs in float32, whatever the weights' dtype, and in the samples' order
+    that ``seed`` decides. Raises ``FastFluxError`` when the activations or the loss are not finite.
+    """
+    settings.require_sensible(transformer)
+    with resident([get_block(transformer, block) for block in sandwich.blocks]):
+        return _train_(transformer, sandwich, states, inputs, targets, settings, seed=seed)
+
+
+def _train_(
+    transformer: nn.Module,
+    sandwich: Sandwich,
+    states: BlockStates,
+    inputs: KeptStreams,
+    targets: KeptStreams,
+    settings: SandwichSettings,
+    *,
+    seed: int,
+) -> SandwichResult:
+    """Train a sandwich whose blocks are where they run."""
+    read = architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer)
+    modules = [get_block(transformer, block) for block in sandwich.blocks]
+    frozen = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}
+    transformer.requires_grad_(requires_grad=False)
+    dtype = next(modules[0].parameters(), next(transformer.parameters())).dtype
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
+        tuners = [_adapt(get_block(transformer, block).float(), settings.rank) for block in sandwich.adapted]
+    linear = [p for block in sandwich.replaced for p in get_block(transformer, block).float().parameters()]
+    for parameter in linear:
+        parameter.requires_grad_()
+    lora = [p for module in modules for name, p in module.named_parameters() if f".{ADAPTER}." in name]
+    trainable = sum(parameter.numel() for parameter in (*lora, *linear))
+    batches = _Batches(states, inputs, targets, len(read) == 1, next(transformer.parameters()).device)
+    try:
+        before = batches.loss(modules)
+        if not math.isfinite(before):
+            raise FastFluxError(
+                f"The activations around {sandwich.center} are not finite: check the model's weights and dtype."
+            )
+        if lora or linear:
+            descend(
+                [(lora, settings.lr), (linear, settings.linear_lr)],
+                lambda rows: batches.error(modules, rows),
+                len(batches),
+                steps=settings.steps,
+                batch=settings.batch,
+                seed=seed,
+                diverged="The sandwich's loss is not finite at step {step}: "
+                "lower its learning rate, or check the activations.",
+            )
+        after = batches.loss(modules)
+    finally:
+        for tuner in tuners:
+            tuner.merge_and_unload()
+        for module in modules:
+            module.to(dtype)
+        for name, parameter in transformer.named_parameters():
+            parameter.requires_grad_(frozen.get(name, True))
+    steps = settings.steps if lora or linear else 0
+    cost = PruningCost(
+        block_forwards=2 * len(batches) * len(modules),
+        block_trainings=steps * settings.batch * len(modules),
+        training_steps=steps,
+        trainable_parameters=trainable,
+    )
+    return SandwichResult(before, after, cost)
+
+
+def _adapt(block: nn.Module, rank: int) -> Any:
+    """LoRA on all linear layers of a block; peft's tuner, which can merge it again."""
+    names = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
+    return LoraModel(block, config, ADAPTER)
+
+
+class _Batches:
+    """The samples of a sandwich to draw rows from, wherever they lie: only the rows drawn are read."""
+
+    def __init__(
+        self,
+        states: BlockStates,
+        inputs: KeptStreams,
+        targets: KeptStreams,
+        image_only: bool,
+        device: torch.device,
+    ) -> None:
+        self.inputs, self.targets, self.size = inputs, targets, states.batch_size
+        self.image_only, self.device = image_only, device
+        arguments = [states.arguments(batch) for batch in range(len(inputs))]
+        first = min(states.batch_size, inputs.samples)
+        self.own = {
+            name: torch.cat([entry[name] for entry in arguments])
+            for name, value in arguments[0].items()
+            if has_rows(name, value, first)
+        }
+        self.shared = {name: value for name, value in arguments[0].items() if name not in self.own}
+
+    def __len__(self) -> int:
+        return self.inputs.samples
+
+    def error(self, modules: Sequence[nn.Module], rows: Tensor) -> Tensor:
+        """Mean squared error of the chosen samples."""
+        streams = self._rows(self.inputs, rows)
+        arguments: Mapping[str, Any] = {
+            **{name: value[rows.to(value.device)].float() for name, value in self.own.items()},
+            **self.shared,
+        }
+        for module in modules:
+            streams = run_block(module, streams, arguments)
+        differences = [a - b for a, b in zip(streams, self._rows(self.targets, rows), strict=True)]
+        if self.image_only:
+            differences = differences[:1]
+        squares = torch.stack([difference.square().sum() for difference in differences]).sum()
+        return squares / sum(difference.numel() for difference in differences)
+
+    @torch.no_grad()
+    def loss(self, modules: Sequence[nn.Module]) -> float:
+        """Mean squared error of all samples."""
+        parts = torch.arange(len(self)).split(self.size)
+        total = sum(float(self.error(modules, rows)) * len(rows) for rows in parts)
+        return total / len(self)
+
+    def _rows(self, streams: KeptStreams, rows: Tensor) -> Streams:
+        first, second = streams.rows(rows)
+        return first.to(self.device).float(), second.to(self.device).float()

@@ -1,0 +1,1 @@
+"""What is known of transformers: architectures, their blocks, and how blocks are exchanged."""

@@ -1,0 +1,1 @@
+"""Tables and pages as text: Markdown, LaTeX, HTML, data frames."""

@@ -1,0 +1,113 @@
+"""The page's image browser as data: what every tile of a gallery shows, and the verdicts and scores it got."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from fastflux.errors import FastFluxError
+from reports.render.html.html_text import visible
+from reports.rows import DENSE, FASTFLUX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench.records.results import JSON
+    from reports.figures.gallery import Gallery, GalleryShot
+    from reports.rows import Row
+
+_MEDIA_TYPES = {".avif": "image/avif", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+#: Name in the data, metric, decimals kept: what a page shows, not what a record holds.
+_SCORES = (("hps", "hps", 2), ("clip", "clip_score", 2))
+
+
+def shown_variants(rows: Sequence[Row], gallery: Gallery) -> list[str]:
+    """The variants with a sheet: in the rows' order, then those without a row."""
+    named = [row.variant for row in rows if row.variant in gallery.sheets]
+    return named + [variant for variant in gallery.sheets if variant not in named]
+
+
+def browser_data(rows: Sequence[Row], gallery: Gallery, records: Mapping[str, str]) -> dict[str, JSON]:
+    """Shots, variants as `shown_variants` has them, and which two are compared at first.
+
+    Of each variant: `verdicts`, a character a shot (1 right, 0 wrong, - none), and a list for each score. A verdict or
+    score is left out where the record does not say which sample it belongs to. `records` is the element id by variant.
+    """
+    by_variant = {row.variant: row for row in rows}
+    names = shown_variants(rows, gallery)
+    kinds = sorted({shot.kind for shot in gallery.shots})
+    pruned = [name for name in names if name in by_variant and by_variant[name].family == FASTFLUX]
+    strongest = max(pruned, key=lambda name: (by_variant[name].number("plan.ratio") or 0.0, name), default=names[-1])
+    return {
+        "tile": list(gallery.tile),
+        "kinds": [visible(kind) for kind in kinds],
+        "shots": [
+            [
+                visible(shot.prompt_id), shot.sample, str(shot.seed), visible(shot.prompt), kinds.index(shot.kind),
+                *gallery.tile_box(index)[:2],
+            ]
+            for index, shot in enumerate(gallery.shots)
+        ],
+        "variants": [_variant(name, by_variant.get(name), gallery.shots, records.get(name, "")) for name in names],
+        "left": names.index(DENSE) if DENSE in names else 0,
+        "right": names.index(strongest),
+    }  # fmt: skip
+
+
+def sheets_html(rows: Sequence[Row], gallery: Gallery) -> str:
+    """The sheets as data URIs, each in an element of its own, so that one is decoded when it is looked at.
+
+    Raises FastFluxError for a sheet of a kind that browsers do not show, or that cannot be read.
+    """
+    return "\n".join(
+        f'<script type="text/plain" id="sheet-{index}">{_data_uri(gallery, variant)}</script>'
+        for index, variant in enumerate(shown_variants(rows, gallery))
+    )
+
+
+def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: str) -> dict[str, JSON]:
+    verdicts = _scores(row, "geneval", shots)
+    scores: dict[str, JSON] = {
+        short: [None if score is None else round(score, decimals) for score in _scores(row, metric, shots)]
+        for short, metric, decimals in _SCORES
+    }
+    return {
+        "label": visible(name if row is None else row.label),
+        "record": record,
+        "verdicts": "".join("-" if verdict is None else str(int(verdict > 0.5)) for verdict in verdicts),
+        **scores,
+    }
+
+
+def _scores(row: Row | None, metric: str, shots: Sequence[GalleryShot]) -> list[float | None]:
+    """The score of each shot's image, None where there is none or where samples are missing before it."""
+    measurement = None if row is None or row.record is None else row.record.measurement(metric)
+    if row is None or row.record is None or measurement is None:
+        return [None] * len(shots)
+    strata = metric != "clip_score"
+    series = {key.partition("/")[2] if strata else key: scores for key, scores in measurement.samples.items()}
+    wanted = row.record.sampling.get("samples")
+    counts = wanted if isinstance(wanted, dict) else {}
+    found: list[float | None] = []
+    for shot in shots:
+        scores = series.get(shot.prompt_id, [])
+        # With a sample missing, the numbers behind it have moved up: which is whose cannot be told.
+        whole = not measurement.missing or len(scores) == counts.get(shot.kind.partition(" ")[0])
+        found.append(scores[shot.sample] if whole and 0 <= shot.sample < len(scores) else None)
+    return found
+
+
+def _data_uri(gallery: Gallery, variant: str) -> str:
+    path = PurePath(gallery.sheets[variant])
+    if path.suffix not in _MEDIA_TYPES:
+        raise FastFluxError(
+            f"The sheet {path.name} of {variant} is of a kind no browser shows; expected {', '.join(_MEDIA_TYPES)}."
+        )
+    try:
+        encoded = base64.b64encode(gallery.sheet_bytes(variant)).decode("ascii")
+    except OSError as error:
+        raise FastFluxError(
+            f"The sheet {path.name} of {variant} cannot be read ({error.strerror}); make the gallery again."
+        ) from error
+    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{encoded}"

@@ -1,0 +1,77 @@
+"""Every command ends with a status and a sentence, whatever stops it."""
+
+import os
+import signal
+
+import pytest
+import torch
+from cyclopts import App
+
+from fastflux.command_line import run
+from fastflux.errors import FastFluxError
+
+
+def app_of(error: BaseException | int | None) -> App:
+    app = App(name="tool")
+
+    @app.command
+    def work(*, size: int = 1) -> int | None:
+        if isinstance(error, BaseException):
+            raise error
+        return error
+
+    return app
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (3, 3)])
+def test_the_status_is_what_the_command_returns(returned: int | None, status: int) -> None:
+    assert run(app_of(returned), ["work"]) == status
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "sentence"),
+    [
+        (FastFluxError("There is no x: give another."), 1, "tool: There is no x: give another.\n"),
+        (FastFluxError("named \x1b[2J\u202e"), 1, "tool: named \\x1b[2J\\u202e\n"),
+        (OSError(28, "No space left on device", "/a"), 1, "No space left on device: '/a'; mend that"),
+        (MemoryError(), 1, "the memory is full"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "the memory is full"),
+        (KeyboardInterrupt(), 130, "tool: nothing is kept\n"),
+    ],
+)
+def test_what_users_can_mend_is_one_line(
+    error: BaseException, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(app_of(error), ["work"], interrupted="nothing is kept") == status
+    printed = capsys.readouterr().err
+    assert sentence in printed
+    assert printed.count("\n") == 1
+
+
+def test_an_error_of_ours_is_no_sentence() -> None:
+    with pytest.raises(RuntimeError, match="shapes"):
+        run(app_of(RuntimeError("shapes do not match")), ["work"])
+
+
+@pytest.mark.parametrize("arguments", [["work", "--sise", "2"], ["work", "--size", "x"], ["wrok"]])
+def test_a_faulty_option_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app_of(None), arguments) == 2
+    assert capsys.readouterr().err.startswith("tool: ")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_signals_end_as_ctrl_c_does(number: int, status: int) -> None:
+    closed = []
+    app = App(name="tool")
+
+    @app.command
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            closed.append(True)
+
+    before = signal.getsignal(number)
+    assert run(app, ["work"]) == status
+    assert closed == [True]
+    assert signal.getsignal(number) is before
