@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec.structs import asdict
@@ -94,18 +94,26 @@ def _told(text: str, kind: type[Data], table: object, key: str) -> FastFluxError
     what, inner = (found["what"], found["place"] or "") if found else (text, "")
     place = inner.partition("[")[0]
     path = ".".join(part for part in (key, place) if part)
+    prefix = f"{path}." if path else ""
     if unknown := _UNKNOWN.fullmatch(what):
-        return unknown_name(f"setting {path}.".rstrip("."), unknown["name"], _fields(kind, place))
+        return unknown_name(
+            "setting", prefix + unknown["name"], [prefix + name for name in _type_at(kind, place).__struct_fields__]
+        )
     if lacking := _LACKING.fullmatch(what):
-        return FastFluxError(f"{path}.{lacking['name']}".lstrip(".") + " is not set, and has no default: give it.")
+        return FastFluxError(f"{prefix}{lacking['name']} is not set, and has no default: give it.")
     value = table
     for part in filter(None, place.split(".")):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return FastFluxError(f"{path or 'The profile'} is {value!r}: {what[:1].lower()}{what[1:]}.")
+    if choices := get_args(_type_at(kind, place)) if what.startswith("Invalid enum value") else ():
+        return unknown_name(path, str(value), choices)
+    said = what[:1].lower() + what[1:].rstrip(".")
+    if isinstance(value, Mapping) and "`" not in said:  # a rule between its settings
+        return FastFluxError(f"{path}: {said}." if path else f"{said}.")
+    return FastFluxError(f"{path} is {value!r}: {said}.")
 
 
-def _fields(kind: Any, place: str) -> list[str]:
-    """Names of the settings of a table within the whole."""
+def _type_at(kind: Any, place: str) -> Any:
+    """The type of the setting at a place in a table."""
     for part in filter(None, place.split(".")):
         kind = get_type_hints(kind).get(part)
-    return list(getattr(kind, "__struct_fields__", ()))
+    return kind

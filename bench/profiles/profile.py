@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +104,8 @@ class Profile(Data, frozen=True):
         needed = () if self.random else ("pipeline", "prompts", "calibration_prompts", "metrics")
         if lacking := [name for name in needed if not getattr(self, name)]:
             raise ValueError(f"{lacking[0]} is empty, and only a profile with a table [random] needs none")
+        if not all(self.prompts):
+            raise ValueError("prompts has an empty entry: give the path of a file")
 
     def of(self, name: str) -> Profile:
         """The profile with one of the `others` for its model; itself for ""."""
@@ -135,10 +138,8 @@ def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile
     data, folders = _read(name, ())
     for key, text in (changes or {}).items():
         _change(data, key, text)
-    try:
+    with _under(f"The profile {name}"):
         return _profile(data, [*folders, Path.cwd()])
-    except FastFluxError as error:
-        raise FastFluxError(f"The profile {name}: {error}") from error
 
 
 def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
@@ -156,10 +157,12 @@ def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
         return found
 
     def metric_settings(key: str) -> dict[str, Data]:
-        return {
-            name: read_settings(settings_class(metric_named(name)), table, f"{key}.{name}", resolve)
-            for name, table in tables(key).items()
-        }
+        found = {}
+        for name, table in tables(key).items():
+            with _under(f"{key}.{name}"):
+                kind = settings_class(metric_named(name))
+            found[name] = read_settings(kind, table, f"{key}.{name}", resolve)
+        return found
 
     others = {
         name: read_settings(OtherModel, table, f"others.{name}", resolve) for name, table in tables("others").items()
@@ -171,13 +174,23 @@ def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
     return read_settings(Profile, {**data, **typed, "others": others}, "", resolve)
 
 
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """Put the key before what is told of a name below it."""
+    try:
+        yield
+    except FastFluxError as error:
+        raise FastFluxError(f"{key}: {error}") from error
+
+
 def _method(name: str, table: object, resolve: Any, key: str = "") -> dict[str, JSON]:
     """A method's settings, checked as its config will be, at a ratio that it can have."""
     key = key or f"methods.{name}"
     if not isinstance(table, dict):
         raise FastFluxError(f"{key} is {table!r}: expected a table [{key}].")
     settings = dict(table)
-    config_class = pruning_method(name).config_class
+    with _under(key):
+        config_class = pruning_method(name).config_class
     if str(settings.get("ranking", "")).endswith(".json"):
         settings["ranking"] = resolve(str(settings["ranking"]))
     tried = {**settings, "ratio": 0.1}
@@ -208,7 +221,8 @@ def _read(name: str, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path
         return data, own
     if not isinstance(extended, str) or not isinstance(without, list):
         raise FastFluxError(f"The profile {path}: extends must be a text, and without a list of keys.")
-    base, folders = _read(extended, (*seen, path))
+    with _under(f"{path.name}, extends"):
+        base, folders = _read(extended, (*seen, path))
     for key in without:
         _leave_away(base, str(key), path)
     return _merged(base, data), (*own, *folders)

@@ -9,10 +9,10 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from bench.files import write_atomically
 from bench.records.results import JSON, Data, RecordError, RunRecord, json_of, json_text, read_data
 from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 SCHEMA_VERSION: Literal[1] = 1
 KINDS = ("quality", "latency", "cost", "render")
@@ -81,7 +81,7 @@ class Snapshot(Data, frozen=True):
 
     def write(self, path: Path) -> None:
         """Write it so that the file is whole at every moment; makes the folder."""
-        write_atomically(path, self.to_json())
+        write_text(path, self.to_json())
 
     def require_whole(self) -> None:
         """Raise ValueError unless every model was timed in as many rounds as the yardstick."""
@@ -152,7 +152,7 @@ def find_baseline(place: Path, device: str, profile: str) -> Path:
 def require_comparable(
     baseline: Snapshot, fresh: RunRecord, variants: Sequence[str], suite: Mapping[str, JSON]
 ) -> None:
-    """Raise NotComparableError unless the baseline measured the same: prompts, sampling, base weights, scorers, models.
+    """Raise NotComparableError unless the baseline measured the same: prompts, sampling, base weights, models.
 
     Args:
         fresh: a record of the dense model as it is now, without measurements.
@@ -165,7 +165,6 @@ def require_comparable(
         for what, was, now in (
             ("profile", old.profile, fresh.profile),
             ("the base model's weights", old.base_revision, fresh.base_revision),
-            ("the scorers' weights", old.inputs.get("scorers"), fresh.inputs.get("scorers")),
             *((f"sampling's {key}", old.sampling.get(key), value) for key, value in sorted(fresh.sampling.items())),
             *(
                 (f"the suite's {key}", baseline.suite.get(key), suite[key])

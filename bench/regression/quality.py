@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.records.results import RunRecord
+from bench.records.results import Measurement, RunRecord
 from bench.records.statistics import StatisticsError, Weighting, paired_difference, strata_of
 from bench.regression.baseline import Snapshot
 from bench.regression.check import SEED, Check, Outcome, Tolerances, measured_pair, record_pairs
+from bench.regression.exit import NotComparableError
 
 SIGNIFICANT = 0.05
 
@@ -68,6 +69,7 @@ def _score_check(score: _Score, old: RunRecord, new: RunRecord, tolerance: float
     empty = Check("quality", new.variant, score.name, "not compared", "", "", "", f"-{tolerance:g}")
     if isinstance(pair, str):
         return replace(empty, reason=pair), None
+    _require_one_scorer(*pair)
     texts = [format(measurement.values[score.value], score.spec) for measurement in pair]
     shown = replace(empty, baseline=texts[0], now=texts[1])
     try:
@@ -80,6 +82,20 @@ def _score_check(score: _Score, old: RunRecord, new: RunRecord, tolerance: float
     change = f"{value:+{spec}}{bounds}, {paired.prompts} prompts"
     low = None if interval is None else interval[0]
     return replace(shown, change=change, p_value=paired.p_value), _Bounds(value, low, tolerance, paired.prompts)
+
+
+def _require_one_scorer(old: Measurement, new: Measurement) -> None:
+    """Raise NotComparableError when what both say of their scorer differs, such as its weights."""
+    differing = [
+        f"{key} ({old.settings[key]} there, {new.settings[key]} here)"
+        for key in sorted(old.settings.keys() & new.settings.keys())
+        if old.settings[key] != new.settings[key]
+    ]
+    if differing:
+        raise NotComparableError(
+            f"{old.info.name} of the baseline was scored by something else: {'; '.join(differing)}. Go back to what "
+            "scored there, or make a new one with --update."
+        )
 
 
 def _decided(check: Check, bounds: _Bounds | None, p_value: float | None) -> Check:

@@ -18,7 +18,6 @@ from msgspec import structs
 from msgspec.structs import replace
 from torch import nn
 
-from bench.files import write_atomically
 from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END as CALL
@@ -42,6 +41,7 @@ from bench.samples.prompts import Prompt, limited, prompts_hash
 from bench.samples.sampling import Sampling
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
+from fastflux.files import write_text
 from fastflux.io.checkpoint import read_json, revision_of, save_transformer
 from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
@@ -141,8 +141,8 @@ class Evaluation:
         prune_(model, variant.config, calibration, base_model=base.profile.title, base_revision=base.revision)
         save_transformer(model, self.saved(variant), overwrite=True)
         cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
-        (self.pruned_place(variant) / COST).write_text(cost, encoding="utf-8")
-        (self.pruned_place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
+        write_text(self.pruned_place(variant) / COST, cost)
+        write_text(self.pruned_place(variant) / PRUNING_NOTE, self._pruning_note(variant))
         return model.eval()
 
     def saved(self, variant: Variant) -> Path:
@@ -207,7 +207,9 @@ class Evaluation:
     def require_inputs(self) -> None:
         """Read or hash all files that the run will need, before the long work."""
         require_device(self.device)
-        _ = self.prompts, self.scorers_hash, self.scorers
+        _ = self.prompts, self.scorers_hash
+        if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
+            _ = self.scorers
         for name in {variant.base for variant in self.variants}:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
@@ -242,7 +244,7 @@ class Evaluation:
             console.print(str(equal), markup=False)
             found = {"inputs": inputs, "found": json.loads(equal.to_json())}
             note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(note, json.dumps(found, indent=1) + "\n")
+            write_text(note, json.dumps(found, indent=1) + "\n")
         equal = EqualLatency.from_json(json.dumps(found["found"]), str(note))
         met = with_ratio(variant, equal.ratio, target)
         self.variants = [met if item.id == variant.id else item for item in self.variants]

@@ -63,7 +63,7 @@ def draw(
     folder = local_pipeline(Path(model))
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
-            folder, dtype=getattr(torch, profile.dtype), local_files_only=True
+            folder, dtype=getattr(torch, profile.dtype), local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error

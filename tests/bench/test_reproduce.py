@@ -1,10 +1,10 @@
 """The whole road on the committed weights, as small as it goes: prune, generate, score, measure, report, continue."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from torch import nn
 
 import bench.reproduce
@@ -16,8 +16,9 @@ from bench.profiles.variants import chosen_variants
 from bench.records.results import RunRecord
 from bench.reproduce import reproduce
 from bench.run.base_model import BaseModel
-from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.run.evaluation import Evaluation
 from bench.samples.image_set import ImageSet
+from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 
 VARIANTS = ["fastflux-10", "l1-12", "l1_equal-10"]
@@ -151,7 +152,7 @@ def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypa
 def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch)
     profile = bench.reproduce.load_profile("shapes")
-    variants = chosen_variants(profile, [], VARIANTS)
+    variants = chosen_variants(profile, needed_by(()), VARIANTS)
     evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
     evaluation.prune()
     assert not evaluation.worked
@@ -160,7 +161,7 @@ def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch:
 
 def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> None:
     profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
-    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, ["table6"]))
+    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, needed_by(["table6"])))
     with pytest.raises(FastFluxError, match="nowhere"):
         evaluation.prune()
 
@@ -175,13 +176,6 @@ def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.Cap
 def test_records_are_plain_json(quick: Path) -> None:
     for path in (quick / "shapes-limit1-seeds1" / "results").glob("*.json"):
         assert json.loads(path.read_text())["profile"] == "shapes"
-
-
-def test_the_versions_known_without_a_scorer_are_the_scorers(tmp_path: Path) -> None:
-    evaluation = Evaluation(load_profile("shapes"), tmp_path, ())
-    found = {metric.info.name: metric.info.version for metric in evaluation.scorers}
-    assert found.items() <= IMAGE_METRICS.items()
-    assert set(found) == set(evaluation.profile.metrics)
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ from bench.metrics.models.open_clip_model import OpenClipModel
 from bench.metrics.quality.hps import HPS, HPS_FILES, HPSSettings
 from bench.progress import console
 from bench.samples.image_set import Pixels
-from bench.settings import Place
+from bench.settings import Place, PlaceOrName
 from fastflux.errors import FastFluxError
 
 
@@ -79,7 +79,7 @@ def measure_throughput(
             "and no more one by one than in batches."
         )
     version: Any = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
-    settings = HPSSettings(Place(architecture), Place(checkpoint), version, batch_size=batch_size)
+    settings = HPSSettings(PlaceOrName(architecture), Place(checkpoint), version, batch_size=batch_size)
     model = HPS.load(settings, device).model
     generator = np.random.default_rng(0)
     pixels: list[Pixels] = list(generator.integers(0, 256, (images, size, size, 3), dtype=np.uint8))

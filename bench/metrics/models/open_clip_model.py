@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,14 @@ def _weights_of(spec: OpenClipSpec) -> Path | None:
     return Path(spec.pretrained) if Path(spec.pretrained).is_file() else None
 
 
+def _tokenizer_options(spec: OpenClipSpec) -> dict[str, bool]:
+    """A tokenizer of transformers in a folder runs no code of that folder, whatever its configuration asks for."""
+    if not spec.model.startswith(LOCAL):
+        return {}
+    config = json.loads((Path(spec.model.removeprefix(LOCAL)) / "open_clip_config.json").read_text(encoding="utf-8"))
+    return {"trust_remote_code": False} if config["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name") else {}
+
+
 def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
     import open_clip
 
@@ -215,8 +224,8 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
                 pretrained_text=False,
                 weights_only=True,
             )
-        return model, preprocess, open_clip.get_tokenizer(spec.model)
+        return model, preprocess, open_clip.get_tokenizer(spec.model, **_tokenizer_options(spec))
     except UserWarning as error:
         raise FastFluxError(f"{error} Use the architecture name that ends in -quickgelu.") from error
-    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+    except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError) as error:
         raise FastFluxError(f"open_clip cannot load {spec.model!r} with {spec.pretrained!r}: {error}") from error
