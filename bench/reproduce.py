@@ -24,6 +24,7 @@ from bench.run.single_removals import draw_single_removals
 from bench.studies.ranking import RANK_SAMPLES, rank
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
+from fastflux.files import replace_files
 from fastflux.io.ranking_files import read_ranking
 
 #: Settings that may differ from the profile's file in a run that is accepted.
@@ -165,14 +166,8 @@ def _show_differences(fresh: Path, profile_name: str, device: str) -> None:
 def _accept(evaluation: Evaluation) -> None:
     """Copy this run's records and documents to where the repository keeps them."""
     target = committed_records(evaluation.profile.name, evaluation.device)
-    target.mkdir(parents=True, exist_ok=True)
-    for path in target.glob("*.json"):
-        path.unlink()
-    for path in (evaluation.folder / SELECTED).glob("*.json"):
-        shutil.copy2(path, target)
-    shown = GALLERIES / target.relative_to(RESULTS)
-    shutil.rmtree(shown, ignore_errors=True)
-    shutil.copytree(evaluation.folder / "gallery", shown)
+    replace_files(target, evaluation.folder / SELECTED, "*.json")
+    replace_files(GALLERIES / target.relative_to(RESULTS), evaluation.folder / "gallery")
     run_reports("rebuild")
     console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in reports/generated")
 
