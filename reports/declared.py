@@ -20,8 +20,7 @@ from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from fastflux.errors import FastFluxError
-from reports.choices import unknown_choice
+from fastflux.errors import FastFluxError, unknown_name
 from reports.specs import Column, Pairing, TableSpec
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
         for key in (key for column in spec.columns for key in (column.key, column.share) if key):
             metric = key.partition(".")[0]
             if key not in known and (metric in metrics or "." not in key or get_close_matches(metric, metrics)):
-                raise FastFluxError(f"Table {name}: {unknown_choice('value', key, known)}")
+                raise FastFluxError(f"Table {name}: {unknown_name('value', key, known)}")
         if not spec.chosen(rows):
             families, variants = (sorted({getattr(row, kind) for row in rows}) for kind in ("family", "variant"))
             raise FastFluxError(
@@ -114,7 +113,7 @@ def _checked(kind: type[Any], entry: object, where: str) -> dict[str, Any]:
     hints: dict[str, Any] = get_type_hints(kind)
     known = {field.name: field for field in fields(kind) if field.name not in _OURS}
     if unknown := sorted(entry.keys() - known.keys()):
-        raise FastFluxError(f"{where}: {unknown_choice('key', unknown[0], known)}")
+        raise FastFluxError(f"{where}: {unknown_name('key', unknown[0], known)}")
     for expected, word in _WORDS.items():
         keys = [name for name in known if name in entry and expected in (hints[name], *get_args(hints[name]))]
         for key in keys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from reports.choices import unknown_choice
+from fastflux.errors import unknown_name
 from reports.declared import is_declaration, read_tables
 from reports.rows import EXTERNAL
 from reports.specs import TABLES
@@ -37,7 +37,7 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     file, _, name = table.rpartition(":")
     specs = read_tables(Path(file)) if is_declaration(file) else TABLES
     if name not in specs:
-        raise unknown_choice("table", name, specs)
+        raise unknown_name("table", name, specs)
     spec = specs[name]
     chosen = spec.chosen(rows)
     found = _pick("row", row, {name: entry for entry in chosen for name in (entry.label, entry.variant)})
@@ -134,5 +134,5 @@ def _settings(items: Iterable[tuple[str, JSON]]) -> str:
 def _pick(what: str, name: str, known: Mapping[str, Found]) -> Found:
     folded = {key.lower(): found for key, found in known.items()}
     if name.lower() not in folded:
-        raise unknown_choice(what, name, known)
+        raise unknown_name(what, name, known)
     return folded[name.lower()]

@@ -7,6 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
+from reports.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JS
         "points": [
             {
                 "record": records[row.variant],
-                "label": row.label,
+                "label": one_line(row.label),
                 "series": series_of(row).name,
                 "values": {
                     key: [value.value, *(value.interval or (None, None))]
