@@ -16,9 +16,9 @@ from rich.table import Table
 from bench.profiles.profile import ROOT, Profile, load_profile, require_disk
 from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
+from bench.records.variant_id import EXTERNAL
 from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluation import Evaluation
-from bench.run.external import EXTERNAL
 from bench.run.reporting import GALLERIES, RESULTS, run_reports
 from bench.run.single_removals import draw_single_removals
 from bench.studies.ranking import RANK_SAMPLES, rank

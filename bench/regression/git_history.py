@@ -13,13 +13,14 @@ from bench.profiles.profile import ROOT
 from bench.progress import console
 from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.records.results import RecordError, RunRecord
+from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.run.reporting import RESULTS, run_reports
 from fastflux.errors import FastFluxError
 
 COMMITTED = ROOT / "reports" / "data" / "regression" / "history.jsonl"
 RUNS = ROOT / "runs" / "regress"
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
-_SHOWN = ("dense", "fastflux-", "l1-")
+_SHOWN = (DENSE, FASTFLUX, L1)
 _COLUMNS = 6
 _TREND = 20
 _LOG_WIDTH = 120
@@ -87,7 +88,7 @@ def sparkline(values: Sequence[float]) -> str:
 
 
 def _holders(point: Point, key: str) -> list[str]:
-    return [name for name, values in point.values.items() if key in values and name.startswith(_SHOWN)]
+    return [name for name, values in point.values.items() if key in values and VariantId.parse(name).family in _SHOWN]
 
 
 def _table(points: Sequence[Point], key: str, title: str) -> Table:

@@ -16,6 +16,7 @@ from bench.profiles.profile import ROOT, load_profile
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, RunRecord, digest
+from bench.records.variant_id import EXTERNAL, VariantId
 from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from bench.metrics.base import Metric
     from bench.profiles.profile import Profile
 
-EXTERNAL = "external"
-"""Family of the records' ids, and the folder of a run that holds them."""
 RUNS = ROOT / "runs"
 
 
@@ -111,7 +110,7 @@ def score(
     identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
     record = RunRecord(
         profile=profile.name,
-        variant=f"{EXTERNAL}-{name}",
+        variant=str(VariantId(EXTERNAL, name)),
         label=label or name,
         plan=None,
         base_model=label or name,

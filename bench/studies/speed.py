@@ -7,9 +7,10 @@ records go to runs/<profile>/speed/; latencies that the device's arithmetic cann
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from msgspec.structs import replace
 from rich.table import Table
 from torch import nn
 

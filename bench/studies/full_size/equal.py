@@ -11,8 +11,8 @@ from typing import Any
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.latency_search import GRID, EqualLatency, Reading, search_equal_latency
 from bench.metrics.cost.timing import Step
-from bench.profiles.variants import DENSE
 from bench.records.results import Measurement
+from bench.records.variant_id import DENSE
 from bench.studies.full_size.counting import counts
 from bench.studies.full_size.latency import latency_need
 from bench.studies.full_size.pieces import Piece, Results

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from bench.metrics.cost.compiled import many_compilations
 from bench.metrics.cost.latency import LATENCY, measure_latency
 from bench.metrics.cost.memory import MEMORY, measure_memory
 from bench.metrics.cost.timing import Step
-from bench.profiles.variants import DENSE
 from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.variant_id import DENSE
 from bench.studies.full_size.pieces import Piece, Results
 from bench.studies.full_size.stage import Need
 from bench.studies.full_size.targets import against_targets, with_targets

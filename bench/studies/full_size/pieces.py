@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
 from bench.files import write_atomically
-from bench.records.results import JSON, Measurement, MetricInfo, RecordError, read_measurement
+from bench.records.results import JSON, Data, Measurement, MetricInfo
 from fastflux.errors import FastFluxError
 
 Results = Mapping[str, Sequence[Measurement]]
@@ -35,15 +34,14 @@ class Piece:
         return {variant: [Measurement.failed(self.info, reason)] for variant in self.variants}
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(Data, frozen=True):
     """A finished piece."""
 
     units: tuple[str, ...]
-    results: Results
+    results: Mapping[str, tuple[Measurement, ...]]
     seconds: float
     created: str
-    environment: Mapping[str, JSON] = field(default_factory=dict)
+    environment: Mapping[str, JSON] = {}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -115,11 +113,12 @@ class Pieces:
         self, stage: str, piece: Piece, results: Results, seconds: float, environment: Mapping[str, JSON]
     ) -> Done:
         """Keep a finished piece, in place of those that it settles again."""
-        done = Done(piece.units, results, seconds, datetime.now(UTC).isoformat(timespec="seconds"), environment)
+        kept = {variant: tuple(measurements) for variant, measurements in results.items()}
+        done = Done(piece.units, kept, seconds, datetime.now(UTC).isoformat(timespec="seconds"), environment)
         again = [path for path in self._files(stage) if (old := _read(path)) and set(old.units) <= set(piece.units)]
         numbers = [int(path.stem) for path in self._files(stage)]
         path = again[0] if again else self.folder / stage / f"{max(numbers, default=-1) + 1:03d}.json"
-        write_atomically(path, json.dumps(asdict(done), indent=1, sort_keys=True, allow_nan=False) + "\n")
+        write_atomically(path, done.to_json())
         for old_path in again[1:]:
             old_path.unlink()
         return done
@@ -142,13 +141,6 @@ class Pieces:
 
 def _read(path: Path) -> Done | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        results = {
-            variant: [read_measurement(item) for item in measurements]
-            for variant, measurements in data["results"].items()
-        }
-        return Done(
-            tuple(data["units"]), results, float(data["seconds"]), str(data["created"]), dict(data["environment"])
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecordError):
+        return Done.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None

@@ -6,8 +6,8 @@ import base64
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE, FASTFLUX
 from fastflux.errors import FastFluxError
-from reports.rows import DENSE, FASTFLUX
 from reports.text import one_line
 
 if TYPE_CHECKING:
