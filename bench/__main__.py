@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from bench.profiles.variants import TABLES
     from bench.reproduce import reproduce
+    from bench.tables import TABLES
 
     reproduce(
         profile_name=options.profile,

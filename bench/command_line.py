@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.arguments import add_set, names
 from bench.regression.command import add_history, add_regress
+from bench.tables import TABLES
 
 
 def _numbers(text: str) -> list[int]:
@@ -36,8 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--only",
         type=names,
         metavar="TABLES",
-        help="tables, comma-separated: table1 to table6, ablations, equal_latency, differences, seeds, cost, "
-        "efficiency, distribution, fidelity, claims",
+        help=f"tables, comma-separated: {', '.join(TABLES)}",
     )
     reproduce.add_argument("--variants", type=names, help="variants, comma-separated, for example fastflux-10,l1-12")
     reproduce.add_argument("--limit", type=int, help="only so many prompts of each style and task")

@@ -14,7 +14,7 @@ import torch
 from rich.table import Table
 
 from bench.profiles.profile import ROOT, Profile, load_profile, require_disk
-from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
+from bench.profiles.variants import chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
 from bench.records.variant_id import EXTERNAL
 from bench.run.dry_run import plan_run, show_plan
@@ -22,7 +22,9 @@ from bench.run.evaluation import Evaluation
 from bench.run.reporting import GALLERIES, RESULTS, run_reports
 from bench.run.single_removals import draw_single_removals
 from bench.studies.ranking import RANK_SAMPLES, rank
+from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
+from fastflux.files import replace_files
 from fastflux.io.ranking_files import read_ranking
 
 #: Settings that may differ from the profile's file in a run that is accepted.
@@ -56,7 +58,7 @@ def reproduce(
         _full_size(profile_name, dry_run=dry_run, accept=accept, device=device, changes=changes, runs=runs)
         return
     device = device or profile.device
-    variants = chosen_variants(profile, tables, variant_names)
+    variants = chosen_variants(profile, needed_by(tables), variant_names)
     if limit is not None and limit < 1:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
     if seeds is not None:
@@ -80,7 +82,7 @@ def reproduce(
             profile_name=profile_name, samples=RANK_SAMPLES, accept=accept, device=device, changes=changes, runs=runs
         )
         profile = with_ranking(profile, made)
-        variants = chosen_variants(profile, tables, variant_names)
+        variants = chosen_variants(profile, needed_by(tables), variant_names)
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
     if dry_run:
         show_plan(plan_run(evaluation, timed=True), evaluation)
@@ -164,14 +166,8 @@ def _show_differences(fresh: Path, profile_name: str, device: str) -> None:
 def _accept(evaluation: Evaluation) -> None:
     """Copy this run's records and documents to where the repository keeps them."""
     target = committed_records(evaluation.profile.name, evaluation.device)
-    target.mkdir(parents=True, exist_ok=True)
-    for path in target.glob("*.json"):
-        path.unlink()
-    for path in (evaluation.folder / SELECTED).glob("*.json"):
-        shutil.copy2(path, target)
-    shown = GALLERIES / target.relative_to(RESULTS)
-    shutil.rmtree(shown, ignore_errors=True)
-    shutil.copytree(evaluation.folder / "gallery", shown)
+    replace_files(target, evaluation.folder / SELECTED, "*.json")
+    replace_files(GALLERIES / target.relative_to(RESULTS), evaluation.folder / "gallery")
     run_reports("rebuild")
     console.print(f"accepted: records in {target.relative_to(ROOT)}, documents in reports/generated")
 

@@ -9,14 +9,15 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, Token
 
+from bench.tables import TABLES
 from fastflux.command_line import run
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from reports.build import FORMATS, build, build_importance
-from reports.contents import NAMES, build_claims
+from reports.contents import build_claims
 from reports.difference import difference
 from reports.figures.gallery import LONGEST_EDGE
 from reports.figures.gallery_files import collect
-from reports.files import write_text
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.pdf import build_pdf
@@ -55,7 +56,7 @@ class Contents:
         mix_devices: let latency, memory and seconds of several devices stand in one table, with a note
     """
 
-    tables: _Names = NAMES
+    tables: _Names = tuple(TABLES)
     gallery: Path | None = None
     intervals: bool = False
     tolerance: float = DEFAULT_TOLERANCE

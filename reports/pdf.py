@@ -11,11 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from fastflux.errors import FastFluxError
+from fastflux.files import whole_file, write_text
 from reports.build import REPORT, build, build_importance
-from reports.contents import NAMES, committed_ranking
+from reports.contents import committed_ranking
 from reports.figures.ranking import Ranking
-from reports.files import whole, write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE
 from reports.render.latex.document import PACKAGES, report_document
@@ -35,7 +36,7 @@ _OVERFULL = re.compile(r"^Overfull \\[hv]box \((?P<points>[\d.]+)pt too (?:wide|
 def build_pdf(
     results_dir: Path,
     out_dir: Path,
-    tables: Sequence[str] = NAMES,
+    tables: Sequence[str] = tuple(TABLES),
     *,
     gallery: Path | None = None,
     intervals: bool = False,
@@ -113,7 +114,7 @@ def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
                 )
             if "Rerun to get" not in text and "Rerun LaTeX" not in text:
                 break
-        with whole(pdf) as partial:
+        with whole_file(pdf) as partial:
             shutil.copyfile(log.with_suffix(".pdf"), partial)
         shutil.copyfile(log, pdf.with_suffix(".log"))
     return pdf

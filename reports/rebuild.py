@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
+from fastflux.files import replace_files, write_text
 from reports.build import FORMATS, build, build_importance
-from reports.files import write_text
 from reports.readme import filled
 
 if TYPE_CHECKING:
@@ -77,14 +76,9 @@ def replace_all(package: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     committed = package / "generated"
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
-        names = [
-            path.relative_to(fresh) for path in rebuild(package, fresh, tuple(dict.fromkeys((*FORMATS, *formats))))
-        ]
-        for name in names:
-            (committed / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(fresh / name, committed / name)
-        for name in documents(committed).difference(names):
-            (committed / name).unlink()
+        made = rebuild(package, fresh, tuple(dict.fromkeys((*FORMATS, *formats))))
+        names = [path.relative_to(fresh) for path in made]
+        replace_files(committed, fresh)
     for path in _filled(package):
         text = path.read_text(encoding="utf-8")
         if (now := filled(text, committed, committed, path.parent)) != text:

@@ -37,6 +37,7 @@ from bench.regression.repeat import Repetition, repetitions_to_markdown
 from bench.regression.suite import SuiteRun
 from bench.regression.verdicts import judge
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 BASELINES = ROOT / "reports" / "data" / "regression"
 HISTORY = "history.jsonl"
@@ -119,7 +120,7 @@ def _regress(options: Options) -> Exit:
             told.append(_one_run(run, baseline, options, kinds, force=options.force and number == 1))
             if options.repeat > 1:
                 path = options.folder / "repetitions.md"
-                path.write_text(repetitions_to_markdown(told, baseline), encoding="utf-8")
+                write_text(path, repetitions_to_markdown(told, baseline))
                 console.print(f"{number} of {options.repeat} runs are in {path}", markup=False)
     return exit_of([check for repetition in told for check in repetition.checks])
 

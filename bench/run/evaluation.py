@@ -17,7 +17,6 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from bench.files import write_atomically
 from bench.metrics.base import Metric, load_object
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END as CALL
 from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
@@ -40,6 +39,7 @@ from bench.samples.prompts import Prompt, limited, prompts_hash
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.io.checkpoint import read_json, revision_of, save_transformer
 from fastflux.methods.registry import version_of
 from fastflux.pruning import prune_
@@ -142,8 +142,8 @@ class Evaluation:
         prune_(model, variant.config, calibration, base_model=base.profile.title, base_revision=base.revision)
         save_transformer(model, self.saved(variant), overwrite=True)
         cost = json.dumps(asdict(calibration.cost), indent=1) + "\n"
-        (self.pruned_place(variant) / COST).write_text(cost, encoding="utf-8")
-        (self.pruned_place(variant) / PRUNING_NOTE).write_text(self._pruning_note(variant), encoding="utf-8")
+        write_text(self.pruned_place(variant) / COST, cost)
+        write_text(self.pruned_place(variant) / PRUNING_NOTE, self._pruning_note(variant))
         return model.eval()
 
     def saved(self, variant: Variant) -> Path:
@@ -244,7 +244,7 @@ class Evaluation:
             console.print(str(equal), markup=False)
             found = {"inputs": inputs, "found": json.loads(equal.to_json())}
             note.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(note, json.dumps(found, indent=1) + "\n")
+            write_text(note, json.dumps(found, indent=1) + "\n")
         equal = EqualLatency.from_json(json.dumps(found["found"]), str(note))
         met = with_ratio(variant, equal.ratio, target)
         self.variants = [met if item.id == variant.id else item for item in self.variants]

@@ -20,7 +20,6 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from bench.files import write_atomically
 from bench.metrics.base import Metric
 from bench.metrics.quality.fid import FID
 from bench.profiles import RANKINGS
@@ -36,6 +35,7 @@ from bench.samples.prompts import prompts_hash
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.io.checkpoint import read_json
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
@@ -245,4 +245,4 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
 
 
 def _write(path: Path, data: Mapping[str, JSON]) -> None:
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")

@@ -21,11 +21,12 @@ from bench.metrics.cost.latency_batches import measure_latency_batches
 from bench.metrics.cost.plausibility import judge_latency
 from bench.metrics.cost.stage_memory import measure_stage_memory
 from bench.profiles.profile import ROOT, load_profile
-from bench.profiles.variants import TABLES, chosen_variants
+from bench.profiles.variants import chosen_variants
 from bench.progress import console
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.run.base_model import BaseModel
 from bench.run.evaluation import Evaluation, ModelStep
+from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import sequence_length
 
@@ -64,7 +65,7 @@ def speed(
     compiled = CompileSettings(settings.compile_mode) if settings.compile_mode else None
     profile = load_profile(profile_name, changes)
     device = device or profile.device
-    variants = chosen_variants(profile, tuple(TABLES), variant_names)
+    variants = chosen_variants(profile, needed_by(TABLES), variant_names)
     evaluation = Evaluation(profile, RUNS / profile.name, variants, device=device)
     evaluation.prune()
     records = []

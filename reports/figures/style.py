@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from reports.files import whole
+from fastflux.files import whole_file
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -52,15 +52,13 @@ def style() -> AbstractContextManager[None]:
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as its suffix says (.png, .svg, .pdf), whole or not at all, without a date; returns `path`."""
     kind = path.suffix.lstrip(".")
-    with whole(path) as partial, style():
+    with whole_file(path) as partial, style():
         if kind != "png":
             figure.savefig(partial, format=kind, metadata=_METADATA[kind])
             return path
         drawn = BytesIO()
         figure.savefig(drawn, format="raw", dpi=DOTS_PER_INCH)
-        width, height = figure.canvas.get_width_height()
-        opaque = Image.frombytes("RGBA", (width, height), drawn.getvalue()).convert(
-            "RGB"
-        )  # a tenth smaller without alpha
-        opaque.save(partial, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+        picture = Image.frombytes("RGBA", figure.canvas.get_width_height(), drawn.getvalue())
+        # A tenth smaller without alpha.
+        picture.convert("RGB").save(partial, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports.files import whole
+from fastflux.files import whole_file
 from reports.table import display, number_parts
 from reports.text import one_line
 
@@ -75,7 +75,7 @@ def write_csv(table: Table, path: Path) -> Path:
     Text that a spreadsheet would take for a formula gets an apostrophe in front. The same table gives the same bytes.
     `pandas.read_csv(path, keep_default_na=False, na_values=[""])` reads every number exactly.
     """
-    with whole(path) as partial:
+    with whole_file(path) as partial:
         _spreadsheet(to_frame(table)).to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
     return path
 

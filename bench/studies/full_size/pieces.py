@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
-from bench.files import write_atomically
 from bench.records.results import JSON, Data, Measurement, MetricInfo
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 Results = Mapping[str, Sequence[Measurement]]
 """By variant."""
@@ -118,7 +118,7 @@ class Pieces:
         again = [path for path in self._files(stage) if (old := _read(path)) and set(old.units) <= set(piece.units)]
         numbers = [int(path.stem) for path in self._files(stage)]
         path = again[0] if again else self.folder / stage / f"{max(numbers, default=-1) + 1:03d}.json"
-        write_atomically(path, done.to_json())
+        write_text(path, done.to_json())
         for old_path in again[1:]:
             old_path.unlink()
         return done

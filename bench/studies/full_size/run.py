@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import IntEnum
@@ -28,6 +27,7 @@ from bench.studies.full_size.stage import Stage
 from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.workbench import Workbench, release
 from fastflux.errors import FastFluxError, unknown_name
+from fastflux.files import replace_files
 
 PROFILE = "flux-dev-random"
 
@@ -250,7 +250,6 @@ def _accept(records: Path, name: str) -> None:
     """Copy records to where the repository keeps them, with their tables."""
     target = FULL_SIZE / name
     require_no_loss(records, target)
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(records, target)
+    replace_files(target, records)
     run_reports("full_size", str(target), "--out", str(target / "README.md"))
     console.print(f"accepted: {target.relative_to(ROOT)}")
