@@ -5,21 +5,23 @@ The settings of every metric, which fill the foot of a generated table, are left
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: A metric's line at the foot of a table: its name, escaped for Markdown, and its version.
 _SETTINGS = re.compile(r"[\w\\]+ \(version \w+\): ")
 _PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(text: str, documents: Path, generated: Path, folder: Path) -> str:
+def filled(text: str, documents: Path, link: str = "reports/generated") -> str:
     """`text` with every marked place holding its file of `documents`, whose headings are of the third level.
 
-    Links lead from `folder`, in which the text lies, to `generated`. Raises FastFluxError when a file is missing.
+    `link` leads from the text to the committed ones. Raises FastFluxError when a file is missing.
     """
 
     def fill(place: re.Match[str]) -> str:
@@ -29,8 +31,7 @@ def filled(text: str, documents: Path, generated: Path, folder: Path) -> str:
         paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
         shown = [paragraph for paragraph in paragraphs if not _SETTINGS.match(paragraph)]
         if len(shown) < len(paragraphs):
-            link = Path(os.path.relpath(generated / place["name"], folder)).as_posix()
-            shown.append(f"[How it was measured]({link})")
+            shown.append(f"[How it was measured]({link}/{place['name']})")
         text = "\n\n".join(shown)
         return f"{place[1]}{text}\n{place[3]}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ def check(package: Path) -> list[str]:
         faults += [f"{name} differs" for name in differing]
         for path in _filled(package):
             text = path.read_text(encoding="utf-8")
-            if filled(text, fresh, committed, path.parent) != text:
+            if filled(text, fresh, _link(path, committed)) != text:
                 faults.append(f"{path.name} shows other tables")
     return faults
 
@@ -81,13 +82,17 @@ def replace_all(package: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
         replace_files(committed, fresh)
     for path in _filled(package):
         text = path.read_text(encoding="utf-8")
-        if (now := filled(text, committed, committed, path.parent)) != text:
+        if (now := filled(text, committed, _link(path, committed))) != text:
             write_text(path, now)
     return [committed / name for name in names]
 
 
 def _filled(package: Path) -> list[Path]:
     return [path for name in FILLED if (path := package.parent / name).is_file()]
+
+
+def _link(path: Path, committed: Path) -> str:
+    return Path(os.path.relpath(committed, path.parent)).as_posix()
 
 
 def documents(committed: Path) -> set[Path]:

@@ -107,7 +107,7 @@ def test_hostile_records_make_a_pdf(hostile: Path, tmp_path: Path) -> None:
 def test_numbers_that_are_none_are_refused_with_their_place(results: Path, value: str) -> None:
     path = results / "l1-12.json"
     path.write_text(path.read_text(encoding="utf-8").replace("27.001", value), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"l1-12\.json .*value 'concept-art' is (nan|inf|-inf); expected a finite"):
+    with pytest.raises(RecordError, match=r"l1-12\.json .*values\.concept-art is (nan|inf|-inf); expected a finite"):
         read_rows(results)
 
 
