@@ -96,9 +96,8 @@ def _told(text: str, kind: type[Data], table: object, key: str) -> FastFluxError
     path = ".".join(part for part in (key, place) if part)
     prefix = f"{path}." if path else ""
     if unknown := _UNKNOWN.fullmatch(what):
-        return unknown_name(
-            "setting", prefix + unknown["name"], [prefix + name for name in _type_at(kind, place).__struct_fields__]
-        )
+        known = [prefix + name for name in _type_at(kind, place).__struct_fields__]
+        return unknown_name("setting", prefix + unknown["name"], known)
     if lacking := _LACKING.fullmatch(what):
         return FastFluxError(f"{prefix}{lacking['name']} is not set, and has no default: give it.")
     value = table

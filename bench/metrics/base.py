@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from msgspec.structs import replace
-
 from bench.metrics.catalogue import Metric as CatalogueEntry
 from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Data, Measurement, MetricInfo
@@ -52,11 +50,6 @@ def load_metric(name: str, settings: Data | None, device: str) -> Any:
         return entry.load().load(settings, device)
     except FastFluxError as error:
         raise FastFluxError(f"metrics.{name}: {error}") from error
-
-
-def info_of(name: str, reference: str) -> MetricInfo:
-    """The catalogue's facts of a metric, with what its numbers may be called here."""
-    return replace(metric_named(name).info, reference=reference)
 
 
 def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:

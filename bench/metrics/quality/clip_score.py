@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import torch
 
-from bench.metrics.base import incomplete, info_of, measured, samples_by_prompt
+from bench.metrics.base import incomplete, measured, samples_by_prompt
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement, MetricInfo
@@ -35,7 +36,7 @@ class ClipScore:
     Settings = ClipSettings
 
     def __init__(self, model: OpenClipModel, *, reference: str = "CLIP score", seed: int = 0) -> None:
-        self.info = info_of("clip_score", reference)
+        self.info = metric_named("clip_score").described(reference)
         self.seed = seed
         self.model = model
 

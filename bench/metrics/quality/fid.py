@@ -23,8 +23,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.metrics.base import incomplete, info_of
-from bench.metrics.catalogue import load_object
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import load_object, metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.inception import load_inception
 from bench.metrics.models.open_clip_model import FeatureError
@@ -100,7 +100,7 @@ class FID:
         precision_recall: bool = False,
         seed: int = 0,
     ) -> None:
-        self.info = info_of("fid", reference)
+        self.info = metric_named("fid").described(reference)
         self.model = model
         self.kid_subset_size = kid_subset_size
         self.precision_recall = precision_recall

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from bench.metrics.base import incomplete, info_of
-from bench.metrics.catalogue import load_object
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import load_object, metric_named
 from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError
@@ -98,7 +98,7 @@ class GenEval:
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        self.info = info_of("geneval", reference)
+        self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
         self.tasks = tuple(tasks)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.metrics.base import incomplete, info_of
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.quality.geneval_scores import task_means
 from bench.records.environment import sha256_of
 from bench.records.results import JSON, Measurement
@@ -46,7 +47,7 @@ class OfficialGenEval:
     """
 
     def __init__(self, results: Path, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> None:
-        self.info = info_of("geneval", REFERENCE)
+        self.info = metric_named("geneval").described(REFERENCE)
         self.tasks = tuple(tasks)
         self.seed = seed
         self.verdicts = read_official_results(results)

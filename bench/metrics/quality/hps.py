@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.metrics.base import incomplete, info_of
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_checkpoint import require_architecture
 from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
 from bench.metrics.quality.clip_score import SCALE, Samples, measure_cosines
@@ -80,7 +81,7 @@ class HPS:
     Settings = HPSSettings
 
     def __init__(self, model: OpenClipModel, *, reference: str = "HPS v2", seed: int = 0) -> None:
-        self.info = info_of("hps", reference)
+        self.info = metric_named("hps").described(reference)
         self.seed = seed
         self.model = model
 

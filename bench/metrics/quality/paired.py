@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.metrics.base import incomplete, info_of, measured, samples_by_prompt
+from bench.metrics.base import incomplete, measured, samples_by_prompt
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.metrics.quality.clip_score import SCALE
@@ -44,7 +45,7 @@ class Paired:
         label: str = "paired with the dense model",
         seed: int = 0,
     ) -> None:
-        self.info = info_of("paired", label)
+        self.info = metric_named("paired").described(label)
         self.reference = reference or ImageSet(())
         self.seed = seed
         self.model = model

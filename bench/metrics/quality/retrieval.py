@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.metrics.base import incomplete, info_of
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement
@@ -44,7 +45,7 @@ class Retrieval:
         recall_at: Sequence[int] = RECALL_AT,
         prompt_set: str = "hps",
     ) -> None:
-        self.info = info_of("retrieval", reference)
+        self.info = metric_named("retrieval").described(reference)
         self.recall_at = tuple(recall_at)
         self.prompt_set = prompt_set
         self.model = model
