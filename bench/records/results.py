@@ -64,12 +64,12 @@ def json_text(data: object) -> str:
     return json.dumps(msgspec.to_builtins(data), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def json_of(text: str, source: str) -> Any:
-    """The data of JSON text; raises RecordError naming `source` for text that is not whole JSON."""
+def json_of(text: str, source: str, remedy: str = "make it again") -> Any:
+    """The data of JSON text; raises RecordError naming `source` and the `remedy` for text that is not whole JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{source} is not whole JSON ({error}); delete it and measure again.") from error
+        raise RecordError(f"{source} is not whole JSON ({error}); {remedy}.") from error
 
 
 def read_data(cls: type[_Data], data: object, source: str) -> _Data:
@@ -215,7 +215,7 @@ class RunRecord(Data, frozen=True):
         Raises:
             RecordError: broken JSON, another schema version, unknown or missing keys, or data that breaks the rules.
         """
-        data = json_of(text, source)
+        data = json_of(text, source, "delete it and measure again")
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
         if version == 1:  # which held no inputs

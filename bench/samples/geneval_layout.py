@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from bench.samples.geneval_vocabulary import COLORS, TASKS
+from bench.records.results import json_of, read_data
+from bench.samples.geneval_metadata import GenEvalLine
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
@@ -24,8 +25,6 @@ from fastflux.files import new_folder, write_text
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
 
-_RELATIONS = frozenset({"left of", "right of", "above", "below"})
-_KEYS = {"tag", "include", "exclude", "prompt", "id"}
 _NUMBERED = re.compile(r"geneval-(\d{5})")
 _SAMPLE = re.compile(r"(\d+)\.png")
 
@@ -71,14 +70,10 @@ def parse_prompt(text: str, number: int, where: str) -> Prompt:
     Raises:
         FastFluxError: `where`, and what is not as GenEval has it.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise FastFluxError(f"{where} is not whole JSON ({error}); take the file anew.") from error
-    if fault := next(_faults(data), None):
-        raise FastFluxError(f"{where} is not GenEval's metadata: {fault}.")
+    data = json_of(text, where, "take the file anew")
+    line = read_data(GenEvalLine, data, where)
     metadata = {key: data[key] for key in ("tag", "include", "exclude") if key in data}
-    return Prompt(data.get("id") or f"geneval-{number:05}", "geneval", data["prompt"], None, metadata)
+    return Prompt(line.id or f"geneval-{number:05}", "geneval", line.prompt, None, metadata)
 
 
 def read_geneval_folder(root: Path) -> ImageSet:
@@ -172,46 +167,3 @@ def _images_of(folder: Path) -> list[GeneratedImage]:
         )
         for sample, name in sorted(files.items())
     ]
-
-
-def _faults(data: object) -> Iterator[str]:
-    """What is not as GenEval has it; only the first one is asked for, later checks build on earlier ones."""
-    if not isinstance(data, dict):
-        yield "no object"
-        return
-    if unknown := sorted(data.keys() - _KEYS):
-        yield f"unknown keys {unknown}"
-    if not isinstance(data.get("prompt"), str) or not data["prompt"]:
-        yield f"prompt is {data.get('prompt')!r}"
-    if data.get("tag") not in TASKS:
-        yield f"tag is {data.get('tag')!r}; expected one of {', '.join(TASKS)}"
-    name = data.get("id", "an-id")
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        yield f"id is {name!r}, which cannot name a file"
-    include, exclude = data.get("include"), data.get("exclude", [])
-    if not isinstance(include, list) or not include or not isinstance(exclude, list):
-        yield "include must be a list of objects, and so must exclude"
-        return
-    for index, entry in enumerate(include):
-        yield from (f"include[{index}] {fault}" for fault in _entry_faults(entry, index))
-    for index, entry in enumerate(exclude):
-        yield from (f"exclude[{index}] {fault}" for fault in _entry_faults(entry, 0))
-        if len(entry) > 2:
-            yield f"exclude[{index}] has a color"
-
-
-def _entry_faults(entry: Any, index: int) -> Iterator[str]:
-    if not isinstance(entry, dict) or not {"class", "count"} <= entry.keys() <= {"class", "count", "color", "position"}:
-        yield f"is {entry!r}; expected class, count, and color or position at most"
-        return
-    if not isinstance(entry["class"], str) or type(entry["count"]) is not int or entry["count"] < 1:
-        yield f"asks for {entry['count']!r} of {entry['class']!r}"
-    if entry.get("color", COLORS[0]) not in COLORS:
-        yield f"has the color {entry['color']!r}; expected one of {', '.join(COLORS)}"
-    if "position" not in entry:
-        return
-    position = entry["position"]
-    if not isinstance(position, list) or len(position) != 2 or position[0] not in _RELATIONS:
-        yield f"has the position {position!r}; expected [relation, index]"
-    elif type(position[1]) is not int or not 0 <= position[1] < index:
-        yield f"lies relative to entry {position[1]!r}, which is none before it"

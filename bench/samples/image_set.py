@@ -162,9 +162,9 @@ class ImageSet:
 
 def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
     try:
-        entry = read_data(ManifestLine, json_of(line, where), where)
+        entry = read_data(ManifestLine, json_of(line, where, "generate the images again"), where)
     except RecordError as error:
-        raise ImageSetError(f"{error} Generate the images again.") from error
+        raise ImageSetError(str(error)) from error
     file = folder / entry.file
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ImageSetError(

@@ -138,6 +138,7 @@ class ShapesDetector:
     def __init__(self, network: DetectorNetwork, device: str = "cpu", source: Mapping[str, JSON] | None = None) -> None:
         self.network = network.to(device).eval()
         self.device = device
+        self.classes = SHAPES
         self.settings = {"detector": "FLUX-Shapes", **(source or {})}
 
     @classmethod

@@ -29,7 +29,8 @@ from bench.metrics.quality.geneval_judge import (
 from bench.metrics.quality.geneval_official import OfficialGenEval
 from bench.metrics.quality.geneval_scores import other_tasks, task_means, task_of
 from bench.metrics.quality.known_images import KnownImage, read_known_images
-from bench.records.results import JSON, Data, Measurement
+from bench.records.results import JSON, Data, Measurement, RecordError, read_data
+from bench.samples.geneval_metadata import GenEvalMetadata
 from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
 from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
 from bench.settings import Batch, Place, PlaceOrName
@@ -80,6 +81,7 @@ class GenEval:
             "single_object_found", the share of that task's images with any object, stands beside the scores.
         reference: what the scores may be called.
         settings: what determines detector and classifier, kept in the measurement.
+        classes: what the detector can find; None where that is not known.
         tasks: the tasks (metadata "tag") there must be; their order is that of the values.
         seed: of the intervals' resampling.
     """
@@ -94,6 +96,7 @@ class GenEval:
         self_test: SelfTest | None,
         reference: str = "GenEval",
         settings: Mapping[str, JSON] | None = None,
+        classes: Sequence[str] | None = None,
         tasks: Sequence[str] = TASKS,
         batch_size: int = 32,
         seed: int = 0,
@@ -101,6 +104,7 @@ class GenEval:
         self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
+        self.classes = None if classes is None else frozenset(classes)
         self.tasks = tuple(tasks)
         self.batch_size = batch_size
         self.seed = seed
@@ -145,17 +149,21 @@ class GenEval:
                 **{f"color_{key}": value for key, value in colors.settings.items()},
                 "known_images": len(known),
             },
+            classes=detector.classes,
             batch_size=settings.batch_size,
         )
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values: the mean of each task and "overall", the mean of these; samples are 1 (right) or 0."""
         images = images.subset("geneval")
-        if (failed := incomplete(self.info, images, self._settings)) is not None:
-            return failed
         # Before the long work, not after it.
-        if (failed := other_tasks(self.info, images.images, self.tasks, self._settings)) is not None:
+        failed = incomplete(self.info, images, self._settings) or other_tasks(
+            self.info, images.images, self.tasks, self._settings
+        )
+        if failed is not None:
             return failed
+        if reason := _unjudgeable(images.images, self.classes):
+            return self._failed(reason, images)
         try:
             if self._self_test is not None and self._fault is None:
                 self._fault = self._self_test(self.detector)
@@ -215,6 +223,19 @@ def known_images_test(known: Sequence[KnownImage], *, listed_only: bool = False)
         return ""
 
     return test
+
+
+def _unjudgeable(images: Sequence[GeneratedImage], classes: frozenset[str] | None) -> str:
+    """Which prompt's metadata asks for nothing, or for what a detector cannot find; "" if none does."""
+    for image in {image.prompt_id: image for image in images}.values():
+        try:
+            asked = read_data(GenEvalMetadata, image.metadata, f"the metadata of {image.prompt_id}")
+        except RecordError as error:
+            return str(error)
+        unknown = {entry.name for entry in (*asked.include, *asked.exclude)} - (classes or set())
+        if unknown and classes is not None:
+            return f"{image.prompt_id} asks for {sorted(unknown)}, which the detector does not know"
+    return ""
 
 
 def _counts(detections: Sequence[Detection]) -> dict[str, int]:
