@@ -26,7 +26,7 @@ METRICS: Mapping[str, str] = {
     "latency_batches": "bench.metrics.cost.latency_batches:measure_latency_batches",
     "latency_end_to_end": "bench.metrics.cost.end_to_end:measure_end_to_end",
     "memory": "bench.metrics.cost.memory:measure_memory",
-    "memory_end_to_end": "bench.metrics.cost.stage_memory:measure_stage_memory",
+    "memory_end_to_end": "bench.metrics.cost.memory:measure_stage_memory",
     "pruning_cost": "bench.metrics.cost.pruning_cost:measure_pruning_cost",
 }
 """Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
