@@ -11,8 +11,6 @@ from bench.regression.baseline import Snapshot
 from bench.regression.exit import Exit, NotComparableError
 
 Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]
-SEED = 0
-"""Of all resampling."""
 
 
 @dataclass(frozen=True)

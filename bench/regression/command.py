@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.arguments import add_set, change, names
-from bench.records.history import SHORT
 from bench.regression.baseline import KINDS
 from bench.regression.exit import exit_codes
+from bench.tables import TRENDS
 
 _EXAMPLES = """examples:
   python -m bench regress                                          against the committed baseline of this device
@@ -86,7 +86,7 @@ def add_history(commands: Any) -> None:
         "  python -m bench history --import                    add the committed records of past commits, from git",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--metric", default="hps", help=f"{', '.join(SHORT)} (default: %(default)s)")
+    parser.add_argument("--metric", default="hps", help=f"{', '.join(TRENDS)} (default: %(default)s)")
     parser.add_argument("--profile", default="shapes", help="(default: %(default)s)")
     parser.add_argument("--import", dest="imported", action="store_true", help="first add records of past commits")
     parser.add_argument(

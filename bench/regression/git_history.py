@@ -11,10 +11,11 @@ from rich.table import Column, Table
 
 from bench.profiles.profile import ROOT
 from bench.progress import console
-from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.records.results import RecordError, RunRecord
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.regression.history import Point, append, groups_of, point_of, read_history
 from bench.run.reporting import RESULTS, run_reports
+from bench.tables import trend
 from fastflux.errors import FastFluxError
 
 COMMITTED = ROOT / "reports" / "data" / "regression" / "history.jsonl"
@@ -34,7 +35,7 @@ def history(
 
     Raises FastFluxError for an unknown metric, and when no point of the profile holds it.
     """
-    key = key_of(metric)
+    key = trend(metric).key
     places = list(files or (COMMITTED, RUNS / profile / COMMITTED.name))
     if imported:
         added = append(places[0], points_from_git(RESULTS / "cpu" / profile))

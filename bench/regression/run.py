@@ -17,7 +17,6 @@ from bench.metrics.cost.idle import other_work
 from bench.profiles.profile import ROOT
 from bench.progress import announce, console
 from bench.records.environment import device_name
-from bench.records.history import append, point_of
 from bench.regression import report
 from bench.regression.baseline import (
     KINDS,
@@ -31,6 +30,7 @@ from bench.regression.baseline import (
 )
 from bench.regression.check import Check, Tolerances, exit_of
 from bench.regression.exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression.history import append, point_of
 from bench.regression.inputs import Suite
 from bench.regression.render import threads
 from bench.regression.repeat import Repetition, repetitions_to_markdown

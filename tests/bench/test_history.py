@@ -11,8 +11,9 @@ from msgspec.structs import replace
 import bench.regression.git_history
 from bench.__main__ import main
 from bench.profiles.profile import ROOT
-from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.regression.git_history import history, points_from_git, sparkline
+from bench.regression.history import Point, append, groups_of, point_of, read_history
+from bench.tables import trend
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
 
@@ -53,10 +54,10 @@ def test_other_prompts_and_devices_share_no_line() -> None:
 
 
 def test_short_names_and_suggestions() -> None:
-    assert key_of("hps") == "hps.averaged"
-    assert key_of("latency.ratio_to_dense") == "latency.ratio_to_dense"
+    assert trend("hps").key == "hps.averaged"
+    assert trend("latency.ratio_to_dense").key == "latency.ratio_to_dense"
     with pytest.raises(FastFluxError, match="did you mean 'latency'"):
-        key_of("latncy")
+        trend("latncy")
 
 
 def test_a_sparkline() -> None:

@@ -19,9 +19,9 @@ import bench.regression.run
 from bench.__main__ import main
 from bench.metrics.cost.idle import OtherWork
 from bench.profiles.profile import ROOT, load_profile
-from bench.records.history import read_history
 from bench.regression.baseline import Snapshot
 from bench.regression.exit import DeviceBusyError, Exit
+from bench.regression.history import read_history
 from bench.regression.render import render_hashes, threads
 from bench.regression.run import Options, _look_around
 from bench.run.base_model import BaseModel

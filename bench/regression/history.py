@@ -1,6 +1,6 @@
 """The file of past measurements, a JSON line each: by commit, every variant's values with their intervals.
 
-Free of torch and of numpy: reports draw it.
+Free of torch: reports draw it.
 """
 
 from __future__ import annotations
@@ -13,19 +13,8 @@ from typing import Any
 import msgspec
 
 from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
-from fastflux.errors import FastFluxError, unknown_name
-
-#: What a metric's short name stands for: its value over all images, or of one step.
-SHORT = {
-    "hps": "hps.averaged",
-    "geneval": "geneval.overall",
-    "clip_score": "clip_score.mean",
-    "fid": "fid.fid",
-    "latency": "latency.ratio_to_dense",
-    "flops": "flops.forward",
-    "parameters": "parameters.total",
-    "memory": "memory.peak_mib",
-}
+from bench.tables import TRENDS
+from fastflux.errors import FastFluxError
 
 
 class Point(Data, frozen=True):
@@ -78,21 +67,13 @@ def point_of(records: Sequence[RunRecord], checkout: Mapping[str, JSON] | None =
 
 
 def _values(record: RunRecord) -> dict[str, list[float]]:
-    known = set(SHORT.values())
+    known = {column.key for column in TRENDS.values()}
     return {
         key: [value, *measurement.intervals.get(name, ())]
         for measurement in record.measurements
         for name, value in measurement.values.items()
         if (key := f"{measurement.info.name}.{name}") in known
     }
-
-
-def key_of(metric: str) -> str:
-    """The key of a metric's short name, or a key itself; raises FastFluxError with a suggestion for any other."""
-    key = SHORT.get(metric, metric)
-    if key not in SHORT.values():
-        raise unknown_name("metric of the history", metric, [*SHORT, *SHORT.values()])
-    return key
 
 
 def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
