@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
+from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_lines, json_of, read_data
 from bench.tables import TRENDS
-from fastflux.errors import FastFluxError
 
 
 class Point(Data, frozen=True):
@@ -76,29 +75,32 @@ def _values(record: RunRecord) -> dict[str, list[float]]:
     }
 
 
-def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
+def read_history(paths: Iterable[Path], *, skip_torn: bool = False) -> tuple[Point, ...]:
     """The points of all files that there are, oldest first, none twice.
 
-    Raises FastFluxError naming the line that is no point.
+    Raises FastFluxError naming the line that is no point, unless such lines are to be skipped.
     """
     found: dict[tuple[str, str, str, str], Point] = {}
     for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        for where, line in json_lines(path, "mend it") if path.is_file() else ():
             try:
-                point = read_data(Point, json_of(line, "it"), "it")
-            except RecordError as error:
-                raise FastFluxError(f"{path}, line {number} is no point of a history ({error}): mend it.") from error
+                point = read_data(Point, json_of(line, where, "mend it"), where)
+            except RecordError:
+                if not skip_torn:
+                    raise
+                continue
             found.setdefault(point.key, point)
     return tuple(sorted(found.values(), key=lambda point: point.key))
 
 
 def append(path: Path, points: Iterable[Point]) -> int:
     """Add the points that the file lacks, one line each; the number added."""
-    there = {point.key for point in read_history([path])}
+    there = {point.key for point in read_history([path], skip_torn=True)}  # a torn line loses no new point
     lines = [point.line() + "\n" for point in points if point.key not in there]
     path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(lines)
+        file.writelines(["\n", *lines] if torn else lines)
     return len(lines)
 
 

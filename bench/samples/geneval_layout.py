@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from bench.records.results import json_of, read_data
+from bench.records.results import json_lines, json_of, read_data
 from bench.samples.geneval_metadata import GenEvalLine
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
@@ -34,13 +34,8 @@ def read_metadata(path: Path) -> tuple[Prompt, ...]:
 
     Raises FastFluxError that names file and line for a missing file, bad JSON or metadata of another form.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FastFluxError(f"{path} cannot be read ({error}); give GenEval's evaluation_metadata.jsonl.") from error
-    prompts = tuple(
-        parse_prompt(line, number, f"{path}, line {number + 1}") for number, line in enumerate(lines) if line.strip()
-    )
+    lines = json_lines(path, "give GenEval's evaluation_metadata.jsonl")
+    prompts = tuple(parse_prompt(line, number, where) for number, (where, line) in enumerate(lines))
     if not prompts:
         raise FastFluxError(f"{path} holds no prompts; give GenEval's evaluation_metadata.jsonl.")
     return prompts

@@ -41,10 +41,19 @@ def test_points_accumulate_in_the_order_of_time_none_twice(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+def test_a_torn_line_loses_no_later_point(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    append(path, [point("a", 1)])
+    with path.open("a") as file:
+        file.write(point("b", 2).line()[:50])
+    assert append(path, [point("c", 3)]) == 1
+    assert [found.commit for found in read_history([path], skip_torn=True)] == ["a", "c"]
+
+
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(point().line() + '\n{"commit": "cut')
-    with pytest.raises(FastFluxError, match=r"a\.jsonl, line 2 is no point"):
+    with pytest.raises(FastFluxError, match=r"a\.jsonl, line 2 is not whole JSON"):
         read_history([file])
 
 

@@ -101,6 +101,13 @@ def test_bad_manifest_entries_are_refused(write_images: WriteImages, change: dic
         ImageSet.read(manifest)
 
 
+def test_separators_of_unicode_and_a_byte_order_mark_are_no_ends_of_lines(write_images: WriteImages) -> None:
+    manifest = write_images([{**GENEVAL, "prompt": "a\u2028star"}], size=8)
+    line = json.loads(manifest.read_text().splitlines()[0])
+    manifest.write_text("\ufeff" + json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert ImageSet.read(manifest).images[0].prompt == "a\u2028star"
+
+
 def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.jsonl"
     with pytest.raises(ImageSetError, match="cannot be read"):
