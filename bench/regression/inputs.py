@@ -42,6 +42,11 @@ class Suite:
     threads: int = 1
 
     @property
+    def profile_name(self) -> str:
+        """The profile's name, also of one that is given as a file."""
+        return Path(self.profile).stem if self.profile.endswith(".toml") else self.profile
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What is compared besides the dense model."""
         return tuple(self.models) or self.variants
