@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import bench.reproduce
+import bench.run.reproduce
 from bench.__main__ import main
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
@@ -143,7 +144,7 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
     order.write_text(json.dumps({"inputs": {"revision": "any"}, "blocks": blocks}))
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(bench.reproduce, "rank", lambda **options: asked.append(options) or order)
-    monkeypatch.setattr(bench.reproduce, "require_current_rankings", lambda *_: None)
+    monkeypatch.setattr(bench.run.reproduce, "require_current_rankings", lambda *_: None)
     seen: list[Evaluation] = []
 
     def stop(evaluation: Evaluation) -> None:

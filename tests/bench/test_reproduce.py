@@ -9,6 +9,7 @@ from torch import nn
 
 import bench.reproduce
 import bench.run.evaluation
+import bench.run.reproduce
 from bench.__main__ import main
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.profiles.profile import load_profile
@@ -17,6 +18,7 @@ from bench.records.results import RunRecord
 from bench.reproduce import reproduce
 from bench.run.base_model import BaseModel
 from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.run.folders import locked
 from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError
 
@@ -55,7 +57,8 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
         del dense, target, inputs, settings
         return EqualLatency(FOUND, 3, 200, 1.0, (0.99, 1.01), 6, (1.0,) * 6, (1.0,) * 6)
 
-    patch.setattr(bench.reproduce, "load_profile", short)
+    for module in (bench.reproduce, bench.run.reproduce):
+        patch.setattr(module, "load_profile", short)
     patch.setattr(bench.run.evaluation, "solve_equal_latency", search)
 
 
@@ -95,6 +98,25 @@ def test_the_ratio_found_for_a_latency_is_pruned_to_and_told(quick: Path) -> Non
     note = json.loads((quick / "shapes" / "l1_equal-10" / "equal_latency.json").read_text())
     assert note["found"]["ratio"] == FOUND
     assert note["inputs"]["target"]["method"] == "sandwich_training"
+
+
+@pytest.mark.slow
+def test_the_run_says_where_its_records_are(quick: Path) -> None:
+    folder = (quick / "shapes-limit1-seeds1").resolve()
+    note = json.loads((folder / "run.json").read_text())
+    assert {name: note[name] for name in ("profile", "device", "limit", "seeds", "worked")} == {
+        "profile": "shapes", "device": "cpu", "limit": 1, "seeds": 1, "worked": True,
+    }  # fmt: skip
+    assert note["folder"] == str(folder)
+    assert {path.stem for path in Path(note["records"]).glob("*.json")} == {"dense", *VARIANTS}
+    assert note["ranking"].endswith("shapes.json")
+    assert note["tables"][0] == "table1"
+    assert {"prune", "generate", "score", "measure"} <= note["seconds"].keys()
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "shapes"), pytest.raises(FastFluxError, match=r"another run works in .*shapes"):
+        run(tmp_path)
 
 
 @pytest.mark.slow
