@@ -175,6 +175,11 @@ class RunRecord:
         swapped = tuple(measurement if old.info.name == name else old for old in self.measurements)
         return replace(self, measurements=swapped)
 
+    def finished(self, measurements: Sequence[Measurement], environment: Mapping[str, JSON], created: str) -> RunRecord:
+        """A copy with these measurements, of that machine and date."""
+        date = datetime.fromisoformat(created).isoformat(timespec="seconds")
+        return replace(self, measurements=tuple(measurements), environment=environment, created=date)
+
     def to_json(self) -> str:
         """The record as JSON text with sorted keys, numbers at full precision."""
         return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"

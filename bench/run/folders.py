@@ -12,6 +12,8 @@ from fastflux.errors import FastFluxError
 
 RUNS = Path("runs")
 """Folder of all runs unless a command is given another one."""
+REGRESS = RUNS / "regress"
+"""Of regression runs."""
 _LOCK = ".lock"
 
 

@@ -18,12 +18,11 @@ from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
 from bench.run.dry_run import plan_run, show_plan
+from bench.run.evaluate import evaluate
 from bench.run.evaluation import Evaluation
 from bench.run.external import EXTERNAL
 from bench.run.folders import RUNS, locked
-from bench.run.single_removals import draw_single_removals
 from fastflux.errors import FastFluxError
-from fastflux.io.ranking_files import read_ranking
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -105,21 +104,15 @@ def reproduce(
         show_plan(plan_run(evaluation, timed=True), evaluation)
         return None
     require_current_rankings(profile, evaluation.main.revision)
-    order = ranking_file(profile, "sandwich_training")
     with locked(models, folder):
         (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
-        evaluation.prune()
-        evaluation.generate()
-        if order is not None:  # else nobody knows which blocks matter
-            draw_single_removals(evaluation, read_ranking(order))
-        evaluation.score()
-        evaluation.measure()
+        evaluate(evaluation)
         finished = Finished(
             profile=profile.name,
             device=kind,
             folder=folder.resolve(),
             records=_selected(evaluation).resolve(),
-            ranking=order,
+            ranking=ranking_file(profile, "sandwich_training"),
             tables=tuple(tables),
             limit=limit,
             seeds=seeds,
