@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import VariantId
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ def pair_by_number(baselines: Mapping[str, float | None], candidates: Mapping[st
 
     Slowest first. A baseline without its candidate is alone; a candidate for which nothing was made is left out.
     """
-    partners = {variant.rpartition("-")[2]: variant for variant in candidates}
+    partners = {VariantId.parse(variant).number: variant for variant in candidates}
     pairs: list[LatencyPair] = []
     alone: dict[str, str] = {}
     for baseline, latency in baselines.items():
-        candidate = partners.get(baseline.rpartition("-")[2])
+        candidate = partners.get(VariantId.parse(baseline).number)
         if candidate is None:
             alone[baseline] = "the variant it was made to equal was not measured"
             continue

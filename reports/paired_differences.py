@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
 from reports.compare import SIGNIFICANT, chance, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
+from reports.rows import latency_ratios
 from reports.specs import CLIP, GENEVAL, HPS
 from reports.table import Cell, Group, Header, Table
 from reports.tables import metric_notes, model_name, profile_label
@@ -30,7 +31,7 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
     against_dense = [
         (row.label, row, named[row.baseline])
         for row in rows
-        if not row.repeats and row.variant != row.baseline and row.baseline in named
+        if row.id.repeated is None and row.variant != row.baseline and row.baseline in named
     ]
     partners = [
         (f"{named[ours].label} against {named[theirs].label}", named[ours], named[theirs])

@@ -9,8 +9,9 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.cost.plausibility import implausible
+from bench.records.variant_id import DENSE, EXTERNAL, VariantId
 from reports.devices import device_notes
-from reports.rows import DENSE, EXTERNAL, Row, Value
+from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
 
@@ -39,9 +40,8 @@ def paper_rows(name: str) -> tuple[Row, ...]:
     """The paper's rows of table `name`: variants of ours, dense included, and its other models as external ones."""
     return tuple(
         Row(
-            variant=entry["variant"],
+            id=VariantId.parse(entry["variant"]),
             label=entry["label"],
-            family="paper",
             profile="paper",
             values={key: Value(float(value)) for key, value in entry["values"].items()},
             metrics={},
@@ -67,7 +67,7 @@ def paper_against_measured(
     ours = [
         measured.get(row.variant, _unmeasured(row))
         for row in printed
-        if row.variant in measured or not row.variant.startswith(f"{EXTERNAL}-")
+        if row.variant in measured or row.family != EXTERNAL
     ]
     columns = tuple(replace(column, share="") for column in spec.columns)
     devices = device_notes(ours, [column.key for column in columns], f"Table {name}", mix=mix_devices)

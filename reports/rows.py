@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.records.results import read_records
+from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
@@ -15,18 +16,10 @@ if TYPE_CHECKING:
 
     from bench.records.results import Measurement, MetricInfo, RunRecord
 
-DENSE = "dense"
-FASTFLUX = "fastflux"
-L1 = "l1"
-#: Other models' images, scored beside the profile's own.
-EXTERNAL = "external"
-#: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
-L1_EQUAL = "l1_equal"
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 #: Metrics whose numbers hang on the machine, and those whose names begin so.
 MACHINE_METRICS = ("latency", "memory", "throughput")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
-_REPEAT = re.compile(r"seed\d+-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -43,14 +36,12 @@ class Row:
     """One variant: who it is, its values by key and the metrics they came from by metric name.
 
     `gaps` holds, by metric, why a value is missing; `conditions`, by metric, what its numbers hold for.
-    `family` is "dense", "fastflux", "l1" or, for any other variant, the part of its id before the last hyphen.
     `baseline` is the id of the unpruned model of the same base ("dense", or "sd3" beside it), "" where that was not
     measured; an unpruned model is its own. `record` is where it all came from; the paper's rows have none.
     """
 
-    variant: str
+    id: VariantId
     label: str
-    family: str
     profile: str
     values: Mapping[str, Value]
     metrics: Mapping[str, MetricInfo]
@@ -61,10 +52,14 @@ class Row:
     record: RunRecord | None = None
 
     @property
-    def repeats(self) -> str:
-        """The variant of which this one is the same with another seed ("seed1-10" of "fastflux-10"), or ""."""
-        found = _REPEAT.fullmatch(self.variant)
-        return f"{FASTFLUX}-{found[1]}" if found else ""
+    def variant(self) -> str:
+        """The id as text."""
+        return str(self.id)
+
+    @property
+    def family(self) -> str:
+        """The id's family."""
+        return self.id.family
 
     def value(self, key: str) -> Value:
         """The value of a key such as "geneval.overall"; never raises: what is missing is a None with its reason."""
@@ -158,9 +153,8 @@ def _row(record: RunRecord) -> Row:
         gaps[name] = f"{name}: the record holds no such value"
         values |= _values(measurement)
     return Row(
-        variant=record.variant,
+        id=VariantId.parse(record.variant),
         label=record.label,
-        family=_family(record.variant),
         profile=record.profile,
         values=values | _plan_values(record) | _flops_bound(values),
         metrics={measurement.info.name: measurement.info for measurement in record.measurements},
@@ -202,10 +196,6 @@ def _values(measurement: Measurement) -> dict[str, Value]:
     return values
 
 
-def _family(variant: str) -> str:
-    return DENSE if variant == DENSE else variant.rpartition("-")[0] or variant
-
-
 def _flops_bound(values: Mapping[str, Value]) -> dict[str, Value]:
     """The speed-up as a share of the one that the FLOPs saved would give alone (1 / their ratio to dense)."""
     latency, flops = values.get("latency.ratio_to_dense"), values.get("flops.ratio_to_dense")
@@ -224,9 +214,9 @@ def _plan_values(record: RunRecord) -> dict[str, Value]:
     dropped = float(len(replacements)) if isinstance(replacements, list) else None
     values = {"plan.dropped_blocks": Value(dropped, note="" if dropped is not None else "plan: lists no replacements")}
     ratio = config.get("ratio") if isinstance(config, dict) else None
-    digits = re.search(r"-(\d+)$", record.variant)
+    of_id = VariantId.parse(record.variant).ratio
     if isinstance(ratio, int | float):
         values["plan.ratio"] = Value(float(ratio))
-    elif digits:
-        values["plan.ratio"] = Value(int(digits[1]) / 100)
+    elif of_id is not None:
+        values["plan.ratio"] = Value(of_id)
     return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
-from reports.rows import DENSE
+from bench.records.variant_id import DENSE
 from reports.specs import CLIP, GENEVAL, HPS
 from reports.table import Cell, Group, Header, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, value_cell
@@ -24,7 +24,7 @@ def seeds_table(rows: Sequence[Row]) -> Table:
     repeated = {
         row.variant: [row, *repeats]
         for row in rows
-        if (repeats := [repeat for repeat in rows if repeat.repeats == row.variant])
+        if (repeats := [repeat for repeat in rows if repeat.id.repeated == row.id])
     }
     shown = [row for members in repeated.values() for row in members]
     dense = [row for row in rows if row.variant == DENSE]

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, Row
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
+from reports.rows import Row
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class TableSpec:
             order = {variant: place for place, variant in enumerate(self.variants)}
             return sorted((row for row in rows if row.variant in order), key=lambda row: order[row.variant])
         if self.families is None:
-            return [row for row in rows if not row.repeats and row.family != EXTERNAL]
+            return [row for row in rows if row.id.repeated is None and row.family != EXTERNAL]
         return [row for row in rows if row.family in self.families]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE
 from reports.compare import SIGNIFICANT, Comparison, comparable, compare
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import DENSE, latency_ratios
+from reports.rows import latency_ratios
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from bench.records.variant_id import EXTERNAL, VariantId
 from reports.choices import unknown_choice
 from reports.declared import is_declaration, read_tables
-from reports.rows import EXTERNAL
 from reports.specs import TABLES
 from reports.tables import value_cell
 
@@ -111,9 +111,9 @@ def record_facts(record: RunRecord) -> list[Fact]:
 
 
 def _command(record: RunRecord) -> str:
-    family, _, name = record.variant.partition("-")
-    if family == EXTERNAL:
-        return f"python -m bench score IMAGES --name {name} --profile {record.profile}"
+    variant = VariantId.parse(record.variant)
+    if variant.family == EXTERNAL:
+        return f"python -m bench score IMAGES --name {variant.number} --profile {record.profile}"
     return f"nox -s reproduce_tables -- --profile {record.profile} --variants {record.variant} --force"
 
 

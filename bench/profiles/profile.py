@@ -88,7 +88,7 @@ class Profile:
     fast_title: str = "FastFLUX"
     """What the models pruned from the profile's own by Sandwich Training are called, before their ratio."""
     families: tuple[str, ...] = ()
-    """The families of variants that the profile has, by the beginnings of their ids; all where it is empty."""
+    """The families of variants that the profile has, by their names; all where it is empty."""
     ranking_scorers: str = ""
     """"module:function" of the FID and CLIP score behind the importance of blocks; "" is `scorers`."""
     paired: str = ""

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
+from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json
 from fastflux.io.ranking_files import read_ranking
 from fastflux.methods.registry import PruningConfig, make_config
 from fastflux.plan import JSON
 
-DENSE = "dense"
 #: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
 FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
@@ -67,12 +67,17 @@ class Variant:
     elsewhere; it has no `config`.
     """
 
-    id: str
+    name: VariantId
     label: str
     config: PruningConfig | None
     base: str = ""
     as_fast_as: str = ""
     folder: Path | None = None
+
+    @property
+    def id(self) -> str:
+        """The name as text."""
+        return str(self.name)
 
     @property
     def is_dense(self) -> bool:
@@ -89,7 +94,7 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
 
     def variant(family: str, ratio: float, label: str, method: str, **settings: JSON) -> Variant:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
-        return Variant(f"{family}-{100 * ratio:02.0f}", label, config)
+        return Variant(VariantId.at(family, ratio), label, config)
 
     def fastflux(
         family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
@@ -98,10 +103,10 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
 
     fast = profile.fast_title
     every = (
-        Variant(DENSE, profile.title, None),
-        *(fastflux("fastflux", f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
-        *(variant("l1", r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
-        *(_equalled(variant("l1_equal", r, "", "l1_norm"), f"fastflux-{100 * r:02.0f}") for r in EQUALLED_RATIOS),
+        Variant(VariantId(DENSE), profile.title, None),
+        *(fastflux(FASTFLUX, f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
+        *(variant(L1, r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
+        *(_equalled(variant(L1_EQUAL, r, "", "l1_norm"), str(VariantId.at(FASTFLUX, r))) for r in EQUALLED_RATIOS),
         variant("brll", ABLATED, "w/o ST", "linear_replacement"),
         variant("removal", ABLATED, "Direct removal", "block_removal"),
         *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
@@ -115,14 +120,14 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
             made
             for name, other in profile.others.items()
             for made in (
-                Variant(name, other.title, None, name),
+                Variant(VariantId(name), other.title, None, name),
                 replace(
                     fastflux(f"fast{name}", f"Fast{other.title}-10%", settings={"ranking": other.ranking}), base=name
                 ),
             )
         ),
     )
-    return tuple(v for v in every if v.config is None or not profile.families or v.id.startswith(profile.families))
+    return tuple(v for v in every if v.config is None or not profile.families or v.name.family in profile.families)
 
 
 def _equalled(variant: Variant, target: str) -> Variant:

@@ -12,11 +12,12 @@ from rich.table import Column, Table
 from bench.progress import console
 from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.records.results import RecordError, RunRecord
+from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.run.folders import REGRESS
 from fastflux.errors import FastFluxError
 
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
-_SHOWN = ("dense", "fastflux-", "l1-")
+_SHOWN = (DENSE, FASTFLUX, L1)
 _COLUMNS = 6
 _LOG_WIDTH = 120
 
@@ -68,7 +69,7 @@ def points_from_git(folder: Path) -> list[Point]:
 
 
 def _holders(point: Point, key: str) -> list[str]:
-    return [name for name, values in point.values.items() if key in values and name.startswith(_SHOWN)]
+    return [name for name, values in point.values.items() if key in values and VariantId.parse(name).family in _SHOWN]
 
 
 def _table(points: Sequence[Point], key: str, title: str) -> Table:

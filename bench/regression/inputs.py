@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.profiles.profile import LatencySettings, Profile
-from bench.profiles.variants import DENSE
 from bench.records.environment import sha256_of
 from bench.records.results import digest
+from bench.records.variant_id import DENSE
 from bench.regression.quality import SCORES
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError

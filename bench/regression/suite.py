@@ -21,9 +21,10 @@ from bench.metrics.cost.latency import LATENCY, latency_of
 from bench.metrics.cost.memory import measure_memory
 from bench.metrics.cost.timing import Step, interleave, step_timer
 from bench.profiles.profile import load_profile
-from bench.profiles.variants import DENSE, Variant, chosen_variants, require_current_rankings
+from bench.profiles.variants import Variant, chosen_variants, require_current_rankings
 from bench.records.environment import describe_environment, git_commit
 from bench.records.results import JSON, Measurement, RunRecord, digest
+from bench.records.variant_id import DENSE, VariantId
 from bench.regression import yardstick
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.inputs import (
@@ -73,7 +74,7 @@ class SuiteRun:
     def _evaluation(self) -> Evaluation:
         models = {name: transformer_folder(path) for name, path in self.suite.models.items()}
         chosen = chosen_variants(self.profile, [], [DENSE] if models else self.suite.variants)
-        chosen += tuple(Variant(name, name, None, folder=path) for name, path in models.items())
+        chosen += tuple(Variant(VariantId(name), name, None, folder=path) for name, path in models.items())
         if others := [variant.id for variant in chosen if variant.base or variant.as_fast_as]:
             raise FastFluxError(
                 f"{others[0]} is no variant for regression checks: choose such as {', '.join(VARIANTS)}."

@@ -16,6 +16,7 @@ from bench.profiles.profile import load_profile
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, Measurement, RunRecord, digest
+from bench.records.variant_id import EXTERNAL, VariantId
 from bench.run.folders import RUNS, locked
 from bench.run.units import Runner, Store, Unit
 from bench.samples.generate import MANIFEST, generate, jobs_of
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
     from bench.metrics.base import Metric
     from bench.profiles.profile import Profile
-
-EXTERNAL = "external"
-"""Family of the records' ids, and the folder of a run that holds them."""
 
 
 def draw(
@@ -115,7 +113,7 @@ def score(
     identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
     chosen = [metric for metric in scorers if metrics is None or metric.info.name in metrics]
     folder = runs / profile.name / EXTERNAL
-    path = folder / f"{EXTERNAL}-{name}.json"
+    path = folder / f"{VariantId(EXTERNAL, name)}.json"
     with locked(folder):
         record = _claimed(path, profile, label or name, identity, [metric.info.name for metric in chosen])
         environment = describe_environment(device or profile.device)

@@ -17,10 +17,10 @@ from bench.files import write_atomically
 from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
+from bench.records.variant_id import EXTERNAL
 from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import evaluate
 from bench.run.evaluation import Evaluation
-from bench.run.external import EXTERNAL
 from bench.run.folders import RUNS, locked
 from fastflux.errors import FastFluxError
 

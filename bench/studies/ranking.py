@@ -142,17 +142,17 @@ def _remove_each(evaluation: Evaluation, inputs: Mapping[str, JSON]) -> tuple[di
         shutil.rmtree(place, ignore_errors=True)
     drawn = runner.settle(STAGE, Unit({DENSE: dict(inputs)}, lambda: (draw(place), {})[1], files_of(place)))
     dense = list(ImageSet.read(place / MANIFEST))
-    fid, clip_score = (_scorer(evaluation, name) for name in _VALUES)
-    if not isinstance(fid, FID):
+    distance, score = (_scorer(evaluation, name) for name in _VALUES)
+    if not isinstance(distance, FID):
         raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
-    metrics = (fid.against(dense), clip_score)
+    metrics = (distance.against(dense), score)
     blocks = architecture_of(transformer).blocks(transformer)
     removals: dict[BlockRef, Removal] = {}
     for block in track(blocks, "rank", total=len(blocks)):
         make = partial(_remove, transformer, block, evaluation.folder / "without", draw, metrics)
         done = runner.settle(STAGE, Unit({str(block): dict(inputs)}, make))
-        values = [found.values[_VALUES[found.info.name]] for found in done.results[str(block)]]
-        removals[block] = Removal(*values, seconds=done.seconds)
+        fid, clip_score = (found.values[_VALUES[found.info.name]] for found in done.results[str(block)])
+        removals[block] = Removal(fid, clip_score, done.seconds)
     forwards = len(dense) * sampling.steps * (len(blocks) + 1)
     seconds = drawn.seconds + sum(removal.seconds for removal in removals.values())
     return removals, {"forwards": forwards, "seconds": round(seconds, 1)}

@@ -10,10 +10,10 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE, FASTFLUX
 from reports.claims.verdicts import Finding, unmeasured
 from reports.compare import SIGNIFICANT, chance
 from reports.figures.ranking import DOUBLE, SINGLE, stack_of
-from reports.rows import DENSE, FASTFLUX
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

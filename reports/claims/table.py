@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE
 from reports.claims.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
 from reports.claims.verdicts import (
     MARGIN,
@@ -22,7 +23,6 @@ from reports.claims.verdicts import (
     keeps,
 )
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
 

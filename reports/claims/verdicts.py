@@ -9,9 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
 from reports.compare import Comparison, compare
 from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
-from reports.rows import FASTFLUX, L1, L1_EQUAL, latency_ratios
+from reports.rows import latency_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from matplotlib.patheffects import withStroke
 
+from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
 from reports.compare import Comparison, compare
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.paper import paper_data
-from reports.rows import DENSE
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:

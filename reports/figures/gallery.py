@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, features
 
+from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
 from reports.files import whole, write_text
 from reports.manifest import pick_shots, read_manifest
-from reports.rows import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
 from reports.figures.gallery import LONGEST_EDGE, Gallery, write_gallery
 from reports.figures.grids import SINGLE_REMOVALS
-from reports.rows import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1
 from reports.figures.ranking import SINGLE
 from reports.grouping import pair_by_latency
-from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, Row, latency_ratios
+from reports.rows import Row, latency_ratios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

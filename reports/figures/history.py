@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.records.history import groups_of, key_of, read_history
+from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 
@@ -27,7 +28,7 @@ _NAMES = {
     "parameters.total": "parameters",
     "memory.peak_mib": "peak memory, MiB",
 }
-_FAMILIES = (("dense", BLACK, "D"), ("fastflux-", BLUE, "o"), ("l1-", VERMILION, "s"))
+_FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), L1: (VERMILION, "s")}
 _MAXIMUM_TICKS = 12
 
 
@@ -60,8 +61,11 @@ def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
 
 
 def _variants(point: Point, key: str) -> list[str]:
-    families = tuple(family for family, _, _ in _FAMILIES)
-    return [name for name, values in point.values.items() if key in values and name.startswith(families)]
+    return [name for name, values in point.values.items() if key in values and _family(name) in _FAMILIES]
+
+
+def _family(name: str) -> str:
+    return VariantId.parse(name).family
 
 
 def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
@@ -70,9 +74,9 @@ def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
     names = sorted({name for point in points for name in _variants(point, key)})
     last: list[tuple[float, str, str]] = []
     for name in names:
-        colour, marker = next((colour, marker) for family, colour, marker in _FAMILIES if name.startswith(family))
+        colour, marker = _FAMILIES[_family(name)]
         own = [(at, point.values[name][key]) for at, point in enumerate(points) if key in point.values.get(name, {})]
-        shades = [other for other in names if other.startswith(name.rpartition("-")[0] or name)]
+        shades = [other for other in names if _family(other) == _family(name)]
         alpha = 1.0 - 0.6 * shades.index(name) / max(1, len(shades))
         axes.plot(
             [at for at, _ in own], [value[0] for _, value in own],

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.patheffects import withStroke
 
+from bench.records.variant_id import DENSE, FASTFLUX, L1
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
-from reports.rows import DENSE, FASTFLUX, L1
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:

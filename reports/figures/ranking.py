@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
-from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.records.results import Measurement
+from bench.records.variant_id import DENSE
 from reports.full_size.records import LABEL, Records, measured, notes_of, ordered
-from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 
 CALIBRATION_RATIO = 1.5

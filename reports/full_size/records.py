@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench.records.results import Measurement, RunRecord
+from bench.records.variant_id import DENSE, FASTFLUX, VariantId
 from reports.paper import paper_rows
-from reports.rows import DENSE
 
 LABEL = "Random weights: these are costs, and say nothing of quality."
 Records = Mapping[str, RunRecord]
@@ -25,8 +26,9 @@ def measured(records: Records, variant: str, name: str) -> Measurement | None:
 def ordered(records: Records) -> list[RunRecord]:
     """Dense first, then by family and ratio."""
     families = ("dense", "fastflux", "mix", "run", "run_folded", "run_lora", "l1", "l1_equal")
-    known = [record for record in records.values() if record.variant.partition("-")[0] in families]
-    return sorted(known, key=lambda record: (families.index(record.variant.partition("-")[0]), record.variant))
+    known = [(VariantId.parse(record.variant).family, record) for record in records.values()]
+    shown = [(families.index(family), record.variant, record) for family, record in known if family in families]
+    return [record for *_, record in sorted(shown, key=lambda entry: entry[:2])]
 
 
 def sizes_of(records: Records) -> list[str]:
@@ -54,10 +56,11 @@ def flops_ratio(record: RunRecord, size: str) -> float | None:
 
 def paper_ratio(variant: str) -> float | None:
     """The paper's latency ratio of the same rate of pruning; its mix of double and single blocks is not known."""
-    wanted = _L1_OF_PAPER.get(variant, variant.replace("mix-", "fastflux-"))
+    own = VariantId.parse(variant)
+    wanted = str(replace(own, family=FASTFLUX)) if own.family == "mix" else _L1_OF_PAPER.get(variant, variant)
     rows = {row.variant: row.number("latency.median_ms") for row in (*paper_rows("table6"), *paper_rows("table1"))}
-    own, dense = rows.get(wanted), rows.get(DENSE)
-    return None if own is None or not dense else own / dense
+    pruned, dense = rows.get(wanted), rows.get(DENSE)
+    return None if pruned is None or not dense else pruned / dense
 
 
 def notes_of(records: Records, name: str) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from bench.records.results import Measurement
+from bench.records.variant_id import DENSE, VariantId
 from reports.full_size.records import LABEL, Records, flops_ratio, metric_names, notes_of, ordered, paper_ratio
-from reports.rows import DENSE
 from reports.table import Cell, Group, Header, Table
 
 WITHIN = 0.03
@@ -60,12 +61,12 @@ def exports(records: Records) -> Iterator[Table]:
     rows = []
     for name in metric_names(records, _LATENCY):
         for variant, record in records.items():
-            family, _, ratio = variant.rpartition("-")
+            exported = VariantId.parse(variant)
             found = record.measurement(name)
-            if family != "run_folded" or found is None or found.status != "ok":
+            if exported.family != "run_folded" or found is None or found.status != "ok":
                 continue
             for other in ("run", "run_lora"):
-                against = records.get(f"{other}-{ratio}")
+                against = records.get(str(replace(exported, family=other)))
                 slower = None if against is None else against.measurement(name)
                 if slower is not None and slower.status == "ok" and against is not None:
                     rows.append((

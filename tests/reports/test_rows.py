@@ -106,10 +106,3 @@ def test_another_base_model_stands_behind_with_its_own_dense_model(make_record: 
         ("sd3", "sd3"),
         ("fastsd3-10", "sd3"),
     ]
-
-
-def test_repeats_with_another_seed_know_what_they_repeat(make_record: MakeRecord) -> None:
-    names = ("seed1-10", "seed12-20", "fastflux-10", "seeds-10", "seed1-x")
-    found = {row.variant: row.repeats for row in rows_of([make_record(name, name) for name in names])}
-    repeats = {"seed1-10": "fastflux-10", "seed12-20": "fastflux-20"}
-    assert found == {name: repeats.get(name, "") for name in names}

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from bench.metrics.cost.timing import step_timer
-from bench.profiles.variants import DENSE
 from bench.records.results import Measurement, MetricInfo
+from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.workbench import Workbench

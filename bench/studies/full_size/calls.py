@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
 from bench.metrics.cost.stage_memory import measure_stage_memory
-from bench.profiles.variants import DENSE
+from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from bench.run.units import Results, Unit
 from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline
 from bench.studies.full_size.stage import Need, piece
@@ -21,8 +21,8 @@ AT_ONCE = 3
 
 def units(bench: Workbench) -> list[str]:
     """FastFLUX of single blocks at every ratio, the folded run, and the sliced models, those of equal latency too."""
-    beginnings = ("fastflux-", "run_folded-", "l1-", "l1_equal-")
-    return [name for name in bench.variants if name.startswith(beginnings)]
+    families = (FASTFLUX, "run_folded", L1, L1_EQUAL)
+    return [name for name in bench.variants if VariantId.parse(name).family in families]
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:

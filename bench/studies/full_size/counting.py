@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from bench.metrics.cost.flops import flux_flops, measure_parameters
 from bench.metrics.cost.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_block
-from bench.profiles.variants import DENSE
 from bench.records.results import Measurement
+from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import FullSizeVariant, build, kept_widths

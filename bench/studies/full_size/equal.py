@@ -11,8 +11,8 @@ from typing import Any
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.latency_search import GRID, EqualLatency, Reading, search_equal_latency
 from bench.metrics.cost.timing import Step
-from bench.profiles.variants import DENSE
 from bench.records.results import Measurement
+from bench.records.variant_id import DENSE
 from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
 from bench.studies.full_size.counting import counts

@@ -14,8 +14,8 @@ from bench.metrics.cost.compiled import many_compilations
 from bench.metrics.cost.latency import LATENCY, measure_latency
 from bench.metrics.cost.memory import MEMORY, measure_memory
 from bench.metrics.cost.timing import Step
-from bench.profiles.variants import DENSE
 from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.variant_id import DENSE
 from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import Need, piece

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile
-from bench.profiles.variants import DENSE
 from bench.records.results import MetricInfo
+from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import piece
 from bench.studies.full_size.variants import build

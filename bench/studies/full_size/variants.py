@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -16,8 +16,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import nn
 
-from bench.profiles.variants import DENSE
 from bench.records.results import Measurement, MetricInfo
+from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
 from bench.studies.full_size.random_weights import materialise_
 from bench.studies.full_size.sizes import Sizes
 from fastflux.block_counts import block_count
@@ -104,7 +104,7 @@ def equal_variant(target: FullSizeVariant, heads: int, channels: int, ratio: flo
 
 def equal_id(target: str) -> str:
     """Of the sliced model that is to be as fast as the target."""
-    return f"l1_equal-{target.rpartition('-')[2]}"
+    return str(replace(VariantId.parse(target), family=L1_EQUAL))
 
 
 def found_variant(target: FullSizeVariant, measurement: Measurement) -> FullSizeVariant:

@@ -6,9 +6,9 @@ import base64
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from bench.records.variant_id import DENSE, FASTFLUX
 from fastflux.errors import FastFluxError
 from reports.render.html.html_text import visible
-from reports.rows import DENSE, FASTFLUX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from reports.rows import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ SERIES = (
 
 def shown_rows(rows: Sequence[Row]) -> list[Row]:
     """The dense model and its variants: ratios of another base or of other models' images are not to this model."""
-    return [row for row in rows if not row.repeats and row.family != EXTERNAL and row.baseline == DENSE]
+    return [row for row in rows if row.id.repeated is None and row.family != EXTERNAL and row.baseline == DENSE]
 
 
 def series_of(row: Row) -> Series:

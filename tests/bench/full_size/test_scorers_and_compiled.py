@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.profiles.profile import load_profile
-from bench.profiles.variants import DENSE
+from bench.records.variant_id import DENSE
 from bench.studies.full_size import latency, scorers
 from bench.studies.full_size.pieces import Budget, Pieces
 from bench.studies.full_size.sizes import Sizes, sizes_of

@@ -1,0 +1,52 @@
+"""The id of a variant as a value: who it is, from the text in records, file names and tables. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DENSE = "dense"
+FASTFLUX = "fastflux"
+L1 = "l1"
+#: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
+L1_EQUAL = "l1_equal"
+#: Other models' images, scored beside the profile's own.
+EXTERNAL = "external"
+
+
+@dataclass(frozen=True)
+class VariantId:
+    """Who a variant is; its text is "fastflux-10", or the family alone where there is no number ("dense", "sd3").
+
+    Args:
+        family: what it is: the dense model, a method or an ablation of it, or another base model ("sd3", "fastsd3").
+        number: what tells it from others of its family: mostly the percentage of the blocks or parameters that go.
+    """
+
+    family: str
+    number: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> VariantId:
+        """The id that a record, a file or a command line names."""
+        family, _, number = text.rpartition("-")
+        return cls(family, number) if family and number else cls(text)
+
+    @classmethod
+    def at(cls, family: str, ratio: float) -> VariantId:
+        """The variant of a family at a ratio: of "l1" at 0.12 it is "l1-12"."""
+        return cls(family, f"{100 * ratio:02.0f}")
+
+    def __str__(self) -> str:
+        """The id as text; `parse` reads it."""
+        return f"{self.family}-{self.number}" if self.number else self.family
+
+    @property
+    def ratio(self) -> float | None:
+        """The ratio that the number says, None where it is no percentage."""
+        return int(self.number) / 100 if self.number.isdecimal() else None
+
+    @property
+    def repeated(self) -> VariantId | None:
+        """The variant of which this one is the same with another seed ("fastflux-10" of "seed1-10"), or None."""
+        is_seed = self.family.startswith("seed") and self.family.removeprefix("seed").isdecimal()
+        return VariantId(FASTFLUX, self.number) if is_seed and self.ratio is not None else None
