@@ -1,7 +1,7 @@
 """Other work on the device: seen, told apart from this process' own, and refused only when that is asked for."""
 
-from collections import namedtuple
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,12 +10,19 @@ from bench.metrics.cost import idle
 from bench.metrics.cost.idle import OtherWork, other_work
 from fastflux.errors import FastFluxError
 
-Times = namedtuple("Times", "user nice system idle iowait steal guest")
+class Times(NamedTuple):
+    """Seconds, as psutil has them on Linux."""
+
+    user: float
+    nice: float
+    system: float
+    idle: float
+    iowait: float
+    steal: float
+    guest: float
 
 
-def cpu_with(
-    monkeypatch: pytest.MonkeyPatch, busy: float, own_seconds: float = 0.0, whole: float = 10.0
-) -> OtherWork:
+def cpu_with(monkeypatch: pytest.MonkeyPatch, busy: float, own_seconds: float = 0.0, whole: float = 10.0) -> OtherWork:
     """What is seen when `busy` of 10 seconds of both cores are used while one looks, a fifth withheld by the host."""
     used = Times(40 + 0.8 * busy, 5, 5, 40 + whole - busy, 10, 0.2 * busy, 3)
     readings = iter([Times(40, 5, 5, 40, 10, 0, 3), used])
