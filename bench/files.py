@@ -9,8 +9,11 @@ from pathlib import Path
 def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Write a file that is whole at every moment, into a folder that is there."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

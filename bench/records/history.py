@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.records.results import JSON, RunRecord, digest
+import msgspec
+
+from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
 from fastflux.errors import FastFluxError, unknown_name
 
 #: What a metric's short name stands for: its value over all images, or of one step.
@@ -27,8 +28,7 @@ SHORT = {
 }
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(Data, frozen=True):
     """What one run measured of one commit.
 
     Args:
@@ -47,7 +47,7 @@ class Point:
     prompts: str
     base: str
     images: int
-    values: Mapping[str, Mapping[str, Sequence[float]]]
+    values: Mapping[str, Mapping[str, Sequence[Finite]]]
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -56,7 +56,7 @@ class Point:
 
     def line(self) -> str:
         """The point as a line of JSON, without its end."""
-        return json.dumps(asdict(self), sort_keys=True, allow_nan=False)
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True, allow_nan=False)
 
 
 def point_of(records: Sequence[RunRecord], checkout: Mapping[str, JSON] | None = None) -> Point:
@@ -104,8 +104,8 @@ def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
             try:
-                point = Point(**json.loads(line))
-            except (ValueError, TypeError) as error:
+                point = read_data(Point, json_of(line, "it"), "it")
+            except RecordError as error:
                 raise FastFluxError(f"{path}, line {number} is no point of a history ({error}): mend it.") from error
             found.setdefault(point.key, point)
     return tuple(sorted(found.values(), key=lambda point: point.key))

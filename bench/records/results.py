@@ -12,29 +12,75 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
+import msgspec
+from msgspec.structs import replace
+
+from bench.files import write_atomically
 from fastflux.errors import FastFluxError
 
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
+else:
+    JSON = Any  # msgspec reads annotations, and knows no recursive alias
 Status = Literal["ok", "failed", "skipped"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 
-_Data = TypeVar("_Data", "MetricInfo", "Measurement", "RunRecord")
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_Data = TypeVar("_Data", bound="Data")
 
 
-class RecordError(FastFluxError):
+class RecordError(FastFluxError, ValueError):
     """A record or a measurement that breaks its own rules, or a file that does not hold one."""
 
 
-@dataclass(frozen=True)
-class MetricInfo:
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pure data that is read strictly: a misspelt key must not vanish."""
+
+    def to_json(self) -> str:
+        """As JSON text with sorted keys, numbers at full precision."""
+        return json_text(self)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "the file") -> Self:
+        """What `to_json` wrote.
+
+        Raises:
+            RecordError: anything else; it names `source` and the place in it.
+        """
+        return read_data(cls, json_of(text, source), source)
+
+
+def json_text(data: object) -> str:
+    """Structs and plain data as JSON text with sorted keys, numbers at full precision."""
+    return json.dumps(msgspec.to_builtins(data), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def json_of(text: str, source: str) -> Any:
+    """The data of JSON text; raises RecordError naming `source` for text that is not whole JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{source} is not whole JSON ({error}); delete it and measure again.") from error
+
+
+def read_data(cls: type[_Data], data: object, source: str) -> _Data:
+    """`data` as an object of `cls`; raises RecordError with `source` and the JSON path of what is wrong."""
+    try:
+        return msgspec.convert(data, cls)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"{source} is no {cls.__name__}: {error}") from error
+
+
+class MetricInfo(Data, frozen=True):
     """What a metric is: its name, version, unit, direction (None: neither is better) and the definition it follows."""
 
     name: str
@@ -44,8 +90,7 @@ class MetricInfo:
     reference: str
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(Data, frozen=True):
     """The outcome of one metric on one variant.
 
     Args:
@@ -62,35 +107,29 @@ class Measurement:
     info: MetricInfo
     status: Status
     reason: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    scored: int = 0
-    missing: int = 0
-    samples: Mapping[str, list[float]] = field(default_factory=dict)
-    settings: Mapping[str, JSON] = field(default_factory=dict)
+    values: Mapping[str, float] = {}
+    intervals: Mapping[str, tuple[float, float]] = {}
+    scored: Annotated[int, msgspec.Meta(ge=0)] = 0
+    missing: Annotated[int, msgspec.Meta(ge=0)] = 0
+    samples: Mapping[str, list[float]] = {}
+    settings: Mapping[str, JSON] = {}
 
     def __post_init__(self) -> None:
         name = f"measurement {self.info.name!r}"
-        if self.status not in get_args(Status):
-            raise RecordError(f"{name} has status {self.status!r}; expected one of {', '.join(get_args(Status))}.")
         if self.status == "ok" and not self.values:
             raise RecordError(f"{name} is ok but has no values; give values, or a failed status with a reason.")
         if self.status != "ok" and (self.values or self.intervals):
             raise RecordError(f"{name} is {self.status} and yet has values {sorted(self.values)}; leave them out.")
         if self.status != "ok" and not self.reason:
             raise RecordError(f"{name} is {self.status} without a reason; say what went wrong.")
-        if self.scored < 0 or self.missing < 0:
-            raise RecordError(f"{name} counts {self.scored} scored and {self.missing} missing; expected 0 or more.")
-        values = {key: _number(value, f"{name}, value {key!r}") for key, value in self.values.items()}
-        intervals = {key: _interval(pair, f"{name}, interval {key!r}") for key, pair in self.intervals.items()}
-        if unknown := sorted(intervals.keys() - values.keys()):
-            raise RecordError(f"{name} has intervals for {unknown}, which are none of its values {sorted(values)}.")
-        samples = {
-            key: [_number(value, f"{name}, sample {key!r}") for value in series] for key, series in self.samples.items()
-        }
-        for attribute, plain in (("values", values), ("intervals", intervals), ("samples", samples)):
-            object.__setattr__(self, attribute, plain)
-        object.__setattr__(self, "settings", _plain(self.settings, f"{name}, settings"))
+        _make_plain(self, name, values=dict[str, float], intervals=_Intervals, samples=_Samples, settings=dict)
+        if unknown := sorted(self.intervals.keys() - self.values.keys()):
+            raise RecordError(
+                f"{name} has intervals for {unknown}, which are none of its values {sorted(self.values)}."
+            )
+        for key, (low, high) in self.intervals.items():
+            if low > high:
+                raise RecordError(f"{name}, interval {key!r} is ({low}, {high}); expected low <= high.")
 
     @classmethod
     def failed(
@@ -111,8 +150,7 @@ class Measurement:
         return cls(info, "skipped", reason)
 
 
-@dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Data, frozen=True):
     """All that was measured of one variant under one profile, with what is needed to measure it again.
 
     Args:
@@ -136,16 +174,11 @@ class RunRecord:
     sampling: Mapping[str, JSON]
     measurements: tuple[Measurement, ...]
     created: str
-    inputs: Mapping[str, JSON] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    inputs: Mapping[str, JSON] = {}
+    schema_version: Literal[2] = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         where = f"record of {self.variant!r}"
-        if self.schema_version != SCHEMA_VERSION:
-            raise RecordError(
-                f"{where} has schema version {self.schema_version}; this version reads {SCHEMA_VERSION}: "
-                "measure again, or use the version of FastFLUX that wrote it."
-            )
         try:
             datetime.fromisoformat(self.created)
         except ValueError:
@@ -153,9 +186,9 @@ class RunRecord:
         names = [measurement.info.name for measurement in self.measurements]
         if len(set(names)) < len(names):
             raise RecordError(f"{where} has two measurements of one name among {names}; keep one of each.")
-        object.__setattr__(self, "measurements", tuple(self.measurements))
-        for attribute in ("plan", "environment", "sampling", "inputs"):
-            object.__setattr__(self, attribute, _plain(getattr(self, attribute), f"{where}, {attribute}"))
+        if self.plan is not None:
+            _make_plain(self, where, plan=dict)
+        _make_plain(self, where, environment=dict, sampling=dict, inputs=dict)
 
     @property
     def key(self) -> str:
@@ -180,10 +213,6 @@ class RunRecord:
         date = datetime.fromisoformat(created).isoformat(timespec="seconds")
         return replace(self, measurements=tuple(measurements), environment=environment, created=date)
 
-    def to_json(self) -> str:
-        """The record as JSON text with sorted keys, numbers at full precision."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
-
     @classmethod
     def from_json(cls, text: str, source: str = "record") -> RunRecord:
         """The record that `to_json` wrote; `source` names it in errors.
@@ -191,35 +220,21 @@ class RunRecord:
         Raises:
             RecordError: broken JSON, another schema version, unknown or missing keys, or data that breaks the rules.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RecordError(f"{source} is not whole JSON ({error}); delete it and measure again.") from error
+        data = json_of(text, source)
         # The version comes first: a newer file may well have keys this version does not know.
-        version = data.get("schema_version") if isinstance(data, dict) else None
-        if version == 1 and "inputs" not in data:
-            data, version = {**data, "inputs": {}, "schema_version": SCHEMA_VERSION}, SCHEMA_VERSION
-        if version is not None and version != SCHEMA_VERSION:
+        version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
+        if version == 1:  # which held no inputs
+            data = {**data, "schema_version": SCHEMA_VERSION}
+        elif version != SCHEMA_VERSION:
             raise RecordError(
                 f"{source} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
                 "measure again, or use the version of FastFLUX that wrote it."
             )
-        try:
-            record = _checked_keys(cls, data, "the record")
-            record["measurements"] = tuple(read_measurement(item) for item in record["measurements"])
-            return cls(**record)
-        except (RecordError, TypeError, ValueError, AttributeError) as error:
-            raise RecordError(f"{source} is not a record: {error}") from error
+        return read_data(cls, data, source)
 
     def write(self, path: Path) -> None:
         """Write the record so that the file at `path` is whole at every moment; makes the folder."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self.to_json(), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
@@ -250,48 +265,30 @@ def read_records(folder: Path) -> tuple[RunRecord, ...]:
     return tuple(sorted(records, key=lambda record: record.variant))
 
 
-def read_measurement(data: object) -> Measurement:
-    """A measurement from JSON data (``dataclasses.asdict``); raises RecordError or TypeError for anything else."""
-    found = _checked_keys(Measurement, data, "a measurement")
-    found["info"] = MetricInfo(**_checked_keys(MetricInfo, found["info"], "a measurement's info"))
-    return Measurement(**found)
+_Intervals = dict[str, tuple[float, float]]
+_Samples = dict[str, list[float]]
 
 
-def _checked_keys(cls: type[_Data], data: object, what: str) -> dict[str, Any]:
-    """The data as a dict with exactly the fields of `cls`: a misspelt key must not vanish."""
-    if not isinstance(data, dict):
-        raise RecordError(f"{what} is {type(data).__name__}; expected a JSON object.")
-    expected = {entry.name for entry in fields(cls)}
-    if unknown := sorted(data.keys() - expected):
-        raise RecordError(f"{what} has unknown keys {unknown}; expected {sorted(expected)}.")
-    if absent := sorted(expected - data.keys()):
-        raise RecordError(f"{what} lacks the keys {absent}.")
-    return dict(data)
-
-
-def _number(value: object, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise RecordError(f"{where} is {value!r} ({type(value).__name__}); expected an int or a float.")
-    if not math.isfinite(value):
-        raise RecordError(f"{where} is {value}; expected a finite number: record a failed measurement instead.")
-    return float(value)
-
-
-def _interval(pair: object, where: str) -> tuple[float, float]:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise RecordError(f"{where} is {pair!r}; expected (low, high).")
-    low, high = _number(pair[0], where), _number(pair[1], where)
-    if low > high:
-        raise RecordError(f"{where} is ({low}, {high}); expected low <= high.")
-    return low, high
+def _make_plain(data: Data, where: str, **types: Any) -> None:
+    """Bring attributes to JSON's own types, so that a record equals itself after a round trip."""
+    for attribute, kind in types.items():
+        try:
+            plain = msgspec.convert(_plain(getattr(data, attribute), f"{where}, {attribute}"), kind)
+        except msgspec.ValidationError as error:
+            raise RecordError(f"{where}, {attribute}: {error}") from error
+        msgspec.structs.force_setattr(data, attribute, plain)
 
 
 def _plain(value: object, where: str) -> JSON:
     """`value` as JSON's own types, so that a record equals itself after a round trip."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
+    if value is None or type(value) in {bool, int, str}:
+        return value  # type: ignore[return-value]  # mypy does not narrow by type()
+    if isinstance(value, str):
+        return str(value)  # torch's version is a class of its own
     if isinstance(value, float):
-        return _number(value, where)
+        if not math.isfinite(value):
+            raise RecordError(f"{where} is {value}; expected a finite number: record a failed measurement instead.")
+        return float(value)
     if isinstance(value, Mapping):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise RecordError(f"{where} has the key {wrong[0]!r}; expected text.")

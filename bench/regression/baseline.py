@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
+
+from msgspec.structs import replace
 
 from bench.files import write_atomically
-from bench.records.results import JSON, RecordError, RunRecord
+from bench.records.results import JSON, Data, RecordError, RunRecord, json_of, json_text, read_data
 from fastflux.errors import FastFluxError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 KINDS = ("quality", "latency", "cost", "render")
 #: What a CPU or GPU decides along with the code.
 OF_THE_DEVICE = ("latency", "render")
-_FIELDS = ("suite", "commit", "reason", "created", "yardstick_ms", "render", "seconds", "other_work", "records")
 
 
 class NoVerdictError(FastFluxError):
     """There is nothing to compare with, it speaks of something else, or other work would be in every time."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Data, frozen=True):
     """All figures of one run, the dense model's record first.
 
     Args:
@@ -45,9 +44,14 @@ class Snapshot:
     render: Mapping[str, Mapping[str, str]]
     commit: Mapping[str, JSON] | None
     created: str
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = {}
     other_work: str = ""
     reason: str = ""
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.records:
+            raise RecordError("a snapshot without the record of the dense model")
 
     @property
     def dense(self) -> RunRecord:
@@ -75,14 +79,8 @@ class Snapshot:
 
     def to_json(self) -> str:
         """The snapshot as JSON text with sorted keys, numbers at full precision."""
-        data = {
-            "schema_version": SCHEMA_VERSION,
-            **{name: getattr(self, name) for name in _FIELDS},
-            "records": [json.loads(record.to_json()) for record in self.records],
-        }
-        text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
         # A list of numbers on one line: a file of scores is read by people only between them.
-        return re.sub(r"\[[-+.\deE,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
+        return re.sub(r"\[[-+.\deE,\s]+\]", lambda found: re.sub(r"\s+", " ", found[0]), json_text(self))
 
     def write(self, path: Path) -> None:
         """Write it so that the file is whole at every moment; makes the folder."""
@@ -103,7 +101,7 @@ class Snapshot:
             NoVerdictError: there is no such file, it has another schema version, is cut short, or holds something else.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json_of(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError as error:
             raise NoVerdictError(f"There is no baseline {path}: make one with --update --reason TEXT.") from error
         except (OSError, ValueError) as error:
@@ -115,12 +113,10 @@ class Snapshot:
                 "make a new one with --update, or use the FastFLUX that wrote it."
             )
         try:
-            records = tuple(RunRecord.from_json(json.dumps(record), str(path)) for record in data["records"])
-            found = {name: data[name] for name in _FIELDS}
-            snapshot = cls(**{**found, "records": records, "yardstick_ms": tuple(found["yardstick_ms"])})
+            snapshot = read_data(cls, data, path.name)
             _ = snapshot.device, snapshot.device_type
             snapshot.require_whole()
-        except (RecordError, KeyError, TypeError, IndexError, ValueError) as error:
+        except (KeyError, ValueError) as error:
             raise NoVerdictError(
                 f"The baseline {path} is no whole one ({error}): restore it, or make a new one with --update."
             ) from error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from msgspec import structs
 from rich.console import Console
 
 from bench.metrics.cost.idle import other_work
@@ -173,7 +174,7 @@ def _measure(
     )
     if torch.device(run.device).type == "cuda":
         _look_around(run, options)  # work that began meanwhile is in the times
-    return replace(found["snapshot"], other_work=work)
+    return structs.replace(found["snapshot"], other_work=work)
 
 
 def _compare(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequence[str]) -> tuple[Check, ...]:
@@ -215,7 +216,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
     now = _measure(run, options, KINDS, options.suite.most_rounds, seconds)
     # What was pruned before took no time in this run, but will where nothing is kept.
     spent = {**seconds, **{stage: value for stage, value in now.seconds.items() if value >= 1}}
-    now = replace(now, reason=options.reason, seconds=spent)
+    now = structs.replace(now, reason=options.reason, seconds=spent)
     if now.commit is None or now.commit["dirty"]:
         console.print("The checkout has changes that no commit holds; the baseline says so.")
     path = _written(options, now.device)

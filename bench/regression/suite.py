@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 import fastflux

@@ -11,15 +11,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
+
 from bench.files import write_atomically
 from bench.records.environment import sha256_of
-from bench.records.results import JSON, Measurement, MetricInfo, RecordError, digest, read_measurement
+from bench.records.results import JSON, Data, Measurement, MetricInfo, digest
 from fastflux.errors import FastFluxError
 
 Results = Mapping[str, Sequence[Measurement]]
@@ -59,17 +61,21 @@ class Unit:
         return {variant: [Measurement.failed(self.info, reason)] for variant in self.variants if self.info}
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a unit settled, as its note says."""
+class Done(Data, frozen=True):
+    """What a unit settled, as its note says.
+
+    Args:
+        files: SHA-256 by name.
+        sha256: of all the rest.
+    """
 
     inputs: Mapping[str, JSON]
-    results: Results
+    results: Mapping[str, tuple[Measurement, ...]]
     seconds: float
     created: str
-    environment: Mapping[str, JSON] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 by name."""
+    environment: Mapping[str, JSON] = {}
+    files: Mapping[str, str] = {}
+    sha256: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,29 +92,18 @@ class Done:
             if measurement.status == "failed"
         }
 
-    def to_json(self) -> str:
-        """The note's text."""
-        body: dict[str, Any] = asdict(self)
-        return json.dumps({**body, "sha256": _sha256(body)}, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def read(cls, path: Path) -> Done | None:
-        """What a note says; None for one that is not there or is damaged in any way."""
-        try:
-            body = json.loads(path.read_text(encoding="utf-8"))
-            if body.pop("sha256") != _sha256(body):
-                return None
-            found = {
-                variant: [read_measurement(item) for item in measurements]
-                for variant, measurements in body["results"].items()
-            }
-            return cls(**{**body, "results": found})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecordError):
-            return None
+    def sealed(self) -> Done:
+        """With the hash of what it says."""
+        return replace(self, sha256=hashlib.sha256(replace(self, sha256="").to_json().encode()).hexdigest())
 
 
-def _sha256(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def read_note(path: Path) -> Done | None:
+    """What a note says; None for one that is not there or is damaged in any way."""
+    try:
+        done = Done.from_json(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, ValueError):  # RecordError is one
+        return None
+    return done if done.sealed().sha256 == done.sha256 else None
 
 
 class Budget:
@@ -138,14 +133,14 @@ class Store:
 
     def done(self, stage: str) -> list[Done]:
         """In the order in which they were finished; a damaged note counts as not done."""
-        found = [done for path in self._notes(stage) if (done := Done.read(path)) is not None]
+        found = [done for path in self._notes(stage) if (done := read_note(path)) is not None]
         return sorted(found, key=lambda done: done.created)
 
     def find(self, stage: str, unit: Unit) -> Done | None:
         """What settles the unit with its inputs, alone or among others, its files whole; None where nothing does."""
         paths = [self.note(stage, unit.names), *(self._notes(stage) if len(unit.inputs) > 1 else ())]
         for path in paths:
-            done = Done.read(path)
+            done = read_note(path)
             if done is None or any(done.inputs.get(name, ...) != _plain(asked) for name, asked in unit.inputs.items()):
                 continue
             if all(done.files.get(file.name) == _hash(file) for file in unit.files):
@@ -160,11 +155,12 @@ class Store:
         """Note a finished unit, in place of those whose every name it settles again."""
         now = datetime.now(UTC).isoformat(timespec="microseconds")
         files = {file.name: _hash(file) for file in unit.files}
-        done = Done(_plain(unit.inputs), results, seconds, now, environment, files)
+        kept = {variant: tuple(measurements) for variant, measurements in results.items()}
+        done = Done(_plain(unit.inputs), kept, seconds, now, _plain(environment), files).sealed()
         again = [
             path
             for path in self._notes(stage)
-            if (old := Done.read(path)) is not None and set(old.names) <= set(unit.names)
+            if (old := read_note(path)) is not None and set(old.names) <= set(unit.names)
         ]
         path = self.note(stage, unit.names)
         write_atomically(path, done.to_json())
@@ -176,7 +172,7 @@ class Store:
     def forget(self, stage: str, dropped: Callable[[Done], bool]) -> None:
         """Delete notes of a stage, with which what they settled is left to do again."""
         for path in self._notes(stage):
-            if (done := Done.read(path)) is not None and dropped(done):
+            if (done := read_note(path)) is not None and dropped(done):
                 path.unlink()
 
     def forget_names(self, stage: str, names: Collection[str]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bench.records.results import Data, RecordError, json_of, read_data
 from fastflux.errors import FastFluxError
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,8 +24,19 @@ Pixels = npt.NDArray[np.uint8]
 UNKNOWN_SEED = -1
 """Seed of images that say nothing of theirs: they cannot be paired with others."""
 
-_REQUIRED = {"file": str, "prompt_id": str, "sample": int, "seed": int, "set": str, "prompt": str}
-_OPTIONAL = {"style": str, "metadata": dict, "sha256": str}
+
+class ManifestLine(Data, frozen=True, omit_defaults=True):
+    """One image of a manifest; `file` lies in the manifest's folder."""
+
+    file: Annotated[str, msgspec.Meta(min_length=1)]
+    prompt_id: str
+    sample: Annotated[int, msgspec.Meta(ge=0)]
+    seed: int
+    set: str
+    prompt: str
+    style: str | None = None
+    metadata: dict[str, Any] | None = None
+    sha256: str | None = None
 
 
 class ImageSetError(FastFluxError):
@@ -150,27 +162,13 @@ class ImageSet:
 
 def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ImageSetError(f"{where} is not whole JSON ({error}); generate the images again.") from error
-    if not isinstance(entry, dict):
-        raise ImageSetError(f"{where} is {type(entry).__name__}; expected a JSON object.")
-    if unknown := sorted(entry.keys() - _REQUIRED.keys() - _OPTIONAL.keys()):
-        raise ImageSetError(f"{where} has unknown keys {unknown}; expected {sorted(_REQUIRED | _OPTIONAL)}.")
-    for key, kind in _REQUIRED.items():
-        if not isinstance(entry.get(key), kind):
-            raise ImageSetError(f"{where} has {key} = {entry.get(key)!r}; expected {kind.__name__}.")
-    for key, kind in _OPTIONAL.items():
-        if not isinstance(entry.get(key), kind | None):
-            raise ImageSetError(f"{where} has {key} = {entry[key]!r}; expected {kind.__name__} or nothing.")
-    return GeneratedImage(
-        folder / entry["file"],
-        entry["prompt_id"],
-        entry["sample"],
-        entry["seed"],
-        entry["set"],
-        entry.get("style"),
-        entry.get("metadata"),
-        entry["prompt"],
-        entry.get("sha256"),
-    )
+        entry = read_data(ManifestLine, json_of(line, where), where)
+    except RecordError as error:
+        raise ImageSetError(f"{error} Generate the images again.") from error
+    file = folder / entry.file
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ImageSetError(
+            f"{where} names the file {entry.file!r}, which lies outside of {folder}; expected one in it."
+        )
+    fields = {**msgspec.structs.asdict(entry), "file": file}
+    return GeneratedImage(**fields)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
+from msgspec.structs import replace
 
 from bench.metrics.cost.latency import LATENCY, latency_of
 from bench.records.results import Measurement, MetricInfo, RunRecord

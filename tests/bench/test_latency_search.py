@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from bench.metrics.cost.latency_search import CONFIRMATIONS, EqualLatency, Reading, Widths, search_equal_latency
 from fastflux.errors import FastFluxError
@@ -168,9 +169,9 @@ def test_noise_never_costs_more_and_the_answer_is_the_longer_measurement(
 
 def test_faulty_text_is_refused() -> None:
     reading = Reading(0.1, 3, 240, 1.01, (0.99, 1.03), 2, (101.0, 99.5), (100.0, 100.0))
-    found = EqualLatency(**vars(reading), tolerance=0.02, tried=(reading,))
+    found = EqualLatency(**asdict(reading), tolerance=0.02, tried=(reading,))
     assert EqualLatency.from_json(found.to_json()) == found
     data = json.loads(found.to_json())
     for text in ("{", "[]", "{}", json.dumps({**data, "ratoi": 1}), json.dumps({**data, "tried": [{}]})):
-        with pytest.raises(FastFluxError, match=r"equal_latency.json holds no search for equal latency"):
-            EqualLatency.from_json(text)
+        with pytest.raises(FastFluxError, match=r"equal_latency.json is "):
+            EqualLatency.from_json(text, "equal_latency.json")

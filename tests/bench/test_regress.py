@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
+from msgspec.structs import replace
 from peft.tuners.lora import LoraModel
 from torch import Tensor
 

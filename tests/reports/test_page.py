@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec import structs
 
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
@@ -173,10 +174,10 @@ def test_a_missing_sample_leaves_out_what_cannot_be_told_apart(
     verdicts = dense.measurement("geneval")
     assert verdicts is not None
     samples = {**verdicts.samples, "colors/geneval-a": [1.0]}
-    gap = replace(dense.with_measurement(replace(verdicts, samples=samples, missing=1)),
+    gap = structs.replace(dense.with_measurement(structs.replace(verdicts, samples=samples, missing=1)),
                   sampling={"samples": {"geneval": 2}})  # fmt: skip
     assert browser_data(rows_of([gap]), gallery, {})["variants"][0]["verdicts"] == "-----"
-    whole = replace(gap, sampling={"samples": {"geneval": 1}})
+    whole = structs.replace(gap, sampling={"samples": {"geneval": 1}})
     assert browser_data(rows_of([whole]), gallery, {})["variants"][0]["verdicts"] == "1-10-"
 
 
@@ -210,7 +211,7 @@ def test_a_sheet_that_cannot_be_shown_is_one_sentence(
 def test_records_that_do_not_share_a_commit_are_told_apart(make_record: MakeRecord, measured: Measured) -> None:
     one, other = (make_record(name, name, measured("hps", {"averaged": 1.0})) for name in ("dense", "fastflux-10"))
     commit = {"hash": "abc", "dirty": True}
-    other = replace(other, environment={**other.environment, "commit": commit})
+    other = structs.replace(other, environment={**other.environment, "commit": commit})
     text = made((one, other))
     assert (
         "<dt>commit</dt><dd>unknown (dense)</dd><dt>commit</dt><dd>abc, with uncommitted changes (fastflux-10)</dd>"

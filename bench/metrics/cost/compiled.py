@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from bench.metrics.cost.latency import measure_latency
@@ -112,7 +113,7 @@ def measure_compiled_latency(
             info=LATENCY_COMPILED,
         )
     return {
-        name: replace(measurement, values={**measurement.values, "first_call_ms": steps[name].first_ms})
+        name: structs.replace(measurement, values={**measurement.values, "first_call_ms": steps[name].first_ms})
         if measurement.status == "ok"
         else measurement
         for name, measurement in found.items()

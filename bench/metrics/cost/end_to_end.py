@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import nn
 
 from bench.metrics.cost.compiled import CompileSettings, many_compilations, require_warmup
@@ -140,7 +141,7 @@ def measure_end_to_end(
             info=LATENCY_END_TO_END,
         )
     return {
-        name: replace(measurement, values={**measurement.values, **_per_image(measurement, calls[name])})
+        name: structs.replace(measurement, values={**measurement.values, **_per_image(measurement, calls[name])})
         for name, measurement in found.items()
     }
 

@@ -7,12 +7,11 @@ answer, and lets a longer measurement decide.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from fastflux.errors import FastFluxError
+import msgspec
+
+from bench.records.results import Data, Finite
 
 GRID = 1000
 """Ratios are tried in thousandths: of FLUX.1-dev's and FLUX-Shapes' widths that skips none that matters in latency."""
@@ -23,8 +22,7 @@ Widths = tuple[int, int]
 """Heads and MLP channels kept in every block."""
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(Data, frozen=True):
     """One measurement of a sliced model against the target, interleaved.
 
     Args:
@@ -39,8 +37,8 @@ class Reading:
     ratio: float
     heads: int
     mlp_channels: int
-    latency_ratio: float
-    interval: tuple[float, float] | None
+    latency_ratio: Finite
+    interval: tuple[Finite, Finite] | None
     rounds: int
     candidate_ms: tuple[float, ...] = ()
     target_ms: tuple[float, ...] = ()
@@ -51,8 +49,7 @@ class Reading:
         return abs(self.latency_ratio - 1)
 
 
-@dataclass(frozen=True)
-class EqualLatency(Reading):
+class EqualLatency(Reading, frozen=True):
     """The ratio whose latency is nearest to the target's, by its longer measurement; `tried` has all, in their order.
 
     ``L1NormConfig(ratio=found.ratio)`` keeps these heads and MLP channels, every time.
@@ -75,22 +72,6 @@ class EqualLatency(Reading):
             f"{self.difference:.1%} {side} than its target, {verdict} {self.tolerance:.1%} "
             f"({self.rounds} rounds, {len(self.tried)} measurements)."
         )
-
-    def to_json(self) -> str:
-        """As JSON text with sorted keys, numbers at full precision."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str = "equal_latency.json") -> EqualLatency:
-        """What `to_json` wrote; raises FastFluxError, naming `source`, for anything else."""
-        try:
-            data = json.loads(text)
-            tried = tuple(Reading(**_fields(Reading, entry)) for entry in data["tried"])
-            return cls(**{**_fields(cls, data), "tried": tried})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FastFluxError(
-                f"{source} holds no search for equal latency ({error}): delete it and search again."
-            ) from error
 
 
 def search_equal_latency(
@@ -132,7 +113,7 @@ def search_equal_latency(
         if state.readings[best].difference <= tolerance:
             break
     found = state.readings[min(state.confirmed, key=lambda place: state.readings[place].difference)]
-    return EqualLatency(**vars(found), tolerance=tolerance, tried=tuple(state.tried))
+    return EqualLatency(**msgspec.structs.asdict(found), tolerance=tolerance, tried=tuple(state.tried))
 
 
 class _Search:
@@ -208,10 +189,3 @@ class _Search:
         if place not in self._known:
             self._known[place] = self._widths(place / GRID)
         return self._known[place]
-
-
-def _fields(cls: type[Reading], data: Mapping[str, Any]) -> dict[str, Any]:
-    expected = {entry.name for entry in fields(cls)}
-    if data.keys() != expected:
-        raise ValueError(f"its keys are {sorted(data)}, expected {sorted(expected)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

@@ -3,13 +3,13 @@
 import os
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 
 from bench import reproduce as reproducing
 from bench.__main__ import main
@@ -165,7 +165,7 @@ def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(
     heads = 3 - int(found.values["heads"])  # of the two that there are
 
     def other(*arguments: Any, **options: Any) -> Any:
-        return replace(search(*arguments, **options), heads=heads)
+        return structs.replace(search(*arguments, **options), heads=heads)
 
     monkeypatch.setattr(equal, "search_equal_latency", other)
     built: list[Any] = []
@@ -594,7 +594,7 @@ def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch
     (tmp_path / "reports" / "flops" / "NOTES.md").write_text("")
     info = MetricInfo("flops_by_block", "1", "", higher_is_better=False, reference="")
     flops = Measurement(info, "ok", values={"32x32.forward": 1.0})
-    latency_too = replace(flops, info=replace(info, name="latency_32x32"))
+    latency_too = structs.replace(flops, info=structs.replace(info, name="latency_32x32"))
     records, fuller = tmp_path / "records", tmp_path / "fuller"
     for folder, measurements in ((records, (flops,)), (fuller, (flops, latency_too))):
         RunRecord(

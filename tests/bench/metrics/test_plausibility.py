@@ -1,9 +1,9 @@
 """Latencies against FLOPs and stated peaks: the paper's own first."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from bench.metrics.cost.plausibility import (
     FP16_ACCUMULATE,
