@@ -97,10 +97,10 @@ def _reproduce(
     """
     _quiet_libraries()
     from bench.profiles.profile import load_profile
-    from bench.profiles.variants import TABLES
     from bench.run.reproduce import NOTE, reproduce
     from bench.studies.ranking import RANK_SAMPLES
     from bench.studies.ranking import rank as measure_ranking
+    from bench.tables import TABLES
 
     shared: dict[str, Any] = {"profile_name": profile, "device": device, "changes": changes, "runs": out}
     if load_profile(profile, changes).random:  # no pictures to score: full_size measures all there is

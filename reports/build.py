@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.tables import RATIO, TABLES
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
-from reports.contents import NAMES, RATIO, make_tables, ranking_of
+from reports.contents import make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
 from reports.figures.grids import GRIDS, Shown
@@ -18,17 +19,16 @@ from reports.provenance import PROVENANCE, recorded
 from reports.render.html.document import PAGE, page_html
 from reports.render.latex.tables import anchor, to_latex
 from reports.rows import read_rows
-from reports.specs import TABLES
 from reports.table import Table, to_markdown
 from reports.tables import SHAPES_PROFILE, model_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from bench.tables import TableSpec
     from reports.figures.gallery import Gallery
     from reports.render.latex.tables import Numbers
     from reports.rows import Row
-    from reports.specs import TableSpec
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg")
@@ -48,7 +48,7 @@ _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within 
 def build(
     results_dir: Path,
     out_dir: Path,
-    tables: Sequence[str] = NAMES,
+    tables: Sequence[str] = tuple(TABLES),
     formats: Sequence[str] = FORMATS,
     gallery_dir: Path | None = None,
     *,
@@ -78,7 +78,7 @@ def build(
     for name in filter(is_declaration, tables):
         declared |= read_tables(Path(name), taken=_taken(declared))
     tables = [*(name for name in tables if not is_declaration(name)), *declared]
-    _known("table", tables, (*NAMES, *declared))
+    _known("table", tables, (*TABLES, *declared))
     _known("format", formats, ALL_FORMATS)
     rows = read_rows(results_dir)
     check_keys(declared, rows)
@@ -112,7 +112,7 @@ def build(
 
 def _taken(declared: Iterable[str]) -> set[str]:
     """Names of documents that a declared table may not have; - and _ count as one, data files have _ for both."""
-    names = {*NAMES, REPORT, "ranking", "importance", *declared}
+    names = {*TABLES, REPORT, "ranking", "importance", *declared}
     twins = {f"{name}{suffix}" for name, spec in TABLES.items() if spec.paper for suffix in ("_paper", "_measured")}
     return names | twins
 

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import get_args
 
+from bench.tables import TABLES
 from reports.build import ALL_FORMATS, FORMATS
-from reports.contents import NAMES
 from reports.figures.gallery import LONGEST_EDGE, SHOTS, SHOTS_OF_LARGE
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.render.latex.tables import Numbers
-from reports.specs import TABLES
+from reports.why import EXPLAINED
 
 _BUILD_EXAMPLES = """examples:
   python -m reports build --results runs/shapes/selected -o runs/shapes/tables
@@ -185,7 +185,7 @@ def _add_answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=_WHY_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    asker.add_argument("table", help=f"of {', '.join(TABLES)}; or FILE.toml:NAME")
+    asker.add_argument("table", help=f"of {', '.join(EXPLAINED)}; or FILE.toml:NAME")
     asker.add_argument("row", help="a row's label, such as FastFLUX-10%%, or a variant's id")
     asker.add_argument("column", help="a column's heading, such as Averaged, or a value's key, such as hps.averaged")
     asker.add_argument("--results", type=Path, default=_COMMITTED, metavar="DIR", help="default: %(default)s")
@@ -207,9 +207,9 @@ def _add_contents(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tables",
         type=_names,
-        default=list(NAMES),
+        default=list(TABLES),
         metavar="A,B",
-        help=f"of {', '.join(NAMES)}; default all; or .toml files that declare tables (docs/tables.md)",
+        help=f"of {', '.join(TABLES)}; default all; or .toml files that declare tables (docs/tables.md)",
     )
     parser.add_argument(
         "--gallery",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
+from bench.tables import TABLES
 from reports.claims.table import claims_table
 from reports.devices import device_notes
 from reports.figures.ranking import Ranking
@@ -15,27 +16,14 @@ from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.provenance import PROVENANCE, provenance_table
 from reports.seeds import seeds_table
-from reports.specs import TABLES
 from reports.tables import make_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from bench.tables import TableSpec
     from reports.rows import Row
-    from reports.specs import TableSpec
     from reports.table import Table
-
-#: The declared tables and those that are worked out.
-NAMES = (*TABLES, "differences", "seeds", "claims", PROVENANCE)
-RATIO = "latency.ratio_to_dense"
-_SCORES = ("hps.averaged", "geneval.overall", "clip_score.mean")
-#: What the worked-out tables rest on.
-_KEYS = {
-    "differences": (*_SCORES, RATIO),
-    "seeds": _SCORES,
-    "claims": (*_SCORES, RATIO),
-    PROVENANCE: (),
-}
 
 
 def make_tables(
@@ -54,25 +42,13 @@ def make_tables(
     """
     made: dict[str, tuple[Table, ...]] = {}
     for name in names:
-        if name in specs:
-            spec = specs[name]
-            made[name] = (
-                make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),
-            )
-            if spec.paper:
-                made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
+        spec = specs[name]
+        if spec.worked_out:
+            made[name] = (_worked_out(name, spec, rows, tolerance, ranking_file, mix_devices=mix_devices),)
             continue
-        if name == "claims":
-            made[name] = (build_claims(rows, ranking_file, tolerance=tolerance, mix_devices=mix_devices),)
-            continue
-        devices = device_notes(rows, _KEYS[name], f"Table {name}", mix=mix_devices)
-        worked_out = {
-            "differences": lambda: differences_table(rows, tolerance),
-            "seeds": lambda: seeds_table(rows),
-            PROVENANCE: lambda: provenance_table(rows),
-        }
-        table = worked_out[name]()
-        made[name] = (replace(table, notes=(*table.notes, *devices)),)
+        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),)
+        if spec.paper:
+            made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
     return made
 
 
@@ -88,8 +64,20 @@ def build_claims(
     Raises FastFluxError when the file given holds no ranking, and for latencies of several devices unless
     `mix_devices`.
     """
-    devices = device_notes(rows, _KEYS["claims"], "Table claims", mix=mix_devices)
-    table = claims_table(rows, ranking_of(rows, ranking_file), tolerance)
+    return _worked_out("claims", TABLES["claims"], rows, tolerance, ranking_file, mix_devices=mix_devices)
+
+
+def _worked_out(
+    name: str, spec: TableSpec, rows: Sequence[Row], tolerance: float, ranking_file: Path | None, *, mix_devices: bool
+) -> Table:
+    devices = device_notes(rows, spec.keys, f"Table {name}", mix=mix_devices)
+    makers: Mapping[str, Callable[[], Table]] = {
+        "differences": lambda: differences_table(rows, tolerance),
+        "seeds": lambda: seeds_table(rows),
+        "claims": lambda: claims_table(rows, ranking_of(rows, ranking_file), tolerance),
+        PROVENANCE: lambda: provenance_table(rows),
+    }
+    table = makers[name]()
     return replace(table, notes=(*table.notes, *devices))
 
 

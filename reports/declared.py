@@ -9,20 +9,21 @@
     ]
     pairs = { baseline = "l1", candidate = "fastflux", by = "latency" }   # optional
 
-The keys are those of `reports.specs.TableSpec`, `Column` and `Pairing`.
+The keys are those of `bench.tables.TableSpec`, `Column` and `Pairing`.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import MISSING, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING
 
+import msgspec
+
+from bench.tables import TableSpec
 from fastflux.errors import FastFluxError
 from reports.choices import unknown_choice
-from reports.specs import Column, Pairing, TableSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
     from reports.rows import Row
 
 SUFFIX = ".toml"
-#: What a file may not say: whether the paper has the table.
-_OURS = {"paper"}
-_WORDS = {str: "text", bool: "true or false"}
+#: What a file may not say: what is true of our own tables alone.
+_OURS = {"paper", "needs", "worked_out"}
 
 
 def read_tables(path: Path, taken: Iterable[str] = ()) -> dict[str, TableSpec]:
@@ -58,6 +58,26 @@ def read_tables(path: Path, taken: Iterable[str] = ()) -> dict[str, TableSpec]:
     return {name: _table(entry, f"{path}, table {name}") for name, entry in tables.items()}
 
 
+def _table(entry: dict[str, object], where: str) -> TableSpec:
+    try:
+        spec = msgspec.convert(entry, TableSpec)
+    except msgspec.ValidationError as error:
+        raise FastFluxError(f"{where}: {error}; docs/tables.md lists what a table says.") from error
+    if ours := _OURS.intersection(entry):
+        raise FastFluxError(f"{where} says {min(ours)}, which only FastFLUX's own tables can; leave it out.")
+    if not spec.columns:
+        raise FastFluxError(f"{where} has no columns; expected at least one {{ heading, key }}.")
+    if {"families", "variants"} <= entry.keys() or () in (spec.families, spec.variants):
+        raise FastFluxError(f"{where}: expected either families or variants, and at least one.")
+    for place, column in enumerate(spec.columns, 1):
+        for key in ("spec", "share_spec"):
+            try:
+                format(1.5, getattr(column, key))
+            except ValueError as error:
+                raise FastFluxError(f"{where}, column {place}: {key} {getattr(column, key)!r} ({error}).") from error
+    return spec
+
+
 def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
     """Refuse values that no record can have: a misspelt key or family would show dashes, or nothing, for ever.
 
@@ -76,53 +96,6 @@ def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
                 f"Table {name} has no row: the records hold the families {', '.join(families)} and the variants "
                 f"{', '.join(variants)}."
             )
-
-
-def _table(entry: object, where: str) -> TableSpec:
-    data = _checked(TableSpec, entry, where)
-    columns = data["columns"]
-    if not isinstance(columns, list) or not columns:
-        raise FastFluxError(f"{where}: columns is {columns!r}; expected a list of at least one {{ heading, key }}.")
-    data["columns"] = tuple(
-        Column(**_checked(Column, column, f"{where}, column {place}")) for place, column in enumerate(columns, 1)
-    )
-    for place, column in enumerate(data["columns"], 1):
-        for key in ("spec", "share_spec"):
-            try:
-                format(1.5, getattr(column, key))
-            except ValueError as error:
-                raise FastFluxError(f"{where}, column {place}: {key} {getattr(column, key)!r} ({error}).") from error
-    if "families" in data and "variants" in data:
-        raise FastFluxError(f"{where} names families and variants; expected one of the two.")
-    for key in ("families", "variants"):
-        if key in data:
-            names = data[key]
-            if not isinstance(names, list) or not names or not all(isinstance(each, str) for each in names):
-                raise FastFluxError(f"{where}: {key} is {names!r}; expected a list of texts.")
-            data[key] = tuple(names)
-    if "pairs" in data:
-        data["pairs"] = Pairing(**_checked(Pairing, data["pairs"], f"{where}, pairs"))
-        if data["pairs"].by not in {"latency", "number"}:
-            raise FastFluxError(f"{where}, pairs: by is {data['pairs'].by!r}; expected latency or number.")
-    return TableSpec(**data)
-
-
-def _checked(kind: type[Any], entry: object, where: str) -> dict[str, Any]:
-    """The keys of a declaration, all of them known, none missing, texts and switches of their type."""
-    if not isinstance(entry, dict):
-        raise FastFluxError(f"{where} is {entry!r}; expected keys and values.")
-    hints: dict[str, Any] = get_type_hints(kind)
-    known = {field.name: field for field in fields(kind) if field.name not in _OURS}
-    if unknown := sorted(entry.keys() - known.keys()):
-        raise FastFluxError(f"{where}: {unknown_choice('key', unknown[0], known)}")
-    for expected, word in _WORDS.items():
-        keys = [name for name in known if name in entry and expected in (hints[name], *get_args(hints[name]))]
-        for key in keys:
-            if not isinstance(entry[key], expected):
-                raise FastFluxError(f"{where}: {key} is {entry[key]!r}; expected {word}.")
-    if missing := [name for name, field in known.items() if field.default is MISSING and name not in entry]:
-        raise FastFluxError(f"{where} lacks {', '.join(missing)}.")
-    return dict(entry)
 
 
 def is_declaration(name: str) -> bool:

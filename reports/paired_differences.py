@@ -6,20 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
+from bench.tables import SCORES, TABLES
 from reports.compare import SIGNIFICANT, chance, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import latency_ratios
-from reports.specs import CLIP, GENEVAL, HPS
 from reports.table import Cell, Group, Header, Table
 from reports.tables import metric_notes, model_name, profile_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench.tables import Column
     from reports.rows import Row
-    from reports.specs import Column
-
-_COLUMNS = (HPS, GENEVAL, CLIP)
 
 
 def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE) -> Table:
@@ -39,7 +37,7 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
     ]
     headers = (
         Header("Model", align="left"),
-        *(Header(column.heading, spec=f"+{column.spec.lstrip('z')}") for column in _COLUMNS),
+        *(Header(column.heading, spec=f"+{column.spec.lstrip('z')}") for column in SCORES),
     )
     groups = [
         Group(tuple(_line(*pair) for pair in pairs), heading)
@@ -56,11 +54,11 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
     )
     return Table(
         "differences",
-        f"Paired differences, {model_name(rows)}",
+        f"{TABLES['differences'].title}, {model_name(rows)}",
         headers,
         tuple(groups),
         label=profile_label(rows),
-        notes=(note, *metric_notes(_COLUMNS, rows)),
+        notes=(note, *metric_notes(SCORES, rows)),
     )
 
 
@@ -72,7 +70,7 @@ def _partners(rows: Sequence[Row], tolerance: float) -> list[tuple[str, str]]:
 
 
 def _line(label: str, candidate: Row, baseline: Row) -> tuple[Cell, ...]:
-    return (Cell(text=label), *(_cell(column, candidate, baseline) for column in _COLUMNS))
+    return (Cell(text=label), *(_cell(column, candidate, baseline) for column in SCORES))
 
 
 def _cell(column: Column, candidate: Row, baseline: Row) -> Cell:

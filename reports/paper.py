@@ -8,6 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
 from reports.devices import device_notes
@@ -18,7 +20,7 @@ from reports.tables import headers, metric_notes, model_name, profile_label, sca
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reports.specs import Column, TableSpec
+    from bench.tables import Column, TableSpec
 
 _PAPER_METRICS = ("hps", "geneval", "clip_score", "flops", "latency", "plan")
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
@@ -69,7 +71,7 @@ def paper_against_measured(
         for row in printed
         if row.variant in measured or row.family != EXTERNAL
     ]
-    columns = tuple(replace(column, share="") for column in spec.columns)
+    columns = tuple(structs.replace(column, share="") for column in spec.columns)
     devices = device_notes(ours, [column.key for column in columns], f"Table {name}", mix=mix_devices)
     source = f"{data['tables'][name]['source']}, latency on {data['device']}, {data['source']}"
     first = _change_table(

@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.build import REPORT, build, build_importance
-from reports.contents import NAMES, committed_ranking
+from reports.contents import committed_ranking
 from reports.figures.ranking import Ranking
 from reports.files import whole, write_text
 from reports.grouping import DEFAULT_TOLERANCE
@@ -36,7 +37,7 @@ _OVERFULL = re.compile(r"^Overfull \\[hv]box \((?P<points>[\d.]+)pt too (?:wide|
 def build_pdf(
     results_dir: Path,
     out_dir: Path,
-    tables: Sequence[str] = NAMES,
+    tables: Sequence[str] = tuple(TABLES),
     *,
     latex: Numbers = "plain",
     gallery_dir: Path | None = None,

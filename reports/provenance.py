@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name
 from reports.why import record_facts
@@ -30,7 +31,7 @@ def provenance_table(rows: Sequence[Row]) -> Table:
     )  # fmt: skip
     return Table(
         PROVENANCE,
-        f"Records behind the tables, {model_name(rows)}",
+        f"{TABLES[PROVENANCE].title}, {model_name(rows)}",
         tuple(Header(text, align="left", width=width) for text, width in headers),
         (Group(tuple(_line(row.record) for row in recorded(rows) if row.record is not None)),),
         notes=(_NOTE,),

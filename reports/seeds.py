@@ -6,17 +6,15 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE
-from reports.specs import CLIP, GENEVAL, HPS
+from bench.tables import SCORES, TABLES
 from reports.table import Cell, Group, Header, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, value_cell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench.tables import Column
     from reports.rows import Row
-    from reports.specs import Column
-
-_COLUMNS = (HPS, GENEVAL, CLIP)
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:
@@ -28,12 +26,12 @@ def seeds_table(rows: Sequence[Row]) -> Table:
     }
     shown = [row for members in repeated.values() for row in members]
     dense = [row for row in rows if row.variant == DENSE]
-    model, *scores = headers(_COLUMNS, rows, [""] * len(_COLUMNS))
+    model, *scores = headers(SCORES, rows, [""] * len(SCORES))
     lines = [
-        (Cell(text=row.label), Cell(text=""), *(value_cell(column, row, 1.0) for column in _COLUMNS)) for row in dense
+        (Cell(text=row.label), Cell(text=""), *(value_cell(column, row, 1.0) for column in SCORES)) for row in dense
     ]
     for members in repeated.values():
-        cells = [_spread(column, members) for column in _COLUMNS]
+        cells = [_spread(column, members) for column in SCORES]
         lines.append((Cell(text=members[0].label), Cell(float(len(members))), *cells))
     notes = [
         "Mean and standard deviation over prunings with different seeds, in brackets the lowest and the highest."
@@ -42,11 +40,11 @@ def seeds_table(rows: Sequence[Row]) -> Table:
     ]
     return Table(
         "seeds",
-        f"Seeds of pruning, {model_name(rows)}",
+        f"{TABLES['seeds'].title}, {model_name(rows)}",
         (model, Header("Seeds", spec=".0f"), *scores),
         (Group(tuple(lines)),),
         label=profile_label(rows),
-        notes=(*notes, *metric_notes(_COLUMNS, [*dense, *shown])),
+        notes=(*notes, *metric_notes(SCORES, [*dense, *shown])),
     )
 
 

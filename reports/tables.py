@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from bench.records.variant_id import DENSE
 from reports.compare import SIGNIFICANT, Comparison, comparable, compare
@@ -15,9 +16,9 @@ from reports.table import Cell, Direction, Group, Header, Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from bench.tables import Column, Pairing, TableSpec
     from reports.grouping import LatencyPair
     from reports.rows import Row
-    from reports.specs import Column, Pairing, TableSpec
 
 SHAPES_PROFILE = "shapes"
 SHAPES_LABEL = (
@@ -55,7 +56,7 @@ def make_table(
             if not column.optional or any(row.number(column.key) is not None for row in chosen)
         ),
     )
-    devices = device_notes(chosen, _keys(spec), f"Table {name}", mix=mix_devices)
+    devices = device_notes(chosen, spec.keys, f"Table {name}", mix=mix_devices)
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
@@ -85,12 +86,6 @@ def make_table(
             *metric_notes(spec.columns, chosen),
         ),
     )
-
-
-def _keys(spec: TableSpec) -> list[str]:
-    """What the table shows or is grouped by."""
-    keys = [key for column in spec.columns for key in (column.key, column.share) if key]
-    return [*keys, "latency.ratio_to_dense"] if spec.pairs else keys
 
 
 def model_name(rows: Sequence[Row]) -> str:

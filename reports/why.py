@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bench.records.variant_id import EXTERNAL, VariantId
+from bench.tables import TABLES
 from reports.choices import unknown_choice
 from reports.declared import is_declaration, read_tables
-from reports.specs import TABLES
 from reports.tables import value_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from bench.records.results import JSON, Measurement, RunRecord
+    from bench.tables import Column
     from reports.rows import Row
-    from reports.specs import Column
 
 
 Found = TypeVar("Found")
+#: The tables whose cells are values of a variant.
+EXPLAINED = {name: spec for name, spec in TABLES.items() if not spec.worked_out}
 #: What is known by name: ("commit", "5b1445c...").
 Fact = tuple[str, str]
 #: A setting's text is cut here: an order of all blocks is longer than a line.
@@ -35,7 +37,7 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     Raises FastFluxError with a suggestion for a table, row or column that is not there.
     """
     file, _, name = table.rpartition(":")
-    specs = read_tables(Path(file)) if is_declaration(file) else TABLES
+    specs = read_tables(Path(file)) if is_declaration(file) else EXPLAINED
     if name not in specs:
         raise unknown_choice("table", name, specs)
     spec = specs[name]

@@ -41,7 +41,11 @@ def python_modules(package: str) -> list[str]:
     [
         ("fastflux/errors.py", "import bench.records.results", "reports -> bench -> fastflux"),
         ("bench/records/results.py", "import reports.rows", "reports -> bench -> fastflux"),
-        ("reports/table.py", "import bench.samples.prompts", "of bench, reports know the records only"),
+        (
+            "reports/table.py",
+            "import bench.samples.prompts",
+            "of bench, reports know records and declarations only",
+        ),
         ("reports/table.py", "import torch", "reports never import a model library"),
         ("bench/records/results.py", "import diffusers", "reports never import a model library"),
         ("fastflux/errors.py", "import fastflux.plan", "within a package modules import only lower ones"),

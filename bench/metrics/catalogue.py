@@ -91,15 +91,15 @@ _OWN = (
     ),
     Metric(
         _info("flops", "1", "FLOP", "lower", "2 x MACs of one transformer forward"),
-        f"{_COST}.flops:measure_flops", "transformer", "FLOPs", "forward", spec=".4g",
+        f"{_COST}.flops:measure_flops", "transformer", "FLOPs", "forward",
     ),
     Metric(
         _info("flops_by_block", "1", "FLOP", "lower", "2 x MACs of one block, and of a whole forward"),
-        f"{_COST}.flops_by_block:measure_flops_by_block", "transformer", "FLOPs by block", "forward", spec=".4g",
+        f"{_COST}.flops_by_block:measure_flops_by_block", "transformer", "FLOPs by block", "forward",
     ),
     Metric(
         _info("parameters", "1", "parameters", "", "parameters of the transformer"),
-        f"{_COST}.flops:measure_parameters", "transformer", "Parameters", "total", spec=".4g",
+        f"{_COST}.flops:measure_parameters", "transformer", "Parameters", "total",
     ),
     Metric(
         _info("latency", "1", "ms", "lower", "wall time of one transformer step"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,25 +37,6 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
 #: FastFLUX at these ratios is pruned from these seeds too, for the spread.
 SEEDED_RATIOS = (0.10, 0.20)
 SEEDS = (1, 2)
-_COMPARISON = ("fastflux-", "l1-")
-#: Which variants each table needs besides the dense model, by the beginnings of their ids.
-TABLES: Mapping[str, tuple[str, ...]] = {
-    "table1": _COMPARISON,
-    "table2": _COMPARISON,
-    "table3": ("fastflux-10", "sd3", "fastsd3-10"),
-    "table4": ("fastflux-10", "brll-10"),
-    "table5": ("fastflux-10", *(f"{order}-10" for order in ORDERS)),
-    "table6": ("fastflux-",),
-    "ablations": ("fastflux-10", "brll-10", "removal-10", *(f"{name}-10" for name in ABLATIONS)),
-    "equal_latency": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in EQUALLED_RATIOS), "l1_equal-"),
-    "seeds": (*(f"fastflux-{100 * ratio:02.0f}" for ratio in SEEDED_RATIOS), "seed"),
-    "differences": ("",),
-    "cost": _COMPARISON,
-    "efficiency": ("",),
-    "distribution": ("",),
-    "fidelity": (*_COMPARISON, "l1_equal-", "brll-", "removal"),
-    "claims": ("",),
-}
 
 
 @dataclass(frozen=True)
@@ -165,28 +146,25 @@ def require_current_rankings(profile: Profile, revision: str) -> None:
             )
 
 
-def chosen_variants(profile: Profile, tables: Sequence[str], names: Sequence[str] | None = None) -> tuple[Variant, ...]:
-    """The variants that the tables need, or those named (dense always among them).
+def chosen_variants(
+    profile: Profile, needed: Callable[[VariantId], bool], names: Sequence[str] | None = None
+) -> tuple[Variant, ...]:
+    """The variants that are `needed` (of tables: `bench.tables.needed_by`), or those named; dense always among them.
 
-    Raises FastFluxError with a suggestion for an unknown table or variant.
+    Raises FastFluxError with a suggestion for an unknown variant.
     """
-    for table in tables:
-        if table not in TABLES:
-            raise unknown_name("table", table, TABLES)
     variants = {variant.id: variant for variant in paper_variants(profile)}
     if names is None:
-        beginnings = tuple(beginning for table in tables for beginning in TABLES[table])
-        names = [name for name in variants if name.startswith(beginnings)] or [DENSE]
+        names = [variant.id for variant in variants.values() if needed(variant.name)] or [DENSE]
     for name in names:
         if name not in variants:
             raise unknown_name("variant", name, variants)
     if not names:
         raise FastFluxError("no variants were named; name some or leave the option away for all")
-    needed = {DENSE, *names, *(variants[name].as_fast_as for name in names)}
-    bases = {variants[name].base for name in names}
+    chosen = [variants[name] for name in names]
+    wanted = {DENSE, *names, *(variant.as_fast_as for variant in chosen)}
+    bases = {variant.base for variant in chosen}
     # Ratios to dense need the dense model of each base.
     return tuple(
-        variant
-        for variant in variants.values()
-        if variant.id in needed or (variant.config is None and variant.base in bases)
+        variant for variant in variants.values() if variant.id in wanted or (variant.is_dense and variant.base in bases)
     )

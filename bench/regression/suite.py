@@ -43,6 +43,7 @@ from bench.run import prune, score
 from bench.run.draw import draw
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.records import new_record
+from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.surgery import hidden_size
 
@@ -73,7 +74,7 @@ class SuiteRun:
 
     def _evaluation(self) -> Evaluation:
         models = {name: transformer_folder(path) for name, path in self.suite.models.items()}
-        chosen = chosen_variants(self.profile, [], [DENSE] if models else self.suite.variants)
+        chosen = chosen_variants(self.profile, needed_by(()), [DENSE] if models else self.suite.variants)
         chosen += tuple(Variant(VariantId(name), name, None, folder=path) for name, path in models.items())
         if others := [variant.id for variant in chosen if variant.base or variant.as_fast_as]:
             raise FastFluxError(
@@ -243,7 +244,7 @@ class SuiteRun:
         if self.suite.models:
             models |= {name: self.models[name] for name in self.suite.models}
         else:
-            variant = chosen_variants(self.profile, [], [FITTED])[-1]
+            variant = chosen_variants(self.profile, needed_by(()), [FITTED])[-1]
             if variant.config is not None:
                 models[FITTED] = fitted(base, variant.config)
         return render_hashes(base, models, one_of_each(self.evaluation.prompts))

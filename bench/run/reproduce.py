@@ -15,13 +15,14 @@ from rich.table import Table
 
 from bench.files import write_atomically
 from bench.profiles.profile import Profile, load_profile, require_disk
-from bench.profiles.variants import TABLES, chosen_variants, ranking_file, require_current_rankings
+from bench.profiles.variants import chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
 from bench.records.variant_id import EXTERNAL
 from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import evaluate
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
+from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 
 NOTE = "run.json"
@@ -87,7 +88,7 @@ def reproduce(
     began = monotonic()
     profile = load_profile(profile_name, changes)
     device = device or profile.device
-    chosen_variants(profile, tables, variant_names)
+    chosen_variants(profile, needed_by(tables), variant_names)
     profile = _shortened(profile, limit, seeds)
     if ranking is not None:
         profile = with_ranking(profile, ranking)
@@ -98,7 +99,7 @@ def reproduce(
     whole = limit is None and seeds is None
     folder = models if whole else models.with_name(f"{models.name}-limit{limit}-seeds{seeds}")
     require_disk(folder, profile.disk_mib)
-    variants = chosen_variants(profile, tables, variant_names)
+    variants = chosen_variants(profile, needed_by(tables), variant_names)
     evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
     if dry_run:
         show_plan(plan_run(evaluation, timed=True), evaluation)

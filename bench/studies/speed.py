@@ -21,7 +21,7 @@ from bench.metrics.cost.latency_batches import measure_latency_batches
 from bench.metrics.cost.plausibility import judge_latency
 from bench.metrics.cost.stage_memory import measure_stage_memory
 from bench.profiles.profile import load_profile
-from bench.profiles.variants import TABLES, chosen_variants
+from bench.profiles.variants import chosen_variants
 from bench.progress import console
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.run.base_model import BaseModel
@@ -30,6 +30,7 @@ from bench.run.folders import RUNS, locked
 from bench.run.measure import calls
 from bench.run.prune import prune, transformer
 from bench.run.records import new_record
+from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import sequence_length
 
@@ -67,7 +68,7 @@ def speed(
     compiled = CompileSettings(settings.compile_mode) if settings.compile_mode else None
     profile = load_profile(profile_name, changes)
     device = device or profile.device
-    variants = chosen_variants(profile, tuple(TABLES), variant_names)
+    variants = chosen_variants(profile, needed_by(TABLES), variant_names)
     evaluation = Evaluation(profile, runs / profile.name, variants, device=device)
     with locked(evaluation.folder):
         prune(evaluation)

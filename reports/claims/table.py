@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE
+from bench.tables import TABLES
 from reports.claims.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
 from reports.claims.verdicts import (
     MARGIN,
@@ -165,7 +166,7 @@ def claims_table(rows: Sequence[Row], ranking: Ranking | None = None, tolerance:
         counts[finding.verdict] = counts.get(finding.verdict, 0) + 1
     return Table(
         "claims",
-        f"Claims of the paper, {model_name(rows)}",
+        f"{TABLES['claims'].title}, {model_name(rows)}",
         (
             Header("Claim", align="left", width=0.26),
             Header("Verdict", align="left", width=0.16),

@@ -11,9 +11,10 @@ import bench.run.reproduce
 from bench.__main__ import main
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
-from bench.profiles.variants import TABLES, chosen_variants, paper_variants, require_current_rankings, with_ratio
+from bench.profiles.variants import chosen_variants, paper_variants, require_current_rankings, with_ratio
 from bench.reproduce import reproduce
 from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
 
@@ -64,16 +65,16 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
     ],
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
-    assert [variant.id for variant in chosen_variants(load_profile("shapes"), tables)] == expected
-    assert len(chosen_variants(load_profile("shapes"), tuple(TABLES))) == 28
+    assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 28
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:
-    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["l1-12"])
+    chosen = chosen_variants(load_profile("shapes"), needed_by(TABLES), ["l1-12"])
     assert [variant.id for variant in chosen] == ["dense", "l1-12"]
-    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["fastsd3-10"])
+    chosen = chosen_variants(load_profile("shapes"), needed_by(TABLES), ["fastsd3-10"])
     assert [variant.id for variant in chosen] == ["dense", "sd3", "fastsd3-10"]
-    chosen = chosen_variants(load_profile("shapes"), tuple(TABLES), ["l1_equal-15"])
+    chosen = chosen_variants(load_profile("shapes"), needed_by(TABLES), ["l1_equal-15"])
     assert [variant.id for variant in chosen] == ["dense", "fastflux-15", "l1_equal-15"]
 
 

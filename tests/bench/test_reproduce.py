@@ -20,6 +20,7 @@ from bench.run.base_model import BaseModel
 from bench.run.evaluation import IMAGE_METRICS, Evaluation
 from bench.run.folders import locked
 from bench.samples.image_set import ImageSet
+from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 
 VARIANTS = ["fastflux-10", "l1-12", "l1_equal-10"]
@@ -173,7 +174,7 @@ def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypa
 def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch)
     profile = bench.reproduce.load_profile("shapes")
-    variants = chosen_variants(profile, [], VARIANTS)
+    variants = chosen_variants(profile, needed_by(()), VARIANTS)
     evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
     evaluation.prune()
     assert not evaluation.worked
@@ -182,7 +183,7 @@ def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch:
 
 def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> None:
     profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
-    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, ["table6"]))
+    evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, needed_by(["table6"])))
     with pytest.raises(FastFluxError, match="nowhere"):
         evaluation.prune()
 

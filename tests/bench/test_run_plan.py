@@ -11,12 +11,13 @@ from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
 from bench.run.evaluation import Evaluation
+from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 
 
 def evaluation(folder: Path, tables: tuple[str, ...], **changes: object) -> Evaluation:
     profile = replace(load_profile("shapes"), **changes)  # type: ignore[arg-type]  # fields by name
-    return Evaluation(profile, folder, chosen_variants(profile, tables), limit=1)
+    return Evaluation(profile, folder, chosen_variants(profile, needed_by(tables)), limit=1)
 
 
 def test_the_counts_are_those_of_the_run(tmp_path: Path) -> None:

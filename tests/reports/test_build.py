@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
 from reports.build import build
-from reports.contents import NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
     ("tables", "formats", "message"),
     [
         (["tabel1"], TEXTS, "Unknown table 'tabel1': did you mean table1?"),
-        (["xyz"], TEXTS, f"Unknown table 'xyz': choose from {', '.join(NAMES)}."),
+        (["xyz"], TEXTS, f"Unknown table 'xyz': choose from {', '.join(TABLES)}."),
         (["table1"], ["mdd"], "Unknown format 'mdd': did you mean md?"),
     ],
 )

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.tables import TABLES
 from reports.build import build
-from reports.contents import NAMES
 from reports.paper import paper_against_measured
 from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
-from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table, to_markdown
 from reports.tables import make_table
+from reports.why import EXPLAINED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,7 +181,7 @@ def test_efficiency_is_grouped_by_base_without_repeats_of_seeds(records: list[Ru
 
 
 def test_another_base_stands_in_no_other_table(records: list[RunRecord]) -> None:
-    for name in TABLES.keys() - {"table3", "efficiency", "distribution"}:
+    for name in EXPLAINED.keys() - {"table3", "efficiency", "distribution"}:
         table = make_table(name, TABLES[name], rows_of(records))
         assert not [row for group in table.groups for row in group.rows if "SD3" in str(row[0].text)]
 
@@ -197,7 +197,7 @@ def test_all_tables_build_from_the_dense_model_alone(records: list[RunRecord], t
     written = {
         path.name: path.read_text(encoding="utf-8") for path in build(tmp_path / "records", tmp_path, formats=["md"])
     }
-    assert {f"{name}.md" for name in NAMES} <= written.keys()
+    assert {f"{name}.md" for name in TABLES} <= written.keys()
     assert "Not among the records: fastflux-10, sd3, fastsd3-10." in written["table3.md"]
     assert "No L1-norm variant pruned to the latency of a FastFLUX variant" in written["equal_latency.md"]
     assert "No variant was pruned with more than one seed." in written["seeds.md"]

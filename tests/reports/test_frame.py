@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.tables import TABLES
 from reports.build import build
 from reports.paired_differences import differences_table
 from reports.render.frame import to_frame, write_frame
 from reports.rows import rows_of
-from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
 from reports.text import one_line

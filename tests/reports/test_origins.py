@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from reports.claims.table import claims_table
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
 from reports.seeds import seeds_table
-from reports.specs import TABLES
 from reports.tables import make_table
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec import structs
 
+from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
 from reports.build import build
 from reports.render.html.document import page_html
 from reports.render.html.images import browser_data
 from reports.rows import rows_of
-from reports.specs import TABLES
 from reports.tables import make_table
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from bench.tables import TABLES
 from reports.paired_differences import differences_table
 from reports.render.html.document import page_html
 from reports.rows import rows_of
-from reports.specs import TABLES
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
 

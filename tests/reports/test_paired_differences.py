@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from reports.paired_differences import differences_table
 from reports.rows import rows_of
-from reports.specs import TABLES
 from reports.table import to_markdown
 from reports.tables import best_rows, make_table
 

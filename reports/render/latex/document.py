@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from bench.tables import TABLES
 from reports.devices import device_of
 from reports.provenance import PROVENANCE
 from reports.render.latex.tables import FIT
 from reports.render.latex.text import escape_latex
-from reports.specs import TABLES
 from reports.tables import model_name, profile_label
 
 if TYPE_CHECKING:

@@ -1,17 +1,22 @@
-"""The declared tables. Adding one is one `TableSpec` in `TABLES`; nothing else has to know of it."""
+"""The one list of tables: which variants each needs, and how it is shown. Free of torch.
+
+A table is one `TableSpec` in `TABLES`: `reproduce --only` knows it, its variants are pruned, drawn, scored and
+measured, and reports build it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, TypeVar
 
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
-from reports.rows import Row
+from msgspec import Struct
+
+from bench.metrics.catalogue import metric_named
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, VariantId
+from fastflux.errors import unknown_name
 
 
-@dataclass(frozen=True)
-class Column:
+class Column(Struct, frozen=True, forbid_unknown_fields=True):
     """One column of values.
 
     `key` names the value ("hps.averaged"), `spec` its number format. With `si` the whole column is scaled to the SI
@@ -37,8 +42,7 @@ class Column:
         return self.key.partition(".")[0]
 
 
-@dataclass(frozen=True)
-class Pairing:
+class Pairing(Struct, frozen=True, forbid_unknown_fields=True):
     """Groups of a table: each row of the family `baseline` with one of `candidate`.
 
     By "latency" it is that of nearest measured latency, by "number" the one whose id ends in the same number.
@@ -49,37 +53,80 @@ class Pairing:
     by: Literal["latency", "number"] = "latency"
 
 
-@dataclass(frozen=True)
-class TableSpec:
+class Identified(Protocol):
+    """What stands in a row of a table."""
+
+    @property
+    def id(self) -> VariantId:
+        """The variant."""
+        ...
+
+
+_Row = TypeVar("_Row", bound=Identified)
+
+
+class TableSpec(Struct, frozen=True, forbid_unknown_fields=True):
     """One table: its title, columns and rows; `paper` says that the paper has it too.
 
     Rows are the variants of the `families` in the records' order (None: all but repeats with other seeds and other
     models' images), or just the `variants` named, in that order. Without `pairs` the rows are grouped by base model
-    where there are several.
+    where there are several. `needs` names ids and families to be measured, where they are not those shown. A table that
+    is `worked_out` has rows of its own kind: `reports.contents` makes it, from the values of its columns.
     """
 
     title: str
-    columns: tuple[Column, ...]
+    columns: tuple[Column, ...] = ()
     families: tuple[str, ...] | None = (DENSE, FASTFLUX, L1)
     variants: tuple[str, ...] | None = None
     pairs: Pairing | None = None
     paper: bool = False
+    needs: tuple[str, ...] | None = None
+    worked_out: bool = False
 
-    def chosen(self, rows: Iterable[Row]) -> list[Row]:
+    def chosen(self, rows: Iterable[_Row]) -> list[_Row]:
         """The rows that are the table's, in its order."""
+        order = self.variants
+        found = [row for row in rows if self._shows(row.id)]
+        return found if order is None else sorted(found, key=lambda row: order.index(str(row.id)))
+
+    def needed(self, variant: VariantId) -> bool:
+        """Whether the variant is to be measured for the table."""
+        return self._shows(variant) if self.needs is None else not {str(variant), variant.family}.isdisjoint(self.needs)
+
+    def _shows(self, variant: VariantId) -> bool:
         if self.variants is not None:
-            order = {variant: place for place, variant in enumerate(self.variants)}
-            return sorted((row for row in rows if row.variant in order), key=lambda row: order[row.variant])
+            return str(variant) in self.variants
         if self.families is None:
-            return [row for row in rows if row.id.repeated is None and row.family != EXTERNAL]
-        return [row for row in rows if row.family in self.families]
+            return variant.repeated is None and variant.family != EXTERNAL
+        return variant.family in self.families
+
+    @property
+    def keys(self) -> list[str]:
+        """The values that the table shows or is grouped by."""
+        keys = [key for column in self.columns for key in (column.key, column.share) if key]
+        return [*keys, RATIO] if self.pairs else keys
 
 
-LATENCY = Column("Latency (ms)", "latency.median_ms", share="latency.ratio_to_dense", share_spec="z.3f", ranked=False)
-FLOPS = Column("FLOPs", "flops.forward", si=True, share="flops.ratio_to_dense", ranked=False)
-HPS = Column("HPS averaged", "hps.averaged")
-GENEVAL = Column("GenEval overall", "geneval.overall", spec="z.3f")
-CLIP = Column("CLIP score", "clip_score.mean")
+def headline(metric: str, **settings: Any) -> Column:
+    """The column of a metric's headline value, called and formatted as the catalogue says, with its `settings`."""
+    found = metric_named(metric)
+    return Column(found.title, found.key, f"z{found.spec}", **settings)
+
+
+def needed_by(tables: Iterable[str]) -> Callable[[VariantId], bool]:
+    """Whether a variant is to be measured for any of the tables; raises FastFluxError for one that there is not."""
+    specs = []
+    for name in tables:
+        if name not in TABLES:
+            raise unknown_name("table", name, TABLES)
+        specs.append(TABLES[name])
+    return lambda variant: any(spec.needed(variant) for spec in specs)
+
+
+RATIO = "latency.ratio_to_dense"
+LATENCY = headline("latency", share=RATIO, share_spec="z.3f", ranked=False)
+FLOPS = headline("flops", si=True, share="flops.ratio_to_dense", ranked=False)
+HPS, GENEVAL, CLIP = SCORES = tuple(map(headline, ("hps", "geneval", "clip_score")))
 TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
 WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, L1)
@@ -151,6 +198,7 @@ TABLES: dict[str, TableSpec] = {
         (HPS, GENEVAL, CLIP, LATENCY),
         families=(DENSE, FASTFLUX, L1_EQUAL),
         pairs=Pairing(L1_EQUAL, FASTFLUX, by="number"),
+        needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
     ),
     "ablations": TableSpec(
         "Ablations at 10%",
@@ -182,7 +230,7 @@ TABLES: dict[str, TableSpec] = {
     "efficiency": TableSpec(
         "Efficiency",
         (
-            Column("Parameters", "parameters.total", si=True, share="parameters.ratio_to_dense", ranked=False),
+            headline("parameters", si=True, share="parameters.ratio_to_dense", ranked=False),
             FLOPS,
             LATENCY,
             Column("Speed-up", "latency.speedup", spec="z.2f", ranked=False, direction_of="-latency"),
@@ -195,7 +243,7 @@ TABLES: dict[str, TableSpec] = {
     "distribution": TableSpec(
         "Distribution metrics and CLIP score",
         (
-            Column("FID", "fid.fid"),
+            headline("fid"),
             Column("KID", "fid.kid", spec="z.4g"),
             Column("Precision", "fid.precision", spec="z.3f", direction_of="-fid", optional=True),
             Column("Recall", "fid.recall", spec="z.3f", direction_of="-fid", optional=True),
@@ -208,10 +256,16 @@ TABLES: dict[str, TableSpec] = {
         (
             Column("PSNR (dB)", "paired.psnr"),
             Column("SSIM", "paired.ssim", spec="z.3f"),
-            Column("CLIP similarity", "paired.clip_image"),
+            headline("paired"),
             HPS,
             GENEVAL,
         ),
         families=(FASTFLUX, L1, L1_EQUAL, "brll", "removal", "removal_st"),
     ),
+    "differences": TableSpec("Paired differences", SCORES, families=None, pairs=BY_LATENCY, worked_out=True),
+    "seeds": TableSpec(
+        "Seeds of pruning", SCORES, needs=("fastflux-10", "fastflux-20", "seed1", "seed2"), worked_out=True
+    ),
+    "claims": TableSpec("Claims of the paper", SCORES, families=None, pairs=BY_LATENCY, worked_out=True),
+    "provenance": TableSpec("Records behind the tables", families=None, worked_out=True),
 }
