@@ -33,24 +33,19 @@ def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
     return tuple(int(name) for name in _names(_type, tokens))
 
 
-def _pairs(_type: object, tokens: Sequence[Token]) -> dict[str, str]:
-    found = {}
-    for token in tokens:
-        key, equals, value = token.value.partition("=")
-        if not equals or not key:
-            raise FastFluxError(f"{token.keyword} {token.value}: give KEY=VALUE")
-        found[key] = value
-    return found
+def _pairs(texts: Sequence[str]) -> dict[str, str]:
+    """What KEY=VALUE options say."""
+    if wrong := [text for text in texts if not text.partition("=")[0] or "=" not in text]:
+        raise FastFluxError(f"{wrong[0]!r} is no KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts)
 
 
 _Names = Annotated[
     tuple[str, ...] | None, Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=False)
 ]
 _Numbers = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=lambda found: found[0])]
-_Pairs = Annotated[
-    dict[str, str] | None, Parameter(converter=_pairs, n_tokens=1, accepts_keys=False, show_default=False)
-]
-_Set = Annotated[_Pairs, Parameter(name="--set")]
+_Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
+_Set = Annotated[_Texts, Parameter(name="--set")]
 _Out = Annotated[Path, Parameter(name=("--out", "-o"))]
 
 
@@ -73,7 +68,7 @@ def _reproduce(
     force: bool = False,
     rank: bool = False,
     dry_run: bool = False,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
     out: _Out = RUNS,
 ) -> int:
@@ -102,8 +97,8 @@ def _reproduce(
     from bench.studies.ranking import rank as measure_ranking
     from bench.tables import TABLES
 
-    shared: dict[str, Any] = {"profile_name": profile, "device": device, "changes": changes, "runs": out}
-    if load_profile(profile, changes).random:  # no pictures to score: full_size measures all there is
+    shared: dict[str, Any] = {"profile_name": profile, "device": device, "changes": _pairs(changes), "runs": out}
+    if load_profile(profile, _pairs(changes)).random:  # no pictures to score: full_size measures all there is
         from bench.studies.full_size.run import full_size
 
         return full_size(dry_run=dry_run, **shared)
@@ -135,7 +130,7 @@ def _rank(
     samples: int = 2,
     force: bool = False,
     accept: bool = False,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
     out: _Out = RUNS,
 ) -> None:
@@ -157,7 +152,7 @@ def _rank(
     _quiet_libraries()
     from bench.studies.ranking import rank
 
-    made = rank(profile_name=profile, samples=samples, force=force, accept=accept, device=device, changes=changes,
+    made = rank(profile_name=profile, samples=samples, force=force, accept=accept, device=device, changes=_pairs(changes),
                 runs=out)  # fmt: skip
     console.print(f"the order is in {made}", markup=False, soft_wrap=True)
 
@@ -177,7 +172,7 @@ def _draw(
     guidance: float | None = None,
     size: int | None = None,
     limit: int | None = None,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
     out: _Out,
 ) -> None:
@@ -201,7 +196,7 @@ def _draw(
     from bench.run.external import draw
 
     manifest = draw(model, out, profile_name=profile, steps=steps, guidance=guidance, size=size, limit=limit,
-                    device=device, changes=changes)  # fmt: skip
+                    device=device, changes=_pairs(changes))  # fmt: skip
     console.print(f"the images are listed in {manifest}", markup=False, soft_wrap=True)
 
 
@@ -220,7 +215,7 @@ def _score(
     label: str = "",
     profile: str = "shapes",
     metrics: _Names = None,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
     out: _Out = RUNS,
 ) -> int:
@@ -242,7 +237,7 @@ def _score(
     _quiet_libraries()
     from bench.run.external import score, shown
 
-    record = score(images, name, label=label, profile_name=profile, metrics=metrics, device=device, changes=changes,
+    record = score(images, name, label=label, profile_name=profile, metrics=metrics, device=device, changes=_pairs(changes),
                    runs=out)  # fmt: skip
     print(shown(record))
     return 0 if any(measurement.status == "ok" for measurement in record.measurements) else 1
@@ -263,7 +258,7 @@ def _speed(
     end_to_end: bool = False,
     rounds: int = 20,
     require_idle: bool = False,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
     out: _Out = RUNS,
 ) -> None:
@@ -289,7 +284,7 @@ def _speed(
     from bench.studies.speed import SpeedSettings, speed
 
     settings = SpeedSettings(batches, compile_mode, end_to_end=end_to_end, rounds=rounds, require_idle=require_idle)
-    speed(profile_name=profile, variant_names=variants or (), settings=settings, device=device, changes=changes,
+    speed(profile_name=profile, variant_names=variants or (), settings=settings, device=device, changes=_pairs(changes),
           runs=out)  # fmt: skip
 
 
@@ -307,12 +302,12 @@ def _regress(
     *,
     profile: str = "shapes",
     variants: _Names = None,
-    model: Annotated[list[str], Parameter(show_default=False)] = [],  # noqa: B006  # never changed
+    model: _Texts = (),
     baseline: Path | None = None,
     update: bool = False,
     reason: str = "",
     checks: _Names = None,
-    tolerance: _Pairs = None,
+    tolerance: _Texts = (),
     limit: int = 16,
     rounds: int = 60,
     force: bool = False,
@@ -320,7 +315,7 @@ def _regress(
     out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
     summary: Path | None = None,
     junit: Path | None = None,
-    changes: _Set = None,
+    changes: _Set = (),
     device: str | None = None,
 ) -> int:
     """Measure a small suite and compare it with a baseline.
@@ -359,7 +354,7 @@ def _regress(
         suite=suite,
         baseline=baseline,
         kinds=checks or (),
-        tolerances=tolerances(tolerance or {}),
+        tolerances=tolerances(_pairs(tolerance)),
         update=update,
         reason=reason.strip(),
         force=force,
@@ -368,7 +363,7 @@ def _regress(
         summary=summary,
         junit=junit,
         device=device,
-        changes=changes or {},
+        changes=_pairs(changes),
     )
     return regress(options)
 
@@ -384,7 +379,7 @@ def _history(
     *,
     metric: str = "hps",
     profile: str = "shapes",
-    file: Annotated[list[Path], Parameter(show_default=False)] = [],  # noqa: B006  # never changed
+    file: Annotated[tuple[Path, ...], Parameter(show_default=False)] = (),
     imported: Annotated[Path | None, Parameter(name="--import")] = None,
 ) -> None:
     """Show the trend of a metric over commits.
@@ -426,7 +421,7 @@ def _full_size(
     device: str | None = None,
     dtype: str | None = None,
     out: _Out = RUNS,
-    changes: _Set = None,
+    changes: _Set = (),
 ) -> int:
     """Measure FLUX.1-dev's size on one GPU, with random weights: latency, memory, cost of pruning, scorers.
 
@@ -452,7 +447,7 @@ def _full_size(
     from bench.studies.full_size.run import full_size
 
     return full_size(profile_name=profile, stages=stages, budget=budget, dry_run=dry_run, accept=accept, retry=retry,
-                     offload=offload, allow_busy=allow_busy, device=device, dtype=dtype, changes=changes,
+                     offload=offload, allow_busy=allow_busy, device=device, dtype=dtype, changes=_pairs(changes),
                      runs=out)  # fmt: skip
 
 
