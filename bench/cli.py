@@ -152,8 +152,8 @@ def _rank(
     _quiet_libraries()
     from bench.studies.ranking import rank
 
-    made = rank(profile_name=profile, samples=samples, force=force, accept=accept, device=device, changes=_pairs(changes),
-                runs=out)  # fmt: skip
+    made = rank(profile_name=profile, samples=samples, force=force, accept=accept, device=device,
+                changes=_pairs(changes), runs=out)  # fmt: skip
     console.print(f"the order is in {made}", markup=False, soft_wrap=True)
 
 
@@ -237,8 +237,8 @@ def _score(
     _quiet_libraries()
     from bench.run.external import score, shown
 
-    record = score(images, name, label=label, profile_name=profile, metrics=metrics, device=device, changes=_pairs(changes),
-                   runs=out)  # fmt: skip
+    record = score(images, name, label=label, profile_name=profile, metrics=metrics, device=device,
+                   changes=_pairs(changes), runs=out)  # fmt: skip
     print(shown(record))
     return 0 if any(measurement.status == "ok" for measurement in record.measurements) else 1
 

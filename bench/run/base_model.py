@@ -150,6 +150,7 @@ class BaseModel:
         console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
         dense = self.dense()
         self.pipeline.transformer = dense
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_statistics(collect_statistics(dense, self.drive), path)
         return {}
 

@@ -10,6 +10,7 @@ from bench.metrics.cost import idle
 from bench.metrics.cost.idle import OtherWork, other_work
 from fastflux.errors import FastFluxError
 
+
 class Times(NamedTuple):
     """Seconds, as psutil has them on Linux."""
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bench.reproduce import reproduce
 
-import bench.reproduce
 import bench.run.reproduce
-from bench.__main__ import main
+import bench.studies.ranking
+from bench.cli import main
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
 from bench.profiles.variants import chosen_variants, paper_variants, require_current_rankings, with_ratio
-from bench.reproduce import reproduce
 from bench.run.evaluation import IMAGE_METRICS, Evaluation
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
@@ -144,7 +144,7 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
     blocks = [{"block": "transformer_blocks.3"}, {"block": "single_transformer_blocks.1"}]
     order.write_text(json.dumps({"inputs": {"revision": "any"}, "blocks": blocks}))
     asked: list[dict[str, object]] = []
-    monkeypatch.setattr(bench.reproduce, "rank", lambda **options: asked.append(options) or order)
+    monkeypatch.setattr(bench.studies.ranking, "rank", lambda **options: asked.append(options) or order)
     monkeypatch.setattr(bench.run.reproduce, "require_current_rankings", lambda *_: None)
     seen: list[Evaluation] = []
 
@@ -152,8 +152,8 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
         seen.append(evaluation)
         raise FastFluxError("far enough")
 
-    monkeypatch.setattr(Evaluation, "prune", stop)
+    monkeypatch.setattr(bench.run.reproduce, "evaluate", stop)
     assert main(["reproduce", "--only", "table6", "--rank"]) == 1
     configs = {variant.id: variant.config for variant in seen[0].variants}
     assert configs["fastflux-10"].ranking == "transformer_blocks.3,single_transformer_blocks.1"  # type: ignore[union-attr]
-    assert (asked[0]["profile_name"], asked[0]["accept"]) == ("shapes", False)
+    assert asked[0]["profile_name"] == "shapes"

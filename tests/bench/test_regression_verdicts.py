@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.regression.exit import Exit, NotComparableError
+from bench.regression.repeat import Repetition, repetitions_to_markdown
 from msgspec.structs import replace
 
 from bench.metrics.cost.latency import LATENCY, latency_of
 from bench.records.results import Measurement, MetricInfo, RunRecord
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.check import Check, Tolerances, exit_of
-from bench.regression.exit import Exit, NotComparableError
 from bench.regression.quality import holm
-from bench.regression.repeat import Repetition, repetitions_to_markdown
 from bench.regression.verdicts import judge
 from tests.bench.made_snapshots import made_snapshot, with_scores
 
