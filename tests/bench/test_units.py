@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.studies.full_size.pieces import Budget, BudgetSpentError
 
 from bench.records.results import Measurement, MetricInfo
-from bench.studies.full_size import pieces as module
+from bench.run import units as module
+from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit
 from fastflux.errors import FastFluxError
 
 INFO = MetricInfo("latency_512x512", "1", "ms", higher_is_better=False, reference="")
