@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bench.files import write_atomically
 from bench.profiles.profile import ROOT, load_profile
 from bench.profiles.variants import paper_variants, require_current_rankings
 from bench.progress import console, track
@@ -38,6 +37,7 @@ from fastflux.calibration.recording import BlockStates, RecordedInputs, record_i
 from fastflux.calibration.statistics import Calibration
 from fastflux.command_line import run
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, require_spans
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM, architecture_of
@@ -201,7 +201,7 @@ def recollection(
         "inputs": dict(base.calibration_inputs),
         **found,
     }
-    write_atomically(path, json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     _show(found)
     if accept:
         RECOLLECTION.mkdir(parents=True, exist_ok=True)

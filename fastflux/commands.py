@@ -2,8 +2,8 @@
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import Calibration, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.folders import require_absent
+from fastflux.files import require_new_folder, require_room, whole_file, write_text
 from fastflux.io.checkpoint import cast_, read_json, revision_of, stored_dtype
 from fastflux.io.hub import local_pipeline
+from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
 from fastflux.io.pipelines import export_pipeline, load_pipeline
+from fastflux.io.progress_folder import progress_folder, require_progress_folder
 from fastflux.io.ranking_files import read_ranking
 from fastflux.methods.registry import make_config
 from fastflux.models.folding import fold_
@@ -50,7 +52,6 @@ def prune(options: argparse.Namespace) -> None:
     if options.ranking is not None and options.ranking.endswith(".json"):
         settings["ranking"] = read_ranking(Path(options.ranking))
     config = make_config(options.method, settings)
-    require_absent(options.output, overwrite=options.overwrite)
     require_positive(options, "limit", "steps", "batch_size", "save_every")
     require_bounds(options.activations, options.keep)
     if options.offload and options.method == "l1_norm" and options.train_steps:
@@ -65,7 +66,15 @@ def prune(options: argparse.Namespace) -> None:
         )
     kind, data = calibration_data(options, options.method) if config.needs_statistics else (Trajectories, [])
     name = options.pipeline.resolve().name if options.pipeline.exists() else options.pipeline.as_posix()
+    inputs = {"the file of prompts": options.prompts, "the folder of pictures": options.images, "--work": options.work}
+    if options.ranking is not None and options.ranking.endswith(".json"):
+        inputs["the ranking"] = Path(options.ranking)
+    if not options.pipeline.exists():  # what is fetched takes long
+        require_new_folder(options.output, overwrite=options.overwrite, foreign=foreign_to_pipeline, inputs=inputs)
     options.pipeline = local_pipeline(options.pipeline)
+    require_output(options.pipeline, options.output, overwrite=options.overwrite, inputs=inputs)
+    if config.needs_statistics:
+        require_progress_folder(options.work, options.output)
 
     saved = as_dtype(options.save_dtype) or stored_dtype(options.pipeline / "transformer")
 
@@ -74,45 +83,44 @@ def prune(options: argparse.Namespace) -> None:
     transformer = pipeline.transformer
     before = parameter_count(transformer)
     drive = calibration_drive(options, pipeline, kind, data)
-    work = options.work or options.output.with_name(f"{options.output.name}.progress")
-    with progress_bar(console) as progress:
-        calibrating = progress.add_task("calibrating", total=len(data), visible=config.needs_statistics)
-        replacing = progress.add_task("replacing blocks", total=None, visible=False)
-        calibration = Calibration(
-            lambda: drive(lambda done: progress.advance(calibrating, done)),
-            folder=work,
-            advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
-            batch_size=options.batch_size,
-            activations=options.activations,
-            keep=options.keep,
-        )
-        if options.save_every is not None and config.needs_statistics:
-            calibration.collected = collect_in_parts(
-                transformer,
-                drive,
-                work,
-                every=options.save_every,
-                advance=lambda done: progress.advance(calibrating, done),
+    kept = progress_folder(options.work, options.output) if config.needs_statistics else nullcontext()
+    with kept as work:
+        with progress_bar(console) as progress:
+            calibrating = progress.add_task("calibrating", total=len(data), visible=config.needs_statistics)
+            replacing = progress.add_task("replacing blocks", total=None, visible=False)
+            calibration = Calibration(
+                lambda: drive(lambda done: progress.advance(calibrating, done)),
+                folder=work,
+                advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
+                batch_size=options.batch_size,
+                activations=options.activations,
+                keep=options.keep,
             )
-        plan = prune_(
+            if work is not None and options.save_every is not None:
+                calibration.collected = collect_in_parts(
+                    transformer,
+                    drive,
+                    work,
+                    every=options.save_every,
+                    advance=lambda done: progress.advance(calibrating, done),
+                )
+            plan = prune_(
+                transformer,
+                config,
+                calibration,
+                base_model=options.base_model or name,
+                base_revision=revision_of(options.pipeline / "transformer"),
+            )
+        if options.fold:
+            plan = fold_(transformer)
+        cast_(transformer, saved)
+        export_pipeline(
+            options.pipeline,
             transformer,
-            config,
-            calibration,
-            base_model=options.base_model or name,
-            base_revision=revision_of(options.pipeline / "transformer"),
+            options.output,
+            overwrite=options.overwrite,
+            calibration=drive if data else None,
         )
-    if options.fold:
-        plan = fold_(transformer)
-    cast_(transformer, saved)
-    export_pipeline(
-        options.pipeline,
-        transformer,
-        options.output,
-        overwrite=options.overwrite,
-        calibration=drive if data else None,
-    )
-    if options.work is None:
-        shutil.rmtree(work, ignore_errors=True)
     after = parameter_count(transformer)
     cost = calibration.cost
     if cost.training_steps:
@@ -173,10 +181,7 @@ def rank(options: argparse.Namespace) -> None:
             {"block": str(block), **{name: getattr(fits[block], name) for name in (*MEASURED_RANKINGS, "ridge")}}
             for block in order
         ]
-        try:
-            options.json.write_text(json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")
-        except OSError as error:
-            raise FastFluxError(f"Cannot write {options.json}: {error.strerror}; choose another place.") from error
+        write_text(options.json, json.dumps({"ranking": options.ranking, "blocks": entries}, indent=1) + "\n")
 
 
 def generate(options: argparse.Namespace) -> None:
@@ -190,10 +195,7 @@ def generate(options: argparse.Namespace) -> None:
         )
     pipeline = open_pipeline(options)
     sizes = drawing_sizes(pipeline, options.height, options.width, options.text_tokens)
-    try:
-        (options.output.parent if single else options.output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FastFluxError(f"Cannot write to {options.output}: {error.strerror}; choose another place.") from error
+    require_room(options.output.parent if single else options.output)
     for number, prompt in enumerate(options.prompt):
         image = pipeline(
             prompt,
@@ -203,7 +205,8 @@ def generate(options: argparse.Namespace) -> None:
             generator=torch.Generator().manual_seed(options.seed),
         ).images[0]
         path = options.output if single else options.output / f"{number:03d}.png"
-        image.save(path)
+        with whole_file(path) as partial:
+            image.save(partial, format="PNG")
         Console(soft_wrap=True).print(escape(str(path)))
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from reports.build import build, build_importance
 from reports.command_line import parser
 from reports.contents import build_claims
 from reports.difference import difference
 from reports.figures.gallery_files import collect
-from reports.files import write_text
 from reports.full_size.document import full_size_document
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all

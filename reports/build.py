@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from bench.tables import RATIO, TABLES
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from reports.choices import unknown_choice
 from reports.contents import make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
 from reports.figures.grids import GRIDS, Shown
 from reports.figures.ranking import Ranking, orders_table
-from reports.files import write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE, recorded
 from reports.render.html.document import PAGE, page_html

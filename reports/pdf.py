@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from bench.tables import TABLES
 from fastflux.errors import FastFluxError
+from fastflux.files import whole_file, write_text
 from reports.build import REPORT, build, build_importance
 from reports.contents import committed_ranking
 from reports.figures.ranking import Ranking
-from reports.files import whole, write_text
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE
 from reports.render.latex.document import PACKAGES, SIUNITX, report_document
@@ -116,7 +116,7 @@ def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
                 )
             if "Rerun to get" not in text and "Rerun LaTeX" not in text:
                 break
-        with whole(pdf) as partial:
+        with whole_file(pdf) as partial:
             shutil.copyfile(log.with_suffix(".pdf"), partial)
         shutil.copyfile(log, pdf.with_suffix(".log"))
     return pdf

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
 from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
+from fastflux.files import replace_files, write_text
 from reports.build import build, build_importance
 from reports.readme import filled
 
@@ -65,15 +65,10 @@ def replace_all(package: Path, readme: Path) -> list[Path]:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         names = [path.relative_to(fresh) for path in rebuild(package, fresh)]
-        for path in [path for path in committed.rglob("*") if path.is_file()]:
-            if path.relative_to(committed) not in names:
-                path.unlink()
-        for name in names:
-            (committed / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(fresh / name, committed / name)
+        replace_files(committed, fresh)
     text = readme.read_text(encoding="utf-8")
     if (now := filled(text, committed)) != text:
-        readme.write_text(now, encoding="utf-8")
+        write_text(readme, now)
     return [committed / name for name in names]
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from bench.files import write_atomically
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -234,7 +234,7 @@ class RunRecord(Data, frozen=True):
 
     def write(self, path: Path) -> None:
         """Write the record so that the file at `path` is whole at every moment; makes the folder."""
-        write_atomically(path, self.to_json())
+        write_text(path, self.to_json())
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:

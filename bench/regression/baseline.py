@@ -9,9 +9,9 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from bench.files import write_atomically
 from bench.records.results import JSON, Data, RecordError, RunRecord, json_of, json_text, read_data
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 SCHEMA_VERSION: Literal[1] = 1
 KINDS = ("quality", "latency", "cost", "render")
@@ -84,7 +84,7 @@ class Snapshot(Data, frozen=True):
 
     def write(self, path: Path) -> None:
         """Write it so that the file is whole at every moment; makes the folder."""
-        write_atomically(path, self.to_json())
+        write_text(path, self.to_json())
 
     def require_whole(self) -> None:
         """Raise ValueError unless every model was timed in as many rounds as the yardstick."""

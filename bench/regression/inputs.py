@@ -15,7 +15,7 @@ from bench.regression.quality import SCORES
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import read_json, require_weights
-from fastflux.io.pipelines import INDEX
+from fastflux.io.pipeline_files import INDEX
 
 VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 

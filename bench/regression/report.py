@@ -13,6 +13,7 @@ from rich.table import Table
 
 from bench.regression.baseline import Snapshot
 from bench.regression.check import Check, verdict_of
+from fastflux.files import write_text
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
 _HOW = (
@@ -108,8 +109,7 @@ def refusal_to_junit(message: str) -> str:
 def write_files(markdown: str, junit: str, *, summary: Path, results: Path) -> None:
     """Write both, making their folders."""
     for path, text in ((summary, markdown), (results, junit)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
 
 
 def _worst_first(checks: Sequence[Check]) -> list[Check]:

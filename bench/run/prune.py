@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from bench.files import write_atomically
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.cost.pruning_cost import measure_pruning_cost
 from bench.profiles.variants import Variant, with_ratio
@@ -21,6 +20,7 @@ from bench.run.equal_latency import solve_equal_latency
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.units import Results, Unit
 from fastflux.calibration.statistics import Calibration
+from fastflux.files import write_text
 from fastflux.io.checkpoint import read_json, save_transformer
 from fastflux.pruning import prune_
 
@@ -125,5 +125,5 @@ def _search(evaluation: Evaluation, variant: Variant, target: Variant, note: Pat
         progress=lambda line: console.print(line, markup=False),
     )
     console.print(str(equal), markup=False)
-    write_atomically(note, equal.to_json())
+    write_text(note, equal.to_json())
     return {}

@@ -13,7 +13,6 @@ from time import monotonic
 import torch
 from rich.table import Table
 
-from bench.files import write_atomically
 from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.profiles.variants import chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
@@ -24,6 +23,7 @@ from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -120,7 +120,7 @@ def reproduce(
             worked=evaluation.worked,
             seconds={stage: round(seconds, 1) for stage, seconds in evaluation.seconds.items()},
         )
-        write_atomically(folder / NOTE, finished.to_json())
+        write_text(folder / NOTE, finished.to_json())
     _show_stages(evaluation, monotonic() - began)
     return finished
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from bench.files import write_atomically
 from bench.records.environment import sha256_of
 from bench.records.results import JSON, Data, Measurement, MetricInfo, digest
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 Results = Mapping[str, Sequence[Measurement]]
 """By variant."""
@@ -163,7 +163,7 @@ class Store:
             if (old := read_note(path)) is not None and set(old.names) <= set(unit.names)
         ]
         path = self.note(stage, unit.names)
-        write_atomically(path, done.to_json())
+        write_text(path, done.to_json())
         for old_path in again:
             if old_path != path:
                 old_path.unlink()

@@ -12,6 +12,7 @@ import numpy as np
 
 from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.prompts import Prompt
+from fastflux.files import write_text
 
 COUNT = 512
 SEED = 2
@@ -54,7 +55,7 @@ def calibration_prompts(count: int = COUNT, seed: int = SEED) -> tuple[Prompt, .
 def main() -> None:
     """Write the file."""
     PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text("".join(prompt.line() + "\n" for prompt in calibration_prompts()), encoding="utf-8")
+    write_text(PATH, "".join(prompt.line() + "\n" for prompt in calibration_prompts()))
 
 
 if __name__ == "__main__":

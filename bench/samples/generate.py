@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.files import write_atomically, write_bytes_atomically
 from bench.profiles.profile import Sampling
 from bench.records.results import JSON
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
+from fastflux.files import write_bytes, write_text
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import drawing_sizes
 
@@ -76,9 +76,9 @@ def generate(
             lines += [done[job.file] for job in batch]
         else:
             lines += _draw(pipeline, batch, sampling, folder)
-            write_atomically(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
+            write_text(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
         advance(len(batch))
-    write_atomically(folder / MANIFEST, "".join(lines))
+    write_text(folder / MANIFEST, "".join(lines))
     return folder / MANIFEST
 
 
@@ -106,7 +106,7 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
         shutil.rmtree(folder / "images", ignore_errors=True)
         (folder / MANIFEST).unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(note, text)
+    write_text(note, text)
 
 
 def _verified(folder: Path) -> dict[str, str]:
@@ -153,7 +153,7 @@ def _sizes(pipeline: Any, sampling: Sampling) -> dict[str, int]:
 def _store(job: Job, image: Image.Image, folder: Path) -> str:
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, format="PNG")
-    write_bytes_atomically(folder / job.file, buffer.getvalue())
+    write_bytes(folder / job.file, buffer.getvalue())
     fields = {key: value for key, value in asdict(job.prompt).items() if value is not None and key != "id"}
     entry = {"file": job.file, "prompt_id": job.prompt.id, "sample": job.sample, "seed": job.seed, **fields}
     return json.dumps({**entry, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}) + "\n"

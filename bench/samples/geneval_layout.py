@@ -7,7 +7,6 @@ and images made here from the same file are paired. Layout: https://github.com/d
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from bench.samples.geneval_vocabulary import COLORS, TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
+from fastflux.files import new_folder, write_text
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
@@ -51,7 +51,7 @@ def write_metadata(prompts: tuple[Prompt, ...], path: Path) -> None:
     """Write prompts as an `evaluation_metadata.jsonl`, to draw images with GenEval's own script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [metadata_line(prompt.metadata or {}, prompt.prompt) for prompt in prompts]
-    path.write_text("".join(lines), encoding="utf-8")
+    write_text(path, "".join(lines))
 
 
 def metadata_line(metadata: Mapping[str, Any], prompt: str, identity: str | None = None) -> str:
@@ -122,14 +122,10 @@ def write_geneval_folder(images: ImageSet, root: Path) -> Path:
         raise ImageSetError(
             f"{root} is there already; give a new folder, so that no other images are scored with these."
         )
-    partial = root.with_name(f".{root.name}.{os.getpid()}.tmp")
     numbers = _numbers([image.prompt_id for image in images.images])
-    try:
+    with new_folder(root) as partial:
         for image in images.images:
             _write(image, partial / f"{numbers[image.prompt_id]:05}", numbers[image.prompt_id])
-        os.replace(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return root
 
 
@@ -142,7 +138,7 @@ def _write(image: GeneratedImage, folder: Path, number: int) -> None:
     else:
         Image.fromarray(pixels).save(target)
     identity = None if image.prompt_id == f"geneval-{number:05}" else image.prompt_id
-    (folder / METADATA).write_text(metadata_line(image.metadata or {}, image.prompt, identity), encoding="utf-8")
+    write_text(folder / METADATA, metadata_line(image.metadata or {}, image.prompt, identity))
 
 
 def _numbers(ids: list[str]) -> dict[str, int]:

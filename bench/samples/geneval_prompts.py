@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS
 from bench.samples.prompts import Prompt
+from fastflux.files import write_text
 
 COUNTS: Mapping[str, int] = {
     "single_object": 80,
@@ -130,7 +131,7 @@ _DRAWS: Mapping[str, Callable[[np.random.Generator], _Drawn]] = {
 def main() -> None:
     """Write the file."""
     PATH.parent.mkdir(parents=True, exist_ok=True)
-    PATH.write_text("".join(prompt.line() + "\n" for prompt in geneval_prompts()), encoding="utf-8")
+    write_text(PATH, "".join(prompt.line() + "\n" for prompt in geneval_prompts()))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from PIL import Image
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 SET = "hps"
@@ -42,7 +43,7 @@ def write_benchmark_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
     for prompt, _ in _places(prompts):
         texts.setdefault(str(prompt.style), []).append(prompt.prompt)
     for style, lines in texts.items():
-        (folder / f"{style}.json").write_text(json.dumps(lines, ensure_ascii=False, indent=1), encoding="utf-8")
+        write_text(folder / f"{style}.json", json.dumps(lines, ensure_ascii=False, indent=1))
 
 
 def write_layout(images: ImageSet, prompts: Sequence[Prompt], root: Path, *, sample: int = 0) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.shapes import WEIGHTS, clip, detector, growth, sd3, transformer, vae
+from fastflux.files import write_text
 
 _HEAD = """---
 license: apache-2.0
@@ -205,4 +206,4 @@ def write_cards(quality: Mapping[str, Any]) -> None:
     """Write README.md beside each model whose figures are complete."""
     for folder, (card, needed) in _CARDS.items():
         if needed <= quality.keys():
-            (WEIGHTS / folder / "README.md").write_text(card(quality).rstrip() + "\n", encoding="utf-8")
+            write_text(WEIGHTS / folder / "README.md", card(quality).rstrip() + "\n")

@@ -14,7 +14,6 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.shapes.degradation import KINDS, degrade, spoil_some
@@ -22,6 +21,7 @@ from bench.shapes.training import Schedule, train
 from bench.shapes.vae import reconstruct
 from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES, caption
 from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
+from fastflux.files import save_tensors, write_text
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 64,
@@ -215,7 +215,6 @@ def save_clip(model: Any, folder: Path) -> None:
     state["token_embedding.weight"][~used] = 0
     # The largest table by far, and the one whose rounding costs nothing.
     state["token_embedding.weight"] = state["token_embedding.weight"].bfloat16()
-    save_file(state, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}, indent=2) + "\n"
-    )
+    save_tensors(state, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}
+    write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")

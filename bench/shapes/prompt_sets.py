@@ -9,6 +9,7 @@ from typing import Any
 from bench.samples.prompts import Prompt
 from bench.shapes.vocabulary import STYLE_NAMES, TASKS, held_out
 from bench.shapes.world import TASK_WEIGHTS, sample_scenes
+from fastflux.files import write_text
 
 HPS_PER_STYLE = 64
 GENEVAL_PER_TASK = 24
@@ -70,7 +71,7 @@ def main() -> None:
         "calibration": calibration_prompts(),
     }
     for name, prompts in sets.items():
-        (FOLDER / f"{name}.jsonl").write_text("".join(prompt.line() + "\n" for prompt in prompts))
+        write_text(FOLDER / f"{name}.jsonl", "".join(prompt.line() + "\n" for prompt in prompts))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from bench.shapes.transformer import pack, position_ids
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
+from fastflux.files import write_text
 from fastflux.io.pipelines import load_pipeline
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import replace_block_
@@ -235,7 +236,7 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
         scorer.tasks = ("colors", "color_attr")
         unseen = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl"), profile, scorer)
         quality["geneval_held_out_pairs"] = dict(unseen.values)
-        path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
+        write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
     if "sd3" in parts:
         small: Any = load_pipeline(WEIGHTS / "sd3")
         drawn = _geneval(
@@ -245,7 +246,7 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
     if "removal" in parts:
         scorer = shapes_geneval()
         quality["removal"] = measure_removal(pipeline, profile, scorer, quality["geneval"]["values"]["overall"])
-    path.write_text(json.dumps(quality, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
     write_cards(quality)
     return quality
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from bench.shapes.text import TextEncoders
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, train_vae
 from bench.shapes.world import object_coverage, render, sample_scenes
+from fastflux.files import new_folder, write_text
 
 STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 147_456
@@ -120,7 +120,7 @@ def _export(folder: Path) -> None:
             for stage, curve in zip(stages, curves, strict=True)
             for line in curve.splitlines()
         )
-        (WEIGHTS / model / "training_curves.jsonl").write_text(text, encoding="utf-8")
+        write_text(WEIGHTS / model / "training_curves.jsonl", text)
     console.print(f"FLUX-Shapes is in {WEIGHTS / 'pipeline'}, SD3-Shapes in {WEIGHTS / 'sd3'}; curves lie beside them")
 
 
@@ -128,14 +128,14 @@ def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
     """Write a pipeline folder afresh, its model card kept, without the paths of where its parts came from."""
     card = target / "README.md"
     told = card.read_text(encoding="utf-8") if card.exists() else None
-    shutil.rmtree(target, ignore_errors=True)
-    pipeline.save_pretrained(target)
-    for config in target.rglob("*.json"):
-        content = json.loads(config.read_text())
-        if content.pop("_name_or_path", None) is not None:
-            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    if told is not None:
-        card.write_text(told, encoding="utf-8")
+    with new_folder(target, overwrite=True, foreign=lambda _: ()) as partial:
+        pipeline.save_pretrained(partial)
+        for config in partial.rglob("*.json"):
+            content = json.loads(config.read_text())
+            if content.pop("_name_or_path", None) is not None:
+                write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        if told is not None:
+            write_text(partial / card.name, told)
 
 
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.progress import track
+from fastflux.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,8 @@ class _Optimizers:
 
 def _write(state: dict[str, object], path: Path) -> None:
     """Atomically: a kill in the middle leaves the old file."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def train(

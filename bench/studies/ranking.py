@@ -21,7 +21,6 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from bench.files import write_atomically
 from bench.metrics.base import Metric
 from bench.metrics.quality.fid import FID
 from bench.profiles import RANKINGS
@@ -38,6 +37,7 @@ from bench.samples.prompts import prompts_hash
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
 
@@ -113,11 +113,11 @@ def rank(
         "cost": costs,
         **ranking,
     }
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
+    write_text(path, json.dumps(data, indent=1) + "\n")
     _show(ranking, costs)
     if accept:
         target = committed_ranking(profile)
-        write_atomically(target, path.read_text(encoding="utf-8"))
+        write_text(target, path.read_text(encoding="utf-8"))
         console.print(f"accepted: {target.name}; the profile's methods follow it from now on")
     return path
 

@@ -126,7 +126,7 @@ class _OnDisk(KeptStreams):
         file = self._open()
         with _refusing(self._folder):
             start = file.seek(0, os.SEEK_END)
-            left = _bytes_of(stream.contiguous())
+            left = bytes_of(stream.contiguous())
             while left:
                 left = left[file.write(left) :]
         return start, stream.to("meta")
@@ -140,7 +140,7 @@ class _OnDisk(KeptStreams):
         found = torch.empty((stop - start, *like.shape[1:]), dtype=like.dtype)
         with _refusing(self._folder):
             file.seek(at + start * like[:1].nbytes)
-            left = _bytes_of(found)
+            left = bytes_of(found)
             while left:
                 if not (count := file.readinto(left)):  # type: ignore[attr-defined]  # raw files have it
                     raise OSError("the file ends too early")
@@ -207,7 +207,7 @@ def _refusing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
     array: Any = tensor.detach().view(-1).view(torch.uint8).numpy()
     return memoryview(array)

@@ -69,6 +69,10 @@ class NoisedImages(CalibrationRun[tuple[Path, str]]):
         """What the calibration ran on, in words."""
         return f"{len(self.data)} pictures with captions: {self.steps} noise levels each"
 
+    def contents(self) -> list[object]:
+        """The pictures' files and their captions."""
+        return list(self.data)
+
     @torch.no_grad()
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all pictures; ``advance`` is told the number done after each batch."""

@@ -1,15 +1,13 @@
 """Calibration in parts: statistics are written behind each, and a pass that was killed goes on behind the last one."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from fastflux.calibration.fingerprints import VERSIONS, fingerprint, of_pipeline
 from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import (
     Statistics,
@@ -19,8 +17,6 @@ from fastflux.calibration.statistics import (
     save_statistics,
 )
 from fastflux.errors import FastFluxError
-
-_FEW = 64
 
 
 def collect_in_parts(
@@ -33,9 +29,10 @@ def collect_in_parts(
 ) -> Statistics:
     """The statistics of a run, as `collect_statistics` gives them, written to ``folder`` behind every ``every`` data.
 
-    What earlier parts of the same run on the same weights left there is not collected again; ``advance`` is told of it
-    too. Parts end with a batch, so that batches are those of a run in one go. Raises ``FastFluxError`` for ``every``
-    below 1, and when a file cannot be written or read.
+    What earlier parts of the same run left there is not collected again; ``advance`` is told of it too. The same run is
+    one of the same data, pipeline and settings, bit by bit, which takes a while to tell (`fingerprint`). Parts end with
+    a batch, so that batches are those of a run in one go. Raises ``FastFluxError`` for ``every`` below 1, and when a
+    file cannot be written or read.
     """
     if every < 1:
         raise FastFluxError(f"Statistics are to be saved every {every} prompts or pictures, but it must be at least 1.")
@@ -61,14 +58,9 @@ def collect_in_parts(
 
 
 def _key(transformer: nn.Module, run: CalibrationRun[Any]) -> str:
-    """16 hex digits of all that decides the statistics; of every weight some values, which tell models apart."""
+    """16 hex digits of all that decides the statistics: the data, every component of the pipeline, all settings."""
     settings = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in ("pipeline", "data")}
     first = next(transformer.parameters())
     exact = exact_by_default(first.device, first.dtype)  # parts of both kinds cannot be added
-    told = [type(run).__name__, settings, [str(item) for item in run.data], exact]
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for name, weight in transformer.state_dict().items():
-        few = weight.flatten()[:: max(1, weight.numel() // _FEW)]
-        digest.update(name.encode())
-        digest.update(few.to(torch.float32).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    device = first.device.type
+    return fingerprint(type(run).__name__, settings, run.contents(), of_pipeline(run.pipeline), exact, device, VERSIONS)

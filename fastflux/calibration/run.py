@@ -38,5 +38,9 @@ class CalibrationRun(ABC, Generic[Datum]):
         """What it runs on, in words."""
 
     @abstractmethod
+    def contents(self) -> list[object]:
+        """All of the data, as `fastflux.fingerprints.fingerprint` takes them: files as paths."""
+
+    @abstractmethod
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all data; ``advance`` is told the number done after each batch."""

@@ -17,10 +17,10 @@ from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.files import save_tensors
 from fastflux.models.architecture import STREAMS, architecture_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
-from fastflux.tensor_files import save_tensors
 
 Statistics: TypeAlias = dict[BlockRef, dict[str, LinearStatistics]]
 _Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]

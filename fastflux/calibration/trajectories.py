@@ -19,6 +19,10 @@ class Trajectories(CalibrationRun[str]):
         """What the calibration ran on, in words."""
         return f"the base model's own sampling of {len(self.data)} prompts: {self.steps} steps"
 
+    def contents(self) -> list[object]:
+        """The prompts."""
+        return list(self.data)
+
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""
         sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)

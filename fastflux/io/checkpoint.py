@@ -3,17 +3,23 @@
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFETENSORS_WEIGHTS_NAME
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.folders import new_folder
+from fastflux.files import new_folder, write_text
 from fastflux.models.pruned import MODEL_CLASSES, plan_of, require_all_weights
+
+WEIGHTS = re.compile(
+    r"(diffusion_pytorch_model|pytorch_model|model)(\.\w+)*(-\d+-of-\d+)?(\.\w+)*\.(safetensors|bin)(\.index(\.\w+)?\.json)?"
+)
+"""Names of weights as diffusers and transformers write them: whole, in shards, of a variant, and the shards' index."""
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats by their names in safetensors' headers."""
@@ -22,11 +28,21 @@ _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 def save_transformer(transformer: nn.Module, folder: Path | str, *, overwrite: bool = False) -> None:
     """Write a transformer, dense or pruned, to ``folder`` as diffusers does (config.json and safetensors).
 
-    The folder appears complete or not at all. Raises ``FastFluxError`` when it exists and ``overwrite`` is not set, or
-    when it cannot be written.
+    The folder appears complete or not at all, as `fastflux.files.new_folder` says. With ``overwrite`` it may take the
+    place of a transformer's folder, and of no other. Raises ``FastFluxError`` when it may not, or cannot be written.
     """
-    with new_folder(Path(folder), overwrite=overwrite) as partial:
+    with new_folder(Path(folder), overwrite=overwrite, foreign=_foreign_to_transformer) as partial:
         write_transformer(transformer, partial)
+
+
+def _foreign_to_transformer(folder: Path) -> list[str]:
+    """What a folder holds that is no transformer's config or weights: all of it where the config is of none."""
+    names = sorted(path.name for path in folder.iterdir())
+    others = [name for name in names if not WEIGHTS.fullmatch(name) and name != "config.json"]
+    if others or not names:
+        return others
+    config = read_json(folder / "config.json") if "config.json" in names else {}
+    return [] if config.get("_class_name") in MODEL_CLASSES and len(names) > 1 else names
 
 
 def write_transformer(transformer: Any, folder: Path) -> None:
@@ -37,7 +53,7 @@ def write_transformer(transformer: Any, folder: Path) -> None:
     config.pop("_name_or_path", None)  # diffusers notes where it loaded from, which means nothing elsewhere
     if (plan := plan_of(transformer)) is not None:
         config["_name_or_path"] = plan.base_model
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load_transformer(
@@ -113,10 +129,17 @@ def stored_dtype(folder: Path | str) -> torch.dtype:
 
 def _read_by_diffusers(folder: Path) -> list[Path]:
     """The weights files that diffusers loads: not those of a variant, such as fp16, that may lie beside them."""
-    if (index := folder / SAFE_WEIGHTS_INDEX_NAME).is_file():
-        return [folder / str(shard) for shard in sorted(set(read_json(index)["weight_map"].values()))]
-    whole = folder / SAFETENSORS_WEIGHTS_NAME
-    return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    return read_weights(folder) or sorted(folder.glob("*.safetensors"))
+
+
+def read_weights(folder: Path) -> list[Path]:
+    """The weights files that diffusers and transformers read unless asked for a variant; none where there are none."""
+    for name in (SAFETENSORS_WEIGHTS_NAME, "model.safetensors"):
+        if (index := folder / f"{name}.index.json").is_file():
+            return [folder / str(shard) for shard in sorted(set(read_json(index)["weight_map"].values()))]
+        if (folder / name).is_file():
+            return [folder / name]
+    return []
 
 
 def cast_(transformer: nn.Module, dtype: torch.dtype) -> None:

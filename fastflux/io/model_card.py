@@ -23,7 +23,8 @@ from fastflux.plan import JSON, PruningPlan
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2506.10035"
-LICENSE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+PREVIOUS_CARDS = re.compile(r"README\.previous(-\d+)?\.md")
+_LICENCE_FILES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)([-_.].*)?", re.IGNORECASE)
 
 _LOADING = """## How to load it
 
@@ -81,11 +82,13 @@ def model_card(
 def keep_foreign_cards(old: Path, new: Path) -> None:
     """Copy what people wrote from a folder about to be replaced: its README.md goes on as README.previous.md.
 
-    A card as FastFLUX wrote it is not copied: the new one stands for it.
+    A card as FastFLUX wrote it is not copied, nor one that the new folder has too: the new one stands for it.
     """
     for earlier in sorted(old.glob("README.previous*.md")):
         shutil.copy2(earlier, new / earlier.name)
-    if (old / CARD).is_file() and not _is_untouched(old / CARD):
+    if not (old / CARD).is_file() or _is_untouched(old / CARD):
+        return
+    if not (new / CARD).is_file() or (new / CARD).read_bytes() != (old / CARD).read_bytes():
         name, number = "README.previous.md", 2
         while (new / name).exists():
             name, number = f"README.previous-{number}.md", number + 1
@@ -98,14 +101,22 @@ def _is_untouched(card: Path) -> bool:
     return seal is not None and hashlib.sha256(text[: seal.start() - 1].encode()).hexdigest() == seal[1]
 
 
+def licence_files(base: Path) -> list[Path]:
+    """The files of a folder that hold its licence and notices: those of such names, and what its card links to."""
+    files = [path for path in sorted(base.iterdir()) if path.is_file() and path.name != CARD]
+    linked = _card_data(base / CARD).get("license_link")
+    return [path for path in files if _LICENCE_FILES.fullmatch(path.name) or path.name == linked]
+
+
 def _licence(base: Path) -> tuple[dict[str, Any], str]:
     """The licence's metadata and its sentence, from the base folder's card or else its licence file."""
-    file = next((name for name in LICENSE_FILES if (base / name).is_file()), None)
+    files = [path.name for path in licence_files(base)]
+    file = next((name for name in files if name.upper().startswith("LICEN")), None)
     text = "This model derives from the base model, so the base model's licence applies"
     told = _card_data(base / CARD)
     if "license" in told:
         link = str(told.get("license_link", ""))
-        if link and "://" not in link and not (base / link).is_file():
+        if link and "://" not in link and link not in files:
             del told["license_link"]  # it would lead nowhere: only what lies in the folder is copied
         names = " / ".join(_code(str(told[key])) for key in ("license", "license_name") if key in told)
         return told, f"{text}: {names}{f' ([{file}]({file}))' if file else ''}."

@@ -11,13 +11,12 @@ from torch import nn
 
 from fastflux.calibration.run import CalibrationRun
 from fastflux.errors import FastFluxError
-from fastflux.folders import new_folder
+from fastflux.files import new_folder, write_text
 from fastflux.io.checkpoint import first_sentence, load_skeleton, read_json, require_weights, write_transformer
 from fastflux.io.model_card import CARD, keep_foreign_cards, model_card
+from fastflux.io.pipeline_files import INDEX, components, copied_files, foreign_to_pipeline, read_index, require_output
 from fastflux.models.offload import offload_pipeline_
 from fastflux.models.pruned import PrunedTransformer, plan_of
-
-INDEX = "model_index.json"
 
 
 def export_pipeline(
@@ -31,37 +30,30 @@ def export_pipeline(
     """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
 
     After ``import fastflux``, diffusers' own pipeline class loads it (``FluxPipeline.from_pretrained(out_folder)``, or
-    ``StableDiffusion3Pipeline``). The folder appears complete or not at all. A pruned model's folder gets a model card
-    as its README.md, which tells of ``calibration`` if that is given; a README.md that people wrote or changed in an
-    overwritten folder stays there as README.previous.md. Raises ``FastFluxError`` when ``base_folder`` is no pipeline,
-    or ``out_folder`` exists and ``overwrite`` is not set, or cannot be written.
+    ``StableDiffusion3Pipeline``). What is copied are the folders that the base's index names and the licence's files
+    (`fastflux.pipeline_files.copied_files`). The folder appears complete or not at all, as `fastflux.files.new_folder`
+    says; with ``overwrite`` it may take the place of a pipeline, and of nothing else. A pruned model's folder gets a
+    model card as its README.md, which tells of ``calibration`` if that is given, any other the base's; a README.md that
+    people wrote or changed in an overwritten folder stays there as README.previous.md. Raises ``FastFluxError`` when
+    ``base_folder`` is no pipeline, or ``out_folder`` must not be replaced or cannot be written.
     """
     base, out = Path(base_folder), Path(out_folder)
-    index = read_json(base / INDEX)
-    if "transformer" not in index:
-        raise FastFluxError(f"{base / INDEX} names no transformer: FastFLUX prunes transformer pipelines only.")
-    if out.resolve() == base.resolve() or base.resolve() in out.resolve().parents:
-        raise FastFluxError(f"Cannot export to {out}, which is the base pipeline's own folder: choose another folder.")
+    index = read_index(base)
+    require_output(base, out, overwrite=overwrite)
     package = "fastflux" if isinstance(transformer, PrunedTransformer) else "diffusers"
     index["transformer"] = [package, type(transformer).__name__]
     index.pop("_name_or_path", None)
     plan = plan_of(transformer)
-    with new_folder(out, overwrite=overwrite) as partial:
-        for item in sorted(base.iterdir()):
-            if plan is not None and item.name == CARD:
-                continue  # it tells of the dense model
-            if item.name in ("transformer", INDEX) or item.name.startswith("."):
-                continue
-            if item.is_dir():
-                shutil.copytree(item, partial / item.name)
-            else:
-                shutil.copy2(item, partial / item.name)
+    with new_folder(out, overwrite=overwrite, foreign=foreign_to_pipeline) as partial:
+        for file, name in copied_files(base, card=plan is None):
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, partial / name)
         (partial / "transformer").mkdir()
         write_transformer(transformer, partial / "transformer")
-        (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_text(partial / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
         if plan is not None:
-            (partial / CARD).write_text(model_card(transformer, plan, base, calibration), encoding="utf-8")
-            keep_foreign_cards(out, partial)
+            write_text(partial / CARD, model_card(transformer, plan, base, calibration))
+        keep_foreign_cards(out, partial)
 
 
 def load_pipeline(
@@ -96,9 +88,7 @@ def load_outline(folder: Path | str) -> DiffusionPipeline:
     folder = Path(folder)
     index = read_json(folder / INDEX)
     models: dict[str, Any] = {
-        name: None
-        for name, entry in index.items()
-        if isinstance(entry, list) and entry[0] is not None and (folder / name / "config.json").is_file()
+        name: None for name, component in components(folder, index).items() if (component / "config.json").is_file()
     }
     models["transformer"] = load_skeleton(folder / "transformer")
     try:
@@ -110,10 +100,7 @@ def load_outline(folder: Path | str) -> DiffusionPipeline:
 
 def check_pipeline(folder: Path) -> None:
     """Raise ``FastFluxError`` unless every component of the pipeline is there with complete weights; loads nothing."""
-    for name, entry in read_json(folder / INDEX).items():
-        if not isinstance(entry, list) or entry[0] is None:
-            continue  # settings and absent optional components
-        component = folder / name
+    for component in components(folder, read_json(folder / INDEX)).values():
         if not component.is_dir():
             raise FastFluxError(f"The pipeline's component {component} is missing: restore it from its source.")
         if (component / "config.json").is_file():  # models have one, schedulers and tokenizers have other names

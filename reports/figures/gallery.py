@@ -16,7 +16,7 @@ from PIL import Image, features
 
 from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
-from reports.files import whole, write_text
+from fastflux.files import whole_file, write_text
 from reports.manifest import pick_shots, read_manifest
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _write_sheet(files: Sequence[Path], size: tuple[int, int], path: Path) -> No
             tile.thumbnail(size, Image.Resampling.LANCZOS)
         corner = (index % _COLUMNS * size[0], index // _COLUMNS * size[1])
         sheet.paste(tile, (corner[0] + (size[0] - tile.width) // 2, corner[1] + (size[1] - tile.height) // 2))
-    with whole(path) as partial:
+    with whole_file(path) as partial:
         sheet.save(partial, **_ENCODING)
 
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reports.files import whole
+from fastflux.files import whole_file
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -52,6 +52,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write the figure as its suffix says (.png, .svg, .pdf), whole or not at all, without a date; returns `path`."""
     kind = path.suffix.lstrip(".")
     extra: dict[str, Any] = {"pil_kwargs": {"optimize": True}} if kind == "png" else {}
-    with whole(path) as partial, style():
+    with whole_file(path) as partial, style():
         figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=_METADATA[kind], **extra)
     return path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from reports.files import whole
+from fastflux.files import whole_file
 from reports.table import display, number_parts
 from reports.text import one_line
 
@@ -82,7 +82,7 @@ def write_frame(table: Table, path: Path) -> Path:
         ".csv": lambda to: _spreadsheet(frame).to_csv(to, index=False, encoding="utf-8", lineterminator="\n"),
         ".parquet": lambda to: frame.to_parquet(to, index=False, engine="pyarrow"),
     }
-    with whole(path) as partial:
+    with whole_file(path) as partial:
         writers[path.suffix](partial)
     return path
 

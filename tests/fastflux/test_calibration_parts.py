@@ -1,13 +1,20 @@
 """Calibration in parts: the same statistics, and a killed run goes on behind its last part."""
 
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fastflux.__main__ import main
 from fastflux.calibration import parts as calibration_parts
+from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.statistics import Statistics, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
@@ -85,6 +92,72 @@ def test_parts_of_other_weights_or_prompts_are_not_taken(run: Trajectories, tmp_
     assert told[0] == 0
     with pytest.raises(FastFluxError, match="every 0 prompts"):
         collect_in_parts(transformer, run, tmp_path, every=0)
+
+
+def last_bit_(module: Any, at: int = -1) -> None:
+    """Change the last bit of one weight."""
+    with torch.no_grad():
+        value = list(module.parameters())[at].view(-1)[1:2]
+        value.view(torch.int32).bitwise_xor_(1)
+
+
+CHANGES: dict[str, Callable[[Any, Any], object]] = {
+    "transformer": lambda pipeline, _: last_bit_(pipeline.transformer),
+    "text_encoder": lambda pipeline, _: last_bit_(pipeline.text_encoder),
+    "text_encoder_2": lambda pipeline, _: last_bit_(pipeline.text_encoder_2, 0),
+    "vae": lambda pipeline, _: last_bit_(pipeline.vae),
+    "vae's config": lambda pipeline, _: pipeline.vae.register_to_config(scaling_factor=2.0),
+    "transformer's config": lambda pipeline, _: pipeline.transformer.register_to_config(axes_dims_rope=(2, 2, 4)),
+    "text encoder's config": lambda pipeline, _: setattr(pipeline.text_encoder.config, "eos_token_id", 2),
+    "tokenizer's length": lambda pipeline, _: setattr(pipeline.tokenizer_2, "model_max_length", 5),
+    "tokenizer's words": lambda pipeline, _: pipeline.tokenizer_2.add_tokens(["green"]),
+    "scheduler": lambda pipeline, _: pipeline.scheduler.register_to_config(shift=3.0),
+    "scheduler's shift": lambda pipeline, _: pipeline.scheduler.set_shift(3.0),
+    "picture": lambda _, folder: Image.new("RGB", (32, 32), "white").save(folder / "1.png"),
+    "caption": lambda _, folder: (folder / "1.txt").write_text("a red ring"),
+    "steps": lambda _pipeline, _folder: {"steps": 2},
+    "guidance": lambda _pipeline, _folder: {"guidance": 2.0},
+    "size": lambda _pipeline, _folder: {"height": 16},
+    "text tokens": lambda _pipeline, _folder: {"text_tokens": 5},
+    "seed": lambda _pipeline, _folder: {"seed": 1},
+    "batch": lambda _pipeline, _folder: {"batch_size": 2},
+}
+
+
+@pytest.mark.parametrize("change", [None, *CHANGES])
+def test_statistics_of_anything_else_are_not_taken(change: str | None, base: Path, tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"a {colour} star")
+    pipeline: Any = load_pipeline(base)
+    told: list[int] = []
+    for changed in (None, change):
+        settings = CHANGES[changed](pipeline, tmp_path) if changed else None
+        options = settings if isinstance(settings, dict) else {}
+        run = NoisedImages(pipeline, read_captioned_images(tmp_path), **{"steps": 1, **options})
+        told.clear()
+        collect_in_parts(pipeline.transformer, run, tmp_path / "work", every=2, advance=told.append)
+    assert told[0] == (2 if change is None else 0)
+
+
+def test_the_same_run_is_known_in_another_process_and_place(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "elsewhere/tiny")
+    code = (
+        "import sys; from fastflux.calibration.parts import _key; from fastflux.io.pipelines import load_pipeline\n"
+        "from fastflux.calibration.trajectories import Trajectories\n"
+        "pipeline = load_pipeline(sys.argv[1]); print(_key(pipeline.transformer, Trajectories(pipeline, ['a ring'])))"
+    )
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code, folder],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for folder, seed in ((base, "1"), (tmp_path / "elsewhere/tiny", "2"))
+    }
+    assert len(keys) == 1
 
 
 def test_the_command_prunes_to_the_same_weights(base: Path, tmp_path: Path) -> None:

@@ -42,3 +42,14 @@ def test_what_is_neither_folder_nor_on_the_hub_is_one_sentence(monkeypatch: pyte
     with pytest.raises(FastFluxError, match="no hub id"):
         local_pipeline(tmp_path / "missing")
     assert local_pipeline(tmp_path) == tmp_path
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_name: str) -> str:
+        raise AssertionError("it is being fetched")
+
+    monkeypatch.setattr(DiffusionPipeline, "download", refuse)
+    assert main(["prune", "me/tiny", "--method", "l1_norm", "--ratio", "0.1", "-o", str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_statistics_survive_the_disk(statistics: Statistics, tmp_path: Path) -> 
     with pytest.raises(FastFluxError, match="Cannot read the statistics"):
         load_statistics(tmp_path / "nowhere")
     with pytest.raises(FastFluxError, match="Cannot write"):
-        save_statistics(statistics, tmp_path / "nowhere" / "statistics.safetensors")
+        save_statistics(statistics, path / "below")
 
 
 def test_a_plan_that_does_not_fit_changes_nothing(transformer: Any) -> None:

@@ -104,6 +104,30 @@ def test_interrupted_at_any_block_it_ends_bit_identical(
     assert equal(continued, pruned(drive, blocks=3))
 
 
+@pytest.mark.parametrize("change", [None, "weight", "config", "shared", "batch", "steps"])
+def test_progress_of_anything_else_is_not_taken(change: str | None, drive: Drive, tmp_path: Path) -> None:
+    for changed in (None, change):
+        transformer = make_tiny_flux()
+        forwards, settings = drive(transformer), SMALL
+        if changed == "weight":  # its last bit alone
+            with torch.no_grad():
+                transformer.x_embedder.weight.view(-1)[1:2].view(torch.int32).bitwise_xor_(1)
+        elif changed == "config":
+            transformer.register_to_config(axes_dims_rope=(2, 2, 4))
+        elif changed == "shared":
+            ids = torch.ones(4, 3)
+
+            def forwards(transformer: Any = transformer, ids: torch.Tensor = ids) -> None:
+                for seed in range(4):
+                    run(transformer, {**tiny_inputs(transformer, seed, batch=8), "img_ids": ids})
+
+        elif changed == "steps":
+            settings = {**SMALL, "steps": 5}
+        calibration = Calibration(forwards, folder=tmp_path, batch_size=4 if changed == "batch" else 8)
+        prune_(transformer, SandwichTrainingConfig(**settings, blocks=1), calibration)
+    assert len(list(tmp_path.iterdir())) == (1 if change is None else 2)
+
+
 def test_lower_ratios_lie_on_the_way(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned(drive, tmp_path, blocks=3)
     expected = pruned(drive, blocks=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +30,6 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     if not found:
         return None
     folder = bench.store.folder / RECORDS
-    shutil.rmtree(folder, ignore_errors=True)
     for variant, measurements in found.items():
         label, plan = _identity(bench, variant)
         record = RunRecord(
@@ -48,6 +46,9 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
             inputs={"device": device.partition(":")[0], "place": bench.store.folder.name},
         )
         record.write(folder / f"{variant}.json")
+    for path in folder.glob("*.json"):
+        if path.stem not in found:  # of variants that were measured once
+            path.unlink()
     return folder
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import IntEnum
@@ -27,6 +26,7 @@ from bench.studies.full_size.stage import Stage
 from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.workbench import Workbench, release
 from fastflux.errors import FastFluxError, unknown_name
+from fastflux.files import replace_files
 
 PROFILE = "flux-dev-random"
 
@@ -245,9 +245,5 @@ def require_no_loss(records: Path, target: Path) -> None:
 def _accept(records: Path, target: Path) -> None:
     """Copy records to where they are kept."""
     require_no_loss(records, target)
-    fresh = target.with_name(f".{target.name}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(records, fresh)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.replace(target)
+    replace_files(target, records, "*.json")
     console.print(f"accepted: {target}", markup=False, soft_wrap=True)

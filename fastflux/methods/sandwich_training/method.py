@@ -6,8 +6,6 @@ lower ratio reads the first files only, and a higher one adds to them.
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,12 +18,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fastflux.calibration.activations import ActivationStore, Streams
+from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration, collect_recorded, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
+from fastflux.files import save_tensors
 from fastflux.methods.linear_replacement import LinearReplacementConfig, copy_fit_
 from fastflux.methods.registry import Pruned, amount, register_pruning_method
 from fastflux.methods.sandwich_training.span import require_layers, sandwich_around
@@ -35,7 +35,6 @@ from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
-from fastflux.tensor_files import save_tensors
 
 _FEW = 64
 
@@ -92,7 +91,7 @@ def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, c
     ranked = _ranked(transformer, config, calibration, inputs)
     order = ranked[:further]
     with TemporaryDirectory() as temporary, calibration.store() as store:
-        folder = (calibration.folder or Path(temporary)) / _key(transformer, config, ranked, inputs)
+        folder = (calibration.folder or Path(temporary)) / _key(transformer, config, calibration, ranked, inputs)
         folder.mkdir(parents=True, exist_ok=True)
         progress = _Progress(transformer, config, calibration, inputs, folder, store)
         progress.run(order, range(count))
@@ -188,22 +187,20 @@ def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequenc
 
 
 def _key(
-    transformer: nn.Module, config: SandwichTrainingConfig, ranked: Sequence[BlockRef], inputs: RecordedInputs
+    transformer: nn.Module,
+    config: SandwichTrainingConfig,
+    calibration: Calibration,
+    ranked: Sequence[BlockRef],
+    inputs: RecordedInputs,
 ) -> str:
-    """16 hex digits of all that decides the changes but the amount."""
+    """16 hex digits of all that decides the changes but the amount; what the pipeline computed is in the inputs."""
     amounts = ("ratio", "blocks", "reuse_from", "ranking")
-    settings: dict[str, object] = {name: value for name, value in asdict(config).items() if name not in amounts}
-    settings |= {"order": [str(block) for block in ranked], "version": config.version}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, value in sorted(inputs.rows.items()):
-        digest.update(name.encode())
-        digest.update(value.float().numpy().tobytes())
-    for name, weight in transformer.state_dict().items():
-        # Of every weight some values, which tell a fine-tuned model from its base; all of 24 GB would take a minute.
-        few = weight.flatten()[:: max(1, weight.numel() // _FEW)]
-        digest.update(name.encode())
-        digest.update(few.float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    settings = {name: value for name, value in asdict(config).items() if name not in amounts}
+    order = [str(block) for block in ranked]
+    at_once = calibration.at_once(transformer, inputs)
+    device = next(transformer.parameters()).device.type
+    recorded = (dict(inputs.rows), dict(inputs.shared))
+    return fingerprint(settings, config.version, order, *recorded, transformer, at_once, device, VERSIONS)
 
 
 def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, figures: dict[str, float]) -> None:
