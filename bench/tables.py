@@ -41,6 +41,11 @@ class Column(Struct, frozen=True, forbid_unknown_fields=True):
         """The name of the metric that measures this column."""
         return self.key.partition(".")[0]
 
+    @property
+    def decimals(self) -> int:
+        """Digits behind the point, of a format such as "z.2f"."""
+        return int(self.spec.rpartition(".")[2].rstrip("f"))
+
 
 class Pairing(Struct, frozen=True, forbid_unknown_fields=True):
     """Groups of a table: each row of the family `baseline` with one of `candidate`.
@@ -127,10 +132,27 @@ RATIO = "latency.ratio_to_dense"
 LATENCY = headline("latency", share=RATIO, share_spec="z.3f", ranked=False)
 FLOPS = headline("flops", si=True, share="flops.ratio_to_dense", ranked=False)
 HPS, GENEVAL, CLIP = SCORES = tuple(map(headline, ("hps", "geneval", "clip_score")))
+LATENCY_RATIO = Column("Latency, ratio to dense", RATIO, spec="z.3f")
+FLOPS_RATIO = Column("FLOPs, ratio to dense", "flops.ratio_to_dense", spec="z.3f")
 TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
 WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, L1)
 BY_LATENCY = Pairing(L1, FASTFLUX)
+
+#: What the history of past commits keeps, by the name it is asked for.
+TRENDS = {
+    **{column.metric: column for column in (*SCORES, headline("fid"), LATENCY_RATIO, FLOPS)},
+    **{name: headline(name) for name in ("parameters", "memory")},
+}
+
+
+def trend(metric: str) -> Column:
+    """The value of the history that a metric's name or a key asks for; raises FastFluxError with a suggestion."""
+    known = TRENDS | {column.key: column for column in TRENDS.values()}
+    if metric not in known:
+        raise unknown_name("metric of the history", metric, known)
+    return known[metric]
+
 
 TABLES: dict[str, TableSpec] = {
     "table1": TableSpec(

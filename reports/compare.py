@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from bench.records.statistics import StatisticsError, paired_difference, strata_of
+from bench.metrics.catalogue import metrics
+from bench.records.comparison import SIGNIFICANT, compared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from bench.metrics.catalogue import Metric
     from bench.records.results import Measurement, RunRecord
-    from bench.records.statistics import PairedDifference, Weighting
+    from bench.records.statistics import Estimate
     from reports.rows import Row
-
-#: The metrics with a score for each image: their value over all, what counts once in it, and the number format. Their
-#: other values are those of one stratum (style or task) each.
-_SCORES: Mapping[str, tuple[str, Weighting, str]] = {
-    "hps": ("averaged", "images", ".2f"),
-    "geneval": ("overall", "strata", ".3f"),
-    "clip_score": ("mean", "images", ".2f"),
-}
-_SEED = 0
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,9 +22,18 @@ class Comparison:
     candidate: Row
     baseline: Row
     key: str
-    difference: float
-    interval: tuple[float, float] | None
+    estimate: Estimate
     p_value: float
+
+    @property
+    def difference(self) -> float:
+        """The mean difference."""
+        return self.estimate.value
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95% interval."""
+        return self.estimate.interval
 
     @property
     def sign(self) -> int:
@@ -45,20 +43,14 @@ class Comparison:
         return 1 if self.difference > 0 else -1
 
     @property
-    def _spec(self) -> str:
-        return _SCORES[self.key.partition(".")[0]][2]
-
-    @property
     def change(self) -> str:
         """The difference as text: "+1.16 [+0.83, +1.51], p < 0.001"."""
-        spec = self._spec
-        bounds = "" if self.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in self.interval))
-        return f"{self.difference:+{spec}}{bounds}, {chance(self.p_value)}"
+        return f"{self.estimate.signed(_scores(self.key).spec)}, {chance(self.p_value)}"
 
     @property
     def figures(self) -> str:
         """Both scores and their difference as text."""
-        spec = self._spec
+        spec = _scores(self.key).spec
         ours, theirs = (f"{row.label} {row.number(self.key):{spec}}" for row in (self.candidate, self.baseline))
         return f"{ours} against {theirs}: {self.change}"
 
@@ -70,7 +62,8 @@ def chance(p_value: float) -> str:
 
 def comparable(row: Row, key: str) -> bool:
     """Whether the row holds the scores of single images behind this value."""
-    return key.partition(".")[0] in _SCORES and not isinstance(_scored(row, key), str)
+    found = metrics().get(key.partition(".")[0])
+    return found is not None and found.weighting is not None and not isinstance(_scored(row, key), str)
 
 
 def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
@@ -80,8 +73,7 @@ def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
 
     Raises KeyError for a key of a metric without scores of single images.
     """
-    metric, _, name = key.partition(".")
-    whole, weighting, _ = _SCORES[metric]
+    metric = _scores(key)
     found = []
     for row in (candidate, baseline):
         scored = _scored(row, key)
@@ -98,34 +90,17 @@ def compare(candidate: Row, baseline: Row, key: str) -> Comparison | str:
             if first.settings.get(key) != second.settings.get(key)
         )
         return f"{candidate.label} and {baseline.label} were scored differently ({differing})"
-    try:
-        paired = _difference(_Known(first), _Known(second), "" if name == whole else name, weighting)
-    except StatisticsError as error:
-        return f"{candidate.label} and {baseline.label} cannot be paired: {error}"
-    estimate = paired.difference
-    return Comparison(candidate, baseline, key, estimate.value, estimate.interval, paired.p_value)
+    paired = compared(first, second, metric.weighting, "" if key == metric.key else key.partition(".")[2])
+    if isinstance(paired, str):
+        return f"{candidate.label} and {baseline.label} cannot be paired: {paired}"
+    return Comparison(candidate, baseline, key, paired.difference, paired.p_value)
 
 
-class _Known:
-    """A measurement as the key of a cache: by what it is, not by its thousands of scores."""
-
-    def __init__(self, measurement: Measurement) -> None:
-        self.measurement = measurement
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and other.measurement is self.measurement
-
-    def __hash__(self) -> int:
-        return id(self.measurement)
-
-
-@lru_cache(maxsize=1024)  # several tables and claims ask for the same pair
-def _difference(candidate: _Known, baseline: _Known, name: str, weighting: Weighting) -> PairedDifference:
-    """The paired difference over one stratum, or over all with the name ""."""
-    strata = [strata_of(known.measurement.samples) for known in (candidate, baseline)]
-    if name:
-        strata = [{name: stratum[name]} if name in stratum else {} for stratum in strata]
-    return paired_difference(strata[0], strata[1], weighting=weighting, seed=_SEED)
+def _scores(key: str) -> Metric:
+    metric = metrics()[key.partition(".")[0]]
+    if metric.weighting is None:
+        raise KeyError(key)
+    return metric
 
 
 def _scored(row: Row, key: str) -> tuple[Measurement, RunRecord] | str:

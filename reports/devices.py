@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.metrics.catalogue import on_machine
 from fastflux.errors import FastFluxError
-from reports.rows import MACHINE_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from reports.rows import Row
 
-#: What pruning took on the machine; its other values count steps and parameters.
-_MACHINE_VALUES = ("pruning_cost.seconds", "pruning_cost.peak_memory_mib")
 _MOST_NAMED = 3
 _CONDITIONS = ("batch", "height", "width", "dtype", "threads", "compiled")
 
 
 def machine_dependent(key: str) -> bool:
     """Whether a value such as "latency.median_ms" is another one on another machine."""
-    return key.startswith(MACHINE_METRICS) or key in _MACHINE_VALUES
+    metric, _, value = key.partition(".")
+    return on_machine(metric, value)
 
 
 def device_of(row: Row) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from bench.tables import FLOPS_RATIO, GENEVAL, HPS, LATENCY_RATIO
 from reports.rows import read_rows
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
@@ -12,15 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from bench.tables import Column
     from reports.rows import Row
 
-# Key, name shown and number format.
-COMPARED = (
-    ("hps.averaged", "HPS averaged", "z.2f"),
-    ("geneval.overall", "GenEval overall", "z.3f"),
-    ("flops.ratio_to_dense", "FLOPs ratio", "z.4f"),
-    ("latency.ratio_to_dense", "Latency ratio", "z.3f"),
-)
+COMPARED = (HPS, GENEVAL, replace(FLOPS_RATIO, spec="z.4f"), LATENCY_RATIO)
 _HEADERS = (
     Header("Model", align="left"),
     Header("Value", align="left"),
@@ -43,7 +41,7 @@ def difference_of(committed: Sequence[Row], fresh: Sequence[Row]) -> Table:
     for variant in dict.fromkeys([*(row.variant for row in committed), *(row.variant for row in fresh)]):
         old, new = before.get(variant), after.get(variant)
         label = (old or new or committed[0]).label
-        lines = [line for entry in COMPARED if (line := _line(*entry, old, new)) is not None]
+        lines = [line for column in COMPARED if (line := _line(column, old, new)) is not None]
         lines = lines or [(Cell(text="none of these values"), Cell(), Cell(), Cell())]
         first = (Cell(text=label, footnote=_note(old, new)), *lines[0])
         groups.append(Group((first, *((Cell(text=""), *line) for line in lines[1:]))))
@@ -71,19 +69,19 @@ def _note(old: Row | None, new: Row | None) -> str:
     )
 
 
-def _line(key: str, name: str, spec: str, old: Row | None, new: Row | None) -> tuple[Cell, ...] | None:
+def _line(column: Column, old: Row | None, new: Row | None) -> tuple[Cell, ...] | None:
     """The row of one number, None when neither side has it."""
-    values = [row.value(key) if row is not None else None for row in (old, new)]
+    values = [row.value(column.key) if row is not None else None for row in (old, new)]
     numbers = [value.value if value is not None else None for value in values]
     if numbers == [None, None]:
         return None
     cells = [
-        Cell(number, None if number is None else format(number, spec), "" if value is None else value.note)
+        Cell(number, None if number is None else format(number, column.spec), "" if value is None else value.note)
         for number, value in zip(numbers, values, strict=True)
     ]
     first, second = numbers
     change = None if first is None or second is None else second - first
     bounds = [value.interval for value in values if value is not None and value.interval is not None]
     apart = len(bounds) == 2 and (bounds[0][1] < bounds[1][0] or bounds[1][1] < bounds[0][0])
-    text = None if change is None else format(change, f"+{spec}")
-    return (Cell(text=name), *cells, Cell(change, text, bold=apart and change is not None))
+    text = None if change is None else format(change, f"+{column.spec}")
+    return (Cell(text=column.heading), *cells, Cell(change, text, bold=apart and change is not None))

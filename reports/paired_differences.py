@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
 from bench.tables import SCORES, TABLES
-from reports.compare import SIGNIFICANT, chance, compare
+from reports.compare import chance, compare
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import latency_ratios
 from reports.table import Cell, Group, Header, Table

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
+from bench.tables import LATENCY, TABLES
 from reports.devices import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from bench.tables import Column, TableSpec
 
-_PAPER_METRICS = ("hps", "geneval", "clip_score", "flops", "latency", "plan")
+_PAPER_METRICS = {column.metric for spec in TABLES.values() if spec.paper for column in spec.columns}
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
 _FLUX_512 = 21.503e12
@@ -86,7 +87,7 @@ def paper_against_measured(
 
 def _latency_note(printed: Sequence[Row]) -> tuple[str, ...]:
     """What arithmetic says of the dense model's latency; the paper names neither its size nor its number format."""
-    dense = next((row.number("latency.median_ms") for row in printed if row.variant == DENSE), None)
+    dense = next((row.number(LATENCY.key) for row in printed if row.variant == DENSE), None)
     found = None if dense is None else implausible(dense, _FLUX_512, paper_data()["device"], "float16")
     if found is None:
         return ()

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from bench.metrics.catalogue import on_machine
 from bench.records.results import read_records
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from fastflux.errors import FastFluxError
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from bench.records.results import Measurement, MetricInfo, RunRecord
 
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
-#: Metrics whose numbers hang on the machine, and those whose names begin so.
-MACHINE_METRICS = ("latency", "memory", "throughput")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
 
 
@@ -176,7 +175,7 @@ def _conditions(measurement: Measurement, record: RunRecord) -> str:
     # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
     parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
     device = record.environment.get("device")
-    if measurement.info.name.startswith(MACHINE_METRICS) and isinstance(device, str):
+    if on_machine(measurement.info.name) and isinstance(device, str):
         parts.append(f"device {device}")
     return ", ".join(parts)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE
-from reports.compare import SIGNIFICANT, Comparison, comparable, compare
+from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
 from reports.rows import latency_ratios

@@ -1,4 +1,4 @@
-"""What a metric is, the one list of them, and what image metrics share."""
+"""What image metrics are, and what they share; `bench.metrics.catalogue` lists all metrics."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ from typing import Any, Protocol
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import Estimate
 from bench.samples.image_set import GeneratedImage, ImageSet
-from fastflux.errors import FastFluxError
-
-METRICS: Mapping[str, str] = {
-    "hps": "bench.metrics.quality.hps:HPS",
-    "geneval": "bench.metrics.quality.geneval:GenEval",
-    "retrieval": "bench.metrics.quality.retrieval:Retrieval",
-    "paired": "bench.metrics.quality.paired:Paired",
-    "clip_score": "bench.metrics.quality.clip_score:ClipScore",
-    "fid": "bench.metrics.quality.fid:FID",
-    "flops": "bench.metrics.cost.flops:measure_flops",
-    "flops_by_block": "bench.metrics.cost.flops_by_block:measure_flops_by_block",
-    "parameters": "bench.metrics.cost.flops:measure_parameters",
-    "latency": "bench.metrics.cost.latency:measure_latency",
-    "latency_compiled": "bench.metrics.cost.compiled:measure_compiled_latency",
-    "latency_batches": "bench.metrics.cost.latency_batches:measure_latency_batches",
-    "latency_end_to_end": "bench.metrics.cost.end_to_end:measure_end_to_end",
-    "memory": "bench.metrics.cost.memory:measure_memory",
-    "memory_end_to_end": "bench.metrics.cost.stage_memory:measure_stage_memory",
-    "pruning_cost": "bench.metrics.cost.pruning_cost:measure_pruning_cost",
-}
-"""Metric name -> "module:object", imported only when asked for: classes score image sets, functions transformers."""
 
 
 class Metric(Protocol):
@@ -40,17 +19,6 @@ class Metric(Protocol):
     def __call__(self, images: ImageSet) -> Measurement:
         """The measurement of one variant's images; a failed one with its reason when it cannot be taken."""
         ...
-
-
-def load_metric(name: str) -> Any:
-    """The class or function behind a metric name.
-
-    Raises:
-        FastFluxError: no such metric.
-    """
-    if name not in METRICS:
-        raise FastFluxError(f"There is no metric {name!r}; expected one of {', '.join(METRICS)}.")
-    return load_object(METRICS[name])
 
 
 def load_object(place: str) -> Any:

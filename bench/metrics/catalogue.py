@@ -31,7 +31,7 @@ class Metric:
         headline: the key of the value that stands for the metric ("averaged" of HPS).
         weighting: what counts once in the headline value; None where there are no scores of single images.
         spec: the headline's number format.
-        machine: whether the numbers hang on the machine.
+        machine: whether the numbers hang on the machine, or the keys of those that do.
     """
 
     info: MetricInfo
@@ -41,7 +41,7 @@ class Metric:
     headline: str = ""
     weighting: Weighting | None = None
     spec: str = ".2f"
-    machine: bool = False
+    machine: Literal[True] | tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,6 +52,11 @@ class Metric:
     def key(self) -> str:
         """The headline's key in a row: "hps.averaged"."""
         return f"{self.name}.{self.headline}"
+
+    def described(self, reference: str) -> MetricInfo:
+        """What a record says of it, with the narrower definition that a profile follows."""
+        info = self.info
+        return MetricInfo(info.name, info.version, info.unit, info.higher_is_better, reference)
 
     def load(self) -> Any:
         """The class or function behind the metric, its module imported now."""
@@ -136,8 +141,12 @@ _OWN = (
         _info("pruning_cost", "2", "count, seconds, bytes or MiB", "lower",
               "beyond the calibration's own forwards; peak memory is the device's, on a CPU that of the whole process"),
         f"{_COST}.pruning_cost:measure_pruning_cost", "transformer", "Pruning (s)", "seconds", spec=".1f",
+        machine=("seconds", "peak_memory_mib"),
     ),
 )  # fmt: skip
+
+
+_BY_NAME = {metric.name: metric for metric in _OWN}
 
 
 @cache
@@ -146,7 +155,7 @@ def metrics() -> Mapping[str, Metric]:
 
     Raises FastFluxError for an entry point that names no `Metric`, or one of a name that is taken.
     """
-    found = {metric.name: metric for metric in _OWN}
+    found = dict(_BY_NAME)
     for point in entry_points(group=ENTRY_POINTS):
         metric = point.load()
         if not isinstance(metric, Metric) or metric.name in found:
@@ -160,7 +169,16 @@ def metrics() -> Mapping[str, Metric]:
 
 def metric_named(name: str) -> Metric:
     """The metric of that name; raises FastFluxError with a suggestion when there is none."""
-    known = metrics()
+    known = _BY_NAME if name in _BY_NAME else metrics()
     if name not in known:
         raise unknown_name("metric", name, known)
     return known[name]
+
+
+def on_machine(name: str, value: str = "") -> bool:
+    """Whether a metric's numbers, or one of its values, hang on the machine; "latency_512x512" is a "latency"."""
+    known = metrics()
+    found = known.get(name) or next(
+        (metric for metric in known.values() if metric.machine is True and name.startswith(f"{metric.name}_")), None
+    )
+    return found is not None and (found.machine is True or value in found.machine)

@@ -42,6 +42,11 @@ class Estimate:
     value: float
     interval: tuple[float, float] | None
 
+    def signed(self, spec: str) -> str:
+        """A difference as text: "+1.16 [+0.83, +1.51]"."""
+        bounds = "" if self.interval is None else " [{}, {}]".format(*(format(at, f"+{spec}") for at in self.interval))
+        return f"{self.value:+{spec}}{bounds}"
+
 
 @dataclass(frozen=True)
 class StratifiedEstimate:

@@ -11,8 +11,6 @@ from bench.regression.baseline import NoVerdictError, Snapshot
 from fastflux.errors import FastFluxError, unknown_name
 
 Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]
-SEED = 0
-"""Of all resampling."""
 
 
 @dataclass(frozen=True)

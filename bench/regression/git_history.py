@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from bench.progress import console
-from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.records.results import RecordError, RunRecord
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.regression.history import Point, append, groups_of, point_of, read_history
 from bench.run.folders import REGRESS
+from bench.tables import trend
 from fastflux.errors import FastFluxError
 
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
@@ -27,7 +28,7 @@ def history(*, metric: str, profile: str, imported: Path | None = None, files: S
 
     Raises FastFluxError for an unknown metric, and when no point of the profile holds it.
     """
-    key = key_of(metric)
+    key = trend(metric).key
     places = list(files) or [REGRESS / profile / "history.jsonl"]
     if imported is not None:
         added = append(places[0], points_from_git(imported))

@@ -101,7 +101,7 @@ def sha256_of_sources(package: Path) -> str:
 def reduced(profile: Profile, suite: Suite) -> Profile:
     """The profile with the suite's number of images, and the metrics that score every image."""
     samples = {name: min(count, suite.samples) for name, count in profile.sampling.samples.items()}
-    scored = {score.metric for score in SCORES}
+    scored = {score.name for score in SCORES}
     latency = profile.latency
     return replace(
         profile,

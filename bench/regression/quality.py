@@ -5,30 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from bench.metrics.catalogue import Metric, metric_named
+from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import RunRecord
-from bench.records.statistics import StatisticsError, Weighting, paired_difference, strata_of
 from bench.regression.baseline import Snapshot
-from bench.regression.check import SEED, Check, Outcome, Tolerances, measured_pair, record_pairs
+from bench.regression.check import Check, Outcome, Tolerances, measured_pair, record_pairs
 
-SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class _Score:
-    """An image metric as the suite compares it: the value, what counts once in it, and its number format."""
-
-    metric: str
-    value: str
-    name: str
-    weighting: Weighting
-    spec: str
-
-
-SCORES = (
-    _Score("hps", "averaged", "HPS averaged", "images", ".2f"),
-    _Score("geneval", "overall", "GenEval overall", "strata", ".3f"),
-    _Score("clip_score", "mean", "CLIP score", "images", ".2f"),
-)
+#: The scores with a tolerance.
+SCORES = tuple(map(metric_named, ("hps", "geneval", "clip_score")))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -43,10 +27,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def quality_checks(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Check]:
     """Worse only if beyond the tolerance and significant among all quality checks; pairs share prompt and seed."""
     found = [
-        _score_check(score, old, new, getattr(tolerances, score.metric))
+        _score_check(score, old, new, getattr(tolerances, score.name))
         for old, new in record_pairs(baseline, now)
         for score in SCORES
-        if old.measurement(score.metric) is not None or new.measurement(score.metric) is not None
+        if old.measurement(score.name) is not None or new.measurement(score.name) is not None
     ]
     tested = [index for index, (check, _) in enumerate(found) if check.p_value is not None]
     corrected = dict(zip(tested, holm([found[index][0].p_value or 0.0 for index in tested]), strict=True))
@@ -63,21 +47,18 @@ class _Bounds:
     prompts: int
 
 
-def _score_check(score: _Score, old: RunRecord, new: RunRecord, tolerance: float) -> tuple[Check, _Bounds | None]:
-    pair = measured_pair(old, new, score.metric)
-    empty = Check("quality", new.variant, score.name, "not compared", "", "", "", f"-{tolerance:g}")
+def _score_check(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -> tuple[Check, _Bounds | None]:
+    pair = measured_pair(old, new, score.name)
+    empty = Check("quality", new.variant, score.title, "not compared", "", "", "", f"-{tolerance:g}")
     if isinstance(pair, str):
         return replace(empty, reason=pair), None
-    texts = [format(measurement.values[score.value], score.spec) for measurement in pair]
+    texts = [format(measurement.values[score.headline], score.spec) for measurement in pair]
     shown = replace(empty, baseline=texts[0], now=texts[1])
-    try:
-        strata = [strata_of(measurement.samples) for measurement in pair]
-        paired = paired_difference(strata[1], strata[0], weighting=score.weighting, seed=SEED)
-    except StatisticsError as error:
-        return replace(shown, reason=str(error)), None
-    value, interval, spec = paired.difference.value, paired.difference.interval, score.spec
-    bounds = "" if interval is None else f" [{interval[0]:+{spec}}, {interval[1]:+{spec}}]"
-    change = f"{value:+{spec}}{bounds}, {paired.prompts} prompts"
+    paired = compared(pair[1], pair[0], score.weighting)
+    if isinstance(paired, str):
+        return replace(shown, reason=paired), None
+    change = f"{paired.difference.signed(score.spec)}, {paired.prompts} prompts"
+    value, interval = paired.difference.value, paired.difference.interval
     low = None if interval is None else interval[0]
     return replace(shown, change=change, p_value=paired.p_value), _Bounds(value, low, tolerance, paired.prompts)
 

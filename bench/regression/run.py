@@ -15,7 +15,6 @@ from rich.console import Console
 from bench.metrics.cost.idle import other_work
 from bench.progress import announce, console
 from bench.records.environment import device_name
-from bench.records.history import append, point_of
 from bench.regression import report
 from bench.regression.baseline import (
     KINDS,
@@ -29,6 +28,7 @@ from bench.regression.baseline import (
     slug,
 )
 from bench.regression.check import Check, Tolerances, verdict_of
+from bench.regression.history import append, point_of
 from bench.regression.inputs import Suite
 from bench.regression.render import threads
 from bench.regression.suite import SuiteRun

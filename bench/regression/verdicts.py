@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.records.statistics import median_change
 from bench.regression.baseline import NoVerdictError, Snapshot
-from bench.regression.check import SEED, Check, Tolerances, measured_pair, record_pairs
+from bench.regression.check import Check, Tolerances, measured_pair, record_pairs
 from bench.regression.quality import quality_checks
 
 

@@ -10,9 +10,11 @@ from itertools import pairwise
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
+from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE, FASTFLUX
+from bench.tables import FLOPS_RATIO, LATENCY_RATIO, TRAINED
 from reports.claims.verdicts import Finding, unmeasured
-from reports.compare import SIGNIFICANT, chance
+from reports.compare import chance
 from reports.figures.ranking import DOUBLE, SINGLE, stack_of
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ if TYPE_CHECKING:
     from reports.rows import Row, Value
 
 _SHUFFLES = 2000
-_COSTS = (("pruning_cost.trainable_parameters", "trained at once"), ("pruning_cost.block_trainings", "block trainings"))
-_FLOPS, _LATENCY = "flops.ratio_to_dense", "latency.ratio_to_dense"
+_COSTS = ((TRAINED.key, "trained at once"), ("pruning_cost.block_trainings", "block trainings"))
+_FLOPS, _LATENCY = FLOPS_RATIO.key, LATENCY_RATIO.key
 
 
 def cheaper(ours: Row, theirs: Row) -> Finding:

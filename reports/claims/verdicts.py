@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
+from bench.tables import HPS
 from reports.compare import Comparison, compare
 from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
 from reports.rows import latency_ratios
@@ -49,7 +50,7 @@ class Finding:
 
 Check: TypeAlias = Callable[[Evidence], Finding]
 
-_HPS = "hps.averaged"
+_HPS = HPS.key
 _NO_GROUP = "no FastFLUX and L1-norm variant of similar latency"
 _BETTER: Mapping[int, Verdict] = {1: "reproduced", 0: "inconclusive", -1: "not reproduced"}
 _AT_LEAST: Mapping[int, Verdict] = {1: "reproduced", 0: "reproduced", -1: "not reproduced"}

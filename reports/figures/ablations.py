@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE
+from bench.tables import HPS, TRAINED
 from fastflux.errors import FastFluxError
 from reports.compare import Comparison, compare
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
     from reports.rows import Row
 
-_HPS = "hps.averaged"
-_TRAINED = "pruning_cost.trainable_parameters"
+_HPS, _TRAINED = HPS.key, TRAINED.key
 _FULL = "fastflux-10"
 #: Name, colour, marker, and the variants with the linear layer and with the blocks removed.
 _LINEAR_SERIES = (
@@ -120,7 +120,7 @@ def _prepare(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(y=0.16)
-    axes.set_ylabel("HPS averaged and 95% interval (up is better)")
+    axes.set_ylabel(f"{HPS.heading} and 95% interval (up is better)")
     dense = next((row.value(_HPS) for row in rows if row.variant == DENSE), None)
     if dense is None or dense.value is None:
         return

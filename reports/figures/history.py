@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.records.history import groups_of, key_of, read_history
+from bench.metrics.catalogue import metric_named
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.regression.history import groups_of, read_history
+from bench.tables import trend
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 
@@ -16,18 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.records.history import Point
+    from bench.regression.history import Point
 
-_NAMES = {
-    "hps.averaged": "HPS averaged",
-    "geneval.overall": "GenEval overall",
-    "clip_score.mean": "CLIP score",
-    "fid.fid": "FID",
-    "latency.ratio_to_dense": "latency, ratio to dense",
-    "flops.forward": "FLOPs of one step",
-    "parameters.total": "parameters",
-    "memory.peak_mib": "peak memory, MiB",
-}
 _FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), L1: (VERMILION, "s")}
 _MAXIMUM_TICKS = 12
 
@@ -38,7 +30,8 @@ def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
     A dotted line stands where the dense model's weights changed: values on its two sides are of two models. Raises
     FastFluxError when no point of the profile holds the metric.
     """
-    key = key_of(metric)
+    column = trend(metric)
+    key = column.key
     points = [point for point in read_history(files) if point.profile == profile and _variants(point, key)]
     if not points:
         raise FastFluxError(f"No run of {profile} with {key} is in the history: measure one first.")
@@ -51,9 +44,9 @@ def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
             axes = figure.add_subplot(grid[0, index])
             _draw(axes, group, key)
             axes.set_title(f"{group[0].images} images a variant, {device}", loc="left", fontsize=9)
-        figure.axes[0].set_ylabel(_NAMES[key])
-        title = f"{_NAMES[key]} by commit, {profile}"
-        if profile == "shapes" and key.startswith(("hps", "geneval", "clip_score", "fid")):
+        figure.axes[0].set_ylabel(column.heading)
+        title = f"{column.heading} by commit, {profile}"
+        if profile == "shapes" and metric_named(column.metric).measures != "transformer":
             title += " (FLUX-Shapes scorers, not those of FLUX.1-dev)"
         figure.suptitle(title, fontsize=11)
         figure.tight_layout()

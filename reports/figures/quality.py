@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE, FASTFLUX, L1
+from bench.tables import GENEVAL, HPS, RATIO
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.tables import SHAPES_PROFILE, model_name
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
     from reports.rows import Row
 
-_LATENCY = "latency.ratio_to_dense"
-_PANELS = (("hps.averaged", "HPS averaged"), ("geneval.overall", "GenEval overall"))
+_PANELS = (HPS, GENEVAL)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def quality_against_latency(rows: Sequence[Row]) -> Figure:
     panels = _panels(rows)
     if not panels:
         raise FastFluxError(
-            "No record holds latency.ratio_to_dense and one of hps.averaged and geneval.overall; "
+            f"No record holds {RATIO} and one of {' and '.join(panel.key for panel in _PANELS)}; "
             "measure them before the figure."
         )
     figure = new_figure(5.6 * len(panels), 4.4)
@@ -68,11 +68,11 @@ def quality_against_latency(rows: Sequence[Row]) -> Figure:
 
 
 def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    return [(key, heading) for key, heading in _PANELS if any(_point(row, key) for row in rows)]
+    return [(panel.key, panel.heading) for panel in _PANELS if any(_point(row, panel.key) for row in rows)]
 
 
 def _point(row: Row, key: str) -> tuple[float, float] | None:
-    latency, score = row.number(_LATENCY), row.number(key)
+    latency, score = row.number(RATIO), row.number(key)
     return None if latency is None or score is None else (latency, score)
 
 
@@ -119,7 +119,7 @@ def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
         return
     if score := row.value(key).interval:
         axes.plot([point[0], point[0]], score, color=colour, linewidth=1.0, alpha=0.55, solid_capstyle="butt")
-    if latency := row.value(_LATENCY).interval:
+    if latency := row.value(RATIO).interval:
         axes.plot(latency, [point[1], point[1]], color=colour, linewidth=1.0, alpha=0.55, solid_capstyle="butt")
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bench.records.results import Measurement, RunRecord
 from bench.records.variant_id import DENSE, FASTFLUX, VariantId
+from bench.tables import LATENCY
 from reports.paper import paper_rows
 
 LABEL = "Random weights: these are costs, and say nothing of quality."
@@ -58,7 +59,7 @@ def paper_ratio(variant: str) -> float | None:
     """The paper's latency ratio of the same rate of pruning; its mix of double and single blocks is not known."""
     own = VariantId.parse(variant)
     wanted = str(replace(own, family=FASTFLUX)) if own.family == "mix" else _L1_OF_PAPER.get(variant, variant)
-    rows = {row.variant: row.number("latency.median_ms") for row in (*paper_rows("table6"), *paper_rows("table1"))}
+    rows = {row.variant: row.number(LATENCY.key) for row in (*paper_rows("table6"), *paper_rows("table1"))}
     pruned, dense = rows.get(wanted), rows.get(DENSE)
     return None if pruned is None or not dense else pruned / dense
 

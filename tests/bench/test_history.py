@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from bench.cli import main
 from bench.profiles.profile import ROOT
-from bench.records.history import Point, append, groups_of, key_of, point_of, read_history
 from bench.regression.git_history import history, points_from_git
+from bench.regression.history import Point, append, groups_of, point_of, read_history
+from bench.tables import trend
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
 
@@ -52,10 +53,10 @@ def test_other_prompts_and_devices_share_no_line() -> None:
 
 
 def test_short_names_and_suggestions() -> None:
-    assert key_of("hps") == "hps.averaged"
-    assert key_of("latency.ratio_to_dense") == "latency.ratio_to_dense"
+    assert trend("hps").key == "hps.averaged"
+    assert trend("latency.ratio_to_dense").key == "latency.ratio_to_dense"
     with pytest.raises(FastFluxError, match="did you mean 'latency'"):
-        key_of("latncy")
+        trend("latncy")
 
 
 def test_the_committed_history_is_what_git_tells() -> None:
@@ -83,3 +84,16 @@ def test_the_command_prints_a_table(tmp_path: Path, capfd: Any) -> None:
 def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
         history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])
+
+
+def test_a_line_that_a_kill_cut_short_loses_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "h.jsonl"
+    append(path, [point("aaaa111", 1)])
+    with path.open("a") as file:
+        file.write(point("bbbb222", 2).line()[:40])
+    assert [found.commit for found in read_history([path])] == ["aaaa111"]
+    assert append(path, [point("cccc333", 3)]) == 1
+    assert [found.commit for found in read_history([path])] == ["aaaa111", "cccc333"]
+    path.write_text("no point\n" + path.read_text())
+    with pytest.raises(FastFluxError, match="line 1 is no point"):
+        read_history([path])

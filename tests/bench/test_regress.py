@@ -19,8 +19,8 @@ import bench.regression.run
 from bench.cli import main
 from bench.metrics.cost.idle import OtherWork
 from bench.profiles.profile import load_profile
-from bench.records.history import read_history
 from bench.regression.baseline import NoVerdictError, Snapshot
+from bench.regression.history import read_history
 from bench.regression.render import render_hashes, threads
 from bench.regression.run import Options, _look_around
 from bench.run.base_model import BaseModel

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bench.records.history import read_history
 from bench.records.results import Measurement, MetricInfo, RecordError, RunRecord, read_records
 from bench.regression.baseline import Snapshot
+from bench.regression.history import read_history
 
 DATA = Path(__file__).parents[2] / "reports" / "data"
 INFO = MetricInfo("hps", "1", "100 x cosine", True, "a test scorer")

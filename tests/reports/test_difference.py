@@ -18,12 +18,12 @@ DIFFERENCE = r"""### Committed against fresh records, FLUX-Shapes
 
 **Scores are of the FLUX-Shapes scorers (small models on rendered shapes), not HPS v2 or GenEval of FLUX.1-dev; compare them within this table only.**
 
-| Model                    | Value           | Committed |         Fresh | Difference |
-| ------------------------ | --------------- | --------: | ------------: | ---------: |
-| FLUX-Shapes              | HPS averaged    |     30.00 |         29.50 |  **-0.50** |
-| FastFLUX-5%<sup>a</sup>  | Latency ratio   |     0.950 | –<sup>b</sup> |          – |
-| FLUX-Pruning-12%         | GenEval overall |     0.500 |         0.510 |     +0.010 |
-| FastFLUX-10%<sup>c</sup> | FLOPs ratio     |         – |        0.9000 |          – |
+| Model                    | Value                   | Committed |         Fresh | Difference |
+| ------------------------ | ----------------------- | --------: | ------------: | ---------: |
+| FLUX-Shapes              | HPS averaged            |     30.00 |         29.50 |  **-0.50** |
+| FastFLUX-5%<sup>a</sup>  | Latency, ratio to dense |     0.950 | –<sup>b</sup> |          – |
+| FLUX-Pruning-12%         | GenEval overall         |     0.500 |         0.510 |     +0.010 |
+| FastFLUX-10%<sup>c</sup> | FLOPs, ratio to dense   |         – |        0.9000 |          – |
 
 <sup>a</sup> measured under other conditions (plan, model revision or sampling differ)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records.history import Point, append
+from bench.regression.history import Point, append
 from fastflux.errors import FastFluxError
 from reports.__main__ import main
 from reports.figures.history import history_figure

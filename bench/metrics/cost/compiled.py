@@ -11,14 +11,13 @@ import torch
 from msgspec import structs
 from torch import Tensor, nn
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Clock
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError, unknown_name
 
-LATENCY_COMPILED = MetricInfo(
-    "latency_compiled", "1", "ms", higher_is_better=False, reference="wall time of one compiled transformer step"
-)
+LATENCY_COMPILED = metric_named("latency_compiled").info
 #: Calls of a mode until it runs as it will: CUDA graphs are warmed up, recorded, and only then replayed.
 MODES = {"default": 1, "reduce-overhead": 3, "max-autotune-no-cudagraphs": 1, "max-autotune": 3}
 

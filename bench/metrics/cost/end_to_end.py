@@ -11,20 +11,15 @@ import torch
 from msgspec import structs
 from torch import nn
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.compiled import CompileSettings, many_compilations, require_warmup
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Clock
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import drawing_sizes, require_sizes
 
-LATENCY_END_TO_END = MetricInfo(
-    "latency_end_to_end",
-    "1",
-    "ms",
-    higher_is_better=False,
-    reference="wall time of a pipeline call: text encoders, all steps, VAE, pictures",
-)
+LATENCY_END_TO_END = metric_named("latency_end_to_end").info
 
 
 @dataclass(frozen=True)

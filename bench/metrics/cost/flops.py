@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.metrics.catalogue import metric_named
+from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 
-FLOPS = MetricInfo("flops", "1", "FLOP", higher_is_better=False, reference="2 x MACs of one transformer forward")
-PARAMETERS = MetricInfo(
-    "parameters", "1", "parameters", higher_is_better=None, reference="parameters of the transformer"
-)
+FLOPS = metric_named("flops").info
+PARAMETERS = metric_named("parameters").info
 
 _TIME_CHANNELS = 256
 """Width of diffusers' sinusoidal timestep projection."""

@@ -8,16 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.flops import count_by_module
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.models.surgery import get_block
 
-FLOPS_BY_BLOCK = MetricInfo(
-    "flops_by_block", "1", "FLOP", higher_is_better=False, reference="2 x MACs of one block, and of a whole forward"
-)
+FLOPS_BY_BLOCK = metric_named("flops_by_block").info
 CLIP_TOKENS = 77
 """What SD3's pipeline puts before T5's tokens."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from bench.metrics.base import values_and_intervals
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.idle import other_work
 from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, step_timer
 from bench.records.results import JSON, Measurement, MetricInfo
@@ -15,7 +16,7 @@ from fastflux.errors import FastFluxError
 
 __all__ = ["LATENCY", "Step", "latency_of", "measure_latency"]
 
-LATENCY = MetricInfo("latency", "1", "ms", higher_is_better=False, reference="wall time of one transformer step")
+LATENCY = metric_named("latency").info
 
 
 def measure_latency(

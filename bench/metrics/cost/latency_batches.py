@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Clock, Step
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 
-LATENCY_BATCHES = MetricInfo(
-    "latency_batches",
-    "1",
-    "ms",
-    higher_is_better=False,
-    reference="wall time of one transformer step by the number of images in it",
-)
+LATENCY_BATCHES = metric_named("latency_batches").info
 
 
 def measure_latency_batches(

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.profiler import quiet_profiler
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 
-MEMORY = MetricInfo("memory", "1", "MiB", higher_is_better=False, reference="weights and peak tensors of one step")
+MEMORY = metric_named("memory").info
 
 _MIB = 2**20
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from bench.records.results import Measurement, MetricInfo
+from bench.metrics.catalogue import metric_named
+from bench.records.results import Measurement
 from fastflux.cost import PruningCost
 
-PRUNING_COST = MetricInfo(
-    "pruning_cost",
-    "2",
-    "count, seconds, bytes or MiB",
-    higher_is_better=False,
-    reference="beyond the calibration's own forwards; peak memory is the device's, on a CPU that of the whole process",
-)
+PRUNING_COST = metric_named("pruning_cost").info
 
 
 def measure_pruning_cost(cost: PruningCost | None) -> Measurement:

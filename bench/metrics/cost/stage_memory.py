@@ -9,18 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.end_to_end import PipelineCall
 from bench.metrics.cost.memory import weight_bytes
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from fastflux.models.memory import PeakMemory
 
-MEMORY_END_TO_END = MetricInfo(
-    "memory_end_to_end",
-    "2",  # 1 counted all weights on the device, those of other models too
-    "MiB",
-    higher_is_better=False,
-    reference="peak memory of a pipeline call by stage, the weights of its pipeline among it",
-)
+MEMORY_END_TO_END = metric_named("memory_end_to_end").info
 STAGES = ("text_encoding", "denoising", "decoding")
 
 _MIB = 2**20

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.flops_by_block import kind_of_block
 from bench.metrics.cost.profiler import quiet_profiler
 from bench.records.results import JSON, Measurement, MetricInfo
@@ -26,10 +27,7 @@ from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import get_block
 
-STEP_PROFILE = MetricInfo(
-    "step_profile", "1", "ms, or count", higher_is_better=None,
-    reference="wall time of one transformer step, by kind of block and by kind of operation",
-)  # fmt: skip
+STEP_PROFILE = metric_named("step_profile").info
 OPERATIONS = ("matrix_products", "attention", "norms", "copies", "elementwise")
 """Kinds of operations: "copies" join, copy, convert and fill tensors; "elementwise" is whatever is no other."""
 SHOWN = 20

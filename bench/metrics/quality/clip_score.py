@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 
 from bench.metrics.base import incomplete, measured, samples_by_prompt
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, open_clip_of
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import Estimate, mean_interval
@@ -42,7 +43,7 @@ class ClipScore:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        self.info = MetricInfo("clip_score", "1", "100 x cosine", higher_is_better=True, reference=reference)
+        self.info = metric_named("clip_score").described(reference)
         self.seed = seed
         self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
 

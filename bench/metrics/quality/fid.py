@@ -24,8 +24,9 @@ from PIL import Image
 from torch import Tensor
 
 from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError, Pixels
 
 KID_SUBSETS = 100
@@ -80,7 +81,7 @@ class FID:
         precision_recall: bool = False,
         seed: int = 0,
     ) -> None:
-        self.info = MetricInfo("fid", "2", "distance", higher_is_better=False, reference=reference)
+        self.info = metric_named("fid").described(reference)
         self.model: ImageFeatures = (
             open_clip_of(model, pretrained, resize_mode, device, batch_size)
             if isinstance(model, str | OpenClipSpec)

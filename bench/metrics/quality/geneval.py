@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
+from bench.metrics.catalogue import metric_named
 from bench.metrics.detection import Detection, Detector, DetectorError
 from bench.metrics.models.open_clip_model import FeatureError
 from bench.metrics.quality.geneval_judge import (
@@ -58,7 +59,7 @@ class GenEval:
         batch_size: int = 32,
         seed: int = 0,
     ) -> None:
-        self.info = MetricInfo("geneval", "1", "fraction", higher_is_better=True, reference=reference)
+        self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
         self.tasks = tuple(tasks)

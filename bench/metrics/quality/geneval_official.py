@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.quality.geneval import task_means
 from bench.records.environment import sha256_of
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from bench.samples.geneval_layout import content_of, parse_prompt
 from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
@@ -46,7 +47,7 @@ class OfficialGenEval:
     """
 
     def __init__(self, results: Path, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> None:
-        self.info = MetricInfo("geneval", "1", "fraction", higher_is_better=True, reference=REFERENCE)
+        self.info = metric_named("geneval").described(REFERENCE)
         self.tasks = tuple(tasks)
         self.seed = seed
         self.verdicts = read_official_results(results)

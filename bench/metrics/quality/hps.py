@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_model import OpenClipSpec, open_clip_of
 from bench.metrics.quality.clip_score import SCALE, Samples, measure_cosines
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from bench.records.statistics import Estimate, strata_of, stratified_means
 from bench.samples.hps_layout import SET, STYLES
 from bench.samples.image_set import ImageSet
@@ -45,7 +46,7 @@ class HPS:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        self.info = MetricInfo("hps", "1", "100 x cosine", higher_is_better=True, reference=reference)
+        self.info = metric_named("hps").described(reference)
         self.styles = tuple(styles)
         self.seed = seed
         self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)

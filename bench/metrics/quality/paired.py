@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import incomplete, measured, samples_by_prompt
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
 from bench.metrics.quality.clip_score import SCALE
 from bench.metrics.quality.image_similarity import K1, K2, mean_squared_error, psnr, ssim
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from bench.records.statistics import Estimate, mean_interval, strata_of
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 
@@ -45,8 +46,7 @@ class Paired:
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        unit = "PSNR in dB, SSIM up to 1, 100 x cosine"
-        self.info = MetricInfo("paired", "1", unit, higher_is_better=True, reference=label)
+        self.info = metric_named("paired").described(label)
         self.reference = reference
         self.seed = seed
         self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from bench.metrics.base import incomplete
+from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError
 
 RECALL_AT = (1, 5)
@@ -45,7 +46,7 @@ class Retrieval:
         device: str = "cpu",
         batch_size: int = 64,
     ) -> None:
-        self.info = MetricInfo("retrieval", "1", "recall", higher_is_better=True, reference=reference)
+        self.info = metric_named("retrieval").described(reference)
         self.recall_at = tuple(recall_at)
         self.prompt_set = prompt_set
         self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)

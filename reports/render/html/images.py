@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE, FASTFLUX
+from bench.tables import CLIP, GENEVAL, HPS
 from fastflux.errors import FastFluxError
 from reports.render.html.html_text import visible
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from reports.rows import Row
 
 _MEDIA_TYPES = {".avif": "image/avif", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
-#: Name in the data, metric, decimals kept: what a page shows, not what a record holds.
-_SCORES = (("hps", "hps", 2), ("clip", "clip_score", 2))
+#: By their name in the data.
+_SCORES = {"hps": HPS, "clip": CLIP}
 
 
 def shown_variants(rows: Sequence[Row], gallery: Gallery) -> list[str]:
@@ -67,10 +68,12 @@ def sheets_html(rows: Sequence[Row], gallery: Gallery) -> str:
 
 
 def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: str) -> dict[str, JSON]:
-    verdicts = _scores(row, "geneval", shots)
+    verdicts = _scores(row, GENEVAL.metric, shots)
     scores: dict[str, JSON] = {
-        short: [None if score is None else round(score, decimals) for score in _scores(row, metric, shots)]
-        for short, metric, decimals in _SCORES
+        short: [
+            None if score is None else round(score, column.decimals) for score in _scores(row, column.metric, shots)
+        ]
+        for short, column in _SCORES.items()
     }
     return {
         "label": visible(name if row is None else row.label),
@@ -85,8 +88,7 @@ def _scores(row: Row | None, metric: str, shots: Sequence[GalleryShot]) -> list[
     measurement = None if row is None or row.record is None else row.record.measurement(metric)
     if row is None or row.record is None or measurement is None:
         return [None] * len(shots)
-    strata = metric != "clip_score"
-    series = {key.partition("/")[2] if strata else key: scores for key, scores in measurement.samples.items()}
+    series = {key.rpartition("/")[2]: scores for key, scores in measurement.samples.items()}
     wanted = row.record.sampling.get("samples")
     counts = wanted if isinstance(wanted, dict) else {}
     found: list[float | None] = []

@@ -7,20 +7,17 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
+from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bench.records.results import JSON
+    from bench.tables import Column
     from reports.rows import Row
 
-#: Ratios to the dense model, of which less is better, and scores, of which more is: key, name and number format.
-COSTS = (("latency.ratio_to_dense", "Latency, ratio to dense", 3), ("flops.ratio_to_dense", "FLOPs, ratio to dense", 3))
-SCORES = (
-    ("hps.averaged", "HPS averaged", 2),
-    ("geneval.overall", "GenEval overall", 3),
-    ("clip_score.mean", "CLIP score", 2),
-)
+#: Ratios to the dense model, of which less is better; of the scores more is.
+COSTS = (LATENCY_RATIO, FLOPS_RATIO)
 
 
 @dataclass(frozen=True)
@@ -76,15 +73,15 @@ def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JS
     Costs and scores that no variant has are left out; without any of either the lists are empty.
     """
     chosen = shown_rows(rows)
-    costs = [axis for axis in COSTS if any(row.number(axis[0]) is not None for row in chosen)]
-    scores = [axis for axis in SCORES if any(row.number(axis[0]) is not None for row in chosen)]
+    costs = [axis for axis in COSTS if any(row.number(axis.key) is not None for row in chosen)]
+    scores = [axis for axis in SCORES if any(row.number(axis.key) is not None for row in chosen)]
     fronts: dict[str, JSON] = {}
-    for (cost, *_), (score, *_) in product(costs, scores):
-        pairs = [(row.number(cost), row.number(score)) for row in chosen]
-        fronts[f"{cost} {score}"] = front([None if x is None or y is None else (x, y) for x, y in pairs])
+    for cost, score in product(costs, scores):
+        pairs = [(row.number(cost.key), row.number(score.key)) for row in chosen]
+        fronts[f"{cost.key} {score.key}"] = front([None if x is None or y is None else (x, y) for x, y in pairs])
     return {
-        "costs": [{"key": key, "name": name, "digits": digits} for key, name, digits in costs],
-        "scores": [{"key": key, "name": name, "digits": digits} for key, name, digits in scores],
+        "costs": [_axis(column) for column in costs],
+        "scores": [_axis(column) for column in scores],
         "series": [
             {"name": series.name, "title": series.title, "joined": series.joined}
             for series in SERIES
@@ -96,12 +93,16 @@ def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JS
                 "label": row.label,
                 "series": series_of(row).name,
                 "values": {
-                    key: [value.value, *(value.interval or (None, None))]
-                    for key, *_ in (*costs, *scores)
-                    if (value := row.value(key)).value is not None
+                    column.key: [value.value, *(value.interval or (None, None))]
+                    for column in (*costs, *scores)
+                    if (value := row.value(column.key)).value is not None
                 },
             }
             for row in chosen
         ],
         "fronts": fronts,
     }
+
+
+def _axis(column: Column) -> dict[str, JSON]:
+    return {"key": column.key, "name": column.heading, "digits": column.decimals}

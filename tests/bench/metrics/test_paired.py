@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics.base import load_metric
 from bench.metrics.models.open_clip_model import load_open_clip
 from bench.metrics.quality.image_similarity import mean_squared_error, psnr, ssim
 from bench.metrics.quality.paired import Paired
@@ -124,10 +123,6 @@ def test_the_reference_decides_the_hash(tiny_clip: Path, metric: Paired, dense: 
     other = Paired(pruned, f"local-dir:{tiny_clip}")
     assert metric(pruned).settings["reference_sha256"] == metric(dense).settings["reference_sha256"]
     assert metric(pruned).settings["reference_sha256"] != other(pruned).settings["reference_sha256"]
-
-
-def test_it_is_listed() -> None:
-    assert load_metric("paired") is Paired
 
 
 def refuse(found: Measurement, reason: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from bench.metrics.base import load_metric
 from bench.metrics.models.open_clip_model import load_open_clip
 from bench.metrics.quality.retrieval import Retrieval
 from bench.samples.image_set import ImageSet
@@ -43,10 +42,6 @@ def test_recalls_are_those_of_clip_benchmark(metric: Retrieval, images: ImageSet
     assert sorted(found.values) == [f"{kind}_retrieval_recall@{k}" for kind in ("image", "text") for k in (1, 5)]
     assert (found.scored, found.settings["images"]) == (12, 12)
     assert all(0 < value < 1 for name, value in found.values.items() if name.endswith("@5"))
-
-
-def test_it_is_listed() -> None:
-    assert load_metric("retrieval") is Retrieval
 
 
 def test_right_answers_are_found(tiny_clip: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
