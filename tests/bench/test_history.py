@@ -42,7 +42,7 @@ def test_points_accumulate_in_the_order_of_time_none_twice(tmp_path: Path) -> No
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text(point().line() + '\n{"commit": "cut')
+    file.write_text(point().line() + '\n{"commit": "cut\n')
     with pytest.raises(FastFluxError, match=r"a\.jsonl, line 2 is no point"):
         read_history([file])
 
