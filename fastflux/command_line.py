@@ -1,9 +1,11 @@
 """What the command lines of all packages share: how a command is run, and what its user sees when it fails."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
 
 from cyclopts import App, CycloptsError
@@ -34,11 +36,16 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
     What users can mend is one sentence on stderr and status 1, a faulty option status 2. Ctrl-C, SIGTERM and SIGHUP end
     with ``interrupted``, the sentence that says what is kept, and the status that shells give them.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # names come from outside, and terminals know fewer characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     app.suppress_keyboard_interrupt = False  # it would end the process without a word of what is kept
     is_main = threading.current_thread() is threading.main_thread()  # elsewhere no handlers can be set
     previous = {number: signal.signal(number, _end) for number in _ENDING} if is_main else {}
     try:
         return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (Exception, KeyboardInterrupt) as error:
         status, sentence = _told(error, interrupted)
         if not status:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.tables import RATIO, TABLES
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import write_text
-from reports.choices import unknown_choice
 from reports.contents import make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
@@ -27,19 +26,15 @@ if TYPE_CHECKING:
 
     from bench.tables import TableSpec
     from reports.figures.gallery import Gallery
-    from reports.render.latex.tables import Numbers
     from reports.rows import Row
 
 DOCUMENT_FORMATS = ("md", "tex")
-FIGURE_FORMATS = ("png", "svg")
+FIGURE_FORMATS = ("png", "svg", "pdf")
 PAGE_FORMAT = "html"
-#: What is written unless formats are named: what the repository keeps.
-FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT)
-#: Tables as data (`reports.render.frame`).
-FRAME_FORMATS = ("csv", "parquet")
-#: Figures that scale, for LaTeX.
-PRINT_FORMATS = ("pdf",)
-ALL_FORMATS = (*FORMATS, *FRAME_FORMATS, *PRINT_FORMATS)
+FRAME_FORMAT = "csv"
+ALL_FORMATS = (*DOCUMENT_FORMATS, *FIGURE_FORMATS, PAGE_FORMAT, FRAME_FORMAT)
+#: What the repository keeps; the others are built when they are asked for.
+FORMATS = (*DOCUMENT_FORMATS, "png")
 REPORT = "report"
 MAXIMUM_GRID_BYTES = 1_000_000
 _GRID_CELLS = (112, 96, 80, 64)  # pixels an image: the first that stays within the bytes is taken
@@ -50,25 +45,23 @@ def build(
     out_dir: Path,
     tables: Sequence[str] = tuple(TABLES),
     formats: Sequence[str] = FORMATS,
-    gallery_dir: Path | None = None,
+    gallery: Path | None = None,
     *,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
-    ranking_file: Path | None = None,
-    latex: Numbers = "plain",
+    ranking: Path | None = None,
     mix_devices: bool = False,
     records: bool = False,
 ) -> list[Path]:
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
-    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv or parquet the twin's second
-    table is table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`).
-    With "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery_dir`
+    Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv the twin's second table is
+    table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`). With
+    "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery`
     (`reports.figures.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With
     "html" all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about
-    blocks are
-    held against `ranking_file`, else against the committed ranking of the profile. `latex` says how LaTeX sets numbers,
-    with `records` its rows lead to provenance.tex. The same records give the same bytes.
+    blocks are held against `ranking`, else against the committed ranking of the profile. With `records` LaTeX's
+    rows lead to provenance.tex. The same records give the same bytes.
 
     Raises FastFluxError for unknown tables or formats and for records that cannot share a table, before anything is
     written, and for a gallery that is unusable or of other records. Values that hang on the machine cannot share one if
@@ -78,35 +71,40 @@ def build(
     for name in filter(is_declaration, tables):
         declared |= read_tables(Path(name), taken=_taken(declared))
     tables = [*(name for name in tables if not is_declaration(name)), *declared]
-    _known("table", tables, (*TABLES, *declared))
-    _known("format", formats, ALL_FORMATS)
+    for kind, names, known in (("table", tables, (*TABLES, *declared)), ("format", formats, ALL_FORMATS)):
+        for name in names:
+            if name not in known:
+                raise unknown_name(kind, name, known)
     rows = read_rows(results_dir)
     check_keys(declared, rows)
     made = make_tables(
-        rows, tables, TABLES | declared, intervals=intervals, tolerance=tolerance, ranking_file=ranking_file,
+        rows, tables, TABLES | declared, intervals=intervals, tolerance=tolerance, ranking_file=ranking,
         mix_devices=mix_devices,
     )  # fmt: skip
-    gallery = None if gallery_dir is None else _gallery_of(rows, gallery_dir)
-    kinds = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
+    shown = None if gallery is None else _gallery_of(rows, gallery)
+    kinds = [kind for kind in FIGURE_FORMATS if kind in formats]
     page = PAGE_FORMAT in formats
     if kinds or page:
         device_notes(rows, [RATIO], "The figure of quality against latency", mix=mix_devices)
     written = [
-        write_text(out_dir / f"{name}.{kind}", _document(parts, kind, rows, latex, records=records))
+        write_text(out_dir / f"{name}.{kind}", _document(parts, kind, rows, records=records))
         for name, parts in made.items()
         for kind in DOCUMENT_FORMATS
         if kind in formats
     ]
-    if frames := [f".{kind}" for kind in FRAME_FORMATS if kind in formats]:
-        written += _build_frames((table for parts in made.values() for table in parts), out_dir, frames)
+    if FRAME_FORMAT in formats:
+        from reports.render.frame import write_csv  # pandas takes a second to import, like matplotlib below
+
+        named = [(table.name.replace("-", "_"), table) for parts in made.values() for table in parts]
+        written += [write_csv(table, out_dir / f"{name}.{FRAME_FORMAT}") for name, table in named]
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
-    if gallery is not None and (kinds or not page):
-        shown = Shown(rows, ranking_of(rows, ranking_file), tolerance)
-        written += _build_grids(shown, gallery, out_dir, kinds or ["png"])
+    if shown is not None and (kinds or not page):
+        evidence = Shown(rows, ranking_of(rows, ranking), tolerance)
+        written += _build_grids(evidence, shown, out_dir, kinds or ["png"])
     if page:
         shown_there = {name: parts for name, parts in made.items() if name != PROVENANCE}  # it has the records whole
-        written.append(write_text(out_dir / PAGE, page_html(rows, shown_there, gallery)))
+        written.append(write_text(out_dir / PAGE, page_html(rows, shown_there, shown)))
     return written
 
 
@@ -130,9 +128,7 @@ def _gallery_of(rows: Sequence[Row], gallery_dir: Path) -> Gallery:
     return found
 
 
-def build_importance(
-    ranking_file: Path, out_dir: Path, formats: Sequence[str] = FORMATS, latex: Numbers = "plain"
-) -> list[Path]:
+def build_importance(ranking_file: Path, out_dir: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write the figure and the table of a ranking file; the paths written, in order.
 
     Raises FastFluxError when the file holds no ranking.
@@ -143,42 +139,23 @@ def build_importance(
     ranking = Ranking.read(ranking_file)
     table, figure = orders_table(ranking), importance_figure(ranking)
     written = [
-        write_text(out_dir / f"ranking.{kind}", _document([table], kind, latex=latex))
+        write_text(out_dir / f"ranking.{kind}", _document([table], kind))
         for kind in DOCUMENT_FORMATS
         if kind in formats
     ]
-    drawn = [kind for kind in (*FIGURE_FORMATS, *PRINT_FORMATS) if kind in formats]
+    drawn = [kind for kind in FIGURE_FORMATS if kind in formats]
     return written + [save_figure(figure, out_dir / f"importance.{kind}") for kind in drawn]
 
 
-def _known(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
-    for name in names:
-        if name not in (choices := list(known)):
-            raise unknown_choice(kind, name, choices)
-
-
-def _document(
-    parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), latex: Numbers = "plain", *, records: bool = False
-) -> str:
+def _document(parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), *, records: bool = False) -> str:
     def render(table: Table) -> str:
         if kind == "md":
             return to_markdown(table)
         if table.name == PROVENANCE:
             return to_latex(table, row_labels=[anchor(row.variant) for row in recorded(rows)])
-        return to_latex(table, latex, records=records)
+        return to_latex(table, records=records)
 
     return "\n".join(render(table) for table in parts)
-
-
-def _build_frames(tables: Iterable[Table], out_dir: Path, suffixes: Sequence[str]) -> list[Path]:
-    # pandas takes a second to import, like matplotlib below.
-    from reports.render.frame import write_frame
-
-    return [
-        write_frame(table, out_dir / f"{table.name.replace('-', '_')}{suffix}")
-        for table in tables
-        for suffix in suffixes
-    ]
 
 
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench.tables import TableSpec
-from fastflux.errors import FastFluxError
-from reports.choices import unknown_choice
+from fastflux.errors import FastFluxError, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -89,7 +88,7 @@ def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
         for key in (key for column in spec.columns for key in (column.key, column.share) if key):
             metric = key.partition(".")[0]
             if key not in known and (metric in metrics or "." not in key or get_close_matches(metric, metrics)):
-                raise FastFluxError(f"Table {name}: {unknown_choice('value', key, known)}")
+                raise FastFluxError(f"Table {name}: {unknown_name('value', key, known)}")
         if not spec.chosen(rows):
             families, variants = (sorted({getattr(row, kind) for row in rows}) for kind in ("family", "variant"))
             raise FastFluxError(

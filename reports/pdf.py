@@ -19,16 +19,15 @@ from reports.contents import committed_ranking
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE
-from reports.render.latex.document import PACKAGES, SIUNITX, report_document
+from reports.render.latex.document import PACKAGES, report_document
 from reports.rows import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reports.render.latex.tables import Numbers
 
 #: pdflatex itself, and the least that sets `report.tex`.
-DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended texlive-science"
+DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended"
 _RUNS, _SECONDS = 4, 300
 _SHOWN = 6
 _OVERFULL = re.compile(r"^Overfull \\[hv]box \((?P<points>[\d.]+)pt too (?:wide|high)\).*", re.MULTILINE)
@@ -39,11 +38,10 @@ def build_pdf(
     out_dir: Path,
     tables: Sequence[str] = tuple(TABLES),
     *,
-    latex: Numbers = "plain",
-    gallery_dir: Path | None = None,
+    gallery: Path | None = None,
     intervals: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
-    ranking_file: Path | None = None,
+    ranking: Path | None = None,
     mix_devices: bool = False,
 ) -> Path:
     """Write `report.pdf`, and the LaTeX it was made of in the folder `latex` beside it; returns the PDF's path.
@@ -53,22 +51,22 @@ def build_pdf(
     Raises FastFluxError when pdflatex or one of its packages is missing, before anything is written, as `build` does,
     and with the lines of the log that tell why when the document does not compile.
     """
-    check_latex(PACKAGES | (SIUNITX if latex == "siunitx" else {}))
+    check_latex(PACKAGES)
     rows = read_rows(results_dir)
     sources = out_dir / "latex"
     names = [*tables, *([PROVENANCE] if PROVENANCE not in tables else [])]
     written = build(
         results_dir, sources, names, ("tex", "pdf"), intervals=intervals, tolerance=tolerance,
-        ranking_file=ranking_file, latex=latex, mix_devices=mix_devices, records=True,
+        ranking=ranking, mix_devices=mix_devices, records=True,
     )  # fmt: skip
-    ranking = ranking_file or committed_ranking(rows)
-    if ranking is not None and (ranking_file is not None or Ranking.read(ranking).is_of(rows)):
-        written += build_importance(ranking, sources, ("tex", "pdf"), latex)
-    if gallery_dir is not None:  # grids of images, as PNG: they are pixels
-        written += build(results_dir, sources, (), (), gallery_dir, ranking_file=ranking_file, tolerance=tolerance)
+    order = ranking or committed_ranking(rows)
+    if order is not None and (ranking is not None or Ranking.read(order).is_of(rows)):
+        written += build_importance(order, sources, ("tex", "pdf"))
+    if gallery is not None:  # grids of images, as PNG: they are pixels
+        written += build(results_dir, sources, (), (), gallery, ranking=ranking, tolerance=tolerance)
     fragments = {path.stem: path.read_text(encoding="utf-8") for path in written if path.suffix == ".tex"}
     figures = [path.name for path in written if path.suffix in {".pdf", ".png"}]
-    document = write_text(sources / f"{REPORT}.tex", report_document(rows, fragments, figures, latex))
+    document = write_text(sources / f"{REPORT}.tex", report_document(rows, fragments, figures))
     newest = max(datetime.fromisoformat(row.record.created).timestamp() for row in rows if row.record is not None)
     return compile_latex(document, out_dir / f"{REPORT}.pdf", epoch=int(newest))
 

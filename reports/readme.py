@@ -1,4 +1,4 @@
-"""Keeps the tables in README.md the generated ones: `python -m reports rebuild` fills the marked places.
+"""Keeps the tables in README.md and docs/results.md the generated ones: `python -m reports rebuild` fills the places.
 
 The settings of every metric, which fill the foot of a generated table, are left to that file, to which a line leads.
 """
@@ -18,20 +18,20 @@ _SETTINGS = re.compile(r"[\w\\]+ \(version \w+\): ")
 _PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def filled(text: str, generated: Path) -> str:
-    """`text` with every marked place holding its file of `generated`, whose headings are of the third level.
+def filled(text: str, documents: Path, link: str = "reports/generated") -> str:
+    """`text` with every marked place holding its file of `documents`, whose headings are of the third level.
 
-    Raises FastFluxError when a named file is missing.
+    `link` leads from the text to the committed ones. Raises FastFluxError when a file is missing.
     """
 
     def fill(place: re.Match[str]) -> str:
-        path = generated / place["name"]
+        path = documents / place["name"]
         if not path.is_file():
-            raise FastFluxError(f"README.md shows {place['name']}, but {path} is missing: run `nox -s reports` first.")
+            raise FastFluxError(f"{place['name']} is shown, but {path} is missing: run `nox -s reports` first.")
         paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
         shown = [paragraph for paragraph in paragraphs if not _SETTINGS.match(paragraph)]
         if len(shown) < len(paragraphs):
-            shown.append(f"[How it was measured](reports/generated/{place['name']})")
+            shown.append(f"[How it was measured]({link}/{place['name']})")
         text = "\n\n".join(shown)
         return f"{place[1]}{text}\n{place[3]}"
 

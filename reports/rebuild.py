@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
-from reports.build import build, build_importance
+from reports.build import FORMATS, build, build_importance
 from reports.readme import filled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 PACKAGE = Path(__file__).parent
 #: The profile whose documents lie on top of reports/generated, where README.md shows them.
 DEFAULT = Path("cpu", "shapes")
+#: Files with generated parts, beside the folder reports/.
+FILLED = ("README.md", "docs/results.md")
 
 
-def rebuild(package: Path, out: Path) -> list[Path]:
+def rebuild(package: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write to `out` what reports/generated should hold; `package` is the folder reports/. The paths written.
 
     Raises FastFluxError when there are no records, and as `reports.build.build` does.
@@ -31,46 +38,63 @@ def rebuild(package: Path, out: Path) -> list[Path]:
     for folder in folders:
         name = folder.relative_to(results)
         gallery = package / "data" / "galleries" / name
-        written += build(folder, _place(out, name), gallery_dir=gallery if gallery.is_dir() else None)
+        place = out if name == DEFAULT else out / name
+        written += build(folder, place, formats=formats, gallery=gallery if gallery.is_dir() else None)
     for ranking in sorted((package.parent / "bench" / "profiles" / RANKINGS.name).glob("*.json")):
-        written += build_importance(ranking, out if ranking.stem == DEFAULT.name else out / ranking.stem)
+        written += build_importance(ranking, out if ranking.stem == DEFAULT.name else out / ranking.stem, formats)
     return written
 
 
-def check(package: Path, readme: Path) -> list[str]:
+def check(package: Path) -> list[str]:
     """What differs between the committed documents and those that the committed records give; empty when nothing does.
 
-    Raises FastFluxError as `rebuild` does, and when the README names a document that is not there.
+    Documents of other formats than the committed ones are left alone. Raises FastFluxError as `rebuild` does, and when
+    a file shows a document that is not there.
     """
     committed = package / "generated"
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         made = {path.relative_to(fresh) for path in rebuild(package, fresh)}
-        found = {path.relative_to(committed) for path in committed.rglob("*") if path.is_file()}
+        found = documents(committed)
         faults = [f"{name} is missing" for name in sorted(made - found)]
         faults += [f"{name} is made from nothing" for name in sorted(found - made)]
         differing = [
             name for name in sorted(made & found) if (fresh / name).read_bytes() != (committed / name).read_bytes()
         ]
         faults += [f"{name} differs" for name in differing]
-        text = readme.read_text(encoding="utf-8")
-        if filled(text, fresh) != text:
-            faults.append(f"{readme.name} shows other tables")
+        for path in _filled(package):
+            text = path.read_text(encoding="utf-8")
+            if filled(text, fresh, _link(path, committed)) != text:
+                faults.append(f"{path.name} shows other tables")
     return faults
 
 
-def replace_all(package: Path, readme: Path) -> list[Path]:
-    """Rebuild reports/generated and the README's tables; what nothing makes any more is deleted. The paths written."""
+def replace_all(package: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Rebuild reports/generated and what README.md and docs/results.md show of it; returns the paths written.
+
+    Committed documents that nothing makes any more are deleted. `formats` beyond the committed ones are built, too.
+    """
     committed = package / "generated"
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
-        names = [path.relative_to(fresh) for path in rebuild(package, fresh)]
+        made = rebuild(package, fresh, tuple(dict.fromkeys((*FORMATS, *formats))))
+        names = [path.relative_to(fresh) for path in made]
         replace_files(committed, fresh)
-    text = readme.read_text(encoding="utf-8")
-    if (now := filled(text, committed)) != text:
-        write_text(readme, now)
+    for path in _filled(package):
+        text = path.read_text(encoding="utf-8")
+        if (now := filled(text, committed, _link(path, committed))) != text:
+            write_text(path, now)
     return [committed / name for name in names]
 
 
-def _place(out: Path, name: Path) -> Path:
-    return out if name == DEFAULT else out / name
+def _filled(package: Path) -> list[Path]:
+    return [path for name in FILLED if (path := package.parent / name).is_file()]
+
+
+def _link(path: Path, committed: Path) -> str:
+    return Path(os.path.relpath(committed, path.parent)).as_posix()
+
+
+def documents(committed: Path) -> set[Path]:
+    """The committed documents by their place: page.html and SVGs are built beside them and not committed."""
+    return {path.relative_to(committed) for path in committed.rglob("*") if path.suffix[1:] in FORMATS}

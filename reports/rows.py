@@ -72,11 +72,6 @@ class Row:
         return self.value(key).value
 
 
-def latency_ratios(rows: Iterable[Row], family: str) -> dict[str, float | None]:
-    """Latency as a ratio to dense, by variant of a family; None where it was not measured."""
-    return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
-
-
 def read_rows(folder: Path) -> tuple[Row, ...]:
     """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio; other base models behind.
 

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 
 from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE
+from bench.tables import RATIO
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
-from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import latency_ratios
+from reports.grouping import DEFAULT_TOLERANCE, pairs_of
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
@@ -195,12 +195,7 @@ _Members = list[tuple[str, list[tuple["Row", str]]]]
 def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
     """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
-
-    baselines, candidates = latency_ratios(rows, pairs.baseline), latency_ratios(rows, pairs.candidate)
-    if pairs.by == "number":
-        found = pair_by_number(baselines, candidates)
-    else:
-        found = pair_by_latency(baselines, candidates, tolerance)
+    found = pairs_of(rows, pairs, tolerance)
     rest = [(row, "") for row in rows if row.family not in (pairs.baseline, pairs.candidate)]
     groups = [("", rest)] if rest else []
     for pair in found.pairs:
@@ -213,7 +208,7 @@ def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
 def _heading(pair: LatencyPair, members: Sequence[Row], pairs: Pairing) -> str:
     if pair.difference is None:
         return "Latency not measured"
-    ratios = sorted(row.number("latency.ratio_to_dense") or 0.0 for row in members)
+    ratios = sorted(row.number(RATIO) or 0.0 for row in members)
     text = f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense"
     return text if pairs.by == "latency" else f"{text}, {pair.difference:.1%} apart"
 

@@ -29,3 +29,10 @@ def code_points(characters: Iterable[str]) -> str:
     """The characters by number, for where they cannot be shown: ⟨U+4E2D U+6587⟩."""
     numbers = " ".join(f"U+{ord(character):04X}" for character in characters)
     return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}{numbers}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+
+
+def printable(text: str) -> str:
+    """`text` with its lines and spaces as they are, each character that has no glyph as ⟨U+0007⟩."""
+    return "".join(
+        code_points(character) if unseen(character) and character != "\n" else character for character in text
+    )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.records.variant_id import EXTERNAL, VariantId
 from bench.tables import TABLES
-from reports.choices import unknown_choice
+from fastflux.errors import unknown_name
 from reports.declared import is_declaration, read_tables
 from reports.tables import value_cell
 
@@ -39,7 +39,7 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     file, _, name = table.rpartition(":")
     specs = read_tables(Path(file)) if is_declaration(file) else EXPLAINED
     if name not in specs:
-        raise unknown_choice("table", name, specs)
+        raise unknown_name("table", name, specs)
     spec = specs[name]
     chosen = spec.chosen(rows)
     found = _pick("row", row, {name: entry for entry in chosen for name in (entry.label, entry.variant)})
@@ -136,5 +136,5 @@ def _settings(items: Iterable[tuple[str, JSON]]) -> str:
 def _pick(what: str, name: str, known: Mapping[str, Found]) -> Found:
     folded = {key.lower(): found for key, found in known.items()}
     if name.lower() not in folded:
-        raise unknown_choice(what, name, known)
+        raise unknown_name(what, name, known)
     return folded[name.lower()]

@@ -1,4 +1,4 @@
-"""Tables as pandas DataFrames, CSV and Parquet: numbers at full precision, everything else of the table beside them."""
+"""Tables as pandas DataFrames and CSV: numbers at full precision, everything else of the table beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from reports.table import display, number_parts
 from reports.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from reports.table import Cell, Header, Table
@@ -70,20 +69,14 @@ def to_frame(table: Table) -> pd.DataFrame:
     return frame
 
 
-def write_frame(table: Table, path: Path) -> Path:
-    """Write the table as its path's suffix says, .csv or .parquet, whole or not at all; returns `path`.
+def write_csv(table: Table, path: Path) -> Path:
+    """Write the table as CSV, whole or not at all; returns `path`.
 
-    In CSV, text that a spreadsheet would take for a formula gets an apostrophe in front; Parquet holds it as it is, and
-    the frame's `attrs` too. The same table gives the same bytes. `pandas.read_csv(path, keep_default_na=False,
-    na_values=[""])` reads every number of a CSV exactly.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front. The same table gives the same bytes.
+    `pandas.read_csv(path, keep_default_na=False, na_values=[""])` reads every number exactly.
     """
-    frame = to_frame(table)
-    writers: dict[str, Callable[[Path], None]] = {
-        ".csv": lambda to: _spreadsheet(frame).to_csv(to, index=False, encoding="utf-8", lineterminator="\n"),
-        ".parquet": lambda to: frame.to_parquet(to, index=False, engine="pyarrow"),
-    }
     with whole_file(path) as partial:
-        writers[path.suffix](partial)
+        _spreadsheet(to_frame(table)).to_csv(partial, index=False, encoding="utf-8", lineterminator="\n")
     return path
 
 

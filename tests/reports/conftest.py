@@ -131,10 +131,10 @@ def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
 def pdflatex() -> None:
     """Skip a test where pdflatex or a package is missing; fail it where FASTFLUX_REQUIRE_TOOLS=1 says they are here."""
     from reports.pdf import check_latex
-    from reports.render.latex.document import PACKAGES, SIUNITX
+    from reports.render.latex.document import PACKAGES
 
     try:
-        check_latex(PACKAGES | SIUNITX)
+        check_latex(PACKAGES)
     except FastFluxError as error:
         if os.environ.get("FASTFLUX_REQUIRE_TOOLS") == "1":
             pytest.fail(str(error))

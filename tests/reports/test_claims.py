@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reports.__main__ import main
 from reports.claims.table import CLAIMS, claims_table, findings
 from reports.claims.verdicts import Evidence, alike, at_least, keeps, latency_groups
+from reports.cli import main
 from reports.figures.ranking import Ranking
 from reports.render.latex.tables import to_latex
 from reports.rows import rows_of

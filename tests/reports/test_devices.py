@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from fastflux.errors import FastFluxError
-from reports.__main__ import main
 from reports.build import build
+from reports.cli import main
 from reports.devices import device_of
 from reports.rows import rows_of
 
@@ -89,7 +89,7 @@ def test_seconds_of_pruning_hang_on_the_device_and_steps_do_not(
 def test_the_command_line_allows_it_when_asked(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["build", "--results", str(mixed), "--tables", "table1", "--format", "md", "-o", str(tmp_path / "out")]
     assert main(command) == 1
-    assert capsys.readouterr().err.startswith("error: Table table1 would mix")
+    assert capsys.readouterr().err.startswith("python -m reports: Table table1 would mix")
     assert main([*command, "--mix-devices"]) == 0
     assert main(["claims", "--results", str(mixed)]) == 1
     assert main(["claims", "--results", str(mixed), "--mix-devices"]) == 0

@@ -10,7 +10,7 @@ import pytest
 from drawn import PROMPTS, write_images
 
 from fastflux.errors import FastFluxError
-from reports.__main__ import main
+from reports.cli import main
 from reports.figures.gallery import Gallery, write_gallery
 from reports.figures.gallery_files import collect
 from reports.manifest import Shot, pick_shots, read_manifest

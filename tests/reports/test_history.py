@@ -7,7 +7,7 @@ import pytest
 
 from bench.regression.history import Point, append
 from fastflux.errors import FastFluxError
-from reports.__main__ import main
+from reports.cli import main
 from reports.figures.history import history_figure
 
 

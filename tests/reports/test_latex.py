@@ -1,4 +1,4 @@
-r"""Tables as LaTeX: whole golden fragments in both styles, any text escaped, nothing wider than the page."""
+r"""Tables as LaTeX: a whole golden fragment, any text escaped, nothing wider than the page."""
 
 # Golden documents stand here as they are read: longer than code lines.
 # ruff: noqa: E501, RUF001
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from reports.pdf import compile_latex, overfull
-from reports.render.latex.tables import Numbers, anchor, to_latex
+from reports.render.latex.tables import anchor, to_latex
 from reports.render.latex.text import escape_latex
 from reports.table import Cell, Group, Header, Table
 
@@ -77,30 +77,6 @@ a{*}b\_c & \underline{\textbf{1.00}} & 0.0 & 148,480 & 1e-12 \\
 \end{table}
 """
 
-SIUNITX = r"""% Needs \usepackage{booktabs}, \usepackage{graphicx} and \usepackage{siunitx} (Debian: texlive-latex-recommended and texlive-science).
-\begin{table}[t]
-\centering
-\caption{A\_B \& C. \textbf{Not \textasciitilde{} HPS}}
-\label{tab:sample-1}
-\sisetup{detect-weight = true, retain-explicit-plus = true, table-number-alignment = right, table-text-alignment = right}
-\resizebox{\ifdim\width>\linewidth \linewidth\else \width\fi}{!}{%
-\begin{tabular}{lS[table-format = -2.2]S[table-format = -2.1]@{}lS[table-format = 6.0]S[table-format = 1.0e-2]}
-\toprule
-Model\textbar{}name & {Score $\uparrow$} & \multicolumn{2}{c}{Time (ms) $\downarrow$} & {\shortstack[r]{Images\\drawn}} & {p} \\
-\midrule
-a{*}b\_c & {\underline{\bfseries\num{1.00}}} & 0.0 &  & 148480 & 1e-12 \\
-\midrule
-\multicolumn{6}{l}{\textit{Group \#1}} \\
-{[}x{]} 5\% & {--\textsuperscript{a}} & -12.3 & \ {[}$-$13.0, $-$12.0{]} ($-$3\%) & {\bfseries\num{3}} & {--} \\
-\textless{}y\textgreater{}\textsuperscript{b} & {\underline{\num{-10.00}}} & 2.0 & \ $\pm$ 0.1\textsuperscript{b} & {\$n/a\$} & 2e+00 \\
-\bottomrule
-\end{tabular}}
-\par\smallskip{\footnotesize\raggedright \textsuperscript{a} failed: no \textbar{} weights\par}
-\par\smallskip{\footnotesize\raggedright \textsuperscript{b} alone\par}
-\par\smallskip{\footnotesize\raggedright n = 3 \textbackslash{} all -{}-force\par}
-\end{table}
-"""
-
 #: What breaks LaTeX, Markdown or a terminal, or is not in pdflatex's default fonts.
 HOSTILE = (
     r"\input{/etc/passwd}", r"\immediate\write18{touch x}", r"\end{table}\end{document}", r"} \\ & % $ # _ ^ ~ { ", "[2em] *",
@@ -125,17 +101,8 @@ def compiled(fragments: Iterable[str], packages: str = "", width: str = "") -> s
         return compile_latex(document, Path(folder, "out", "main.pdf")).with_suffix(".log").read_text(errors="replace")
 
 
-@pytest.mark.parametrize(("numbers", "golden"), [("plain", PLAIN), ("siunitx", SIUNITX)])
-def test_latex_is_exactly_this(numbers: Numbers, golden: str) -> None:
-    assert to_latex(TABLE, numbers) == golden
-
-
-def test_columns_without_numbers_behind_stay_single() -> None:
-    table = Table("t", "T", (Header("M", align="left"), Header("S")), (Group(((Cell(text="a"), Cell(1.5)),)),))
-    text = to_latex(table, "siunitx")
-    assert r"\begin{tabular}{lS[table-format = 1.2]}" in text
-    assert "a & 1.50 \\\\" in text
-    assert "M & {S} \\\\" in text
+def test_latex_is_exactly_this() -> None:
+    assert to_latex(TABLE) == PLAIN
 
 
 @given(st.text(alphabet='\\{}$&#%_^~<>|*[]"` ax-'))
@@ -190,24 +157,21 @@ def test_rows_lead_to_their_records_and_sentences_stay_ragged() -> None:
 
 
 @pytest.mark.usefixtures("pdflatex")
-@pytest.mark.parametrize("version", ["", "[=v2]"])
-def test_both_styles_compile_in_a_plain_article(version: str) -> None:
+def test_tables_compile_in_a_plain_article() -> None:
     sentences = replace(
         TABLE,
         headers=(replace(TABLE.headers[0], width=0.6), Header("Sentence", align="left", width=0.4)),
         groups=(Group(tuple((row[0], Cell(text="a sentence " * 20)) for row in TABLE.groups[1].rows * 20)),),
     )
     many = replace(TABLE, groups=(*TABLE.groups, *(replace(TABLE.groups[1], heading=str(n)) for n in range(25))))
-    parts = [to_latex(table, style) for style in ("plain", "siunitx") for table in (TABLE, sentences, many)]
-    log = compiled(parts, rf"\usepackage{{siunitx}}{version}")
-    assert overfull(log) == []
+    assert overfull(compiled([to_latex(table) for table in (TABLE, sentences, many)])) == []
 
 
 @pytest.mark.usefixtures("pdflatex")
 def test_a_table_wider_than_the_text_is_shrunk_in_one_column_and_in_two() -> None:
     wide = Table("w", "W", (Header("M", align="left"), *(Header(f"Heading {n}") for n in range(30))),
                  (Group(((Cell(text="a " * 40), *(Cell(float(n)) for n in range(30))),)),))  # fmt: skip
-    assert overfull(compiled([to_latex(wide), to_latex(wide, "siunitx")], r"\usepackage{siunitx}")) == []
+    assert overfull(compiled([to_latex(wide)])) == []
     assert (
         overfull(compiled([to_latex(wide)], width=r"\hsize=200pt\linewidth=200pt\textwidth=200pt\columnwidth=200pt"))
         == []
@@ -230,7 +194,7 @@ def hostile_table(texts: list[str], width: float = 0.0) -> Table:
 @pytest.mark.parametrize("width", [0.0, 0.3])
 def test_hostile_text_compiles(width: float) -> None:
     tables = [hostile_table(list(HOSTILE[start : start + 7]), width) for start in range(0, len(HOSTILE), 7)]
-    compiled([to_latex(table, style) for table in tables for style in ("plain", "siunitx")], r"\usepackage{siunitx}")
+    compiled(map(to_latex, tables))
 
 
 @pytest.mark.usefixtures("pdflatex")
@@ -240,6 +204,4 @@ def test_hostile_text_compiles(width: float) -> None:
 def test_any_text_compiles(encoding: str, texts: list[str]) -> None:
     """150 strings in a document, each in eight places."""
     tables = [hostile_table(texts[start : start + 15]) for start in range(0, len(texts), 15)]
-    styles: tuple[Numbers, ...] = ("plain", "siunitx")
-    parts = [to_latex(table, styles[number % 2]) for number, table in enumerate(tables)]
-    compiled(parts, encoding + r"\usepackage{siunitx}")
+    compiled(map(to_latex, tables), encoding)

@@ -291,7 +291,7 @@ def test_arrow_keys_change_the_picture_but_not_in_a_box_to_write_in(page: Page) 
     page.keyboard.press("End")
     page.get_by_role("button", name="Next").click()
     assert page.get_by_role("button", name="Next").is_disabled()
-    assert "\u2400\u2407 moon" in prompt.inner_text()
+    assert "⟨U+0000⟩⟨U+0007⟩ moon" in prompt.inner_text()
 
 
 def test_dark_and_light_follow_the_system_until_the_button_is_pressed(

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import reports.__main__ as command_line
+import reports.cli as command_line
 from fastflux.errors import FastFluxError
-from reports.__main__ import main
 from reports.build import DOCUMENT_FORMATS
-from reports.rebuild import PACKAGE, check, rebuild, replace_all
+from reports.cli import main
+from reports.rebuild import PACKAGE, check, documents, rebuild, replace_all
 
 
 @pytest.fixture
@@ -23,14 +23,14 @@ def package(tmp_path: Path, results: Path) -> Path:
     shutil.copytree(results, folder / "data" / "results" / "cpu" / "shapes")
     (tmp_path / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
     (folder / "generated").mkdir()
-    replace_all(folder, tmp_path / "README.md")
+    replace_all(folder)
     return folder
 
 
 def test_what_was_just_rebuilt_does_not_differ(package: Path) -> None:
     assert (package / "generated" / "table1.md").is_file()
     assert "| Model" in (package.parent / "README.md").read_text(encoding="utf-8")
-    assert check(package, package.parent / "README.md") == []
+    assert check(package) == []
 
 
 def test_every_kind_of_difference_is_told(package: Path) -> None:
@@ -39,18 +39,18 @@ def test_every_kind_of_difference_is_told(package: Path) -> None:
     (generated / "table2.md").write_text("a better number", encoding="utf-8")
     (generated / "stale.md").write_text("of a table that is gone", encoding="utf-8")
     readme.write_text("<!-- generated: table6.md -->\nby hand\n<!-- end -->\n", encoding="utf-8")
-    assert check(package, readme) == [
+    assert check(package) == [
         "table1.md is missing", "stale.md is made from nothing", "table2.md differs", "README.md shows other tables",
     ]  # fmt: skip
-    replace_all(package, readme)
-    assert check(package, readme) == []
+    replace_all(package)
+    assert check(package) == []
     assert not (generated / "stale.md").exists()
 
 
 def test_a_record_that_changed_shows(package: Path) -> None:
     path = package / "data" / "results" / "cpu" / "shapes" / "dense.json"
     path.write_text(path.read_text(encoding="utf-8").replace("28.0625", "28.5"), encoding="utf-8")
-    assert "table1.md differs" in check(package, package.parent / "README.md")
+    assert "table1.md differs" in check(package)
 
 
 def test_other_profiles_have_folders_of_their_own(package: Path, results: Path, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_command_line_ends_with_1_when_something_differs(
 def test_the_repositorys_documents_are_what_its_records_give(tmp_path: Path) -> None:
     committed = PACKAGE / "generated"
     made = {path.relative_to(tmp_path) for path in rebuild(PACKAGE, tmp_path)}
-    assert made == {path.relative_to(committed) for path in committed.rglob("*") if path.is_file()}
+    assert made == documents(committed)
     for name in sorted(made):
         fresh, kept = tmp_path / name, committed / name
         if name.suffix.lstrip(".") in DOCUMENT_FORMATS:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from reports.__main__ import main
+from reports.cli import main
 from reports.rows import rows_of
 from reports.why import why
 
@@ -54,18 +54,20 @@ def test_a_gap_has_its_reason(results: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("asked", "message", "nearest"),
     [
-        (("tabel1", "dense", "averaged"), "Unknown table 'tabel1': did you mean table1?"),
-        (("table1", "FastFLUX-11%", "averaged"), "Unknown row 'FastFLUX-11%': did you mean FastFLUX-10%?"),
-        (("table1", "dense", "fotos"), "Unknown column 'fotos': did you mean photo?"),
+        (("tabel1", "dense", "averaged"), "Unknown table 'tabel1'", "'table1'"),
+        (("table1", "FastFLUX-11%", "averaged"), "Unknown row 'FastFLUX-11%'", "'FastFLUX-10%'"),
+        (("table1", "dense", "fotos"), "Unknown column 'fotos'", "'photo'"),
     ],
 )
 def test_names_that_are_not_there_are_one_sentence(
-    results: Path, asked: tuple[str, str, str], message: str, capsys: pytest.CaptureFixture[str]
+    results: Path, asked: tuple[str, str, str], message: str, nearest: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["why", *asked, "--results", str(results)]) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.endswith(f"; did you mean {nearest}?\n")
 
 
 def test_a_heading_may_be_given_as_it_is_printed(make_record: MakeRecord, measured: Measured) -> None:

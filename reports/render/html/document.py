@@ -1,40 +1,45 @@
 """The page: tables, plot, image browser and records of one profile in one HTML file that needs nothing beside it.
 
-Styles and scripts are read from assets/. They are allowed by their hashes, so that no other script can run in the
-page, and nothing can be asked of the network.
+Its templates, styles and scripts lie in assets/. Whatever a record holds is escaped by jinja2 and shows as its
+characters. Styles and scripts are allowed by their hashes, so that no other script can run in the page, and nothing can
+be asked of the network.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
+import re
 from collections import Counter
+from functools import cache
 from importlib.resources import files
-from string import Template
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reports.render.html.html_table import to_html
-from reports.render.html.html_text import element_id, escape_html, script_json
-from reports.render.html.images import browser_data, sheets_html
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports.render.html.images import browser_data, sheet_uris
 from reports.render.html.pareto import pareto_data
-from reports.render.html.records import conditions_html, record_ids, records_html
+from reports.table import behind, display, letter
 from reports.tables import model_name, profile_label
+from reports.text import one_line
+from reports.why import measurement_facts, record_facts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reports.figures.gallery import Gallery
     from reports.rows import Row
-    from reports.table import Table
+    from reports.table import Header, Table
+    from reports.why import Fact
 
 PAGE = "page.html"
 _SCRIPTS = ("dom.js", "theme.js", "tips.js", "tables.js", "plot.js", "images.js", "start.js")
 _CLAIMS = "claims"
 _TWIN = "_paper"
-_NO_GALLERY = (
-    "No images were given: <code>python -m reports build --gallery DIR</code> adds those of a gallery, "
-    "which <code>python -m reports gallery --help</code> tells how to make."
-)
+#: Facts of a run that differ between any two of them, so that they say nothing of how it was measured.
+_OF_ONE_RUN = ("record", "pruning", "measured again by")
 
 
 def page_html(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], gallery: Gallery | None = None) -> str:
@@ -42,32 +47,58 @@ def page_html(rows: Sequence[Row], tables: Mapping[str, Sequence[Table]], galler
 
     Raises FastFluxError for a gallery's sheet that cannot be shown.
     """
-    records = record_ids(rows)
+    records = {row.variant: f"record-{index}" for index, row in enumerate(rows) if row.record is not None}
     declared = {name: parts for name, parts in tables.items() if name != _CLAIMS}
-    claims = "".join(to_html(table, records) for table in tables.get(_CLAIMS, ()))
-    images = gallery is not None and bool(gallery.sheets) and bool(gallery.shots)
+    shown = gallery if gallery is not None and gallery.sheets and gallery.shots else None
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in _SCRIPTS)
-    return Template(_asset("page.html")).substitute(
-        title=escape_html(f"FastFLUX evaluation, {model_name(rows)}"),
-        heading=escape_html(model_name(rows)),
-        about=escape_html(_about(rows)),
-        whose=f'<p class="whose banner">{escape_html(label)}</p>' if (label := _whose(rows)) else "",
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        contents=_contents(declared, claims=bool(claims)),
-        claims=f'<section id="claims-section"><h2>Verdicts</h2>{_counts(tables[_CLAIMS])}{claims}</section>'
-        if claims
-        else "",
-        tables="\n".join(_document(name, parts, records) for name, parts in declared.items()),
-        conditions=conditions_html(rows),
-        records=records_html(rows, records),
-        no_images="" if images else f'<p class="empty">{_NO_GALLERY}</p>',
-        plot_data=script_json(pareto_data(rows, records)),
-        image_data=script_json(browser_data(rows, gallery, records) if images and gallery is not None else None),
-        sheets=sheets_html(rows, gallery) if images and gallery is not None else "",
-    )
+    page = environment().get_template(PAGE).render(
+        model=model_name(rows), about=_about(rows), scores=_whose_scores(rows), rows=rows, records=records,
+        style=Markup(style), style_hash=_hash(style), script=Markup(script), script_hash=_hash(script),  # noqa: S704
+        claims=tables.get(_CLAIMS, ()), verdicts=_counts(tables.get(_CLAIMS, ())),
+        tables=[(name.endswith(_TWIN), parts) for name, parts in declared.items()],
+        conditions=_conditions(rows), record_facts=record_facts, measurement_facts=measurement_facts,
+        plot_data=pareto_data(rows, records),
+        image_data=None if shown is None else browser_data(rows, shown, records),
+        sheets=[] if shown is None else sheet_uris(rows, shown),
+    )  # fmt: skip
+    return f"{page}\n"
+
+
+@cache
+def environment() -> Environment:
+    """Where the page's templates are found; any text is on one line, escaped, without characters that have no glyph."""
+    made = Environment(
+        autoescape=True, loader=PackageLoader("reports.render.html", "assets"), undefined=StrictUndefined,
+        finalize=_shown, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    made.filters |= {"element_id": element_id, "kind": _kind, "one_line": one_line, "signed": _signed}
+    made.globals |= {"behind": behind, "display": display, "isfinite": math.isfinite, "letter": letter, "share": _share}
+    return made
+
+
+def element_id(name: str) -> str:
+    """`name` as an id that needs no escaping in a link either."""
+    return re.sub("[^A-Za-z0-9]+", "-", name).strip("-")
+
+
+def _shown(value: Any) -> Any:
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _kind(header: Header) -> str:
+    return "sentence" if header.width else header.align
+
+
+def _signed(text: str) -> str:
+    """A minus sign instead of a hyphen before numbers."""
+    return re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _share(header: Header, headers: Sequence[Header]) -> str:
+    """The share of the width that a column of sentences asks for, of the whole when all columns are."""
+    whole = sum(each.width for each in headers) if all(each.width for each in headers) else 1.0
+    return f"{header.width / whole:.0%}"
 
 
 def _asset(name: str) -> str:
@@ -86,15 +117,15 @@ def _about(rows: Sequence[Row]) -> str:
     return f"{len(rows)} variants, profile {rows[0].profile}, measured on {', '.join(devices)}, {when}"
 
 
-def _whose(rows: Sequence[Row]) -> str:
+def _whose_scores(rows: Sequence[Row]) -> str:
     """Whose scores these are, without what the label says of its own table."""
     label = profile_label(rows)
     return f"{label.partition(';')[0]}." if ";" in label else label
 
 
-def _counts(tables: Sequence[Table]) -> str:
+def _counts(tables: Sequence[Table]) -> Counter[str]:
     """How many claims got which verdict."""
-    verdicts = Counter(
+    return Counter(
         row[index].text or ""
         for table in tables
         for index, header in enumerate(table.headers)
@@ -102,26 +133,21 @@ def _counts(tables: Sequence[Table]) -> str:
         for group in table.groups
         for row in group.rows
     )
-    items = (f"<li><strong>{count}</strong> {escape_html(verdict)}</li>" for verdict, count in verdicts.items())
-    return f'<ul class="counts">{"".join(items)}</ul>'
 
 
-def _contents(documents: Mapping[str, Sequence[Table]], *, claims: bool) -> str:
-    """Links to the sections, and below "Tables" to each of them."""
-    named = [(element_id(parts[0].name), parts[0].title.partition(",")[0]) for name, parts in documents.items()
-             if not name.endswith(_TWIN)]  # fmt: skip
-    inner = "".join(f'<li><a href="#{name}">{escape_html(title)}</a></li>' for name, title in named)
-    entries = [("plot-section", "Quality against cost", ""), ("images-section", "Images", "")]
-    entries += [("claims-section", "Verdicts", "")] if claims else []
-    entries += [("tables-section", "Tables", f"<ul>{inner}</ul>" if inner else "")]
-    entries += [("conditions-section", "How it was measured", ""), ("records-section", "Records", "")]
-    return "".join(f'<li><a href="#{name}">{title}</a>{below}</li>' for name, title, below in entries)
+def _conditions(rows: Sequence[Row]) -> list[Fact]:
+    """How it was measured: each fact of the runs once, with the variants it holds for where they differ."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        for name, text in [] if row.record is None else record_facts(row.record):
+            if name not in _OF_ONE_RUN:
+                found.setdefault(name, {}).setdefault(text, []).append(row.label)
+    return [
+        (name, text if len(texts) == 1 else f"{text} ({_listed(labels)})")
+        for name, texts in found.items()
+        for text, labels in texts.items()
+    ]
 
 
-def _document(name: str, parts: Sequence[Table], records: Mapping[str, str]) -> str:
-    """A document's tables; those beside the paper's own figures are folded."""
-    shown = "".join(to_html(table, records) for table in parts)
-    if not name.endswith(_TWIN):
-        return shown
-    title = parts[0].title.partition(":")[0]
-    return f'<details class="twin"><summary>{escape_html(title)} beside the paper\'s figures</summary>{shown}</details>'
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) <= 4 else f"{', '.join(labels[:3])} and {len(labels) - 3} more"

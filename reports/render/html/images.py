@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.records.variant_id import DENSE, FASTFLUX
 from bench.tables import CLIP, GENEVAL, HPS
 from fastflux.errors import FastFluxError
-from reports.render.html.html_text import visible
+from reports.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,10 +42,10 @@ def browser_data(rows: Sequence[Row], gallery: Gallery, records: Mapping[str, st
     strongest = max(pruned, key=lambda name: (by_variant[name].number("plan.ratio") or 0.0, name), default=names[-1])
     return {
         "tile": list(gallery.tile),
-        "kinds": [visible(kind) for kind in kinds],
+        "kinds": [one_line(kind) for kind in kinds],
         "shots": [
             [
-                visible(shot.prompt_id), shot.sample, str(shot.seed), visible(shot.prompt), kinds.index(shot.kind),
+                one_line(shot.prompt_id), shot.sample, str(shot.seed), one_line(shot.prompt), kinds.index(shot.kind),
                 *gallery.tile_box(index)[:2],
             ]
             for index, shot in enumerate(gallery.shots)
@@ -56,15 +56,12 @@ def browser_data(rows: Sequence[Row], gallery: Gallery, records: Mapping[str, st
     }  # fmt: skip
 
 
-def sheets_html(rows: Sequence[Row], gallery: Gallery) -> str:
-    """The sheets as data URIs, each in an element of its own, so that one is decoded when it is looked at.
+def sheet_uris(rows: Sequence[Row], gallery: Gallery) -> list[str]:
+    """The sheets as data URIs, one for each of `shown_variants`.
 
     Raises FastFluxError for a sheet of a kind that browsers do not show, or that cannot be read.
     """
-    return "\n".join(
-        f'<script type="text/plain" id="sheet-{index}">{_data_uri(gallery, variant)}</script>'
-        for index, variant in enumerate(shown_variants(rows, gallery))
-    )
+    return [_data_uri(gallery, variant) for variant in shown_variants(rows, gallery)]
 
 
 def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: str) -> dict[str, JSON]:
@@ -76,7 +73,7 @@ def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: s
         for short, column in _SCORES.items()
     }
     return {
-        "label": visible(name if row is None else row.label),
+        "label": one_line(name if row is None else row.label),
         "record": record,
         "verdicts": "".join("-" if verdict is None else str(int(verdict > 0.5)) for verdict in verdicts),
         **scores,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
 from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES
+from reports.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JS
         "points": [
             {
                 "record": records[row.variant],
-                "label": row.label,
+                "label": one_line(row.label),
                 "series": series_of(row).name,
                 "values": {
                     column.key: [value.value, *(value.interval or (None, None))]

@@ -15,7 +15,6 @@ from reports.tables import model_name, profile_label
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from reports.render.latex.tables import Numbers
     from reports.rows import Row
 
 #: The packages it loads: with them compile all fragments. Debian's package is named for those outside its base.
@@ -27,7 +26,6 @@ PACKAGES = {
     "booktabs": "texlive-latex-recommended",
     "pdflscape": "texlive-latex-recommended",
 }
-SIUNITX = {"siunitx": "texlive-science"}
 _OPTIONS = {"geometry": "margin=15mm,includefoot", "hyperref": "hidelinks"}
 _CLAIMS = "claims"
 #: A row of more characters is set on its side.
@@ -58,16 +56,13 @@ PACKAGES
 """
 
 
-def report_document(
-    rows: Sequence[Row], fragments: Mapping[str, str], figures: Sequence[str], latex: Numbers = "plain"
-) -> str:
+def report_document(rows: Sequence[Row], fragments: Mapping[str, str], figures: Sequence[str]) -> str:
     r"""The document for fragments beside it (their texts by file name without .tex) and figures (.pdf or .png).
 
     First what the records say of themselves, then the claims, the paper's tables, the others, the figures, and last the
     records to which the rows of all tables lead.
     """
     title = f"FastFLUX evaluation: {model_name(rows)}"
-    packages = [*PACKAGES, *(SIUNITX if latex == "siunitx" else ())]
     paper = [name for name in fragments if _of_paper(name)]
     sections = {
         "Claims of the paper": [name for name in (_CLAIMS,) if name in fragments],
@@ -77,7 +72,7 @@ def report_document(
         "Records": [name for name in (PROVENANCE,) if name in fragments],
     }
     parts = [
-        _PREAMBLE.replace("PACKAGES", "\n".join(_usepackage(name) for name in packages)).replace(
+        _PREAMBLE.replace("PACKAGES", "\n".join(map(_usepackage, PACKAGES))).replace(
             "TITLE", re.sub(r"[^A-Za-z0-9 .:-]", "", title)
         ),
         rf"\begin{{center}}{{\Large\bfseries {escape_latex(title)}\par}}\end{{center}}",
