@@ -33,8 +33,6 @@ from fastflux.methods.registry import make_config, pruning_method
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
-RUNS = Path("runs")
-"""Folder of all runs, in the working directory."""
 
 
 class CalibrationSettings(Data, frozen=True):

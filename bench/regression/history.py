@@ -12,8 +12,10 @@ from typing import Any
 
 import msgspec
 
-from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_lines, json_of, read_data
+from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
 from bench.tables import TRENDS
+from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 
 class Point(Data, frozen=True):
@@ -75,33 +77,39 @@ def _values(record: RunRecord) -> dict[str, list[float]]:
     }
 
 
-def read_history(paths: Iterable[Path], *, skip_torn: bool = False) -> tuple[Point, ...]:
+def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
     """The points of all files that there are, oldest first, none twice.
 
-    Raises FastFluxError naming the line that is no point, unless such lines are to be skipped.
+    Raises FastFluxError naming the line that is no point.
     """
     found: dict[tuple[str, str, str, str], Point] = {}
     for path in paths:
-        for where, line in json_lines(path, "mend it") if path.is_file() else ():
+        for number, line in enumerate(_whole_lines(path), start=1):
             try:
-                point = read_data(Point, json_of(line, where, "mend it"), where)
-            except RecordError:
-                if not skip_torn:
-                    raise
-                continue
+                point = read_data(Point, json_of(line, "it"), "it")
+            except RecordError as error:
+                raise FastFluxError(f"{path}, line {number} is no point of a history ({error}): mend it.") from error
             found.setdefault(point.key, point)
     return tuple(sorted(found.values(), key=lambda point: point.key))
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file but for a last one that a kill has cut short, which no later run may stumble over."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    *lines, last = text.split("\n")
+    try:
+        json.loads(last)
+    except ValueError:  # mostly "" behind the last line's end
+        return lines
+    return [*lines, last]
+
+
 def append(path: Path, points: Iterable[Point]) -> int:
     """Add the points that the file lacks, one line each; the number added."""
-    there = {point.key for point in read_history([path], skip_torn=True)}  # a torn line loses no new point
-    lines = [point.line() + "\n" for point in points if point.key not in there]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(["\n", *lines] if torn else lines)
-    return len(lines)
+    there = {point.key for point in read_history([path])}
+    new = [point.line() for point in points if point.key not in there]
+    write_text(path, "".join(f"{line}\n" for line in (*_whole_lines(path), *new)))
+    return len(new)
 
 
 def groups_of(points: Iterable[Point]) -> dict[tuple[str, str, str], tuple[Point, ...]]:

@@ -9,9 +9,8 @@ from bench.metrics.catalogue import Metric, metric_named
 from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import Measurement, RunRecord
 from bench.records.statistics import PairedDifference
-from bench.regression.baseline import Snapshot
+from bench.regression.baseline import NoVerdictError, Snapshot
 from bench.regression.check import Check, Outcome, Tolerances, measured_pair, record_pairs
-from bench.regression.exit import NotComparableError
 
 #: The scores with a tolerance.
 SCORES = tuple(map(metric_named, ("hps", "geneval", "clip_score")))
@@ -57,14 +56,14 @@ def _compared(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -
 
 
 def _require_one_scorer(old: Measurement, new: Measurement) -> None:
-    """Raise NotComparableError when what both say of their scorer differs, such as its weights."""
+    """Raise NoVerdictError when what both say of their scorer differs, such as its weights."""
     differing = [
         f"{key} ({old.settings[key]} there, {new.settings[key]} here)"
         for key in sorted(old.settings.keys() & new.settings.keys())
         if old.settings[key] != new.settings[key]
     ]
     if differing:
-        raise NotComparableError(
+        raise NoVerdictError(
             f"{old.info.name} of the baseline was scored by something else: {'; '.join(differing)}. Go back to what "
             "scored there, or make a new one with --update."
         )

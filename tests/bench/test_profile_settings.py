@@ -8,10 +8,10 @@ import pytest
 
 from bench.metrics.catalogue import metrics
 from bench.profiles.profile import ROOT, load_profile, require_device
-from bench.reproduce import reproduce
 from bench.run.external import score
+from bench.run.reproduce import reproduce
+from bench.run.units import Budget
 from bench.samples.prompt_files import read_all_prompts
-from bench.studies.full_size.pieces import Budget
 from bench.studies.full_size.sizes import sizes_of
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import bench.reproduce
-from bench.__main__ import main
+import bench.run.evaluate
+from bench.cli import main
 from bench.profiles.profile import load_profile
 from bench.records.results import RunRecord
-from bench.reproduce import reproduce
+from bench.run.reproduce import reproduce
 from bench.samples.prompt_files import read_all_prompts
 from bench.studies.ranking import rank
 from fastflux.errors import FastFluxError
@@ -128,7 +128,7 @@ def test_what_is_missing_is_told_before_the_long_work(
     given: dict[str, str], key: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(bench.reproduce.Evaluation, "generate", lambda _self: pytest.fail("it drew"))
+    monkeypatch.setattr(bench.run.evaluate, "draw", lambda _: pytest.fail("it drew"))
     with pytest.raises(FastFluxError, match=message.replace("(", r"\(")):
         reproduce(
             profile_name="flux-dev", variant_names=["dense"], changes={**given, key: value}, runs=tmp_path / "runs"
@@ -154,12 +154,7 @@ def test_the_blocks_are_ranked_by_public_scorers(given: dict[str, str], tiny_cli
     assert all(entry["fid"] > 0 for entry in found["blocks"])
     public = {**settings, "ranking.fid.model": "inception"}
     with pytest.raises(FastFluxError, match=r"metrics\.fid: checkpoint is not set: download"):
-        rank(
-            profile_name="flux-dev",
-            samples=2,
-            changes=public,
-            runs=tmp_path / "other",
-        )
+        rank(profile_name="flux-dev", samples=2, changes=public, runs=tmp_path / "other")
 
 
 @pytest.mark.slow
