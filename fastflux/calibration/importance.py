@@ -118,6 +118,12 @@ def listed_blocks(ranking: str) -> tuple[BlockRef, ...]:
     return blocks
 
 
+def require_ranking_of(ranking: str, transformer: nn.Module) -> None:
+    """Raise ``FastFluxError`` for a ranking given block by block that is not of this transformer's blocks."""
+    if ranking not in RANKINGS:
+        rank_blocks(ranking, transformer)
+
+
 def rank_blocks(
     ranking: str, transformer: nn.Module, fits: Mapping[BlockRef, BlockFit] | None = None, *, seed: int = 0
 ) -> tuple[BlockRef, ...]:

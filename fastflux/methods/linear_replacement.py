@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
+from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking, require_ranking_of
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
@@ -48,6 +48,11 @@ class LinearReplacementConfig:
     def needs_statistics(self) -> bool:
         """The fit always needs them."""
         return True
+
+    def require_fits(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` where this transformer has fewer blocks, or other ones than the ranking lists."""
+        amount(transformer, self.ratio, self.blocks)
+        require_ranking_of(self.ranking, transformer)
 
 
 @register_pruning_method(LinearReplacementConfig)

@@ -15,7 +15,7 @@ from bench.reproduce import reproduce
 from bench.run.evaluation import IMAGE_METRICS, Evaluation
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
 
 def test_the_variants_are_the_papers() -> None:

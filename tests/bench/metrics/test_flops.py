@@ -18,7 +18,7 @@ from bench.metrics.cost.flops import (
     sd3_flops,
 )
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import example_inputs
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
