@@ -47,7 +47,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        status, sentence = _told(error, interrupted)
+        status, sentence = _explain(error, interrupted)
         if not status:
             raise
         _say(app.name[0], sentence)
@@ -57,10 +57,11 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
             signal.signal(number, handler)
 
 
-def _told(error: BaseException, interrupted: str) -> tuple[int, str]:
+def _explain(error: BaseException, interrupted: str) -> tuple[int, str]:
     """The exit status and the sentence for an error; status 0 for one that is a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
-        return getattr(error, "status", _ENDING[signal.SIGINT]), interrupted
+        notes = getattr(error, "__notes__", ())  # what knows better what is kept has added one
+        return getattr(error, "status", _ENDING[signal.SIGINT]), notes[0] if notes else interrupted
     if isinstance(error, CycloptsError):
         return 2, str(error)
     if isinstance(error, FastFluxError):
