@@ -211,7 +211,7 @@ def _require_finite(ran: _Ran) -> None:
 
 
 def exact_by_default(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of such activations are exact where `observe_residual` is not told."""
+    """Whether products of such activations are exact where nobody says otherwise."""
     return not (device.type == "cuda" and dtype == torch.bfloat16)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import save_transformer
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import architecture_of
 from fastflux.models.blocks import RemovedBlock
 from fastflux.models.folding import fold_
