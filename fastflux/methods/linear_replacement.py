@@ -28,6 +28,14 @@ class LinearReplacementConfig:
     ``ratio`` (in [0, 1], counted as in `fastflux.block_counts.block_count`) or ``blocks`` says how many;
     ``ranking`` in which order (`fastflux.calibration.importance.rank_blocks`), ``seed`` serving the random one;
     ``ridge`` is the regression's relative ridge.
+
+    Raises:
+        FastFluxError: A value that cannot be meant.
+
+    Example:
+        >>> fastflux.LinearReplacementConfig(ratio=1.5)
+        Traceback (most recent call last):
+        fastflux.errors.FastFluxError: The pruning ratio is 1.5, but it must lie between 0 and 1: 0.2 stands for 20 %.
     """
 
     method: ClassVar[str] = "linear_replacement"
