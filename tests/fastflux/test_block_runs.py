@@ -35,13 +35,13 @@ class Transfers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._times: Counter[int] = Counter()
-        bring = offload._bring
+        bring = offload._load
 
         def counted(module: torch.nn.Module) -> None:
             self._times[id(module)] += 1
             bring(module)
 
-        monkeypatch.setattr(offload, "_bring", counted)
+        monkeypatch.setattr(offload, "_load", counted)
 
     def take(self, transformer: Any) -> list[int]:
         """By block, since the last call."""
