@@ -13,7 +13,7 @@ from rich.console import Console
 from fastflux.calibration.fingerprints import fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
-from fastflux.calibration.least_squares import DEFAULT_RIDGE
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.run import CalibrationRun
@@ -162,6 +162,7 @@ def rank(
     """
     if ranking not in MEASURED_RANKINGS:
         raise unknown_name("measured ranking", ranking, MEASURED_RANKINGS)
+    require_ridge(ridge)
     _device(place or Place())
     kind, items = _calibration_data(data, "rank")
     base = local_pipeline(Path(pipeline))
@@ -201,8 +202,11 @@ def generate(
     """
     require_positive(steps=steps)
     require_guidance(guidance)
-    loaded = open_pipeline(local_pipeline(Path(pipeline)), place or Place())
-    require_sizes(loaded, height, width, text_tokens)
+    place = place or Place()
+    _device(place)
+    folder = local_pipeline(Path(pipeline))
+    require_sizes(load_outline(folder), height, width, text_tokens)
+    loaded = open_pipeline(folder, place)
     sizes = drawing_sizes(loaded, height, width, text_tokens)
     for prompt in prompts:
         [pixels] = loaded(
@@ -239,7 +243,7 @@ def _weights(folder: Path, place: Place) -> Path:
 
 def _device(place: Place) -> str:
     """The device asked for, or the one there is; raises ``FastFluxError`` for one that computes nothing."""
-    device = place.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if place.device is None else place.device
     try:
         torch.ones(1, device=device).item()  # "meta" can be named, but has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:

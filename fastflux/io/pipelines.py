@@ -31,7 +31,7 @@ from fastflux.io.pipeline_files import INDEX, components, copied_files, foreign_
 from fastflux.models.architecture import architecture_of
 from fastflux.models.offload import offload_pipeline_
 from fastflux.models.plain import require_finite, require_plain
-from fastflux.models.pruned import PrunedTransformer, plan_of
+from fastflux.models.pruned import PrunedTransformer, model_classes, plan_of
 
 
 def export_pipeline(
@@ -167,7 +167,7 @@ def _load_models(folder: Path, dtype: torch.dtype, checkpoint: Path | None) -> d
         library, class_name = index[name]
         if name == "transformer" and checkpoint is not None:
             models[name] = load_single_file(checkpoint, path, dtype)
-        elif name == "transformer" and library in ("diffusers", "fastflux"):
+        elif name == "transformer" and class_name in model_classes():
             models[name] = load_transformer(path, dtype=dtype)
         elif library in ("diffusers", "transformers") and (path / "config.json").is_file():
             models[name] = load_model(getattr(import_module(library), class_name, None), path, dtype)

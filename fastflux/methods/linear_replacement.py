@@ -1,6 +1,5 @@
 """Block-wise replacement with linear layers, the paper's BRLL (section 3.1)."""
 
-import math
 from dataclasses import dataclass
 from time import monotonic
 from typing import ClassVar, cast
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking, require_ranking_of
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, require_ridge
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -49,8 +48,7 @@ class LinearReplacementConfig:
     def __post_init__(self) -> None:
         require_amount(self.method, self.ratio, self.blocks)
         require_ranking(self.ranking)
-        if not (math.isfinite(self.ridge) and self.ridge >= 0):
-            raise FastFluxError(f"The ridge is {self.ridge}, but it must be a finite number that is not negative.")
+        require_ridge(self.ridge)
 
     @property
     def needs_statistics(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxFillPipeline, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FluxFillPipeline, FluxImg2ImgPipeline, FluxPipeline, Transformer2DModel
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
@@ -325,3 +325,14 @@ def test_the_plan_tells_calibrations_apart(base: Path, tmp_path: Path) -> None:
     assert len(set(hashes)) == 4
     assert hash_of("e") == hashes[0]
     assert fastflux.plan_of(load_transformer(tmp_path / "e/transformer")).hash == hashes[0]  # type: ignore[union-attr]
+
+
+def test_a_transformer_of_no_known_family_is_loaded_but_not_pruned(copy: Path, tmp_path: Path) -> None:
+    transformer = Transformer2DModel(num_attention_heads=1, attention_head_dim=4, in_channels=4, norm_num_groups=2)
+    shutil.rmtree(copy / "transformer")
+    transformer.save_pretrained(copy / "transformer")
+    change(copy / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    loaded: Any = load_pipeline(copy).transformer
+    assert all(torch.equal(value, transformer.state_dict()[name]) for name, value in loaded.state_dict().items())
+    with pytest.raises(FastFluxError, match="Unknown transformer class"):
+        fastflux.prune(copy, fastflux.L1NormConfig(ratio=0.2), output=tmp_path / "out")

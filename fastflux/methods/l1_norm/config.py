@@ -50,6 +50,8 @@ class L1NormConfig:
     def __post_init__(self) -> None:
         require_fraction("The pruning ratio", self.ratio)
         _ = self.settings  # which checks itself
+        if self.samples < 1:
+            raise FastFluxError(f"Fine-tuning's samples are {self.samples}, but there must be at least 1.")
 
     @property
     def needs_statistics(self) -> bool:

@@ -71,6 +71,8 @@ class SandwichTrainingConfig(LinearReplacementConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_layers(self.layers)
+        if self.samples < 1:
+            raise FastFluxError(f"The sandwich's samples are {self.samples}, but there must be at least 1.")
         if self.replacement not in REPLACEMENT_KINDS:
             raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
         if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
