@@ -1,10 +1,12 @@
-"""GenEval's words: its tasks, its colors, and COCO's 80 object classes in their usual order.
+"""GenEval's words: its tasks, its colors, its relations, and COCO's 80 object classes in their usual order.
 
 GenEval names three of them more plainly than COCO does ("computer mouse", "tv remote", "computer keyboard"), so a
 detector's classes are taken by their number, never by their name.
 """
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 COCO_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
@@ -21,5 +23,9 @@ COCO_CLASSES = (
     *("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
 
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+Color = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
+Relation = Literal["left of", "right of", "above", "below"]
+Task = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+COLORS: tuple[str, ...] = get_args(Color)
+RELATIONS: tuple[str, ...] = get_args(Relation)
+TASKS: tuple[str, ...] = get_args(Task)

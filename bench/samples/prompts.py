@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.samples.geneval_metadata import require_geneval
 from fastflux.errors import FastFluxError
 
 SETS = ("hps", "geneval", "calibration")
@@ -70,10 +71,8 @@ def _parse(line: str, where: str) -> Prompt:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
     if prompt.set == "hps" and not prompt.style:
         raise FastFluxError(f"{where}: an hps prompt needs a style")
-    if prompt.set == "geneval" and not (
-        isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()
-    ):
-        raise FastFluxError(f"{where}: a geneval prompt needs metadata with 'tag' and 'include'")
+    if prompt.set == "geneval":
+        require_geneval(prompt.metadata, where)
     return prompt
 
 

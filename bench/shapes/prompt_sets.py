@@ -14,7 +14,6 @@ from fastflux.files import write_text
 HPS_PER_STYLE = 64
 GENEVAL_PER_TASK = 24
 CALIBRATION = 128
-#: Calibration prompts spread over the templates as the training captions do.
 FOLDER = Path("prompts/shapes")
 
 

@@ -6,7 +6,7 @@ templates. The splits draw from separate seed streams; pairs named by `vocabular
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -61,16 +61,7 @@ class Scenes:
         return len(self.styles)
 
     def __getitem__(self, rows: slice) -> Scenes:
-        return Scenes(
-            self.shapes[rows],
-            self.colors[rows],
-            self.centers[rows],
-            self.radii[rows],
-            self.styles[rows],
-            self.noise[rows],
-            self.metadata[rows],
-            self.captions[rows],
-        )
+        return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[str, float] | None = None) -> Scenes:
@@ -95,8 +86,7 @@ def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[st
         entry = _draw_metadata(task, rng, allow_held_out=split == "evaluation")
         objects = _expand(entry, rng, allow_held_out=split == "evaluation")
         number = len(objects)
-        for slot, (shape, color) in enumerate(objects):
-            shapes[row, slot], colors[row, slot] = shape, color
+        shapes[row, :number], colors[row, :number] = zip(*objects, strict=True)
         relation = entry["include"][1]["position"][0] if task.startswith("position") else None
         centers[row, :number] = _layout(number, relation, rng)
         if number == 1:
@@ -200,16 +190,14 @@ def _distances(scenes: Scenes, device: torch.device | str) -> Tensor:
     centers = torch.from_numpy(scenes.centers).float().to(device)
     radii = torch.from_numpy(scenes.radii).float().to(device)
     grid = torch.arange(SIZE, device=device) + 0.5
-    out = torch.full((*shapes.shape, SIZE, SIZE), 1e3, device=device)
+    distances = torch.full((*shapes.shape, SIZE, SIZE), 1e3, device=device)
     for shape in range(len(SHAPES)):
         at = (shapes == shape).nonzero(as_tuple=True)
-        if len(at[0]) == 0:
-            continue
         radius = radii[at][:, None, None]
         x = (grid[None, None, :] - centers[at][:, 0, None, None]) / radius
         y = (grid[None, :, None] - centers[at][:, 1, None, None]) / radius
-        out[at] = signed_distance(shape, *torch.broadcast_tensors(x, y)) * radius
-    return out
+        distances[at] = signed_distance(shape, *torch.broadcast_tensors(x, y)) * radius
+    return distances
 
 
 def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
@@ -220,11 +208,11 @@ def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
 def object_coverage(scenes: Scenes, cells: int, device: torch.device | str = "cpu") -> Tensor:
     """How much of each cell of a grid each shape and each colour covers: (n, 8 + 10, cells, cells) in [0, 1]."""
     parts = torch.nn.functional.adaptive_avg_pool2d(object_masks(scenes, device).float(), cells)  # (n, 4, cells, cells)
-    out = []
+    covered = []
     for names, values in ((SHAPES, scenes.shapes), (COLOR_NAMES, scenes.colors)):
         kinds = torch.nn.functional.one_hot(torch.from_numpy(values).to(device).clamp(min=0), len(names)).float()
-        out.append(torch.einsum("nkyx,nkc->ncyx", parts, kinds))
-    return torch.cat(out, dim=1)
+        covered.append(torch.einsum("nkyx,nkc->ncyx", parts, kinds))
+    return torch.cat(covered, dim=1)
 
 
 def object_boxes(masks: Tensor) -> Tensor:
@@ -255,10 +243,9 @@ def render(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
     picture = torch.empty(len(scenes), 3, SIZE, SIZE, device=device)
     for style, name in enumerate(STYLE_NAMES):
         at = styles == style
-        if at.any():
-            x = (grid[None, None, None, :] - centers[at][:, :, 0, None, None]) / radii[at][:, :, None, None]
-            y = (grid[None, None, :, None] - centers[at][:, :, 1, None, None]) / radii[at][:, :, None, None]
-            picture[at] = _DRAW[name](distance[at], colors[at], noise[at], x, y)
+        x = (grid[None, None, None, :] - centers[at][:, :, 0, None, None]) / radii[at][:, :, None, None]
+        y = (grid[None, None, :, None] - centers[at][:, :, 1, None, None]) / radii[at][:, :, None, None]
+        picture[at] = _DRAW[name](distance[at], colors[at], noise[at], x, y)
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
