@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
-from bench.samples.prompts import Prompt
-from fastflux.files import write_text
+from bench.samples.prompts import Prompt, write_prompts
 
 COUNTS: Mapping[str, int] = dict(zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True))
 """Prompts of each task, as many as GenEval has."""
@@ -117,8 +116,7 @@ _DRAWS: Mapping[str, Callable[[np.random.Generator], _Drawn]] = dict(
 
 def main() -> None:
     """Write the file."""
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    write_text(PATH, "".join(prompt.line() + "\n" for prompt in geneval_prompts()))
+    write_prompts(geneval_prompts(), PATH)
 
 
 if __name__ == "__main__":

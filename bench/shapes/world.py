@@ -6,6 +6,7 @@ templates. The splits draw from separate seed streams; pairs named by `vocabular
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,16 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.samples.geneval_vocabulary import RELATIONS, TASKS
 from bench.shapes.vocabulary import (
     COLOR_NAMES,
     COLORS,
+    HELD_OUT,
     MAX_OBJECTS,
-    RELATIONS,
     SHAPES,
     STYLE_NAMES,
-    TASKS,
     caption,
-    held_out,
 )
 
 SIZE = 64
@@ -81,10 +81,17 @@ def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[st
     radii = rng.uniform(8.0, 11.5, size=(count, MAX_OBJECTS))
     styles = rng.integers(len(STYLE_NAMES), size=count)
     metadata: list[dict[str, Any]] = []
+
+    def color_of(shape: str) -> str:
+        while True:
+            color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
+            if split == "evaluation" or (color, shape) not in HELD_OUT:
+                return color
+
     for row in range(count):
         task = names[chosen[row]]
-        entry = _draw_metadata(task, rng, allow_held_out=split == "evaluation")
-        objects = _expand(entry, rng, allow_held_out=split == "evaluation")
+        entry = _draw_metadata(task, rng, color_of)
+        objects = _expand(entry, color_of)
         number = len(objects)
         shapes[row, :number], colors[row, :number] = zip(*objects, strict=True)
         relation = entry["include"][1]["position"][0] if task.startswith("position") else None
@@ -96,39 +103,31 @@ def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[st
     return Scenes(shapes, colors, centers, radii, styles, rng.random((count, 8)), tuple(metadata), captions)
 
 
-def _draw_color(shape: str, rng: np.random.Generator, *, allow_held_out: bool) -> str:
-    """A colour name for an object of this class."""
-    while True:
-        color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
-        if allow_held_out or not held_out(color, shape):
-            return color
-
-
-def _draw_metadata(task: str, rng: np.random.Generator, *, allow_held_out: bool) -> dict[str, Any]:
-    """One entry of GenEval's metadata scheme, without its prompt."""
+def _draw_metadata(task: str, rng: np.random.Generator, color_of: Callable[[str], str]) -> dict[str, Any]:
+    """One entry of GenEval's metadata scheme, without its prompt; `color_of` draws a colour for a shape."""
     first, second = (SHAPES[i] for i in rng.choice(len(SHAPES), size=2, replace=False))
     if task == "counting":
         count = int(rng.integers(2, MAX_OBJECTS + 1))
         item: dict[str, Any] = {"class": first, "count": count}
         if rng.random() < 0.3:
-            item["color"] = _draw_color(first, rng, allow_held_out=allow_held_out)
+            item["color"] = color_of(first)
         return {"tag": task, "include": [item], "exclude": [{"class": first, "count": count + 1}]}
     include: list[dict[str, Any]] = [{"class": first, "count": 1}]
     if task not in {"single_object", "colors"}:
         include.append({"class": second, "count": 1})
     if task in {"colors", "color_attr", "position_color"}:
         for item in include:
-            item["color"] = _draw_color(item["class"], rng, allow_held_out=allow_held_out)
+            item["color"] = color_of(item["class"])
     if task.startswith("position"):
         include[1]["position"] = [RELATIONS[rng.integers(len(RELATIONS))], 0]
     return {"tag": task if task in TASKS else "position", "include": include}
 
 
-def _expand(entry: dict[str, Any], rng: np.random.Generator, *, allow_held_out: bool) -> list[tuple[int, int]]:
+def _expand(entry: dict[str, Any], color_of: Callable[[str], str]) -> list[tuple[int, int]]:
     """(shape, colour) index of every object to draw; objects of one counted group share their colour."""
     objects = []
     for item in entry["include"]:
-        color = item.get("color") or _draw_color(item["class"], rng, allow_held_out=allow_held_out)
+        color = item.get("color") or color_of(item["class"])
         objects += [(SHAPES.index(item["class"]), COLOR_NAMES.index(color))] * item["count"]
     return objects
 
