@@ -1,4 +1,4 @@
-"""GenEval's words: its tasks, its colors, its relations, and COCO's 80 object classes in their usual order.
+"""GenEval's words: its tasks, its colors, and COCO's 80 object classes in their usual order.
 
 GenEval names three of them more plainly than COCO does ("computer mouse", "tv remote", "computer keyboard"), so a
 detector's classes are taken by their number, never by their name.
@@ -24,8 +24,8 @@ COCO_CLASSES = (
 )
 
 Color = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
-Relation = Literal["left of", "right of", "above", "below"]
 Task = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+Relation = Literal["left of", "right of", "above", "below"]
 COLORS: tuple[str, ...] = get_args(Color)
-RELATIONS: tuple[str, ...] = get_args(Relation)
 TASKS: tuple[str, ...] = get_args(Task)
+RELATIONS: tuple[str, ...] = get_args(Relation)

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.records.results import Data, json_of, read_data
-from bench.samples.geneval_metadata import require_geneval
+from bench.records.results import Data, RecordError, json_of, read_data
 from fastflux.errors import FastFluxError
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,12 +29,12 @@ class ManifestLine(Data, frozen=True, omit_defaults=True):
     """One image of a manifest; `file` lies in the manifest's folder."""
 
     file: Annotated[str, msgspec.Meta(min_length=1)]
-    prompt_id: Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
+    prompt_id: str
     sample: Annotated[int, msgspec.Meta(ge=0)]
     seed: int
     set: str
     prompt: str
-    style: Annotated[str, msgspec.Meta(pattern="^[^/]+$")] | None = None
+    style: str | None = None
     metadata: dict[str, Any] | None = None
     sha256: str | None = None
 
@@ -164,9 +163,7 @@ class ImageSet:
 def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
     try:
         entry = read_data(ManifestLine, json_of(line, where), where)
-        if entry.set == "geneval":
-            require_geneval(entry.metadata, where)
-    except FastFluxError as error:
+    except RecordError as error:
         raise ImageSetError(f"{error} Generate the images again.") from error
     file = folder / entry.file
     if not file.resolve().is_relative_to(folder.resolve()):

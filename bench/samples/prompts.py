@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.samples.geneval_metadata import require_geneval
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -78,8 +77,10 @@ def _parse(line: str, where: str) -> Prompt:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
     if prompt.set == "hps" and not prompt.style:
         raise FastFluxError(f"{where}: an hps prompt needs a style")
-    if prompt.set == "geneval":
-        require_geneval(prompt.metadata, where)
+    if prompt.set == "geneval" and not (
+        isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()
+    ):
+        raise FastFluxError(f"{where}: a geneval prompt needs metadata with 'tag' and 'include'")
     return prompt
 
 

@@ -19,15 +19,9 @@ from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
 
 SAMPLING = Sampling(height=8, width=8, steps=1, guidance=1.0, seed=0, batch=4, samples={"hps": 1, "geneval": 2})
-STAR = {"tag": "colors", "include": [{"class": "star", "count": 1}]}
 PROMPTS = (
     *(Prompt(f"hps-{i}", "hps", f"text {i}", "anime") for i in range(5)),
-    *(
-        Prompt(
-            f"geneval-{i}", "geneval", f"text {i}", None, {"tag": "colors", "include": [{"class": "star", "count": 1}]}
-        )
-        for i in range(3)
-    ),
+    *(Prompt(f"geneval-{i}", "geneval", f"text {i}", None, {"tag": "colors", "include": []}) for i in range(3)),
 )
 
 

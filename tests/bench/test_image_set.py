@@ -11,8 +11,7 @@ from PIL import Image
 from bench.samples.image_set import ImageSet, ImageSetError
 from tests.bench.conftest import WriteImages
 
-STAR = {"tag": "colors", "include": [{"class": "star", "count": 1, "color": "red"}]}
-GENEVAL = {"id": "geneval-colors-000", "set": "geneval", "prompt": "a red star", "metadata": STAR}
+GENEVAL = {"id": "geneval-colors-000", "set": "geneval", "prompt": "a red star", "metadata": {"tag": "colors"}}
 
 
 def rewrite(manifest: Path, change: dict[str, Any], line: int = 0) -> None:
@@ -33,7 +32,7 @@ def test_a_manifest_gives_images_in_order_and_their_pixels(
     assert [pixels.shape for pixels in images] == [(8, 8, 3)] * 26
     assert all(pixels.dtype == np.uint8 for pixels in images)
     geneval = images.subset("geneval")
-    assert [(image.style, image.metadata) for image in geneval.images] == [(None, STAR)] * 2
+    assert [(image.style, image.metadata) for image in geneval.images] == [(None, {"tag": "colors"})] * 2
     assert {image.style for image in images.subset("hps").images} == {"anime", "concept-art", "paintings", "photo"}
 
 
@@ -86,11 +85,9 @@ def test_other_modes_than_rgb_are_refused(write_images: WriteImages) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"stlye": "anime"}, "line 1 is no ManifestLine: .*unknown field `stlye`"),
-        ({"seed": "3"}, r"got `str` - at `\$.seed`"),
-        ({"metadata": "colors"}, r"got `str` - at `\$.metadata`"),
-        ({"prompt_id": "hps/a"}, r"regex .* - at `\$.prompt_id`"),
-        ({"style": "anime/b"}, r"regex .* - at `\$.style`"),
+        ({"stlye": "anime"}, r"line 1 has unknown keys \['stlye'\]"),
+        ({"seed": "3"}, "seed = '3'; expected int"),
+        ({"metadata": "colors"}, "expected dict or nothing"),
         ({"sample": 1}, "sample 1 of 'geneval-colors-000' twice"),
     ],
 )
@@ -109,7 +106,7 @@ def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match="line 1 is not whole JSON"):
         ImageSet.read(manifest)
     manifest.write_text("[]\n")
-    with pytest.raises(ImageSetError, match="line 1 is no ManifestLine: Expected `object`, got `array`"):
+    with pytest.raises(ImageSetError, match="line 1 is list"):
         ImageSet.read(manifest)
 
 

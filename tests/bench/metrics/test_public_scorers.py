@@ -17,12 +17,11 @@ from bench.metrics.models.open_clip_checkpoint import require_architecture
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality import public_metrics as public_scorers
 from bench.metrics.quality.public_metrics import clip_spec, hps_v2
-from bench.samples.hps_layout import read_layout
+from bench.samples.hps_layout import read_layout, write_layout
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
-from tests.bench.hpsv2_layout import write_layout
 
 Hps = tuple[str, Path]
 
