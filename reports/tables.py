@@ -12,6 +12,7 @@ from bench.tables import RATIO
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pairs_of
+from reports.rows import conditions
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
@@ -140,14 +141,12 @@ def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, .
     for name in dict.fromkeys(
         metric for column in columns for metric in (column.metric, column.share.partition(".")[0])
     ):
-        measured = [row for row in rows if name in row.metrics]
+        measured = [row for row in rows if name in row.measurements]
         if measured:
-            info = measured[0].metrics[name]
-            texts = list(dict.fromkeys(row.conditions[name] for row in measured if name in row.conditions))
-            conditions = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
-            notes.append(
-                f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else "")
-            )
+            info = measured[0].measurements[name].info
+            texts = list(dict.fromkeys(text for row in measured if (text := conditions(row, name))))
+            text = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
+            notes.append(f"{name} (version {info.version}): {info.reference}" + (f"; {text}" if text else ""))
     return tuple(notes)
 
 
@@ -159,10 +158,11 @@ def _scale(column: Column, rows: Sequence[Row]) -> tuple[float, str]:
 
 def _direction(column: Column, rows: Sequence[Row]) -> Direction:
     source = column.metric if column.direction_of is None else column.direction_of
-    info = next((row.metrics[source.lstrip("-")] for row in rows if source.lstrip("-") in row.metrics), None)
-    if info is None or info.higher_is_better is None:
+    found = (row.measurements.get(source.lstrip("-")) for row in rows)
+    better = next((measurement.info.higher_is_better for measurement in found if measurement is not None), None)
+    if better is None:
         return ""
-    return "up" if info.higher_is_better != source.startswith("-") else "down"
+    return "up" if better != source.startswith("-") else "down"
 
 
 def _shown(column: Column, row: Row) -> float | None:
