@@ -28,3 +28,4 @@ Task = Literal["single_object", "two_object", "counting", "colors", "position", 
 Relation = Literal["left of", "right of", "above", "below"]
 COLORS: tuple[str, ...] = get_args(Color)
 TASKS: tuple[str, ...] = get_args(Task)
+RELATIONS: tuple[str, ...] = get_args(Relation)
