@@ -138,6 +138,7 @@ TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
 WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, L1)
 BY_LATENCY = Pairing(L1, FASTFLUX)
+BY_NUMBER = Pairing(L1_EQUAL, FASTFLUX, by="number")
 
 #: What the history of past commits keeps, by the name it is asked for.
 TRENDS = {
@@ -219,7 +220,7 @@ TABLES: dict[str, TableSpec] = {
         "FastFLUX and L1-norm pruning at equal latency",
         (HPS, GENEVAL, CLIP, LATENCY),
         families=(DENSE, FASTFLUX, L1_EQUAL),
-        pairs=Pairing(L1_EQUAL, FASTFLUX, by="number"),
+        pairs=BY_NUMBER,
         needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
     ),
     "ablations": TableSpec(

@@ -108,7 +108,7 @@ def _scored(row: Row, key: str) -> tuple[Measurement, RunRecord] | str:
     value = row.value(key)
     if value.value is None:
         return f"{row.label}: {value.note}"
-    measurement = None if row.record is None else row.record.measurement(metric)
+    measurement = row.measurements.get(metric)
     if row.record is None or measurement is None or not measurement.samples:
         return f"{row.label}: {metric} has no scores of single images"
     return measurement, row.record

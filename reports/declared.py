@@ -83,7 +83,7 @@ def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
     A metric that was not measured is taken for misspelt only where a measured one is spelt nearly so.
     """
     known = sorted({key for row in rows for key in row.values})
-    metrics = {name for row in rows for name in row.metrics} | {key.partition(".")[0] for key in known}
+    metrics = {name for row in rows for name in row.measurements} | {key.partition(".")[0] for key in known}
     for name, spec in tables.items():
         for key in (key for column in spec.columns for key in (column.key, column.share) if key):
             metric = key.partition(".")[0]

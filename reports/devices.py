@@ -61,7 +61,7 @@ def _require_like(rows: Sequence[Row], key: str, where: str) -> None:
     """Times of one device compare when batch, size, format and threads are the same; no option allows others."""
     found: dict[str, str] = {}
     for row in rows:
-        measurement = None if row.record is None else row.record.measurement(key.partition(".")[0])
+        measurement = row.measurements.get(key.partition(".")[0])
         settings = {} if measurement is None else measurement.settings
         found.setdefault(", ".join(f"{name} {settings[name]}" for name in _CONDITIONS if name in settings), row.variant)
     if len(found) > 1:

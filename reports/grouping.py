@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import VariantId
+from bench.tables import RATIO
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from bench.tables import Pairing
+    from reports.rows import Row
 
 DEFAULT_TOLERANCE = 0.05
 
@@ -29,6 +33,17 @@ class LatencyGroups:
 
     pairs: tuple[LatencyPair, ...]
     alone: Mapping[str, str]
+
+
+def pairs_of(rows: Sequence[Row], pairing: Pairing, tolerance: float = DEFAULT_TOLERANCE) -> LatencyGroups:
+    """The rows of the pairing's two families in groups, by their latencies as ratios to dense."""
+    baselines, candidates = (
+        {row.variant: row.number(RATIO) for row in rows if row.family == family}
+        for family in (pairing.baseline, pairing.candidate)
+    )
+    if pairing.by == "number":
+        return pair_by_number(baselines, candidates)
+    return pair_by_latency(baselines, candidates, tolerance)
 
 
 def relative_difference(first: float, second: float) -> float:

@@ -6,11 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.records.comparison import SIGNIFICANT
-from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
-from bench.tables import SCORES, TABLES
+from bench.tables import BY_LATENCY, BY_NUMBER, SCORES, TABLES
 from reports.compare import chance, compare
-from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import latency_ratios
+from reports.grouping import DEFAULT_TOLERANCE, pairs_of
 from reports.table import Cell, Group, Header, Table
 from reports.tables import metric_notes, model_name, profile_label
 
@@ -32,10 +30,9 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
         for row in rows
         if row.id.repeated is None and row.variant != row.baseline and row.baseline in named
     ]
-    partners = [
-        (f"{named[ours].label} against {named[theirs].label}", named[ours], named[theirs])
-        for ours, theirs in _partners(rows, tolerance)
-    ]
+    pairs = [*pairs_of(rows, BY_LATENCY, tolerance).pairs, *pairs_of(rows, BY_NUMBER).pairs]
+    fast = [(named[pair.candidate], named[pair.baseline]) for pair in pairs]
+    partners = [(f"{ours.label} against {theirs.label}", ours, theirs) for ours, theirs in fast]
     headers = (
         Header("Model", align="left"),
         *(Header(column.heading, spec=f"+{column.spec.lstrip('z')}") for column in SCORES),
@@ -61,13 +58,6 @@ def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE)
         label=profile_label(rows),
         notes=(note, *metric_notes(SCORES, rows)),
     )
-
-
-def _partners(rows: Sequence[Row], tolerance: float) -> list[tuple[str, str]]:
-    """FastFLUX and L1-norm variants of one latency: found ones, then those made for one another."""
-    found = pair_by_latency(latency_ratios(rows, L1), latency_ratios(rows, FASTFLUX), tolerance).pairs
-    made = pair_by_number(latency_ratios(rows, L1_EQUAL), latency_ratios(rows, FASTFLUX)).pairs
-    return [(pair.candidate, pair.baseline) for pair in (*found, *made)]
 
 
 def _line(label: str, candidate: Row, baseline: Row) -> tuple[Cell, ...]:

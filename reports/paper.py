@@ -12,7 +12,7 @@ from msgspec import structs
 
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
-from bench.tables import LATENCY, TABLES
+from bench.tables import LATENCY
 from reports.devices import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from bench.tables import Column, TableSpec
 
-_PAPER_METRICS = {column.metric for spec in TABLES.values() if spec.paper for column in spec.columns}
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
 _FLUX_512 = 21.503e12
@@ -47,8 +46,7 @@ def paper_rows(name: str) -> tuple[Row, ...]:
             label=entry["label"],
             profile="paper",
             values={key: Value(float(value)) for key, value in entry["values"].items()},
-            metrics={},
-            gaps={metric: f"{metric}: the paper gives none" for metric in _PAPER_METRICS},
+            missing="{metric}: the paper gives none",
             baseline=entry.get("base", DENSE),
         )
         for entry in paper_data()["tables"][name]["rows"]
@@ -95,7 +93,7 @@ def _latency_note(printed: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _unmeasured(row: Row) -> Row:
-    return replace(row, values={}, gaps=dict.fromkeys(_PAPER_METRICS, f"{row.label}: not measured"))
+    return replace(row, values={}, missing=f"{row.label}: not measured")
 
 
 def _change_table(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench.metrics.catalogue import on_machine
 from bench.records.results import read_records
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
@@ -32,23 +34,20 @@ class Value:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant: who it is, its values by key and the metrics they came from by metric name.
+    """One variant: who it is, and its values by key.
 
-    `gaps` holds, by metric, why a value is missing; `conditions`, by metric, what its numbers hold for.
     `baseline` is the id of the unpruned model of the same base ("dense", or "sd3" beside it), "" where that was not
-    measured; an unpruned model is its own. `record` is where it all came from; the paper's rows have none.
+    measured; an unpruned model is its own. `record` is where it all came from; the paper's rows have none. `missing` is
+    the reason for a value of a `metric` that it does not have.
     """
 
     id: VariantId
     label: str
     profile: str
     values: Mapping[str, Value]
-    metrics: Mapping[str, MetricInfo]
-    gaps: Mapping[str, str]
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    record_key: str = ""
-    baseline: str = DENSE
     record: RunRecord | None = None
+    baseline: str = DENSE
+    missing: str = "{metric}: not measured"
 
     @property
     def variant(self) -> str:
@@ -60,21 +59,31 @@ class Row:
         """The id's family."""
         return self.id.family
 
+    @cached_property
+    def record_key(self) -> str:
+        """The key of the record, "" without one."""
+        return "" if self.record is None else self.record.key
+
+    @cached_property
+    def measurements(self) -> Mapping[str, Measurement]:
+        """What was measured or failed, by metric."""
+        return {} if self.record is None else {found.info.name: found for found in self.record.measurements}
+
     def value(self, key: str) -> Value:
         """The value of a key such as "geneval.overall"; never raises: what is missing is a None with its reason."""
         if key in self.values:
             return self.values[key]
         metric = key.partition(".")[0]
-        return Value(None, note=self.gaps.get(metric, f"{metric}: not measured"))
+        found = self.measurements.get(metric)
+        if found is None:
+            return Value(None, note=self.missing.format(metric=metric))
+        if found.status == "ok":
+            return Value(None, note=f"{metric}: the record holds no such value")
+        return Value(None, note=f"{metric}: {found.status}" + (f", {found.reason}" if found.reason else ""))
 
     def number(self, key: str) -> float | None:
         """The bare number of a key, or None."""
         return self.value(key).value
-
-
-def latency_ratios(rows: Iterable[Row], family: str) -> dict[str, float | None]:
-    """Latency as a ratio to dense, by variant of a family; None where it was not measured."""
-    return {row.variant: row.number("latency.ratio_to_dense") for row in rows if row.family == family}
 
 
 def read_rows(folder: Path) -> tuple[Row, ...]:
@@ -107,7 +116,8 @@ def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
         )
     seen: dict[str, tuple[str, MetricInfo]] = {}
     for row in rows:
-        for name, info in row.metrics.items():
+        for name, measurement in row.measurements.items():
+            info = measurement.info
             variant, first = seen.setdefault(name, (row.variant, info))
             if (first.version, first.higher_is_better) != (info.version, info.higher_is_better):
                 raise FastFluxError(
@@ -143,39 +153,24 @@ def _order(row: Row) -> tuple[str, bool, int, str, float, str]:
 
 def _row(record: RunRecord) -> Row:
     values: dict[str, Value] = {}
-    gaps: dict[str, str] = {}
     for measurement in record.measurements:
-        name = measurement.info.name
-        if measurement.status != "ok":
-            gaps[name] = f"{name}: {measurement.status}" + (f", {measurement.reason}" if measurement.reason else "")
-            continue
-        gaps[name] = f"{name}: the record holds no such value"
-        values |= _values(measurement)
-    return Row(
-        id=VariantId.parse(record.variant),
-        label=record.label,
-        profile=record.profile,
-        values=values | _plan_values(record) | _flops_bound(values),
-        metrics={measurement.info.name: measurement.info for measurement in record.measurements},
-        gaps=gaps,
-        conditions={
-            measurement.info.name: _conditions(measurement, record)
-            for measurement in record.measurements
-            if measurement.status == "ok"
-        },
-        record_key=record.key,
-        record=record,
-    )
+        if measurement.status == "ok":
+            values |= _values(measurement)
+    values |= _plan_values(record) | _flops_bound(values)
+    return Row(VariantId.parse(record.variant), record.label, record.profile, values, record)
 
 
-def _conditions(measurement: Measurement, record: RunRecord) -> str:
-    """How many were scored, the settings and, for what depends on the machine, the device."""
+def conditions(row: Row, metric: str) -> str:
+    """How many were scored, the settings and, for what depends on the machine, the device; "" where it failed."""
+    measurement = row.measurements.get(metric)
+    if row.record is None or measurement is None or measurement.status != "ok":
+        return ""
     parts = [f"n = {measurement.scored + measurement.missing}"] if measurement.scored + measurement.missing else []
     settings = sorted(measurement.settings.items())
     # Where a file lay says nothing to a reader elsewhere: of a path the last part is shown.
     parts += [f"{key} {_PATH.sub('', str(value))}" for key, value in settings if isinstance(value, str | int | float)]
-    device = record.environment.get("device")
-    if on_machine(measurement.info.name) and isinstance(device, str):
+    device = row.record.environment.get("device")
+    if on_machine(metric) and isinstance(device, str):
         parts.append(f"device {device}")
     return ", ".join(parts)
 
@@ -187,7 +182,7 @@ def _values(measurement: Measurement) -> dict[str, Value]:
     values = {
         f"{name}.{key}": Value(value, measurement.intervals.get(key), note) for key, value in measurement.values.items()
     }
-    ratio = values.get("latency.ratio_to_dense")
+    ratio = values.get(RATIO)
     if ratio is not None and ratio.value:
         bounds = ratio.interval
         interval = (1 / bounds[1], 1 / bounds[0]) if bounds and bounds[0] > 0 else None
@@ -197,7 +192,7 @@ def _values(measurement: Measurement) -> dict[str, Value]:
 
 def _flops_bound(values: Mapping[str, Value]) -> dict[str, Value]:
     """The speed-up as a share of the one that the FLOPs saved would give alone (1 / their ratio to dense)."""
-    latency, flops = values.get("latency.ratio_to_dense"), values.get("flops.ratio_to_dense")
+    latency, flops = values.get(RATIO), values.get(FLOPS_RATIO.key)
     if latency is None or flops is None or not latency.value or not flops.value:
         return {}
     low, high = latency.interval or (0.0, 0.0)

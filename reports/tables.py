@@ -8,10 +8,11 @@ from msgspec.structs import replace
 
 from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE
+from bench.tables import RATIO
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
-from reports.grouping import DEFAULT_TOLERANCE, pair_by_latency, pair_by_number
-from reports.rows import latency_ratios
+from reports.grouping import DEFAULT_TOLERANCE, pairs_of
+from reports.rows import conditions
 from reports.table import Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
@@ -140,14 +141,12 @@ def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, .
     for name in dict.fromkeys(
         metric for column in columns for metric in (column.metric, column.share.partition(".")[0])
     ):
-        measured = [row for row in rows if name in row.metrics]
+        measured = [row for row in rows if name in row.measurements]
         if measured:
-            info = measured[0].metrics[name]
-            texts = list(dict.fromkeys(row.conditions[name] for row in measured if name in row.conditions))
-            conditions = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
-            notes.append(
-                f"{name} (version {info.version}): {info.reference}" + (f"; {conditions}" if conditions else "")
-            )
+            info = measured[0].measurements[name].info
+            texts = list(dict.fromkeys(text for row in measured if (text := conditions(row, name))))
+            text = "conditions differ between variants: see the records" if len(texts) > 1 else "".join(texts)
+            notes.append(f"{name} (version {info.version}): {info.reference}" + (f"; {text}" if text else ""))
     return tuple(notes)
 
 
@@ -159,10 +158,11 @@ def _scale(column: Column, rows: Sequence[Row]) -> tuple[float, str]:
 
 def _direction(column: Column, rows: Sequence[Row]) -> Direction:
     source = column.metric if column.direction_of is None else column.direction_of
-    info = next((row.metrics[source.lstrip("-")] for row in rows if source.lstrip("-") in row.metrics), None)
-    if info is None or info.higher_is_better is None:
+    found = (row.measurements.get(source.lstrip("-")) for row in rows)
+    better = next((measurement.info.higher_is_better for measurement in found if measurement is not None), None)
+    if better is None:
         return ""
-    return "up" if info.higher_is_better != source.startswith("-") else "down"
+    return "up" if better != source.startswith("-") else "down"
 
 
 def _shown(column: Column, row: Row) -> float | None:
@@ -195,12 +195,7 @@ _Members = list[tuple[str, list[tuple["Row", str]]]]
 def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
     """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
-
-    baselines, candidates = latency_ratios(rows, pairs.baseline), latency_ratios(rows, pairs.candidate)
-    if pairs.by == "number":
-        found = pair_by_number(baselines, candidates)
-    else:
-        found = pair_by_latency(baselines, candidates, tolerance)
+    found = pairs_of(rows, pairs, tolerance)
     rest = [(row, "") for row in rows if row.family not in (pairs.baseline, pairs.candidate)]
     groups = [("", rest)] if rest else []
     for pair in found.pairs:
@@ -213,7 +208,7 @@ def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
 def _heading(pair: LatencyPair, members: Sequence[Row], pairs: Pairing) -> str:
     if pair.difference is None:
         return "Latency not measured"
-    ratios = sorted(row.number("latency.ratio_to_dense") or 0.0 for row in members)
+    ratios = sorted(row.number(RATIO) or 0.0 for row in members)
     text = f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense"
     return text if pairs.by == "latency" else f"{text}, {pair.difference:.1%} apart"
 

@@ -130,7 +130,7 @@ _OWN = (
     Metric(
         _info("memory_end_to_end", "2", "MiB", "lower",
               "peak memory of a pipeline call by stage, the weights of its pipeline among it"),
-        f"{_COST}.stage_memory:measure_stage_memory", "transformer", "Peak memory of a call (MiB)", machine=True,
+        f"{_COST}.memory:measure_stage_memory", "transformer", "Peak memory of a call (MiB)", machine=True,
     ),
     Metric(
         _info("step_profile", "1", "ms, or count", "",

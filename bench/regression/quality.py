@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from bench.metrics.catalogue import Metric, metric_named
 from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import RunRecord
+from bench.records.statistics import PairedDifference
 from bench.regression.baseline import Snapshot
 from bench.regression.check import Check, Outcome, Tolerances, measured_pair, record_pairs
 
@@ -27,27 +28,20 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def quality_checks(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Check]:
     """Worse only if beyond the tolerance and significant among all quality checks; pairs share prompt and seed."""
     found = [
-        _score_check(score, old, new, getattr(tolerances, score.name))
+        (getattr(tolerances, score.name), *_compared(score, old, new, getattr(tolerances, score.name)))
         for old, new in record_pairs(baseline, now)
         for score in SCORES
         if old.measurement(score.name) is not None or new.measurement(score.name) is not None
     ]
-    tested = [index for index, (check, _) in enumerate(found) if check.p_value is not None]
-    corrected = dict(zip(tested, holm([found[index][0].p_value or 0.0 for index in tested]), strict=True))
-    return [_decided(check, bounds, corrected.get(index)) for index, (check, bounds) in enumerate(found)]
+    corrected = iter(holm([paired.p_value for _, _, paired in found if paired is not None]))
+    return [
+        check if paired is None else _decided(check, paired, tolerance, next(corrected))
+        for tolerance, check, paired in found
+    ]
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    """Of a score: difference, the interval's lower end (None without one), tolerance and prompts."""
-
-    difference: float
-    low: float | None
-    tolerance: float
-    prompts: int
-
-
-def _score_check(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -> tuple[Check, _Bounds | None]:
+def _compared(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -> tuple[Check, PairedDifference | None]:
+    """The check without its verdict, and what decides it where the two can be compared."""
     pair = measured_pair(old, new, score.name)
     empty = Check("quality", new.variant, score.title, "not compared", "", "", "", f"-{tolerance:g}")
     if isinstance(pair, str):
@@ -57,25 +51,20 @@ def _score_check(score: Metric, old: RunRecord, new: RunRecord, tolerance: float
     paired = compared(pair[1], pair[0], score.weighting)
     if isinstance(paired, str):
         return replace(shown, reason=paired), None
-    change = f"{paired.difference.signed(score.spec)}, {paired.prompts} prompts"
-    value, interval = paired.difference.value, paired.difference.interval
-    low = None if interval is None else interval[0]
-    return replace(shown, change=change, p_value=paired.p_value), _Bounds(value, low, tolerance, paired.prompts)
+    return replace(shown, change=f"{paired.difference.signed(score.spec)}, {paired.prompts} prompts"), paired
 
 
-def _decided(check: Check, bounds: _Bounds | None, p_value: float | None) -> Check:
+def _decided(check: Check, paired: PairedDifference, tolerance: float, p_value: float) -> Check:
     """The check with its verdict and its corrected p-value."""
-    if bounds is None or p_value is None:
-        return check
-    significant = p_value < SIGNIFICANT
+    change, significant = paired.difference, p_value < SIGNIFICANT
     outcome: Outcome = "passed"
     reason = ""
-    if bounds.difference < -bounds.tolerance:
+    if change.value < -tolerance:
         outcome = "regressed" if significant else "undecided"
-        reason = "" if significant else f"beyond the tolerance, but {bounds.prompts} prompts are too few to be sure"
-    elif bounds.difference > bounds.tolerance and significant:
+        reason = "" if significant else f"beyond the tolerance, but {paired.prompts} prompts are too few to be sure"
+    elif change.value > tolerance and significant:
         outcome = "improved"
-    elif bounds.low is None or bounds.low < -2 * bounds.tolerance:
+    elif change.interval is None or change.interval[0] < -2 * tolerance:
         outcome = "undecided"
-        reason = f"{bounds.prompts} prompts are too few: they leave a loss of twice the tolerance possible"
+        reason = f"{paired.prompts} prompts are too few: they leave a loss of twice the tolerance possible"
     return replace(check, outcome=outcome, p_value=p_value, reason=reason)

@@ -18,8 +18,8 @@ from bench.metrics.cost.compiled import CompileSettings, measure_compiled_latenc
 from bench.metrics.cost.end_to_end import measure_end_to_end
 from bench.metrics.cost.flops_by_block import measure_flops_by_block
 from bench.metrics.cost.latency_batches import measure_latency_batches
+from bench.metrics.cost.memory import measure_stage_memory
 from bench.metrics.cost.plausibility import judge_latency
-from bench.metrics.cost.stage_memory import measure_stage_memory
 from bench.profiles.profile import ROOT, load_profile
 from bench.profiles.variants import chosen_variants
 from bench.progress import console

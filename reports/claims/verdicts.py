@@ -9,11 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from bench.records.variant_id import FASTFLUX, L1, L1_EQUAL
-from bench.tables import HPS
+from bench.tables import BY_LATENCY, BY_NUMBER, HPS, RATIO
 from reports.compare import Comparison, compare
-from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pair_by_latency, pair_by_number
-from reports.rows import latency_ratios
+from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,15 +129,11 @@ def in_every_group(compared: Callable[[Row, Row], Finding]) -> Check:
 
 def latency_groups(rows: Mapping[str, Row], tolerance: float = DEFAULT_TOLERANCE) -> tuple[LatencyPair, ...]:
     """The pairs made for equal latency where all of them met it, else those of similar latency as in Table 1."""
-
-    def latencies(family: str) -> dict[str, float | None]:
-        found = latency_ratios(rows.values(), family)
-        return {variant: latency for variant, latency in found.items() if latency is not None}
-
-    made = pair_by_number(latencies(L1_EQUAL), latencies(FASTFLUX)).pairs
+    measured = [row for row in rows.values() if row.number(RATIO) is not None]
+    made = pairs_of(measured, BY_NUMBER).pairs
     if made and all(pair.difference is not None and pair.difference <= tolerance for pair in made):
         return made
-    return pair_by_latency(latencies(L1), latencies(FASTFLUX), tolerance).pairs
+    return pairs_of(measured, BY_LATENCY, tolerance).pairs
 
 
 def _judged(candidate: str, baseline: str, key: str, verdicts: Mapping[int, Verdict]) -> Check:

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX
+from bench.tables import BY_LATENCY, RATIO
 from reports.figures.ranking import SINGLE
-from reports.grouping import pair_by_latency
-from reports.rows import Row, latency_ratios
+from reports.grouping import pairs_of
+from reports.rows import Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from reports.figures.gallery import Gallery
-    from reports.figures.ranking import Ranking
+from reports.figures.ranking import Ranking
 
 #: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
 SINGLE_REMOVALS = "single_removals"
@@ -65,15 +66,15 @@ def _ratios(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
 
 def _latency_groups(shown: Shown, gallery: Gallery) -> tuple[Columns, ...]:
     """The dense model, then L1-norm pruning beside FastFLUX in each latency group of Table 1."""
-    labels = {row.variant: row.label for row in shown.rows if row.variant in gallery.sheets}
-    ratios = latency_ratios(shown.rows, L1)
-    found = pair_by_latency(ratios, latency_ratios(shown.rows, FASTFLUX), shown.tolerance)
-    pairs = [pair for pair in found.pairs if {pair.baseline, pair.candidate} <= labels.keys()]
+    there = {row.variant: row for row in shown.rows if row.variant in gallery.sheets}
+    pairs = [(pair.baseline, pair.candidate) for pair in pairs_of(shown.rows, BY_LATENCY, shown.tolerance).pairs]
     groups = [
-        Columns(f"latency about {ratios[pair.baseline]:.2f} of dense",
-                {labels[variant]: variant for variant in (pair.baseline, pair.candidate)})
+        Columns(
+            f"latency about {there[pair[0]].number(RATIO):.2f} of dense", {there[name].label: name for name in pair}
+        )
         for pair in pairs
-    ]  # fmt: skip
+        if there.keys() >= set(pair)
+    ]
     return _whole([_columns("", shown.rows, gallery, (DENSE,)), *groups]) if groups else ()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastflux.errors import FastFluxError
-from reports.rows import read_rows, rows_of
+from reports.rows import conditions, read_rows, rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def test_gaps_carry_their_reason(hps_records: tuple[RunRecord, ...]) -> None:
 def test_samples_that_could_not_be_scored_are_told(make_record: MakeRecord, measured: Measured) -> None:
     (row,) = rows_of([make_record("dense", "D", measured("hps", {"averaged": 1.0}, scored=6, missing=2))])
     assert row.value("hps.averaged").note == "hps: 2 of 8 could not be scored"
-    assert row.conditions["hps"] == "n = 8"
+    assert conditions(row, "hps") == "n = 8"
 
 
 def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: MakeRecord, measured: Measured) -> None:
@@ -55,7 +55,7 @@ def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: Mak
     (row,) = rows_of([make_record("l1-12", "L", latency)])
     assert row.value("latency.speedup").value == pytest.approx(1.25)
     assert row.value("latency.speedup").interval == (1.0, 2.0)
-    assert row.conditions["latency"] == "batch 1, device test device"
+    assert conditions(row, "latency") == "batch 1, device test device"
 
 
 def test_conditions_name_files_and_not_where_they_lay(make_record: MakeRecord, measured: Measured) -> None:
@@ -66,7 +66,7 @@ def test_conditions_name_files_and_not_where_they_lay(make_record: MakeRecord, m
         "list": [1],
     }
     (row,) = rows_of([make_record("dense", "D", measured("clip_score", {"mean": 1.0}, settings=settings))])
-    assert row.conditions["clip_score"] == "model local-dir:clip, tag openai/clip, weights x.pt"
+    assert conditions(row, "clip_score") == "model local-dir:clip, tag openai/clip, weights x.pt"
 
 
 def test_two_profiles_are_refused(make_record: MakeRecord) -> None:

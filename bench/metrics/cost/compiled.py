@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Unpack, cast
 
 import torch
-from msgspec import structs
 from torch import Tensor, nn
 
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.latency import measure_latency
-from bench.metrics.cost.timing import Clock
+from bench.metrics.cost.latency import Timing, measure_latency, with_value
 from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError, unknown_name
 
@@ -57,32 +55,18 @@ class CompileSettings:
         """The transformer compiled at its first call; the given one stays eager, and both share their weights."""
         mode = self.mode if self.backend == "inductor" else None
         compiled: Any = torch.compile(transformer, mode=mode, backend=self.backend, fullgraph=self.fullgraph)
-        module: nn.Module = compiled
-        return module
+        return cast("nn.Module", compiled)
 
     def describe(self) -> dict[str, JSON]:
         """For the settings of a measurement."""
-        return {
-            "compiled": True,
-            "compile_mode": self.mode,
-            "compile_backend": self.backend,
-            "compile_fullgraph": self.fullgraph,
-        }
+        return {"compiled": True} | {f"compile_{name}": value for name, value in asdict(self).items()}
 
 
 def measure_compiled_latency(
     transformers: Mapping[str, nn.Module],
     inputs: Mapping[str, Tensor],
     compile_settings: CompileSettings,
-    *,
-    warmup: int,
-    rounds: int,
-    seed: int,
-    baseline: str = "dense",
-    device: str = "cpu",
-    clock: Clock | None = None,
-    settings: Mapping[str, JSON] | None = None,
-    require_idle: bool = False,
+    **timing: Unpack[Timing],
 ) -> dict[str, Measurement]:
     """`measure_latency` of one compiled step of every transformer on the same inputs, without gradients.
 
@@ -93,30 +77,15 @@ def measure_compiled_latency(
     Raises:
         FastFluxError: fewer warm-up rounds than the mode needs, or as `measure_latency`.
     """
-    require_warmup(compile_settings, warmup)
+    require_warmup(compile_settings, timing["warmup"])
     steps = {
         name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs)
         for name, model in transformers.items()
     }
+    timing["settings"] = {**(timing.get("settings") or {}), **compile_settings.describe()}
     with many_compilations(len(steps)):
-        found = measure_latency(
-            steps,
-            warmup=warmup,
-            rounds=rounds,
-            seed=seed,
-            baseline=baseline,
-            device=device,
-            clock=clock,
-            settings={**(settings or {}), **compile_settings.describe()},
-            require_idle=require_idle,
-            info=LATENCY_COMPILED,
-        )
-    return {
-        name: structs.replace(measurement, values={**measurement.values, "first_call_ms": steps[name].first_ms})
-        if measurement.status == "ok"
-        else measurement
-        for name, measurement in found.items()
-    }
+        found = measure_latency(steps, info=LATENCY_COMPILED, **timing)
+    return {name: with_value(one, "first_call_ms", steps[name].first_ms) for name, one in found.items()}
 
 
 def require_warmup(compile_settings: CompileSettings, warmup: int) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from msgspec import structs
 from torch import nn
 
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.compiled import CompileSettings, many_compilations, require_warmup
-from bench.metrics.cost.latency import measure_latency
-from bench.metrics.cost.timing import Clock
+from bench.metrics.cost.latency import Timing, measure_latency, with_value
 from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import drawing_sizes, require_sizes
@@ -84,23 +82,14 @@ class PipelineCall:
 
 
 def measure_end_to_end(
-    calls: Mapping[str, PipelineCall],
-    *,
-    warmup: int,
-    rounds: int,
-    seed: int,
-    baseline: str = "dense",
-    device: str = "cpu",
-    clock: Clock | None = None,
-    compile_settings: CompileSettings | None = None,
-    settings: Mapping[str, JSON] | None = None,
-    require_idle: bool = False,
+    calls: Mapping[str, PipelineCall], *, compile_settings: CompileSettings | None = None, **timing: Unpack[Timing]
 ) -> dict[str, Measurement]:
     """Time whole pipeline calls as `measure_latency` times steps, all variants in turn.
 
     Args:
         calls: by variant; alike but for their pipelines and transformers.
         compile_settings: compile the transformers first; text encoders and VAE stay eager.
+        timing: options of `measure_latency`.
 
     Returns:
         Values of `measure_latency` and "per_image_ms". Failed for a variant whose call raises a RuntimeError, or whose
@@ -110,40 +99,26 @@ def measure_end_to_end(
         FastFluxError: calls that differ in prompts, steps, sizes or number format, fewer warm-up rounds than
             compilation needs, or as `measure_latency`.
     """
+    baseline = timing.get("baseline", "dense")
     if baseline in calls:
         for name, call in calls.items():
             _require_alike(name, call, baseline, calls[baseline])
-    common: dict[str, JSON] = {**(settings or {}), "compiled": False}
+    settings: dict[str, JSON] = {**(timing.get("settings") or {}), "compiled": False}
     for call in calls.values():
-        common |= call.describe()
+        settings |= call.describe()
     if compile_settings is not None:
-        require_warmup(compile_settings, warmup)
-        common |= compile_settings.describe()
+        require_warmup(compile_settings, timing["warmup"])
+        settings |= compile_settings.describe()
         calls = {
             name: replace(call, transformer=compile_settings.compile(call.transformer)) for name, call in calls.items()
         }
+    timing["settings"] = settings
     with many_compilations(len(calls)) if compile_settings is not None else nullcontext():
-        found = measure_latency(
-            calls,
-            warmup=warmup,
-            rounds=rounds,
-            seed=seed,
-            baseline=baseline,
-            device=device,
-            clock=clock,
-            settings=common,
-            require_idle=require_idle,
-            info=LATENCY_END_TO_END,
-        )
+        found = measure_latency(calls, info=LATENCY_END_TO_END, **timing)
     return {
-        name: structs.replace(measurement, values={**measurement.values, **_per_image(measurement, calls[name])})
-        for name, measurement in found.items()
+        name: with_value(one, "per_image_ms", one.values.get("median_ms", 0) / len(calls[name].prompts))
+        for name, one in found.items()
     }
-
-
-def _per_image(measurement: Measurement, call: PipelineCall) -> dict[str, float]:
-    median = measurement.values.get("median_ms")
-    return {} if median is None else {"per_image_ms": median / len(call.prompts)}
 
 
 def _require_alike(name: str, call: PipelineCall, baseline: str, dense: PipelineCall) -> None:

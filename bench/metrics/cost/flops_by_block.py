@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,36 +31,25 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class KindFlops:
-    """Blocks of one kind that cost alike: how many, and the FLOPs of each."""
-
-    kind: str
-    count: int
-    each: int
-
-
-@dataclass(frozen=True)
 class FlopsTable:
-    """A forward at batch 1: its blocks by kind, in the order of the data flow, and all of it with `rest` in it.
+    """A forward at batch 1: the FLOPs of all of it, and its blocks by kind in the order of the data flow.
 
-    `rest` are the embedders, the conditioning and the output layers; modulations belong to their blocks.
+    Args:
+        forward: FLOPs of the whole.
+        text_tokens: length of the text sequence.
+        each: FLOPs of one block, by kind; modulations belong to their blocks.
+        counts: numbers of blocks, by kind.
     """
 
-    height: int
-    width: int
-    text_tokens: int
-    kinds: tuple[KindFlops, ...]
     forward: int
+    text_tokens: int
+    each: dict[str, int]
+    counts: dict[str, int]
 
     @property
     def rest(self) -> int:
-        """What no block does."""
-        return self.forward - sum(entry.count * entry.each for entry in self.kinds)
-
-    @property
-    def each(self) -> dict[str, int]:
-        """FLOPs of one block, by kind."""
-        return {entry.kind: entry.each for entry in self.kinds}
+        """What no block does: embedders, conditioning and output layers."""
+        return self.forward - sum(flops * self.counts[kind] for kind, flops in self.each.items())
 
 
 def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens: int | None = None) -> FlopsTable:
@@ -84,17 +74,19 @@ def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens:
         raise FastFluxError(f"text_tokens is {text_tokens}, but a forward takes at least 1.")
     inputs = example_inputs(transformer, 1, height, width, text_tokens, device="meta")
     counts = count_by_module(transformer, inputs)
-    found: dict[str, dict[int, int]] = {}  # kind -> FLOPs of one -> how many
-    for block in architecture.chain(transformer):
-        flops = counts.get(f"{block.stack}.{block.index}", 0)  # a removed block runs no product
-        alike = found.setdefault(kind_of_block(get_block(transformer, block)), {})
-        alike[flops] = alike.get(flops, 0) + 1
-    kinds = tuple(
-        KindFlops(kind if place == 1 else f"{kind}_{place}", count, each)
-        for kind, costs in found.items()
-        for place, (each, count) in enumerate(costs.items(), 1)
+    kinds = Counter(  # a removed block runs no product
+        (kind_of_block(get_block(transformer, block)), counts.get(f"{block.stack}.{block.index}", 0))
+        for block in architecture.chain(transformer)
     )
-    return FlopsTable(height, width, text_tokens, kinds, counts[""])
+    names: list[str] = []
+    each: dict[str, int] = {}
+    how_many: dict[str, int] = {}
+    for (name, flops), count in kinds.items():
+        names.append(name)
+        place = names.count(name)
+        kind = name if place == 1 else f"{name}_{place}"
+        each[kind], how_many[kind] = flops, count
+    return FlopsTable(counts[""], text_tokens, each, how_many)
 
 
 def measure_flops_by_block(
@@ -119,7 +111,6 @@ def measure_flops_by_block(
     if not sizes:
         raise FastFluxError("There are no sizes to count at: give at least one (height, width) in pixels.")
     values: dict[str, float] = {}
-    blocks: dict[str, JSON] = {}
     for height, width in sizes:
         table = flops_by_block(transformer, height, width, text_tokens)
         size = f"{height}x{width}"
@@ -127,9 +118,7 @@ def measure_flops_by_block(
         values |= {f"{size}.{name}": float(flops) for name, flops in figures.items()}
         if dense is not None and (height, width) in dense:
             values[f"{size}.ratio_to_dense"] = table.forward / dense[height, width].forward
-        blocks = {entry.kind: entry.count for entry in table.kinds}
-        tokens = table.text_tokens
-    settings: dict[str, JSON] = {"blocks": blocks, "text_tokens": tokens, "batch": 1}
+        settings: dict[str, JSON] = {"blocks": {**table.counts}, "text_tokens": table.text_tokens, "batch": 1}
     return Measurement(FLOPS_BY_BLOCK, "ok", values=values, scored=len(sizes), settings=settings)
 
 

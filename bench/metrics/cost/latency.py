@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Required, TypedDict
 
 import torch
+from msgspec import structs
 
 from bench.metrics.base import values_and_intervals
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.idle import other_work
-from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, step_timer
+from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, require_rounds, step_timer
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import median_interval
 from fastflux.errors import FastFluxError
 
-__all__ = ["LATENCY", "Step", "latency_of", "measure_latency"]
-
 LATENCY = metric_named("latency").info
+
+
+class Timing(TypedDict, total=False):
+    """How steps are timed: the options of `measure_latency`, which every measurement of a latency passes on to it."""
+
+    warmup: Required[int]
+    rounds: Required[int]
+    seed: Required[int]
+    baseline: str
+    device: str
+    clock: Clock | None
+    settings: Mapping[str, JSON] | None
+    require_idle: bool
 
 
 def measure_latency(
@@ -58,8 +71,7 @@ def measure_latency(
     """
     if baseline not in steps:
         raise FastFluxError(f"There is no step of the baseline {baseline!r} among {sorted(steps)}; add it.")
-    if rounds < 1 or warmup < 0:  # before the look at the machine, which takes a moment
-        raise FastFluxError(f"rounds is {rounds} and warmup {warmup}; expected at least 1 and 0.")
+    require_rounds(rounds, warmup)  # before the look at the machine, which takes a moment
     watched: dict[str, JSON] = {}
     if require_idle or clock is None:
         found = other_work(device)
@@ -67,7 +79,7 @@ def measure_latency(
             found.require_idle()
         watched["other_work"] = str(found)
     name_of_clock, timer = step_timer(device, clock)
-    measured = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed)
+    times, faults = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed)
     common: dict[str, JSON] = {
         **(settings or {}),
         "warmup": warmup,
@@ -79,7 +91,6 @@ def measure_latency(
         "clock": name_of_clock,
         **watched,
     }
-    times, faults = measured.times, measured.faults
     reference = None if baseline in faults else times[baseline]
     return {
         name: Measurement.failed(info, faults[name], missing=rounds, settings=common)
@@ -107,3 +118,10 @@ def latency_of(
         samples={"ms": times},
         settings=settings,
     )
+
+
+def with_value(measurement: Measurement, key: str, value: float) -> Measurement:
+    """The measurement with one more value; a failed one stays without."""
+    if measurement.status != "ok":
+        return measurement
+    return structs.replace(measurement, values={**measurement.values, key: value})

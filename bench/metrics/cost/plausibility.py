@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from bench.records.results import RunRecord
-
 HEADROOM = 1.25
 """Cards run above the boost clock that their peaks are stated for, hardly by more than a quarter."""
 
@@ -84,16 +82,6 @@ def peak_of(device: str) -> Peak | None:
     return next((peak for peak in PEAKS if re.fullmatch(peak.names, name)), None)
 
 
-def arithmetic_limit_ms(flops: float, device: str, dtype: str) -> float | None:
-    """The least milliseconds that `flops` (2 x MACs) take at the stated peak; None without one in the table.
-
-    `dtype` is a torch name ("bfloat16"), or "tf32" or "float16_accumulate" (float16 added up in float16).
-    """
-    peak = peak_of(device)
-    rate = None if peak is None else peak.teraflops.get(_plain(dtype))
-    return None if rate is None else flops / rate / 1e9
-
-
 def judge_latency(latency_ms: float, flops: float, device: str, dtype: str, device_type: str = "cuda") -> Plausibility:
     """Hold a latency against `flops` at the fastest that the device does with `dtype`, and `HEADROOM` above it.
 
@@ -107,7 +95,7 @@ def judge_latency(latency_ms: float, flops: float, device: str, dtype: str, devi
     peak = peak_of(device)
     if peak is None:
         return Plausibility("not judged", f"No peak rate of {device} is known here.")
-    given = _plain(dtype)
+    given = dtype.removeprefix("torch.")
     rates = {name: peak.teraflops[name] for name in _MAY_MEAN.get(given, (given,)) if name in peak.teraflops}
     if not rates:
         return Plausibility("not judged", f"No peak rate of {peak.device} in {given} is known here.")
@@ -126,22 +114,3 @@ def implausible(latency_ms: float, flops: float, device: str, dtype: str) -> str
     """The sentence that says why a latency cannot be; None where it can, or cannot be judged (`judge_latency`)."""
     found = judge_latency(latency_ms, flops, device, dtype)
     return found.sentence if found.verdict == "implausible" else None
-
-
-def judge_record(record: RunRecord) -> Plausibility:
-    """The verdict on a record's latency of one step, by its own FLOPs, batch, number format and device."""
-    latency, flops = record.measurement("latency"), record.measurement("flops")
-    if latency is None or latency.status != "ok" or flops is None or flops.status != "ok":
-        return Plausibility("not judged", f"{record.label} has no latency with FLOPs to hold it against.")
-    batch, dtype = latency.settings.get("batch", 1), latency.settings.get("dtype")
-    device, kind = record.environment.get("device"), record.environment.get("device_type")
-    if not isinstance(batch, int) or not all(isinstance(text, str) for text in (dtype, device, kind)):
-        return Plausibility("not judged", f"The record of {record.label} tells no batch, number format or device.")
-    # FLOPs are recorded at batch 1; each image of a batch costs as much.
-    return judge_latency(
-        latency.values["median_ms"], flops.values["forward"] * batch, str(device), str(dtype), str(kind)
-    )
-
-
-def _plain(dtype: str) -> str:
-    return dtype.removeprefix("torch.")

@@ -7,11 +7,12 @@ those that torch's profiler saw; on a GPU the time of an operation is that of th
 from __future__ import annotations
 
 import re
-import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -40,11 +41,20 @@ _KINDS = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Marks:
     """Points in time on a device, and the milliseconds between two of them."""
 
-    cuda: bool
+    device: torch.device
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """For all that was launched."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
 
     def now(self) -> Any:
         if not self.cuda:
@@ -58,32 +68,26 @@ class _Marks:
         return float(first.elapsed_time(last)) if self.cuda else (last - first) * 1000
 
 
-@dataclass
-class _Watch:
-    """Marks around every block of a transformer, by kind, in the steps that run inside `watching`."""
+@contextmanager
+def _marked_blocks(transformer: nn.Module, marks: _Marks) -> Iterator[list[tuple[str, Any, Any]]]:
+    """The kind of every block that runs meanwhile, with the marks before and after it, in a list that grows."""
+    passed: list[tuple[str, Any, Any]] = []
+    handles, began = [], {}
 
-    transformer: nn.Module
-    marks: _Marks
-    passed: list[tuple[str, Any, Any]] = field(default_factory=list)
+    def enter(module: nn.Module, _arguments: Any) -> None:
+        began[id(module)] = marks.now()
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        handles, began = [], {}
+    def leave(module: nn.Module, _arguments: Any, _result: Any) -> None:
+        passed.append((kind_of_block(module), began[id(module)], marks.now()))
 
-        def enter(module: nn.Module, _arguments: Any) -> None:
-            began[id(module)] = self.marks.now()
-
-        def leave(module: nn.Module, _arguments: Any, _result: Any) -> None:
-            self.passed.append((kind_of_block(module), began[id(module)], self.marks.now()))
-
-        for reference in architecture_of(self.transformer).chain(self.transformer):
-            block = get_block(self.transformer, reference)
-            handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    for reference in architecture_of(transformer).chain(transformer):
+        block = get_block(transformer, reference)
+        handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
+    try:
+        yield passed
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def measure_step_profile(
@@ -119,11 +123,11 @@ def measure_step_profile(
         raise FastFluxError(
             f"rounds is {rounds}, profiled {profiled} and warmup {warmup}; expected at least 1, 1 and 0."
         )
-    cuda = torch.device(device).type == "cuda"
-    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if cuda else nullcontext()
+    marks = _Marks(torch.device(device))
+    on_device: AbstractContextManager[Any] = torch.cuda.device(device) if marks.cuda else nullcontext()
     common: dict[str, JSON] = {
         **(settings or {}), "rounds": rounds, "warmup": warmup, "profiled": profiled,
-        "device_type": torch.device(device).type, "clock": "cuda_events" if cuda else "perf_counter",
+        "device_type": marks.device.type, "clock": "cuda_events" if marks.cuda else "perf_counter",
     }  # fmt: skip
 
     def step() -> None:
@@ -134,8 +138,8 @@ def measure_step_profile(
         with on_device:  # marks are made on the current device's stream
             for _ in range(warmup):
                 step()
-            values, samples = _by_block(transformer, step, rounds, device)
-            found, lists = _by_operation(step, profiled, device)
+            values, samples = _by_block(transformer, step, rounds, marks)
+            found, lists = _by_operation(step, profiled, marks)
     except RuntimeError as error:
         return Measurement.failed(info, f"{type(error).__name__}: {error}", missing=rounds, settings=common)
     return Measurement(
@@ -144,51 +148,36 @@ def measure_step_profile(
 
 
 def _by_block(
-    transformer: nn.Module, step: Callable[[], None], rounds: int, device: str
+    transformer: nn.Module, step: Callable[[], None], rounds: int, marks: _Marks
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    cuda = torch.device(device).type == "cuda"
-    marks = _Marks(cuda)
-    counts: dict[str, int] = {}
     samples: dict[str, list[float]] = {"forward/ms": [], "rest/ms": []}
     for _ in range(rounds):
-        watch = _Watch(transformer, marks)
-        if cuda:
-            torch.cuda.synchronize(device)
-        with watch.watching():
+        marks.wait()
+        with _marked_blocks(transformer, marks) as passed:
             began = marks.now()
             step()
             ended = marks.now()
-        if cuda:
-            torch.cuda.synchronize(device)
+        marks.wait()
         forward = marks.between(began, ended)
         totals: dict[str, float] = {}
-        counts = {}
-        for kind, first, last in watch.passed:
+        for kind, first, last in passed:
             totals[kind] = totals.get(kind, 0.0) + marks.between(first, last)
-            counts[kind] = counts.get(kind, 0) + 1
         samples["forward/ms"].append(forward)
         samples["rest/ms"].append(forward - sum(totals.values()))
         for kind, total in totals.items():
             samples.setdefault(f"block.{kind}/ms", []).append(total)
-    values = {f"{name}_ms": statistics.median(samples[f"{name}/ms"]) for name in ("forward", "rest")}
-    for kind, count in counts.items():
-        total = statistics.median(samples[f"block.{kind}/ms"])
-        values |= {
-            f"block.{kind}.count": float(count),
-            f"block.{kind}.ms": total / count,
-            f"block.{kind}.total_ms": total,
-        }
+    values = {f"{name}_ms": median(samples[f"{name}/ms"]) for name in ("forward", "rest")}
+    for kind, count in Counter(kind for kind, _, _ in passed).items():
+        total, block = median(samples[f"block.{kind}/ms"]), f"block.{kind}"
+        values |= {f"{block}.count": float(count), f"{block}.ms": total / count, f"{block}.total_ms": total}
     return values, samples
 
 
-def _by_operation(step: Callable[[], None], steps: int, device: str) -> tuple[dict[str, float], dict[str, JSON]]:
-    cuda = torch.device(device).type == "cuda"
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with quiet_profiler(activities) as profiler:
+def _by_operation(step: Callable[[], None], steps: int, marks: _Marks) -> tuple[dict[str, float], dict[str, JSON]]:
+    with quiet_profiler([ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if marks.cuda else [])]) as profiler:
         for _ in range(steps):
             step()
-        if cuda:
-            torch.cuda.synchronize(device)
+        marks.wait()
     taken = dict.fromkeys(OPERATIONS, 0.0)
     operations: list[tuple[str, float, float]] = []
     kernels: list[tuple[str, float, float]] = []
@@ -197,21 +186,18 @@ def _by_operation(step: Callable[[], None], steps: int, device: str) -> tuple[di
         if event.device_type != DeviceType.CPU:  # a kernel, whose time its operation has too
             kernels.append((event.key, event.self_device_time_total / steps / 1000, calls))
             continue
-        spent = event.self_device_time_total if cuda else event.self_cpu_time_total
-        if spent > 0 and (cuda or "::" in event.key):  # on the host beside operations: the profiler's own marks
+        spent = event.self_device_time_total if marks.cuda else event.self_cpu_time_total
+        if spent > 0 and (marks.cuda or "::" in event.key):  # on the host beside operations: the profiler's own marks
             name = event.key.rpartition("::")[2]
             operations.append((name, spent / steps / 1000, calls))
             taken[kind_of_operation(name)] += spent / steps / 1000
-    if cuda and not kernels:
-        return {}, {
-            "operations": [],
-            "kernels": [],
-            "profiler": "saw no kernels: CUPTI is not there, or not allowed",
-        }
+    if marks.cuda and not kernels:
+        unseen = "saw no kernels: CUPTI is not there, or not allowed"
+        return {}, {"operations": [], "kernels": [], "profiler": unseen}
     values = {f"operations.{kind}_ms": spent for kind, spent in taken.items()}
     values["operations_ms"] = sum(taken.values())
     lists: dict[str, JSON] = {"operations": _costliest(operations)}
-    if cuda:
+    if marks.cuda:
         values["kernels"] = sum(calls for _, _, calls in kernels)
         lists["kernels"] = _costliest(kernels)
     return values, lists

@@ -7,9 +7,9 @@ once, and every call loads the checkpoint into it and scores one image.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -17,12 +17,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from cyclopts import App
 
 from bench.metrics.models.open_clip_model import OpenClipModel
 from bench.metrics.quality.public_metrics import HPS_FILES, hps_v2
 from bench.progress import console
 from bench.samples.image_set import Pixels
+from fastflux.command_line import run
 from fastflux.errors import FastFluxError
+
+app = App(name="python -m bench.metrics.cost.throughput")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ class Throughput:
     def ratio(self) -> float:
         """How many times as fast the batches are."""
         return self.batched / self.reloading
+
+    def __str__(self) -> str:
+        return (
+            f"batched, loaded once: {self.batched:.2f} images/s\n"
+            f"one by one, reloaded: {self.reloading:.2f} images/s\n"
+            f"ratio: {self.ratio:.1f}, largest difference of two scores: {self.difference:.1e}"
+        )
 
 
 def batched_scores(model: OpenClipModel, images: Sequence[Pixels], prompts: Sequence[str]) -> list[float]:
@@ -66,8 +77,14 @@ def measure_throughput(
     """Time both ways on the same random images of `size` pixels, in turn for `rounds` rounds.
 
     Args:
-        checkpoint: HPS v2's, or another with the key ``state_dict``.
-        images, singles: how many images a round scores in batches, and how many one by one.
+        checkpoint: HPS_v2_compressed.pt, HPS_v2.1_compressed.pt, or another with the key ``state_dict``.
+        architecture: open_clip's name of the model in it.
+        images: how many images a round scores in batches.
+        singles: how many one by one.
+        rounds: of both, in turn.
+        size: side of the images in pixels.
+        device: cpu or cuda.
+        batch_size: images of a batch.
 
     Raises:
         FastFluxError: fewer than 1 image, or what `hps_v2` raises.
@@ -98,28 +115,11 @@ def measure_throughput(
     return Throughput(median(fast), median(slow), difference)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print both speeds and their ratio."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.metrics.cost.throughput",
-        description="Images a second of HPS v2, in batches and one by one.",
-    )
-    parser.add_argument("checkpoint", type=Path, help="HPS_v2_compressed.pt or HPS_v2.1_compressed.pt")
-    parser.add_argument("--architecture", default="ViT-H-14", help="open_clip's name of the model in it")
-    parser.add_argument("--images", type=int, default=32, help="images a round, in batches (32)")
-    parser.add_argument("--singles", type=int, default=4, help="images a round, one by one (4)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of both, in turn (3)")
-    parser.add_argument("--size", type=int, default=512, help="side of the images in pixels (512)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    options = parser.parse_args(arguments)
-    try:
-        found = measure_throughput(**vars(options))
-    except FastFluxError as error:
-        parser.exit(2, f"error: {error}\n")
-    console.print(f"batched, loaded once: {found.batched:.2f} images/s")
-    console.print(f"one by one, reloaded: {found.reloading:.2f} images/s")
-    console.print(f"ratio: {found.ratio:.1f}, largest difference of two scores: {found.difference:.1e}")
+@app.default
+@wraps(measure_throughput)
+def main(*arguments: Any, **options: Any) -> None:  # noqa: D103  # the function's own help
+    console.print(str(measure_throughput(*arguments, **options)))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(app))

@@ -6,7 +6,7 @@ import gc
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,16 +19,14 @@ Clock = Callable[[], float]
 Timer = Callable[[Step], float]
 """Runs a step and gives its milliseconds."""
 
-CUDA_EVENTS = "cuda_events"
 PERCENTILES = (50, 90, 99)
 
 
-@dataclass(frozen=True)
-class Rounds:
+class Rounds(NamedTuple):
     """Milliseconds by variant, in the order of the rounds, and what went wrong with those that failed."""
 
-    times: Mapping[str, list[float]]
-    faults: Mapping[str, str]
+    times: dict[str, list[float]]
+    faults: dict[str, str]
 
 
 def step_timer(device: str, clock: Clock | None = None) -> tuple[str, Timer]:
@@ -39,7 +37,7 @@ def step_timer(device: str, clock: Clock | None = None) -> tuple[str, Timer]:
     """
     cuda = torch.device(device).type == "cuda"
     if cuda and clock is None:
-        return CUDA_EVENTS, _event_timer(device)
+        return "cuda_events", _event_timer(device)
     read = clock or time.perf_counter
 
     def wait() -> None:
@@ -56,14 +54,19 @@ def step_timer(device: str, clock: Clock | None = None) -> tuple[str, Timer]:
     return getattr(read, "__name__", type(read).__name__), timed
 
 
+def require_rounds(rounds: int, warmup: int) -> None:
+    """Raise FastFluxError for no timed rounds, or less than no untimed ones."""
+    if rounds < 1 or warmup < 0:
+        raise FastFluxError(f"rounds is {rounds} and warmup {warmup}; expected at least 1 and 0.")
+
+
 def interleave(steps: Mapping[str, Step], timer: Timer, *, warmup: int, rounds: int, seed: int) -> Rounds:
     """Time every step once a round, in an order shuffled anew each round, after `warmup` rounds that do not count.
 
     A step that raises a RuntimeError (out of memory, a failed compilation) or a FastFluxError is a fault, and left out
     from then on. Raises FastFluxError for no rounds.
     """
-    if rounds < 1 or warmup < 0:
-        raise FastFluxError(f"rounds is {rounds} and warmup {warmup}; expected at least 1 and 0.")
+    require_rounds(rounds, warmup)
     shuffler = random.Random(seed)  # noqa: S311  # an order, not a secret
     times: dict[str, list[float]] = {name: [] for name in steps}
     faults: dict[str, str] = {}
@@ -78,7 +81,9 @@ def interleave(steps: Mapping[str, Step], timer: Timer, *, warmup: int, rounds: 
                 try:
                     milliseconds = timer(steps[name])
                 except (RuntimeError, FastFluxError) as error:
-                    faults[name] = f"{type(error).__name__} in round {index}: {_reason(error)}"
+                    # The first two lines: compilers say more than a record can use.
+                    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                    faults[name] = f"{type(error).__name__} in round {index}: {' '.join(lines[:2])}"
                 else:
                     if index >= warmup:
                         times[name].append(milliseconds)
@@ -86,12 +91,6 @@ def interleave(steps: Mapping[str, Step], timer: Timer, *, warmup: int, rounds: 
         if collecting:
             gc.enable()
     return Rounds(times, faults)
-
-
-def _reason(error: Exception) -> str:
-    """The first two lines: compilers tell more than a record can use."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])
 
 
 def percentiles(times: Sequence[float]) -> dict[str, float]:

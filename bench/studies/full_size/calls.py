@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
-from bench.metrics.cost.stage_memory import measure_stage_memory
+from bench.metrics.cost.memory import measure_stage_memory
 from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from bench.studies.full_size.pieces import Piece, Results
 from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline

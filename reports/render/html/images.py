@@ -82,7 +82,7 @@ def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: s
 
 def _scores(row: Row | None, metric: str, shots: Sequence[GalleryShot]) -> list[float | None]:
     """The score of each shot's image, None where there is none or where samples are missing before it."""
-    measurement = None if row is None or row.record is None else row.record.measurement(metric)
+    measurement = None if row is None else row.measurements.get(metric)
     if row is None or row.record is None or measurement is None:
         return [None] * len(shots)
     series = {key.rpartition("/")[2]: scores for key, scores in measurement.samples.items()}

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.metrics.cost import stage_memory
+from bench.metrics.cost import memory
 from bench.metrics.cost.compiled import CompileSettings
 from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
-from bench.metrics.cost.stage_memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
+from bench.metrics.cost.memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import load_pipeline
@@ -109,8 +109,8 @@ def test_a_call_that_raises_fails_alone(pipeline: Any) -> None:
     assert found["dense"].status == "ok"
     assert (found["broken"].status, found["broken"].reason) == ("failed", "RuntimeError in round 0: out of memory")
     assert pipeline.transformer is own
-    memory = measure_stage_memory(call_of(pipeline, failing()))
-    assert (memory.status, memory.reason) == ("failed", "RuntimeError: out of memory")
+    taken = measure_stage_memory(call_of(pipeline, failing()))
+    assert (taken.status, taken.reason) == ("failed", "RuntimeError: out of memory")
 
 
 def test_what_cannot_be_drawn_or_compared_is_refused(pipeline: Any) -> None:
@@ -144,7 +144,7 @@ class Meter:
 
 
 def test_each_stage_has_its_peak(any_pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(memory, "PeakMemory", Meter)
     monkeypatch.setattr(Meter, "made", 0)
     call = call_of(any_pipeline)
     assert stage_peaks(call, "cpu") == {stage: 2**20 * (place + 1) for place, stage in enumerate(STAGES)}
@@ -167,16 +167,16 @@ def test_models_of_others_are_no_part_of_a_calls_memory(pipeline: Any, monkeypat
     assert others_bytes(twin, own + 1000, "cpu") == 1000, "its own transformer counts, not the pipeline's"
 
     # As on a GPU, where the counter has all models of the process.
-    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(memory, "PeakMemory", Meter)
     monkeypatch.setattr(Meter, "made", 0)
-    monkeypatch.setattr(stage_memory, "stage_peaks", lambda *_: dict.fromkeys(STAGES, 70 * 2**20))
+    monkeypatch.setattr(memory, "stage_peaks", lambda *_: dict.fromkeys(STAGES, 70 * 2**20))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: 50 * 2**20)
     found = measure_stage_memory(call, device="cuda")
     assert found.values["peak_mib"] == 20.0, "50 of 70 MiB are no weights of this pipeline, whose own lie on the CPU"
 
 
 def test_what_the_system_does_not_tell_is_a_failure(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_memory, "PeakMemory", Meter)
+    monkeypatch.setattr(memory, "PeakMemory", Meter)
     monkeypatch.setattr(Meter, "read", lambda self: None)
     found = measure_stage_memory(call_of(pipeline))
     assert found.status == "failed"

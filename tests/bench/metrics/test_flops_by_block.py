@@ -7,13 +7,14 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from bench.metrics.cost.flops import block_flops, flux_flops, lora_flops, sd3_flops
-from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block, has_unmerged_lora, measure_flops_by_block
+from bench.metrics.cost.flops import block_flops, flux_flops
+from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora, measure_flops_by_block
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm.method import L1NormConfig
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_
+from tests.bench.metrics.flops_by_hand import lora_flops, sd3_flops
 from tests.bench.metrics.test_flops import FLUX_DEV, SD3_MEDIUM, TINY_SD3, flux, sd3
 from tests.fastflux.conftest import TINY, make_tiny_flux
 
@@ -35,15 +36,11 @@ def by_hand(kind: Any, size: int, dim: int = DIM, text: int = TEXT, heads: float
     return block_flops(kind, dim=dim, tokens=tokens, attention_dim=round(dim * heads), mlp_dim=mlp or 4 * dim)
 
 
-def counts(table: FlopsTable) -> dict[str, int]:
-    return {entry.kind: entry.count for entry in table.kinds}
-
-
 @pytest.mark.parametrize("size", SIZES)
 def test_flux_dev_dense_is_what_the_formulas_say(size: int) -> None:
     table = flops_by_block(flux_dev(), size, size)
     assert table.each == {kind: by_hand(kind, size) for kind in ("double", "single")}
-    assert counts(table) == {"double": 19, "single": 38}
+    assert table.counts == {"double": 19, "single": 38}
     assert table.forward == flux_flops(FLUX_DEV, image_tokens=(size // 16) ** 2, text_tokens=TEXT)
     assert 0 < table.rest < 0.01 * table.forward
     assert table.text_tokens == TEXT, "FluxPipeline's own"
@@ -62,7 +59,7 @@ def test_flux_dev_pruned_is_the_sum_of_its_blocks(size: int) -> None:
         replace_block_(model, Replacement(BlockRef(stack, index), kind))  # type: ignore[arg-type]
     table = flops_by_block(model, size, size)
     assert table.each == {kind: by_hand(kind, size) for kind in ("double", "linear", "single", "removed")}
-    assert counts(table) == {"double": 18, "linear": 3, "single": 35, "removed": 1}
+    assert table.counts == {"double": 18, "linear": 3, "single": 35, "removed": 1}
     assert table.rest == dense.rest
     saved = by_hand("double", size) + 3 * by_hand("single", size) - 3 * by_hand("linear", size)
     assert dense.forward - table.forward == saved
@@ -88,7 +85,7 @@ def test_sd3_medium_dense_and_pruned(size: int) -> None:
     dense = flops_by_block(model, size, size)
     assert (dense.each["joint"], dense.forward) == (joint, sd3_flops(SD3_MEDIUM, **shape))
     assert dense.each["joint_last"] < joint, "it ends before the text's half"
-    assert counts(dense) == {"joint": 23, "joint_last": 1}
+    assert dense.counts == {"joint": 23, "joint_last": 1}
     for index in (2, 9):
         replace_block_(model, Replacement(BlockRef("transformer_blocks", index), "linear"))
     pruned = flops_by_block(model, size, size)
@@ -109,7 +106,7 @@ def test_sd3_medium_sliced_by_l1_norm(size: int) -> None:
 
 def test_a_second_attention_is_a_kind_of_its_own() -> None:
     table = flops_by_block(sd3({**TINY_SD3, "dual_attention_layers": (0, 2)}), 64, 64, 5)
-    assert counts(table) == {"joint_dual": 2, "joint": 1, "joint_last": 1}
+    assert table.counts == {"joint_dual": 2, "joint": 1, "joint_last": 1}
     assert table.each["joint_dual"] > table.each["joint"] > table.each["joint_last"]
 
 
@@ -145,7 +142,7 @@ def test_adapters_on_some_blocks_and_of_two_ranks_are_told_apart() -> None:
     names = [f"single_transformer_blocks.{index}.attn.to_q" for index in (0, 1, 2)]
     model.add_adapter(LoraConfig(r=2, rank_pattern={names[2]: 4}, target_modules=names))
     table = flops_by_block(model, 32, 32, 3)
-    assert counts(table) == {"double": 2, "single+lora": 2, "single+lora_2": 1, "single": 1}
+    assert table.counts == {"double": 2, "single+lora": 2, "single+lora_2": 1, "single": 1}
     dim, rows = TINY["num_attention_heads"] * TINY["attention_head_dim"], 4 + 3
     added = lora_flops(rows=rows, rank=2, in_features=dim, out_features=dim)
     single = table.each["single"]

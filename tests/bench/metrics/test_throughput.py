@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.metrics.cost.throughput import main, measure_throughput
+from bench.metrics.cost.throughput import app, measure_throughput
+from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 
 
@@ -19,7 +20,7 @@ def test_both_ways_give_the_same_scores(tiny_hps: tuple[str, Path]) -> None:
 
 
 def test_the_ratio_is_printed(tiny_hps: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(tiny_hps[1]), "--architecture", tiny_hps[0], "--images", "2", "--singles", "1", "--rounds", "1"])
+    run(app, [str(tiny_hps[1]), "--architecture", tiny_hps[0], "--images", "2", "--singles", "1", "--rounds", "1"])
     shown = capsys.readouterr().err
     assert "ratio: " in shown
     assert "reloaded: " in shown
@@ -31,7 +32,5 @@ def test_what_cannot_be_timed_is_refused(
     for sizes in ({"images": 1, "singles": 2}, {"singles": 0}, {"rounds": 0}):
         with pytest.raises(FastFluxError, match="cannot be timed"):
             measure_throughput(tiny_hps[1], architecture=tiny_hps[0], **sizes)
-    with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path / "absent.pt")])
-    assert ended.value.code == 2
+    assert run(app, [str(tmp_path / "absent.pt")]) == 1
     assert "huggingface.co/xswu/HPSv2" in capsys.readouterr().err
