@@ -9,22 +9,18 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from PIL import Image, features
 
 from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
 from fastflux.files import whole_file, write_text
-from reports.manifest import pick_shots, read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from reports.manifest import Shot
-    from reports.rows import Row
+from reports.manifest import Shot, pick_shots, read_manifest
+from reports.rows import Row
 
 INDEX = "gallery.json"
 SCHEMA_VERSION = 1
