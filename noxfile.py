@@ -101,8 +101,8 @@ def report_pdf(session: nox.Session) -> None:
 @nox.session
 def regress(session: nox.Session) -> None:
     """Measure a small suite and compare it with the committed baseline; fails on a regression."""
-    own = any(each.startswith(("--baseline", "--model")) for each in session.posargs)
-    baseline = [] if own else ["--baseline", "reports/data/regression"]
+    named = any(each.partition("=")[0] in ("--baseline", "--model") for each in session.posargs)
+    baseline = [] if named else ["--baseline", "reports/data/regression"]
     run_python(session, "-m", "bench", "regress", *baseline, *session.posargs)
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench recollection`: what collecting activations costs, against collecting them afresh for every block.
+"""What collecting activations costs, against collecting them afresh for every block.
 
 Algorithm 1 of arXiv 2506.10035 collects activations for every block that it replaces, first for the linear layer, then
 for the sandwich; taken as it reads, the calibration samples run through the whole model twice for each block.
@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,11 +30,12 @@ from bench.progress import console, track
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
 from bench.run.base_model import BaseModel
-from bench.run.reporting import RECOLLECTION
+from bench.run.folders import RUNS
 from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams, require_bounds
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs
 from fastflux.calibration.statistics import Calibration
+from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.methods.registry import amount
@@ -43,7 +46,9 @@ from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 
 #: The paper's number of blocks at 20% and of images, with fastflux's own way of keeping activations.
-BLOCKS, SAMPLES, KEEP, ACTIVATIONS = 11, 512, 4, "ram"
+BLOCKS, SAMPLES, KEEP = 11, 512, 4
+ACTIVATIONS: Literal["ram"] = "ram"
+RECOLLECTION = ROOT / "reports" / "data" / "recollection"
 
 Observe = Callable[[BlockRef, Streams, Streams], None]
 
@@ -131,18 +136,33 @@ class _Collection(Calibration):
 
 def recollection(
     *,
-    profile_name: str,
-    blocks: int,
-    samples: int,
-    keep: int,
-    activations: str = ACTIVATIONS,
+    profile: str = "shapes",
+    blocks: int = BLOCKS,
+    samples: int = SAMPLES,
+    keep: int = KEEP,
+    activations: Literal["ram", "disk"] = ACTIVATIONS,
     accept: bool = False,
     device: str = "cpu",
-    runs: Path = ROOT / "runs",
-) -> Path:
-    """Measure both ways, print the figures and return their file; see `python -m bench recollection --help`.
+    out: Path = RUNS,
+) -> None:
+    """Tell what collecting activations costs, against collecting them afresh for every block.
 
-    Raises FastFluxError for an unknown profile or settings that cannot be meant, before the long work.
+    Prune the first blocks of the profile's order twice in one run, with one training step each: as fastflux does, which
+    keeps what has not changed, and as Algorithm 1 reads, which runs the whole model twice for every block. Both must
+    give the same weights. The figures go to runs/<profile>/recollection.json.
+
+    Args:
+        profile: name of a profile
+        blocks: blocks to replace
+        samples: samples to calibrate on
+        keep: places that fastflux keeps
+        activations: where it keeps them
+        accept: copy the figures to reports/data/recollection/
+        device: torch device
+        out: folder of all runs
+
+    Raises:
+        FastFluxError: an unknown profile or settings that cannot be meant, before the long work.
     """
     for name, value in (("blocks", blocks), ("samples", samples)):
         if value < 1:
@@ -150,15 +170,15 @@ def recollection(
     require_bounds(activations, keep)
     if accept and (blocks, samples, keep, activations) != (BLOCKS, SAMPLES, KEEP, ACTIVATIONS):
         raise FastFluxError("--accept keeps the whole comparison only: leave the other settings at their defaults")
-    profile = load_profile(profile_name)
-    configs = (variant.config for variant in paper_variants(profile))
+    settings = load_profile(profile)
+    configs = (variant.config for variant in paper_variants(settings))
     config = next((config for config in configs if isinstance(config, SandwichTrainingConfig)), None)
     if config is None:
-        raise FastFluxError(f"the profile {profile.name} has no variant with Sandwich Training to collect for")
+        raise FastFluxError(f"the profile {profile} has no variant with Sandwich Training to collect for")
     config = replace(config, ratio=None, blocks=blocks, samples=samples, steps=1)
-    folder = runs / profile.name
-    base = BaseModel(profile, folder, device=device)
-    require_current_rankings(profile, base.revision)
+    folder = out / settings.name
+    base = BaseModel(settings, folder, device=device)
+    require_current_rankings(settings, base.revision)
 
     def drive_of(transformer: nn.Module) -> Callable[[], None]:
         base.pipeline.transformer = transformer
@@ -168,14 +188,14 @@ def recollection(
         base.dense,
         drive_of,
         config,
-        batch_size=profile.calibration.batch,
+        batch_size=settings.calibration.batch,
         keep=keep,
         activations=activations,
     )
     path = folder / "recollection.json"
     record: dict[str, JSON] = {
-        "profile": profile.name,
-        "base_model": profile.title,
+        "profile": settings.name,
+        "base_model": settings.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": describe_environment(device),
         "inputs": dict(base.calibration_inputs),
@@ -185,9 +205,8 @@ def recollection(
     _show(found)
     if accept:
         RECOLLECTION.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, RECOLLECTION / f"{profile.name}.json")
-        console.print(f"accepted: {(RECOLLECTION / f'{profile.name}.json').relative_to(ROOT)}")
-    return path
+        shutil.copy2(path, RECOLLECTION / f"{settings.name}.json")
+        console.print(f"accepted: {(RECOLLECTION / f'{settings.name}.json').relative_to(ROOT)}")
 
 
 def compare(
@@ -277,3 +296,15 @@ def _show(found: dict[str, Any]) -> None:
         if difference == 0
         else f"the two ways' weights differ by at most {difference:.3g}"
     )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status."""
+    app = App(name="python -m experiments.recollection", help_format="plaintext", version_flags=[],
+              default_parameter=Parameter(negative=()))  # fmt: skip
+    app.default(recollection)
+    return run(app, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,7 +14,7 @@ class PruningCost:
     which gradients and optimiser states need memory for; ``seconds``: wall time; ``activation_bytes``: the most
     recorded inputs, block inputs and outputs held at once, in RAM or in files; ``peak_memory_bytes``: of the device, or
     on a CPU of the whole process, during those seconds (`fastflux.models.memory`), None where it was not measured.
-    A run that was interrupted, or that continues one of a lower ratio, runs some blocks again, and counts them.
+    A run that was interrupted, or that continues one of a lower ratio, counts what one in one go would have taken.
     """
 
     block_forwards: int = 0

@@ -9,6 +9,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+import psutil
+
 from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
 from bench.records.results import JSON
 from fastflux.errors import FastFluxError
@@ -38,7 +40,7 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
         "device_type": torch.device(device).type,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": psutil.virtual_memory().total / 2**30,
         "os": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
@@ -96,13 +98,6 @@ def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
     # git from the path, with our own arguments
     return subprocess.run(command, capture_output=True, check=True, text=True, timeout=30).stdout.strip()  # noqa: S603
-
-
-def _memory_gib() -> float | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _version(library: str) -> str | None:

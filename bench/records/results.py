@@ -208,6 +208,11 @@ class RunRecord(Data, frozen=True):
         swapped = tuple(measurement if old.info.name == name else old for old in self.measurements)
         return replace(self, measurements=swapped)
 
+    def finished(self, measurements: Sequence[Measurement], environment: Mapping[str, JSON], created: str) -> RunRecord:
+        """A copy with these measurements, of that machine and date."""
+        date = datetime.fromisoformat(created).isoformat(timespec="seconds")
+        return replace(self, measurements=tuple(measurements), environment=environment, created=date)
+
     @classmethod
     def from_json(cls, text: str, source: str = "record") -> RunRecord:
         """The record that `to_json` wrote; `source` names it in errors.

@@ -10,7 +10,6 @@ from typing import Literal
 from msgspec.structs import replace
 
 from bench.records.results import JSON, Data, RecordError, RunRecord, json_of, json_text, read_data
-from bench.regression.exit import NoBaselineError, NotComparableError, NoVerdictError, OtherDeviceError
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -18,6 +17,10 @@ SCHEMA_VERSION: Literal[1] = 1
 KINDS = ("quality", "latency", "cost", "render")
 #: What a CPU or GPU decides along with the code.
 OF_THE_DEVICE = ("latency", "render")
+
+
+class NoVerdictError(FastFluxError):
+    """There is nothing to compare with, it speaks of something else, or other work would be in every time."""
 
 
 class Snapshot(Data, frozen=True):
@@ -95,20 +98,17 @@ class Snapshot(Data, frozen=True):
         """The snapshot in a file.
 
         Raises:
-            NoBaselineError: there is no such file.
-            NotComparableError: it has another schema version, is cut short, or holds something else.
+            NoVerdictError: there is no such file, it has another schema version, is cut short, or holds something else.
         """
         try:
             data = json_of(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError as error:
-            raise NoBaselineError(f"There is no baseline {path}: make one with --update --reason TEXT.") from error
+            raise NoVerdictError(f"There is no baseline {path}: make one with --update --reason TEXT.") from error
         except (OSError, ValueError) as error:
-            raise NotComparableError(
-                f"The baseline {path} cannot be read ({error}): restore it, or --update."
-            ) from error
+            raise NoVerdictError(f"The baseline {path} cannot be read ({error}): restore it, or --update.") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
-            raise NotComparableError(
+            raise NoVerdictError(
                 f"The baseline {path} has schema version {version!r}, this FastFLUX reads {SCHEMA_VERSION}: "
                 "make a new one with --update, or use the FastFLUX that wrote it."
             )
@@ -117,7 +117,7 @@ class Snapshot(Data, frozen=True):
             _ = snapshot.device, snapshot.device_type
             snapshot.require_whole()
         except (KeyError, ValueError) as error:
-            raise NotComparableError(
+            raise NoVerdictError(
                 f"The baseline {path} is no whole one ({error}): restore it, or make a new one with --update."
             ) from error
         return snapshot
@@ -132,18 +132,18 @@ def find_baseline(place: Path, device: str, profile: str) -> Path:
     """The file itself, or in a folder of baselines (<device>/<profile>.json) that of this device, else any device's.
 
     Raises:
-        NoBaselineError: there is none of this profile.
+        NoVerdictError: there is none of this profile.
     """
     if place.suffix == ".json" or place.is_file():
         if not place.is_file():
-            raise NoBaselineError(f"There is no baseline {place}: make one with --update --reason TEXT.")
+            raise NoVerdictError(f"There is no baseline {place}: make one with --update --reason TEXT.")
         return place
     own = place / slug(device) / f"{profile}.json"
     if own.is_file():
         return own
     others = sorted(place.glob(f"*/{profile}.json"))
     if not others:
-        raise NoBaselineError(
+        raise NoVerdictError(
             f"{place} holds no baseline of {profile} ({own.relative_to(place)}): make one with --update --reason TEXT."
         )
     return others[0]
@@ -152,7 +152,7 @@ def find_baseline(place: Path, device: str, profile: str) -> Path:
 def require_comparable(
     baseline: Snapshot, fresh: RunRecord, variants: Sequence[str], suite: Mapping[str, JSON]
 ) -> None:
-    """Raise NotComparableError unless the baseline measured the same: prompts, sampling, base weights, scorers, models.
+    """Raise NoVerdictError unless the baseline measured the same: prompts, sampling, base weights, scorers, models.
 
     Args:
         fresh: a record of the dense model as it is now, without measurements.
@@ -175,13 +175,13 @@ def require_comparable(
         if was != now
     ]
     if differing:
-        raise NotComparableError(
+        raise NoVerdictError(
             f"The baseline of {baseline.created} measured something else: {'; '.join(differing)}. "
             "Go back to what it measured, or make a new one with --update."
         )
     held = [record.variant for record in baseline.records[1:]]
     if absent := [name for name in variants if name not in held]:
-        raise NotComparableError(
+        raise NoVerdictError(
             f"The baseline of {baseline.created} holds {', '.join(held) or 'no variant'}, not {', '.join(absent)}: "
             "measure what it holds, or make a new one with --update."
         )
@@ -201,11 +201,11 @@ def require_no_loss(path: Path, variants: Sequence[str]) -> None:
 
 
 def require_same_device(baseline: Snapshot, device: str, kinds: Sequence[str]) -> None:
-    """Raise OtherDeviceError when checks that depend on the device are asked for and the baseline is of another one."""
+    """Raise NoVerdictError when checks that depend on the device are asked for and the baseline is of another one."""
     asked = [kind for kind in kinds if kind in OF_THE_DEVICE]
     if baseline.device != device and asked:
         rest = ",".join(kind for kind in kinds if kind not in OF_THE_DEVICE)
-        raise OtherDeviceError(
+        raise NoVerdictError(
             f"The baseline was measured on {baseline.device}, this is {device}: {' and '.join(asked)} cannot be "
             f"compared. Make a baseline of this device with --update"
             + (f", or compare the rest alone with --checks {rest}." if rest else ".")

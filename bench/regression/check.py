@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from bench.records.results import Measurement, RunRecord
-from bench.regression.baseline import Snapshot
-from bench.regression.exit import Exit, NotComparableError
+from bench.regression.baseline import NoVerdictError, Snapshot
+from fastflux.errors import FastFluxError, unknown_name
 
 Outcome = Literal["passed", "improved", "regressed", "undecided", "not compared"]
 
@@ -58,14 +58,28 @@ class Check:
         return f"{self.variant} {self.name}"
 
 
-def exit_of(checks: Sequence[Check]) -> Exit:
-    """REGRESSED if anything is worse; else UNDECIDED if anything has no verdict or nothing was checked; else PASSED."""
+def tolerances(given: Mapping[str, str]) -> Tolerances:
+    """The tolerances with other values for some; raises FastFluxError for an unknown name or a number below 0."""
+    known = [entry.name for entry in fields(Tolerances)]
+    found = {}
+    for name, text in given.items():
+        if name not in known:
+            raise unknown_name("tolerance", name, known)
+        try:
+            found[name] = float(text)
+        except ValueError:
+            found[name] = -1.0
+        if not 0 <= found[name] < float("inf"):
+            raise FastFluxError(f"--tolerance {name}={text}: expected a number of 0 or more, such as {name}=0.1")
+    return Tolerances(**found)
+
+
+def verdict_of(checks: Sequence[Check]) -> Outcome:
+    """Of all together: "regressed" if anything is; else "undecided" unless everything was checked; else "passed"."""
     outcomes = {check.outcome for check in checks}
     if "regressed" in outcomes:
-        return Exit.REGRESSED
-    if not checks or outcomes & {"undecided", "not compared"}:
-        return Exit.UNDECIDED
-    return Exit.PASSED
+        return "regressed"
+    return "undecided" if not checks or outcomes & {"undecided", "not compared"} else "passed"
 
 
 def record_pairs(baseline: Snapshot, now: Snapshot) -> list[tuple[RunRecord, RunRecord]]:
@@ -84,7 +98,7 @@ def measured_pair(old: RunRecord, new: RunRecord, metric: str) -> tuple[Measurem
     if first is None or second is None:  # for mypy: the loop has told
         return metric
     if first.info.version != second.info.version:
-        raise NotComparableError(
+        raise NoVerdictError(
             f"{metric} has version {first.info.version} in the baseline and {second.info.version} here: "
             "make a new one with --update."
         )

@@ -1,4 +1,4 @@
-"""`python -m bench history`: the trend of a metric over commits, as a table and, through reports, as a drawing."""
+"""`python -m bench history`: the trend of a metric over commits, as a table."""
 
 from __future__ import annotations
 
@@ -9,36 +9,29 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.profiles.profile import ROOT
 from bench.progress import console
 from bench.records.results import RecordError, RunRecord
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.regression.history import Point, append, groups_of, point_of, read_history
-from bench.run.reporting import RESULTS, run_reports
+from bench.run.folders import REGRESS
 from bench.tables import trend
 from fastflux.errors import FastFluxError
 
-COMMITTED = ROOT / "reports" / "data" / "regression" / "history.jsonl"
-RUNS = ROOT / "runs" / "regress"
 #: Shown unless a file says more: the models of the regression suite and those of Table 6.
 _SHOWN = (DENSE, FASTFLUX, L1)
 _COLUMNS = 6
-_TREND = 20
 _LOG_WIDTH = 120
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
-def history(
-    *, metric: str, profile: str, imported: bool = False, files: Sequence[Path] | None = None, out: Path | None = None
-) -> None:
-    """Print the table and draw it; with `imported` the records of past commits are added to the first file before.
+def show_history(*, metric: str, profile: str, imported: Path | None = None, files: Sequence[Path] = ()) -> None:
+    """Print the table; the records that past commits held in `imported` are added to the first file before.
 
     Raises FastFluxError for an unknown metric, and when no point of the profile holds it.
     """
     key = trend(metric).key
-    places = list(files or (COMMITTED, RUNS / profile / COMMITTED.name))
-    if imported:
-        added = append(places[0], points_from_git(RESULTS / "cpu" / profile))
+    places = list(files) or [REGRESS / profile / "history.jsonl"]
+    if imported is not None:
+        added = append(places[0], points_from_git(imported))
         console.print(f"{added} runs of past commits were added to {places[0]}", markup=False, soft_wrap=True)
     points = [point for point in read_history(places) if point.profile == profile and _holders(point, key)]
     if not points:
@@ -51,9 +44,6 @@ def history(
         output = Console(width=_LOG_WIDTH)
     for (_, device, prompts), group in groups_of(points).items():
         output.print(_table(group, key, f"{key}, {profile} on {device}, {group[0].images} images ({prompts})"))
-    drawn = out or RUNS / profile / f"history-{metric}.png"
-    there = [str(path.resolve()) for path in places if path.is_file()]
-    run_reports("history", *there, "--metric", metric, "--profile", profile, "-o", str(drawn.resolve()))
 
 
 def points_from_git(folder: Path) -> list[Point]:
@@ -62,14 +52,13 @@ def points_from_git(folder: Path) -> list[Point]:
     Records of a version that cannot be read any more are told and left out. Raises FastFluxError where git does not
     know the folder.
     """
-    place = folder.relative_to(ROOT).as_posix()
     points = []
-    for commit in reversed(_git("log", "--format=%H", "--", place).split()):
-        names = _git("ls-tree", "--name-only", commit, f"{place}/").split()
+    for commit in reversed(_git(folder, "log", "--format=%H", "--", ".").split()):
+        names = _git(folder, "ls-tree", "--name-only", commit, "./").split()
         records = []
         try:
             for name in names:
-                records.append(RunRecord.from_json(_git("show", f"{commit}:{name}"), f"{commit[:12]}:{name}"))  # noqa: PERF401
+                records.append(RunRecord.from_json(_git(folder, "show", f"{commit}:./{name}"), f"{commit[:12]}:{name}"))  # noqa: PERF401
         except RecordError as error:
             console.print(f"left out: {error}", markup=False, soft_wrap=True)
             continue
@@ -80,20 +69,12 @@ def points_from_git(folder: Path) -> list[Point]:
     return points
 
 
-def sparkline(values: Sequence[float]) -> str:
-    """Bars between the least and the greatest value, a character each."""
-    low, high = min(values), max(values)
-    if high == low:
-        return _BARS[4] * len(values)
-    return "".join(_BARS[1 + round((value - low) / (high - low) * 7)] for value in values)
-
-
 def _holders(point: Point, key: str) -> list[str]:
     return [name for name, values in point.values.items() if key in values and VariantId.parse(name).family in _SHOWN]
 
 
 def _table(points: Sequence[Point], key: str, title: str) -> Table:
-    """A row for each variant, a column for each of the last commits, the trend over all of them."""
+    """A row for each variant, a column for each of the last commits."""
     names = list(dict.fromkeys(name for point in points for name in _holders(point, key)))
     shown = points[-_COLUMNS:]
     if len(points) > len(shown):
@@ -103,16 +84,15 @@ def _table(points: Sequence[Point], key: str, title: str) -> Table:
         weights = "" if point.base == points[max(0, points.index(point) - 1)].base else "\nnew weights"
         mark = "*" if point.dirty else ""
         table.add_column(f"{point.commit[:7]}{mark}\n{point.created[5:16].replace('T', ' ')}{weights}", justify="right")
-    table.add_column("trend", no_wrap=True)
     for name in names:
         own = {point.key: point.values[name][key][0] for point in points if key in point.values.get(name, {})}
         cells = [f"{own[point.key]:,.4g}" if point.key in own else "" for point in shown]
-        table.add_row(name, *cells, sparkline(list(own.values())[-_TREND:]))
+        table.add_row(name, *cells)
     return table
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
     try:
         # git from the path, with our own arguments
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout  # noqa: S603

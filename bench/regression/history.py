@@ -15,6 +15,7 @@ import msgspec
 from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
 from bench.tables import TRENDS
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 
 class Point(Data, frozen=True):
@@ -83,7 +84,7 @@ def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
     """
     found: dict[tuple[str, str, str, str], Point] = {}
     for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        for number, line in enumerate(_whole_lines(path), start=1):
             try:
                 point = read_data(Point, json_of(line, "it"), "it")
             except RecordError as error:
@@ -92,14 +93,23 @@ def read_history(paths: Iterable[Path]) -> tuple[Point, ...]:
     return tuple(sorted(found.values(), key=lambda point: point.key))
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file but for a last one that a kill has cut short, which no later run may stumble over."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    *lines, last = text.split("\n")
+    try:
+        json.loads(last)
+    except ValueError:  # mostly "" behind the last line's end
+        return lines
+    return [*lines, last]
+
+
 def append(path: Path, points: Iterable[Point]) -> int:
     """Add the points that the file lacks, one line each; the number added."""
     there = {point.key for point in read_history([path])}
-    lines = [point.line() + "\n" for point in points if point.key not in there]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(lines)
-    return len(lines)
+    new = [point.line() for point in points if point.key not in there]
+    write_text(path, "".join(f"{line}\n" for line in (*_whole_lines(path), *new)))
+    return len(new)
 
 
 def groups_of(points: Iterable[Point]) -> dict[tuple[str, str, str], tuple[Point, ...]]:

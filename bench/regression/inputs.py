@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from bench.profiles.profile import LatencySettings, Profile
 from bench.records.environment import sha256_of
 from bench.records.results import digest
+from bench.records.variant_id import DENSE
 from bench.regression.quality import SCORES
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
@@ -39,10 +41,37 @@ class Suite:
     latency_batch: int = 8
     threads: int = 1
 
+    @classmethod
+    def of(
+        cls, profile: str, variants: Sequence[str] | None, models: Mapping[str, Path], *, limit: int, rounds: int
+    ) -> Suite:
+        """The suite that a command line asks for; raises FastFluxError for numbers below 1, and for both kinds."""
+        if min(rounds, limit) < 1:
+            raise FastFluxError(f"--rounds is {rounds} and --limit {limit}: give at least 1")
+        if models and variants:
+            raise FastFluxError("give --model or --variants, not both")
+        return cls(profile, tuple(variants or VARIANTS), models, limit, rounds=rounds, most_rounds=4 * rounds)
+
     @property
     def names(self) -> tuple[str, ...]:
         """What is compared besides the dense model."""
         return tuple(self.models) or self.variants
+
+
+def named_models(options: Sequence[str]) -> dict[str, Path]:
+    """Folders by name, of NAME=DIR or folders that give their own; raises FastFluxError for names that cannot be."""
+    found: dict[str, Path] = {}
+    for text in options:
+        name, equals, folder = text.partition("=")
+        if not equals:
+            name, folder = Path(text).resolve().name, text
+        if not folder or not re.fullmatch(r"[\w.-]+", name) or name in found or name == DENSE:
+            raise FastFluxError(
+                f"--model {text}: give [NAME=]DIR, each a name of its own of letters, digits, '-', '_' and '.', "
+                f"and none {DENSE}"
+            )
+        found[name] = Path(folder)
+    return found
 
 
 def transformer_folder(path: Path) -> Path:

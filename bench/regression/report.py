@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.regression.baseline import Snapshot
-from bench.regression.check import Check, exit_of
-from bench.regression.exit import Exit
+from bench.regression.check import Check, verdict_of
 from fastflux.files import write_text
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
@@ -25,11 +24,10 @@ _COLUMNS = ("Check", "Baseline", "Now", "Change", "Tolerance", "Verdict")
 
 
 def headline(checks: Sequence[Check]) -> str:
-    """The verdict in a line: "REGRESSED (exit 1): 1 regressed, 24 passed"."""
-    code = exit_of(checks)
+    """The verdict in a line: "REGRESSED: 1 regressed, 24 passed"."""
     counts: Counter[str] = Counter(check.outcome for check in checks)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _COLOURS if counts[outcome])
-    return f"{code.name} (exit {code.value}): {told or 'nothing was checked'}"
+    return f"{verdict_of(checks).upper()}: {told or 'nothing was checked'}"
 
 
 def show(checks: Sequence[Check], baseline: Snapshot, out: Console) -> None:
@@ -71,9 +69,9 @@ def to_markdown(checks: Sequence[Check], baseline: Snapshot, now: Snapshot) -> s
     return "\n".join(lines) + "\n"
 
 
-def refusal_to_markdown(message: str, code: Exit) -> str:
+def refusal_to_markdown(message: str) -> str:
     """The summary of a run without a verdict."""
-    return f"### Regression checks: {code.name} (exit {code.value})\n\nNo verdict: {message}\n"
+    return f"### Regression checks: NO VERDICT\n\n{message}\n"
 
 
 def to_junit(checks: Sequence[Check], seconds: float) -> str:
@@ -97,12 +95,12 @@ def to_junit(checks: Sequence[Check], seconds: float) -> str:
     return _text(root)
 
 
-def refusal_to_junit(message: str, code: Exit) -> str:
+def refusal_to_junit(message: str) -> str:
     """JUnit XML of a run without a verdict: one test case with an error."""
     root = ET.Element("testsuites", name="fastflux regress")
     suite = ET.SubElement(root, "testsuite", name="regress", tests="1")
     case = ET.SubElement(suite, "testcase", classname="regress", name="verdict")
-    ET.SubElement(case, "error", message=f"{code.name} (exit {code.value}): {message}")
+    ET.SubElement(case, "error", message=f"no verdict: {message}")
     _count(suite)
     _count(root)
     return _text(root)

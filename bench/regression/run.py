@@ -1,12 +1,11 @@
-"""`python -m bench regress`: measure the suite, compare it with a baseline, tell it in three forms, end with a code."""
+"""`python -m bench regress`: measure the suite, compare it with a baseline, and tell that in three forms."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,12 +13,12 @@ from msgspec import structs
 from rich.console import Console
 
 from bench.metrics.cost.idle import other_work
-from bench.profiles.profile import ROOT
 from bench.progress import announce, console
 from bench.records.environment import device_name
 from bench.regression import report
 from bench.regression.baseline import (
     KINDS,
+    NoVerdictError,
     Snapshot,
     find_baseline,
     require_comparable,
@@ -28,21 +27,17 @@ from bench.regression.baseline import (
     require_same_device,
     slug,
 )
-from bench.regression.check import Check, Tolerances, exit_of
-from bench.regression.exit import DeviceBusyError, Exit, NoVerdictError
+from bench.regression.check import Check, Tolerances, verdict_of
 from bench.regression.history import append, point_of
 from bench.regression.inputs import Suite
 from bench.regression.render import threads
-from bench.regression.repeat import Repetition, repetitions_to_markdown
 from bench.regression.suite import SuiteRun
 from bench.regression.verdicts import judge
+from bench.run.folders import REGRESS, locked
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
 
-BASELINES = ROOT / "reports" / "data" / "regression"
 HISTORY = "history.jsonl"
 _LOG_WIDTH = 180
-RUNS = ROOT / "runs" / "regress"
 
 
 @dataclass(frozen=True)
@@ -50,13 +45,13 @@ class Options:
     """What `python -m bench regress --help` lists."""
 
     suite: Suite = field(default_factory=Suite)
-    baseline: Path = BASELINES
+    baseline: Path | None = None
+    """A file, or a folder of <device>/<profile>.json; `REGRESS`/baselines without one."""
     kinds: tuple[str, ...] = ()
     """Of `KINDS`; empty for all that the device has."""
     tolerances: Tolerances = field(default_factory=Tolerances)
     update: bool = False
     reason: str = ""
-    repeat: int = 1
     force: bool = False
     require_idle: bool = False
     out: Path | None = None
@@ -68,23 +63,36 @@ class Options:
     @property
     def folder(self) -> Path:
         """Where everything goes that is no baseline."""
-        return self.out or RUNS / self.suite.profile
+        return self.out or REGRESS / self.suite.profile
+
+    @property
+    def place(self) -> Path:
+        """Where the baseline is looked for and written."""
+        return self.baseline or REGRESS / "baselines"
 
 
-def regress(options: Options) -> Exit:
-    """Run the checks, or write a baseline; every end but an interruption leaves a summary and JUnit XML."""
+def regress(options: Options) -> int:
+    """Run the checks, or write a baseline; every end but an interruption leaves a summary and JUnit XML.
+
+    Returns:
+        0 when every check was taken and none is worse, or a baseline was written; 1 otherwise.
+
+    Raises:
+        FastFluxError: options that make no sense together.
+    """
+    if options.update and not options.reason:
+        raise FastFluxError("--update needs --reason TEXT: a baseline says why it was made")
+    if options.suite.models and options.baseline is None:
+        raise FastFluxError("--model needs --baseline FILE: other baselines hold no model of yours")
+    kinds = require_kinds(options.kinds)
     _forget_earlier(options)
     try:
-        return _regress(options)
-    except Exception as error:  # noqa: BLE001  # a crash must not end with the code that says "worse", nor in silence
-        code = error.exit if isinstance(error, NoVerdictError) else Exit.ERROR
-        if not isinstance(error, FastFluxError | OSError):
-            traceback.print_exc()
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        console.print(f"no verdict: {code.name} (exit {code.value})", markup=False)
-        with contextlib.suppress(OSError):
-            _write(options, report.refusal_to_markdown(str(error), code), report.refusal_to_junit(str(error), code))
-        return code
+        with locked(options.folder):
+            return _regress(options, kinds)
+    except Exception as error:
+        with contextlib.suppress(OSError, FastFluxError):
+            _write(options, report.refusal_to_markdown(str(error)), report.refusal_to_junit(str(error)))
+        raise
 
 
 def _forget_earlier(options: Options) -> None:
@@ -99,37 +107,25 @@ def _told(options: Options) -> tuple[Path, Path]:
     return options.summary or options.folder / "summary.md", options.junit or options.folder / "junit.xml"
 
 
-def _regress(options: Options) -> Exit:
+def _regress(options: Options, kinds: Sequence[str]) -> int:
     run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
     cpu = torch.device(run.device).type == "cpu"
-    if options.update and options.repeat > 1:
-        raise FastFluxError("--update writes one baseline: leave --repeat away.")
-    kinds = require_kinds(options.kinds or [kind for kind in KINDS if cpu or kind != "render"])
+    kinds = kinds or [kind for kind in KINDS if cpu or kind != "render"]
     if options.update:
         require_no_loss(_written(options, device_name(run.device)), options.suite.names)
     with threads(options.suite.threads) if cpu else contextlib.nullcontext():
         baseline = _baseline(run, options, kinds)
-        if options.update:
-            return _update(run, options, kinds, baseline)
-        if baseline is None:  # for mypy: only --update goes on without one
-            return Exit.NO_BASELINE
-        told = []
-        for number in range(1, options.repeat + 1):
-            if number > 1:
-                run = SuiteRun(options.suite, options.folder, device=options.device, changes=options.changes)
-            told.append(_one_run(run, baseline, options, kinds, force=options.force and number == 1))
-            if options.repeat > 1:
-                path = options.folder / "repetitions.md"
-                write_text(path, repetitions_to_markdown(told, baseline))
-                console.print(f"{number} of {options.repeat} runs are in {path}", markup=False)
-    return exit_of([check for repetition in told for check in repetition.checks])
+        if options.update or baseline is None:
+            _update(run, options, kinds, baseline)
+            return 0
+        return int(verdict_of(_compare(run, baseline, options, kinds)) != "passed")
 
 
 def _baseline(run: SuiteRun, options: Options, kinds: Sequence[str]) -> Snapshot | None:
     """The baseline to compare with, refused before the long work where that makes no sense; None if none is needed."""
     device = device_name(run.device)
     try:
-        baseline = Snapshot.read(find_baseline(options.baseline, device, options.suite.profile))
+        baseline = Snapshot.read(find_baseline(options.place, device, options.suite.profile))
         require_comparable(baseline, run.dense_record, options.suite.names, run.description)
         require_same_device(baseline, device, kinds)
     except NoVerdictError as error:
@@ -141,13 +137,13 @@ def _baseline(run: SuiteRun, options: Options, kinds: Sequence[str]) -> Snapshot
 
 
 def _look_around(run: SuiteRun, options: Options) -> str:
-    """What else the device does; raises DeviceBusyError where that forbids to measure."""
+    """What else the device does; raises NoVerdictError where that forbids to measure."""
     found = other_work(run.device)
     on_gpu = torch.device(run.device).type == "cuda"
     if found.busy and (on_gpu or options.require_idle):
-        raise DeviceBusyError(f"The device is busy: {found}. Wait for it, or stop the other work.")
+        raise NoVerdictError(f"The device is busy: {found}. Wait for it, or stop the other work.")
     if options.require_idle and found.busy is None:
-        raise DeviceBusyError(f"Whether the device is busy cannot be told: {found}. Leave --require-idle away.")
+        raise NoVerdictError(f"Whether the device is busy cannot be told: {found}. Leave --require-idle away.")
     return str(found)
 
 
@@ -181,13 +177,13 @@ def _measure(
     return structs.replace(found["snapshot"], other_work=work)
 
 
-def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequence[str], *, force: bool) -> Repetition:
+def _compare(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequence[str]) -> tuple[Check, ...]:
     """Measure, compare, and measure more rounds of latency while these leave something open."""
     began = time.monotonic()
     suite = options.suite
     shorter = suite.rounds / max(1, len(baseline.yardstick_ms))
     expected = {**baseline.seconds, "latency": baseline.seconds.get("latency", 0.0) * shorter}
-    now = _measure(run, replace(options, force=force), kinds, suite.rounds, expected)
+    now = _measure(run, options, kinds, suite.rounds, expected)
     now.write(options.folder / "run.json")  # whatever a comparison says, the measuring is not lost
     checks = judge(baseline, now, kinds, options.tolerances)
     while _more_rounds(checks) and len(run.yardstick_ms) < suite.most_rounds:
@@ -201,7 +197,7 @@ def _one_run(run: SuiteRun, baseline: Snapshot, options: Options, kinds: Sequenc
     _write(options, report.to_markdown(checks, baseline, now), report.to_junit(checks, seconds))
     append(options.folder / HISTORY, [point_of(now.records, now.commit)])
     console.print(f"{seconds:.0f} s; summary.md, junit.xml and run.json are in {options.folder}", markup=False)
-    return Repetition(now, checks, seconds)
+    return checks
 
 
 def _output() -> Console:
@@ -214,7 +210,7 @@ def _more_rounds(checks: Sequence[Check]) -> bool:
     return any(check.kind == "latency" and check.outcome == "undecided" for check in checks)
 
 
-def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snapshot | None) -> Exit:
+def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snapshot | None) -> None:
     """Write a baseline with its commit and reason, and say how it differs from the one before."""
     seconds = {} if earlier is None else earlier.seconds
     now = _measure(run, options, KINDS, options.suite.most_rounds, seconds)
@@ -228,17 +224,16 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
         report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
     now.write(path)
     history = [options.folder / HISTORY]
-    if path.resolve().is_relative_to(BASELINES):  # the repository's own, beside its baselines
-        history.append(BASELINES / HISTORY)
+    if options.place != path:  # a folder of baselines has its history beside them
+        history.append(options.place / HISTORY)
     for place in history:
         append(place, [point_of(now.records, now.commit)])
     console.print(f"baseline written: {path} ({options.reason})", markup=False, soft_wrap=True)
-    return Exit.PASSED
 
 
 def _written(options: Options, device: str) -> Path:
     """The file of the baseline that --update writes."""
-    place = options.baseline
+    place = options.place
     return place if place.suffix == ".json" else place / slug(device) / f"{options.suite.profile}.json"
 
 

@@ -39,7 +39,10 @@ from bench.regression.inputs import (
 from bench.regression.own_time import OwnTime
 from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick
+from bench.run import prune, score
+from bench.run.draw import draw
 from bench.run.evaluation import Evaluation, ModelStep
+from bench.run.records import new_record
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.surgery import hidden_size
@@ -112,7 +115,7 @@ class SuiteRun:
     @property
     def dense_record(self) -> RunRecord:
         """The dense model's record before anything is measured: what a baseline must agree with."""
-        return self.evaluation.new_record(self.evaluation.variants[0])
+        return new_record(self.evaluation, self.evaluation.variants[0])
 
     @property
     def _on_cpu(self) -> bool:
@@ -122,7 +125,9 @@ class SuiteRun:
     def is_pruned(self) -> bool:
         """Whether all pruned models are there already."""
         evaluation = self.evaluation
-        return all(evaluation.is_pruned(variant) for variant in evaluation.variants if variant.config is not None)
+        return all(
+            prune.is_pruned(evaluation, variant) for variant in evaluation.variants if variant.config is not None
+        )
 
     # -- stages
 
@@ -132,7 +137,7 @@ class SuiteRun:
             shutil.rmtree(self.folder / f"models-{self._code}", ignore_errors=True)
         # Images and figures of an earlier run, perhaps of other code, are no part of this one's.
         shutil.rmtree(self.evaluation.folder, ignore_errors=True)
-        self.evaluation.prune()
+        prune.prune(self.evaluation)
         # Newest last, so that going back and forth between two states of the code prunes nothing twice.
         earlier = sorted(self.folder.glob("models-*"), key=lambda path: path.stat().st_mtime)
         for path in earlier[:-_KEPT_MODELS]:
@@ -141,8 +146,8 @@ class SuiteRun:
 
     def score(self) -> None:
         """Draw and score all images."""
-        self.evaluation.generate()
-        self.evaluation.score()
+        draw(self.evaluation)
+        score.score(self.evaluation)
 
     @cached_property
     def models(self) -> dict[str, nn.Module]:
@@ -150,7 +155,7 @@ class SuiteRun:
         evaluation = self.evaluation
         if "pipeline" in vars(evaluation.main):  # else the last model drawn with would lie in memory twice
             evaluation.main.pipeline.transformer = None
-        return {variant.id: evaluation.transformer(variant).eval() for variant in evaluation.variants}
+        return {variant.id: prune.transformer(evaluation, variant).eval() for variant in evaluation.variants}
 
     def time(self, rounds: int) -> None:
         """Time so many rounds of all models and the yardstick, beside those of earlier calls."""
@@ -209,16 +214,16 @@ class SuiteRun:
         return latency_of(LATENCY, self.times[variant], self.times[DENSE], settings)
 
     def _records(self, *, cost: bool) -> tuple[RunRecord, ...]:
-        records = []
-        for variant in self.evaluation.variants:
-            record = self.evaluation.record(variant)
-            for measurement in (
+        evaluation, records = self.evaluation, []
+        for variant in evaluation.variants:
+            scored = [evaluation.runner.find(score.STAGE, unit) for unit in score.units(evaluation, variant)]
+            measurements = [
+                *(measurement for done in scored if done is not None for measurement in done.results[variant.id]),
                 *(self._costs(variant) if cost else ()),
                 *((self._latency(variant.id),) if self.times else ()),
-            ):
-                record = record.with_measurement(measurement)
-            record.write(self.evaluation.record_path(variant))
-            records.append(record)
+            ]
+            empty = new_record(evaluation, variant)
+            records.append(empty.finished(measurements, empty.environment, empty.created))
         return tuple(records)
 
     def _costs(self, variant: Variant) -> tuple[Measurement, ...]:

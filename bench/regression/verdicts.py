@@ -8,16 +8,15 @@ from dataclasses import replace
 from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.records.statistics import median_change
-from bench.regression.baseline import Snapshot
+from bench.regression.baseline import NoVerdictError, Snapshot
 from bench.regression.check import Check, Tolerances, measured_pair, record_pairs
-from bench.regression.exit import NotComparableError
 from bench.regression.quality import quality_checks
 
 
 def judge(baseline: Snapshot, now: Snapshot, kinds: Sequence[str], tolerances: Tolerances) -> tuple[Check, ...]:
     """The verdicts on all variants of `now`, which the baseline must hold, by kind.
 
-    Raises NotComparableError when a metric has another version than in the baseline.
+    Raises NoVerdictError when a metric has another version than in the baseline.
     """
     checks = {
         "quality": quality_checks,
@@ -119,7 +118,7 @@ def _cost(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Che
 def _number(measurement: Measurement, key: str) -> float:
     value = measurement.values.get(key, measurement.settings.get(key))
     if not isinstance(value, int | float):
-        raise NotComparableError(f"{measurement.info.name} holds no {key}: make a new baseline with --update.")
+        raise NoVerdictError(f"{measurement.info.name} holds no {key}: make a new baseline with --update.")
     return float(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bench.profiles.profile import Profile
 from bench.progress import console
 from bench.records.environment import sha256_of
 from bench.records.results import JSON, digest
+from bench.run.units import Results, Runner, Store, Unit
 from bench.samples.prompts import Prompt, prompts_hash, read_prompts
 from fastflux.calibration.statistics import (
     Calibration,
@@ -142,15 +143,17 @@ class BaseModel:
     def statistics(self) -> Statistics:
         """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
         path = self.store / f"calibration-{digest(self.calibration_inputs)}.safetensors"
-        if path.exists() and not self.force:
-            return load_statistics(path)
-        self.store.mkdir(parents=True, exist_ok=True)
+        unit = Unit({path.stem: self.calibration_inputs}, partial(self._collect, path), files=(path,))
+        Runner(Store(self.store), dict, force=self.force).settle("calibration", unit)
+        return load_statistics(path)
+
+    def _collect(self, path: Path) -> Results:
         console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
         dense = self.dense()
         self.pipeline.transformer = dense
-        statistics = collect_statistics(dense, self.drive)
-        save_statistics(statistics, path)
-        return statistics
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_statistics(collect_statistics(dense, self.drive), path)
+        return {}
 
     @property
     def progress(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -13,16 +13,11 @@ from bench.metrics.cost.flops import count_flops
 from bench.metrics.cost.timing import step_timer
 from bench.profiles.variants import Variant, ranking_file
 from bench.progress import console
-from bench.run.evaluation import ModelStep
-from bench.run.single_removals import count_single_removals
+from bench.run.draw import count_single_removals
+from bench.run.evaluation import Evaluation, ModelStep
 from bench.samples.generate import jobs_of
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import amount
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from bench.run.evaluation import Evaluation
 
 _GIB = 2**30
 

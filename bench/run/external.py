@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.base import load_object
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import load_profile
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
-from bench.records.results import JSON, RunRecord, digest
+from bench.records.results import JSON, Measurement, RunRecord, digest
 from bench.records.variant_id import EXTERNAL, VariantId
+from bench.run.folders import RUNS, locked
+from bench.run.units import Runner, Store, Unit
 from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
     from bench.metrics.base import Metric
     from bench.profiles.profile import Profile
-
-RUNS = ROOT / "runs"
 
 
 def draw(
@@ -90,11 +90,14 @@ def score(
     metrics: Sequence[str] | None = None,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
+    runs: Path = RUNS,
 ) -> RunRecord:
     """Score images with the profile's scorers and write the record to runs/<profile>/external/; returns it.
 
     `images` is a manifest or its folder, a folder in HPS v2's layout (<style>/00000.jpg) or in GenEval's
-    (00000/metadata.jsonl, samples/). A metric that finds no images of its own fails and says so.
+    (00000/metadata.jsonl, samples/). A metric that finds no images of its own fails and says so, as does one that
+    cannot be computed; each is written when it is there. What an earlier call measured by other metrics stays, be it of
+    other images: a model's images for HPS and for GenEval lie in two layouts.
 
     Raises FastFluxError for images that cannot be read, a metric that the profile lacks, or a name that is no id.
     """
@@ -108,27 +111,56 @@ def score(
         if wanted not in names:
             raise unknown_name(f"metric of the profile {profile.name}", wanted, names)
     identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
-    record = RunRecord(
-        profile=profile.name,
-        variant=str(VariantId(EXTERNAL, name)),
-        label=label or name,
-        plan=None,
-        base_model=label or name,
-        base_revision=identity,
-        environment=describe_environment(device or profile.device),
-        sampling={"images": identity, "count": len(found)},
-        measurements=(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        inputs={"scorers": profile.scorers_hash()},
-    )
-    for metric in scorers:
-        if metrics is None or metric.info.name in metrics:
+    chosen = [metric for metric in scorers if metrics is None or metric.info.name in metrics]
+    folder = runs / profile.name / EXTERNAL
+    path = folder / f"{VariantId(EXTERNAL, name)}.json"
+    with locked(folder):
+        record = _claimed(path, profile, label or name, identity, [metric.info.name for metric in chosen])
+        environment = describe_environment(device or profile.device)
+        for metric in chosen:
             console.print(f"score {metric.info.name}")
-            record = record.with_measurement(metric(found))
-    path = RUNS / profile.name / EXTERNAL / f"{record.variant}.json"
-    record.write(path)
-    console.print(f"the record is {path}")
+            info = metric.info
+            inputs = {**record.inputs, "images": identity, "version": info.version}
+            unit = Unit(
+                {f"{name},{info.name}": inputs},
+                lambda metric=metric: {name: [metric(found)]},  # type: ignore[misc]
+                variants=(name,),
+                info=info,
+            )
+            done = Runner(Store(folder), lambda: environment).settle("score", unit)
+            for measurement in done.results[name]:
+                record = record.with_measurement(measurement)
+            record.write(path)
+    console.print(f"the record is {path}", markup=False, soft_wrap=True)
     return record
+
+
+def _claimed(path: Path, profile: Profile, label: str, identity: str, metrics: Sequence[str]) -> RunRecord:
+    """A record to which `metrics` are added: it keeps what an earlier one of the same scorers holds besides."""
+    inputs: dict[str, JSON] = {"scorers": profile.scorers_hash()}
+    kept: tuple[Measurement, ...] = ()
+    images: dict[str, JSON] = {}
+    if path.exists():
+        earlier = RunRecord.read(path)
+        kept = tuple(found for found in earlier.measurements if found.info.name not in metrics)
+        images = dict(earlier.sampling)
+        if kept and earlier.inputs != inputs:
+            raise FastFluxError(f"{path} holds scores by other weights: give another --name, or delete it first")
+    names = [found.info.name for found in kept]
+    images = {name: images[name] for name in names if name in images} | dict.fromkeys(metrics, identity)
+    return RunRecord(
+        profile=profile.name,
+        variant=path.stem,
+        label=label,
+        plan=None,
+        base_model=label,
+        base_revision=digest(images),
+        environment=describe_environment(profile.device),
+        sampling=images,
+        measurements=kept,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        inputs=inputs,
+    )
 
 
 def shown(record: RunRecord) -> str:

@@ -12,17 +12,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from bench.profiles.profile import Sampling
 from bench.records.results import JSON
 from bench.samples.prompts import Prompt
+from fastflux.errors import FastFluxError
 from fastflux.files import write_bytes, write_text
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import drawing_sizes
 
 MANIFEST = "manifest.jsonl"
+IMAGES = "images"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Job:
     @property
     def file(self) -> str:
         """Where the image lies below the variant's folder."""
-        return f"images/{self.prompt.id}_{self.sample}.png"
+        return f"{IMAGES}/{self.prompt.id}_{self.sample}.png"
 
 
 def jobs_of(prompts: tuple[Prompt, ...], sampling: Sampling) -> list[Job]:
@@ -63,7 +66,7 @@ def generate(
     A batch is always drawn whole, in the same composition, so that a run that was interrupted ends with the same files.
     """
     _claim(folder, inputs)
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     jobs = jobs_of(prompts, sampling)
     done = _verified(folder)
     lines: list[str] = []
@@ -79,14 +82,6 @@ def generate(
     return folder / MANIFEST
 
 
-def is_done(prompts: tuple[Prompt, ...], sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]) -> bool:
-    """Whether every image is there, whole and made from these inputs."""
-    note = folder / "generation.json"
-    if not note.exists() or note.read_text(encoding="utf-8") != _note(inputs):
-        return False
-    return _verified(folder).keys() >= {job.file for job in jobs_of(prompts, sampling)}
-
-
 def _note(inputs: Mapping[str, JSON]) -> str:
     return json.dumps(inputs, indent=1, sort_keys=True) + "\n"
 
@@ -100,11 +95,11 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
     """Note what the folder's images are made from; move aside what was made from anything else."""
     note = folder / "generation.json"
     text = _note(inputs)
-    earlier = note.read_text(encoding="utf-8") if note.exists() else None
+    earlier = note.read_text(encoding="utf-8", errors="replace") if note.exists() else None
     if earlier is not None and earlier != text:
         aside = folder / "superseded" / hashlib.sha256(earlier.encode()).hexdigest()[:12]
         aside.mkdir(parents=True, exist_ok=True)
-        for name in ("images", MANIFEST, note.name):
+        for name in (IMAGES, MANIFEST, note.name):
             if (folder / name).exists() and not (aside / name).exists():
                 os.replace(folder / name, aside / name)
         # What had been moved aside before stays there, and the same made once more must not be taken for the new.
@@ -118,14 +113,14 @@ def _verified(folder: Path) -> dict[str, str]:
     """Manifest lines by file, of images that are whole; a broken line or image is drawn again."""
     manifest = folder / MANIFEST
     found: dict[str, str] = {}
-    for line in manifest.read_text(encoding="utf-8").splitlines() if manifest.exists() else []:
+    for line in manifest.read_bytes().splitlines() if manifest.exists() else []:
         try:
             entry = json.loads(line)
             data = (folder / entry["file"]).read_bytes()
         except (ValueError, KeyError, TypeError, OSError):
             continue
         if hashlib.sha256(data).hexdigest() == entry.get("sha256"):
-            found[entry["file"]] = line + "\n"
+            found[entry["file"]] = line.decode() + "\n"
     return found
 
 
@@ -137,9 +132,15 @@ def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> 
         guidance_scale=sampling.guidance,
         **_sizes(pipeline, sampling),
         generator=[torch.Generator().manual_seed(job.seed) for job in batch],
-        output_type="pil",
+        output_type="np",
     ).images
-    return [_store(job, image, folder) for job, image in zip(batch, images, strict=True)]
+    faulty = [job for job, image in zip(batch, images, strict=True) if not np.isfinite(image).all()]
+    if faulty:
+        raise FastFluxError(
+            f"{len(faulty)} of {len(batch)} pictures, the first of {faulty[0].prompt.id!r}, hold values that are not "
+            "finite: check the model's weights and its number format"
+        )
+    return [_store(job, image, folder) for job, image in zip(batch, pipeline.numpy_to_pil(images), strict=True)]
 
 
 def _sizes(pipeline: Any, sampling: Sampling) -> dict[str, int]:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,22 +24,28 @@ from torch import nn
 from bench.metrics.base import Metric
 from bench.metrics.quality.fid import FID
 from bench.profiles import RANKINGS
-from bench.profiles.profile import ROOT, Profile, Sampling, load_profile, require_disk
+from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.progress import console, track
 from bench.records.results import JSON, digest
+from bench.run.draw import files_of, without
 from bench.run.evaluation import Evaluation
-from bench.run.reporting import GENERATED, run_reports
-from bench.run.single_removals import without
-from bench.samples.generate import generate
+from bench.run.folders import RUNS, locked
+from bench.run.units import Results, Unit
+from bench.samples.generate import MANIFEST, generate
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import prompts_hash
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
-from fastflux.io.checkpoint import read_json
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
+
+#: Images of each calibration prompt that the importance is measured on unasked.
+RANK_SAMPLES = 2
+STAGE, DENSE = "removal", "dense"
+_VALUES = {"fid": "fid", "clip_score": "mean"}
+"""The metrics that the importance is made of, and their values."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,6 @@ class Removal:
     seconds: float
 
 
-#: Images of each calibration prompt that the importance is measured on unasked.
-RANK_SAMPLES = 2
-
-
 def rank(
     *,
     profile_name: str,
@@ -62,7 +65,7 @@ def rank(
     accept: bool = False,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> Path:
     """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
 
@@ -73,52 +76,49 @@ def rank(
     if samples < 1:
         raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
-    scorers = profile.ranking_scorers or profile.scorers
-    profile = replace(profile, scorers=scorers, metrics=("fid", "clip_score"))
+    profile = replace(
+        profile, scorers=profile.ranking_scorers or profile.scorers, metrics=tuple(_VALUES),
+        sampling=replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed),
+    )  # fmt: skip
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
-    sampling = replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed)
-    evaluation = Evaluation(replace(profile, sampling=sampling), folder.parent, (), device=device)
-    base = evaluation.main
+    base = Evaluation(profile, folder.parent, (), device=device or profile.device).main
     inputs: dict[str, JSON] = {
         "revision": base.revision,
         "components": base.components_hash,
         "prompts": prompts_hash(base.calibration_prompts),
-        "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+        "sampling": {**asdict(profile.sampling), "samples": dict(profile.sampling.samples)},
     }
+    # One folder for each set of inputs, so that going back to earlier ones finds what was measured.
     folder = folder / digest(inputs)
-    if force:
-        shutil.rmtree(folder, ignore_errors=True)
-    removals, cost = _remove_each(evaluation, sampling, folder, inputs)
-    fits, seconds = _fit(evaluation, removals)
+    evaluation = Evaluation(profile, folder, (), device=base.device, models=folder.parent, force=force)
+    with locked(folder):
+        removals, cost = _remove_each(evaluation, inputs)
+        fits, seconds = _fit(evaluation, removals)
     ranking = _ranking(removals, fits)
-    prompts = len(base.calibration_prompts)
-    one_pass: dict[str, JSON] = {"forwards": prompts * profile.calibration.steps, "seconds": round(seconds, 1)}
+    one_pass: dict[str, JSON] = {
+        "forwards": len(base.calibration_prompts) * profile.calibration.steps,
+        "seconds": round(seconds, 1),
+    }
     costs: dict[str, JSON] = {"importance": cost, "one calibration pass": one_pass}
     path = folder / "ranking.json"
-    _write(
-        path,
-        {
-            "ranking": "importance",
-            "profile": profile.name,
-            "base_model": profile.title,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": evaluation.environment,
-            "inputs": inputs,
-            "scorers": {name: _scorer(evaluation, name).info.reference for name in ("fid", "clip_score")},
-            "cost": costs,
-            **ranking,
-        },
-    )
+    data = {
+        "ranking": "importance",
+        "profile": profile.name,
+        "base_model": profile.title,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": evaluation.environment,
+        "inputs": inputs,
+        "scorers": {name: _scorer(evaluation, name).info.reference for name in _VALUES},
+        "cost": costs,
+        **ranking,
+    }
+    write_text(path, json.dumps(data, indent=1) + "\n")
     _show(ranking, costs)
     if accept:
         target = committed_ranking(profile)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-        default = profile.name == "shapes"  # whose documents lie on top, where README.md shows them
-        run_reports("importance", str(target), "-o", str(GENERATED if default else GENERATED / profile.name))
-        console.print(f"accepted: {target.relative_to(ROOT)}; the profile's methods follow it from now on")
+        write_text(target, path.read_text(encoding="utf-8"))
+        console.print(f"accepted: {target.name}; the profile's methods follow it from now on")
     return path
 
 
@@ -127,35 +127,34 @@ def committed_ranking(profile: Profile) -> Path:
     return RANKINGS / f"{profile.name}.json"
 
 
-def _remove_each(
-    evaluation: Evaluation, sampling: Sampling, folder: Path, inputs: Mapping[str, JSON]
-) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
+def _remove_each(evaluation: Evaluation, inputs: Mapping[str, JSON]) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
     """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
     transformer = evaluation.main.dense().eval()
-    pipeline = evaluation.main.pipeline
+    pipeline, sampling = evaluation.main.pipeline, evaluation.sampling
     pipeline.transformer = transformer
-    prompts = evaluation.main.calibration_prompts
+    runner = evaluation.runner
 
     def draw(place: Path) -> ImageSet:
-        return ImageSet.read(generate(pipeline, prompts, sampling, place, inputs))
+        return ImageSet.read(generate(pipeline, evaluation.main.calibration_prompts, sampling, place, inputs))
 
-    blocks = architecture_of(transformer).blocks(transformer)
-    began = monotonic()
-    dense = list(draw(folder / "dense"))
-    if not (folder / "dense.json").exists():
-        _write(folder / "dense.json", {"seconds": monotonic() - began})
-    fid, clip_score = _scorer(evaluation, "fid"), _scorer(evaluation, "clip_score")
-    if not isinstance(fid, FID):
+    place = evaluation.folder / DENSE
+    if evaluation.force:
+        shutil.rmtree(place, ignore_errors=True)
+    drawn = runner.settle(STAGE, Unit({DENSE: dict(inputs)}, lambda: (draw(place), {})[1], files_of(place)))
+    dense = list(ImageSet.read(place / MANIFEST))
+    distance, score = (_scorer(evaluation, name) for name in _VALUES)
+    if not isinstance(distance, FID):
         raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
-    fid = fid.against(dense)
+    metrics = (distance.against(dense), score)
+    blocks = architecture_of(transformer).blocks(transformer)
     removals: dict[BlockRef, Removal] = {}
     for block in track(blocks, "rank", total=len(blocks)):
-        note = folder / f"{block}.json"
-        if not note.exists():
-            _write(note, asdict(_remove(transformer, block, folder / "without", draw, (fid, clip_score))))
-        removals[block] = Removal(**read_json(note))
+        make = partial(_remove, transformer, block, evaluation.folder / "without", draw, metrics)
+        done = runner.settle(STAGE, Unit({str(block): dict(inputs)}, make))
+        fid, clip_score = (found.values[_VALUES[found.info.name]] for found in done.results[str(block)])
+        removals[block] = Removal(fid, clip_score, done.seconds)
     forwards = len(dense) * sampling.steps * (len(blocks) + 1)
-    seconds = read_json(folder / "dense.json")["seconds"] + sum(removal.seconds for removal in removals.values())
+    seconds = drawn.seconds + sum(removal.seconds for removal in removals.values())
     return removals, {"forwards": forwards, "seconds": round(seconds, 1)}
 
 
@@ -164,21 +163,17 @@ def _remove(
     block: BlockRef,
     place: Path,
     draw: Callable[[Path], ImageSet],
-    metrics: tuple[Metric, Metric],
-) -> Removal:
+    metrics: Sequence[Metric],
+) -> Results:
     """Draw and score without one block, and put it back."""
-    began = monotonic()
     shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
     with without(transformer, block):
         images = draw(place)
-    found = []
-    for metric, key in zip(metrics, ("fid", "mean"), strict=True):
-        measurement = metric(images)
-        if measurement.status != "ok":
-            raise FastFluxError(f"{measurement.info.name} without {block}: {measurement.reason}")
-        found.append(measurement.values[key])
+    found = [metric(images) for metric in metrics]
+    if failed := [measurement for measurement in found if measurement.status != "ok"]:
+        raise FastFluxError(f"{failed[0].info.name} without {block}: {failed[0].reason}")
     shutil.rmtree(place)
-    return Removal(found[0], found[1], monotonic() - began)
+    return {str(block): found}
 
 
 def _scorer(evaluation: Evaluation, name: str) -> Metric:
@@ -242,7 +237,3 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     out.print(agreement)
     for name, spent in cost.items():
         console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")
-
-
-def _write(path: Path, data: Mapping[str, JSON]) -> None:
-    write_text(path, json.dumps(data, indent=1) + "\n")

@@ -6,11 +6,11 @@ records go to runs/<profile>/speed/; latencies that the device's arithmetic cann
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from msgspec.structs import replace
 from rich.table import Table
 from torch import nn
 
@@ -20,17 +20,19 @@ from bench.metrics.cost.flops_by_block import measure_flops_by_block
 from bench.metrics.cost.latency_batches import measure_latency_batches
 from bench.metrics.cost.memory import measure_stage_memory
 from bench.metrics.cost.plausibility import judge_latency
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.progress import console
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.run.base_model import BaseModel
 from bench.run.evaluation import Evaluation, ModelStep
+from bench.run.folders import RUNS, locked
+from bench.run.measure import calls
+from bench.run.prune import prune, transformer
+from bench.run.records import new_record
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import sequence_length
-
-RUNS = ROOT / "runs"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def speed(
     settings: SpeedSettings,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
+    runs: Path = RUNS,
 ) -> list[RunRecord]:
     """Measure the variants named and the dense model of each base; pruned models are made first where they are not.
 
@@ -66,21 +69,27 @@ def speed(
     profile = load_profile(profile_name, changes)
     device = device or profile.device
     variants = chosen_variants(profile, needed_by(TABLES), variant_names)
-    evaluation = Evaluation(profile, RUNS / profile.name, variants, device=device)
-    evaluation.prune()
-    records = []
-    for name in dict.fromkeys(variant.base for variant in evaluation.variants):
-        base = evaluation.base(name)
-        chosen = [variant for variant in evaluation.variants if variant.base == name]
-        models = {variant.id: evaluation.transformer(variant).eval() for variant in chosen}
-        found = _measured(evaluation, base, models, settings, compiled)
-        for variant in chosen:
-            record = replace(evaluation.new_record(variant), measurements=tuple(found[variant.id]))
-            record.write(evaluation.folder / "speed" / f"{variant.id}.json")
-            records.append(record)
+    evaluation = Evaluation(profile, runs / profile.name, variants, device=device)
+    with locked(evaluation.folder):
+        prune(evaluation)
+        records = [record for name in evaluation.bases for record in _of_one_base(evaluation, name, settings, compiled)]
     _show(records, evaluation)
-    console.print(f"the records are in {evaluation.folder / 'speed'}")
+    console.print(f"the records are in {evaluation.folder / 'speed'}", markup=False, soft_wrap=True)
     return records
+
+
+def _of_one_base(
+    evaluation: Evaluation, name: str, settings: SpeedSettings, compiled: CompileSettings | None
+) -> Iterator[RunRecord]:
+    """Measure the variants of one dense model in turn, and write their records."""
+    chosen = [variant for variant in evaluation.variants if variant.base == name]
+    models = {variant.id: transformer(evaluation, variant).eval() for variant in chosen}
+    found = _measured(evaluation, evaluation.base(name), models, settings, compiled)
+    for variant in chosen:
+        empty = new_record(evaluation, variant)
+        record = empty.finished(found[variant.id], empty.environment, empty.created)
+        record.write(evaluation.folder / "speed" / f"{variant.id}.json")
+        yield record
 
 
 def _measured(
@@ -128,14 +137,14 @@ def _measured(
         )  # fmt: skip
     if settings.end_to_end:
         console.print("whole pipeline calls")
-        calls = evaluation.calls(base, models, settings.batches[-1])
+        made = calls(evaluation, base, models, settings.batches[-1])
         times.append(
             measure_end_to_end(
-                calls, warmup=1, rounds=settings.rounds, seed=sampling.seed, baseline=dense, device=device,
+                made, warmup=1, rounds=settings.rounds, seed=sampling.seed, baseline=dense, device=device,
                 require_idle=settings.require_idle,
             )
         )  # fmt: skip
-        times.append({name: measure_stage_memory(call, device=device) for name, call in calls.items()})
+        times.append({name: measure_stage_memory(call, device=device) for name, call in made.items()})
     for part in times:
         for name, measurement in part.items():
             found[name].append(measurement)

@@ -164,6 +164,23 @@ class BlockStates:
         self._thin()
         return streams
 
+    def restore(self, changed: Iterable[BlockRef]) -> None:
+        """Keep what a run would have kept that asked for these blocks in turn, each of which changed then.
+
+        The model is as they left it. So a run that goes on where another was stopped takes the same steps from there as
+        one that was not; what is computed here counts for neither.
+        """
+        places: list[int] = []
+        for at in map(self.blocks.index, changed):
+            places = [*places, *({at} - {0, *places})]
+            places = [place for place in places[max(0, len(places) - self.keep) :] if place <= at]
+        counted = self.block_forwards, self.seconds
+        for place in sorted(places):
+            start = max(before for before in self._places if before <= place)
+            self._places[place] = self.through(self._places[start], self.blocks[start:place])
+        self.block_forwards, self.seconds = counted
+        self._places = {place: self._places[place] for place in (0, *places)} if places else self._places
+
     def through(
         self,
         streams: Iterable[Streams],

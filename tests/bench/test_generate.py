@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from bench.profiles.profile import Sampling
 from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
+from fastflux.errors import FastFluxError
 
 SAMPLING = Sampling(height=8, width=8, steps=1, guidance=1.0, seed=0, batch=4, samples={"hps": 1, "geneval": 2})
 PROMPTS = (
@@ -41,7 +42,9 @@ class FakePipeline:
             raise KeyboardInterrupt
         self.batches.append(len(prompts))
         pixels = [torch.randint(256, (8, 8, 3), generator=g, dtype=torch.uint8).numpy() for g in generator]
-        return SimpleNamespace(images=[Image.fromarray(image) for image in pixels])
+        return SimpleNamespace(images=np.stack(pixels).astype(np.float32) / 255)
+
+    numpy_to_pil = staticmethod(DiffusionPipeline.numpy_to_pil)
 
 
 def pixels(folder: Path) -> list[bytes]:
@@ -107,3 +110,23 @@ def test_images_are_what_the_pipeline_drew(tmp_path: Path) -> None:
     (image,) = ImageSet.read(tmp_path / MANIFEST)
     generator = torch.Generator().manual_seed(jobs_of(PROMPTS, SAMPLING)[0].seed)
     assert np.array_equal(image, torch.randint(256, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy())
+
+
+def test_pictures_that_are_not_finite_are_no_pictures(tmp_path: Path) -> None:
+    class Broken(FakePipeline):
+        def __call__(self, prompts: Sequence[str], **options: Any) -> Any:
+            drawn = super().__call__(prompts, **options)
+            drawn.images[1, 0, 0, 0] = np.nan
+            return drawn
+
+    with pytest.raises(FastFluxError, match="1 of 4 pictures, the first of 'hps-1', hold values that are not finite"):
+        generate(Broken(), PROMPTS, SAMPLING, tmp_path, {})
+    assert not list((tmp_path / "images").iterdir())
+
+
+def test_a_manifest_that_is_no_text_is_made_again(tmp_path: Path) -> None:
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {})
+    before = (tmp_path / MANIFEST).read_bytes()
+    (tmp_path / MANIFEST).write_bytes(b"\xff\xfe" + before)
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {})
+    assert (tmp_path / MANIFEST).read_bytes() == before

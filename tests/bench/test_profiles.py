@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-import bench.reproduce
-from bench.__main__ import main
+import bench.run.reproduce
+import bench.studies.ranking
+from bench.cli import main
+from bench.metrics.catalogue import metrics
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
 from bench.profiles.variants import chosen_variants, paper_variants, require_current_rankings, with_ratio
-from bench.reproduce import reproduce
-from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.run.evaluation import Evaluation
+from bench.run.reproduce import reproduce
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
@@ -100,7 +102,6 @@ def test_the_profile_of_another_model_draws_and_calibrates_at_its_guidance() -> 
         ({"profile_name": "shapes", "variant_names": ["fastflux-11"]}, "fastflux-1"),
         ({"profile_name": "shapes", "limit": 0}, "at least 1"),
         ({"profile_name": "shapes", "seeds": 0}, "at least 1"),
-        ({"profile_name": "shapes", "limit": 2, "accept": True}, "whole runs only"),
     ],
 )
 def test_wrong_wishes_get_one_sentence_before_any_work(tmp_path: Path, wish: dict[str, object], answer: str) -> None:
@@ -128,7 +129,7 @@ def test_every_profile_can_be_read_and_names_its_variants() -> None:
         assert profile.name == path.stem
         variants = {variant.id: variant for variant in paper_variants(profile)}
         assert variants["dense"].label == profile.title
-        assert set(profile.metrics) <= IMAGE_METRICS.keys()
+        assert set(profile.metrics) <= metrics().keys()
 
 
 def test_the_profile_of_sd3_has_its_own_names_and_no_sliced_variants() -> None:
@@ -143,16 +144,16 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
     blocks = [{"block": "transformer_blocks.3"}, {"block": "single_transformer_blocks.1"}]
     order.write_text(json.dumps({"inputs": {"revision": "any"}, "blocks": blocks}))
     asked: list[dict[str, object]] = []
-    monkeypatch.setattr(bench.reproduce, "rank", lambda **options: asked.append(options) or order)
-    monkeypatch.setattr(bench.reproduce, "require_current_rankings", lambda *_: None)
+    monkeypatch.setattr(bench.studies.ranking, "rank", lambda **options: asked.append(options) or order)
+    monkeypatch.setattr(bench.run.reproduce, "require_current_rankings", lambda *_: None)
     seen: list[Evaluation] = []
 
     def stop(evaluation: Evaluation) -> None:
         seen.append(evaluation)
         raise FastFluxError("far enough")
 
-    monkeypatch.setattr(Evaluation, "prune", stop)
+    monkeypatch.setattr(bench.run.reproduce, "evaluate", stop)
     assert main(["reproduce", "--only", "table6", "--rank"]) == 1
     configs = {variant.id: variant.config for variant in seen[0].variants}
     assert configs["fastflux-10"].ranking == "transformer_blocks.3,single_transformer_blocks.1"  # type: ignore[union-attr]
-    assert (asked[0]["profile_name"], asked[0]["accept"]) == ("shapes", False)
+    assert asked[0]["profile_name"] == "shapes"

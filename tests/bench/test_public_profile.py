@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import bench.reproduce
-from bench.__main__ import main
+import bench.run.evaluate
+from bench.cli import main
 from bench.metrics.models.open_clip_model import OpenClipSpec
 from bench.metrics.quality import public_metrics as public_scorers
 from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.records.results import RunRecord
-from bench.reproduce import reproduce
+from bench.run.reproduce import reproduce
 from bench.samples.image_set import Pixels
 from bench.samples.prompt_files import read_all_prompts
 from bench.studies.ranking import rank
@@ -134,7 +134,7 @@ def test_what_is_missing_is_told_before_the_long_work(
     given: dict[str, str], key: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(bench.reproduce.Evaluation, "generate", lambda _self: pytest.fail("it drew"))
+    monkeypatch.setattr(bench.run.evaluate, "draw", lambda _: pytest.fail("it drew"))
     with pytest.raises(FastFluxError, match=message.replace("(", r"\(")):
         reproduce(
             profile_name="flux-dev", variant_names=["dense"], changes={**given, key: value}, runs=tmp_path / "runs"

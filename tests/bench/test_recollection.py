@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 import experiments.recollection
-from bench.__main__ import main
-from bench.command_line import parser
 from bench.profiles import RANKINGS
-from experiments.recollection import WholeForwards, compare
+from experiments.recollection import WholeForwards, compare, main
 from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.errors import FastFluxError
@@ -88,17 +86,13 @@ def test_too_many_blocks_are_refused_before_the_work() -> None:
 def test_bad_options_are_one_sentence(
     option: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["recollection", *option]) == 1
+    assert main(option) == 1
     assert message in capsys.readouterr().err
 
 
 def test_only_the_whole_comparison_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recollection", "--samples", "4", "--accept"]) == 1
+    assert main(["--samples", "4", "--accept"]) == 1
     assert "--accept keeps the whole comparison only" in capsys.readouterr().err
-    options = parser().parse_args(["recollection"])
-    module = experiments.recollection
-    assert (options.blocks, options.samples) == (module.BLOCKS, module.SAMPLES)
-    assert (options.keep, options.activations) == (module.KEEP, module.ACTIVATIONS)
 
 
 @pytest.mark.slow
@@ -108,10 +102,8 @@ def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeyp
     monkeypatch.setattr(experiments.recollection, "track", _silent)
     monkeypatch.setattr(experiments.recollection, "BLOCKS", 2)
     monkeypatch.setattr(experiments.recollection, "SAMPLES", 4)
-    path = experiments.recollection.recollection(
-        profile_name="shapes", blocks=2, samples=4, keep=4, accept=True, runs=tmp_path / "runs"
-    )
-    assert path == tmp_path / "runs" / "shapes" / "recollection.json"
+    experiments.recollection.recollection(blocks=2, samples=4, accept=True, out=tmp_path / "runs")
+    path = tmp_path / "runs" / "shapes" / "recollection.json"
     record = json.loads(path.read_text())
     assert record["largest_difference"] == 0.0
     assert record["naive"]["full_forwards"] == 2 * 4 * 2

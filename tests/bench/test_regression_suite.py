@@ -15,8 +15,7 @@ import bench.regression.suite
 import bench.regression.yardstick
 from bench.profiles.profile import ROOT
 from bench.progress import announce
-from bench.regression.baseline import find_baseline, require_kinds, require_same_device, slug
-from bench.regression.exit import NoBaselineError, OtherDeviceError
+from bench.regression.baseline import NoVerdictError, find_baseline, require_kinds, require_same_device, slug
 from bench.regression.inputs import Suite, sha256_of_sources
 from bench.regression.own_time import OwnTime
 from bench.regression.suite import SuiteRun
@@ -67,7 +66,7 @@ def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_baseline_of_this_device_comes_first(tmp_path: Path) -> None:
-    with pytest.raises(NoBaselineError, match=r"a-cpu/shapes\.json"):
+    with pytest.raises(NoVerdictError, match=r"a-cpu/shapes\.json"):
         find_baseline(tmp_path, "A CPU!", "shapes")
     for device in ("a-cpu", "another"):
         (tmp_path / device).mkdir()
@@ -81,7 +80,7 @@ def test_another_device_matters_to_what_depends_on_it() -> None:
     snapshot = made_snapshot()
     require_same_device(snapshot, "another CPU", ["quality", "cost"])
     require_same_device(snapshot, "a CPU", ["latency"])
-    with pytest.raises(OtherDeviceError, match="latency and render cannot be compared"):
+    with pytest.raises(NoVerdictError, match="latency and render cannot be compared"):
         require_same_device(snapshot, "another CPU", ["quality", "latency", "render"])
 
 

@@ -5,18 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as structs_replace
 from torch import nn
 
-import bench.reproduce
-import bench.run.evaluation
-from bench.__main__ import main
+import bench.metrics.catalogue
+import bench.run.prune
+import bench.run.reproduce
+from bench.cli import main
+from bench.metrics.catalogue import metric_named, metrics
 from bench.metrics.cost.latency_search import EqualLatency
+from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.records.results import RunRecord
-from bench.reproduce import reproduce
 from bench.run.base_model import BaseModel
-from bench.run.evaluation import IMAGE_METRICS, Evaluation
+from bench.run.evaluation import Evaluation
+from bench.run.folders import locked
+from bench.run.prune import prune
+from bench.run.reproduce import reproduce
 from bench.samples.image_set import ImageSet
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
@@ -56,8 +62,8 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
         del dense, target, inputs, settings
         return EqualLatency(FOUND, 3, 200, 1.0, (0.99, 1.01), 6, (1.0,) * 6, (1.0,) * 6)
 
-    patch.setattr(bench.reproduce, "load_profile", short)
-    patch.setattr(bench.run.evaluation, "solve_equal_latency", search)
+    patch.setattr(bench.run.reproduce, "load_profile", short)
+    patch.setattr(bench.run.prune, "solve_equal_latency", search)
 
 
 def run(runs: Path) -> None:
@@ -93,22 +99,34 @@ def test_the_ratio_found_for_a_latency_is_pruned_to_and_told(quick: Path) -> Non
     record = records(quick)["l1_equal-10"]
     assert record.label == "FLUX-Pruning-8.4% (latency of FastFLUX-10%)"
     assert record.plan["config"]["ratio"] == FOUND  # type: ignore[index, call-overload]
-    note = json.loads((quick / "shapes" / "l1_equal-10" / "equal_latency.json").read_text())
-    assert note["found"]["ratio"] == FOUND
-    assert note["inputs"]["target"]["method"] == "sandwich_training"
+    assert json.loads((quick / "shapes" / "l1_equal-10" / "equal_latency.json").read_text())["ratio"] == FOUND
+    note = json.loads((quick / "shapes" / "equal_latency" / "l1_equal-10.json").read_text())
+    assert note["inputs"]["l1_equal-10"]["target"]["method"] == "sandwich_training"
 
 
 @pytest.mark.slow
-def test_tables_are_written(quick: Path) -> None:
-    reports = quick / "shapes-limit1-seeds1" / "reports"
-    text = (reports / "table6.md").read_text()
-    assert "FLUX-Shapes" in text
-    assert (reports / "table1.tex").read_text().count("\\toprule") >= 1
-    # Drawn with the ranking's own order: four blocks that matter most and four that matter least.
+def test_the_run_says_where_its_records_are(quick: Path) -> None:
+    folder = (quick / "shapes-limit1-seeds1").resolve()
+    note = json.loads((folder / "run.json").read_text())
+    assert {name: note[name] for name in ("profile", "device", "limit", "seeds", "worked")} == {
+        "profile": "shapes", "device": "cpu", "limit": 1, "seeds": 1, "worked": True,
+    }  # fmt: skip
+    assert note["folder"] == str(folder)
+    assert {path.stem for path in Path(note["records"]).glob("*.json")} == {"dense", *VARIANTS}
+    assert note["ranking"].endswith("shapes.json")
+    assert note["tables"][0] == "table1"
+    assert {"prune", "generate", "score", "measure"} <= note["seconds"].keys()
+
+
+def test_a_folder_that_another_run_holds_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "shapes"), pytest.raises(FastFluxError, match=r"another run works in .*shapes"):
+        run(tmp_path)
+
+
+@pytest.mark.slow
+def test_single_blocks_are_removed_in_the_rankings_own_order(quick: Path) -> None:
+    # Four blocks that matter most and four that matter least.
     assert len(list((quick / "shapes-limit1-seeds1" / "single_removals").glob("*/manifest.jsonl"))) == 8
-    for grid in ("image_grid", "block_removals"):
-        assert (reports / f"{grid}.png").stat().st_size > 1000
-    assert '<figure class="table" id="table1">' in (reports / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -132,29 +150,53 @@ def test_a_second_run_measures_nothing_again(quick: Path, monkeypatch: pytest.Mo
     assert {name: record.to_json() for name, record in records(quick).items()} == before
 
 
+def flip(path: Path) -> None:
+    """Another bit in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+DAMAGE = {
+    "a record": (flip, "shapes-limit1-seeds1/results/fastflux-10.json"),
+    "a record cut short": (cut, "shapes-limit1-seeds1/results/l1-12.json"),
+    "scores": (flip, "shapes-limit1-seeds1/score/l1-12+hps.json"),
+    "a manifest": (cut, "shapes-limit1-seeds1/fastflux-10/manifest.jsonl"),
+    "a picture": (flip, "shapes-limit1-seeds1/fastflux-10/images/hps-anime-000_0.png"),
+    "pruned weights": (flip, "shapes/l1-12/transformer/diffusion_pytorch_model.safetensors"),
+    "pruned weights cut short": (cut, "shapes/l1-12/transformer/diffusion_pytorch_model.safetensors"),
+    "a config": (cut, "shapes/l1-12/transformer/config.json"),
+    "what pruning cost": (flip, "shapes/prune/l1-12.json"),
+    "a search": (cut, "shapes/l1_equal-10/equal_latency.json"),
+}
+
+
 @pytest.mark.slow
-def test_what_was_lost_is_made_again_with_the_same_figures(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", DAMAGE)
+def test_what_is_damaged_is_made_again_with_the_same_figures(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     shorten(monkeypatch)
     before = {name: image_values(record) for name, record in records(quick).items()}
-    folder = quick / "shapes-limit1-seeds1"
-    record = folder / "results" / "fastflux-10.json"
-    record.write_text(record.read_text()[:200])  # a truncated record
-    manifest = folder / "fastflux-10" / "manifest.jsonl"
-    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:4]))
-    (folder / "fastflux-10" / "images" / "hps-anime-000_0.png").write_bytes(b"no image")
-    pruned = quick / "shapes" / "l1-12"
-    (pruned / "transformer" / "config.json").unlink()
-    (pruned / "pruning.json").unlink()
+    damage, name = DAMAGE[what]
+    whole = (quick / name).read_bytes()
+    damage(quick / name)
     run(quick)
     assert {name: image_values(record) for name, record in records(quick).items()} == before
+    if "results" not in name and "score" not in name and "prune/" not in name:  # which hold dates
+        assert (quick / name).read_bytes() == whole
 
 
 def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch)
-    profile = bench.reproduce.load_profile("shapes")
+    profile = bench.run.reproduce.load_profile("shapes")
     variants = chosen_variants(profile, needed_by(()), VARIANTS)
     evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
-    evaluation.prune()
+    prune(evaluation)
     assert not evaluation.worked
     assert not (quick / "shapes-limit2-seeds1").exists()
 
@@ -163,7 +205,7 @@ def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> Non
     profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
     evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, needed_by(["table6"])))
     with pytest.raises(FastFluxError, match="nowhere"):
-        evaluation.prune()
+        prune(evaluation)
 
 
 def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,24 +222,41 @@ def test_records_are_plain_json(quick: Path) -> None:
 
 def test_the_versions_known_without_a_scorer_are_the_scorers(tmp_path: Path) -> None:
     evaluation = Evaluation(load_profile("shapes"), tmp_path, ())
-    found = {metric.info.name: metric.info.version for metric in evaluation.scorers}
-    assert found.items() <= IMAGE_METRICS.items()
-    assert set(found) == set(evaluation.profile.metrics)
+    for metric in evaluation.scorers:
+        assert metric.info.version == metric_named(metric.info.name).info.version
+    assert {metric.info.name for metric in evaluation.scorers} == set(evaluation.profile.metrics)
 
 
 @pytest.mark.slow
-def test_a_figure_of_another_version_is_measured_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "stage"), [("clip_score", "score"), ("pruning_cost", "measure")])
+def test_a_figure_of_another_version_is_measured_again(
+    quick: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
+) -> None:
     shorten(monkeypatch)
-    path = quick / "shapes-limit1-seeds1" / "results" / "l1-12.json"
-    old = json.loads(path.read_text())
-    for measurement in old["measurements"]:
-        if measurement["info"]["name"] in ("clip_score", "pruning_cost"):
-            measurement["info"]["version"] = "0"
-            measurement["values"] = dict.fromkeys(measurement["values"], -1.0)
-    path.write_text(json.dumps(old))
+    info = metric_named(name).info
+    newer = replace(metric_named(name), info=structs_replace(info, version="99"))
+    known = {**metrics(), name: newer}
+    monkeypatch.setattr(bench.metrics.catalogue, "metrics", lambda: known)
+    folder = quick / "shapes-limit1-seeds1" / stage
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     run(quick)
-    record = records(quick)["l1-12"]
-    for name in ("clip_score", "pruning_cost"):
-        measurement = record.measurement(name)
-        assert measurement.info.version != "0"  # type: ignore[union-attr]
-        assert min(measurement.values.values()) >= 0  # type: ignore[union-attr]
+    again = {path.name for path in folder.glob("*.json") if path.stat().st_mtime_ns != before[path.name]}
+    assert again == {path for path in before if stage == "measure" or name in path}
+
+
+@pytest.mark.slow
+def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    (quick / "shapes-limit1-seeds1" / "score" / "dense+fid.json").unlink()
+
+    def broken(_self: FID, _images: ImageSet) -> None:
+        raise ValueError("the covariance is singular\nat line 3")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FID, "__call__", broken)
+        run(quick)
+    found = {m.info.name: (m.status, m.reason) for m in records(quick)["dense"].measurements}
+    assert found.pop("fid") == ("failed", "ValueError: the covariance is singular")
+    assert found["hps"] == ("ok", "")
+    run(quick)
+    assert records(quick)["dense"].measurement("fid").status == "ok"  # type: ignore[union-attr]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import bench.run.dry_run
-from bench.__main__ import main
+import bench.run.reproduce
+from bench.cli import main
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
@@ -53,7 +54,7 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.run.dry_run, "_timed", lambda _evaluation: 0.01)
-    monkeypatch.setattr(Evaluation, "prune", lambda _self: pytest.fail("it pruned"))
+    monkeypatch.setattr(bench.run.reproduce, "evaluate", lambda _: pytest.fail("it worked"))
     assert main(["reproduce", "--dry-run", "--only", "table4", "--set", "sampling.steps=5"]) == 0
     shown = capsys.readouterr().err
     assert "images to draw" in shown
@@ -75,11 +76,6 @@ def test_settings_that_cannot_be_are_one_sentence(
     monkeypatch.setenv("COLUMNS", "400")
     assert main(["reproduce", "--dry-run", "--only", "table4", "--set", change]) == 1
     assert message in capsys.readouterr().err
-
-
-def test_changed_settings_are_not_accepted_but_other_places_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", "--accept", "--set", "sampling.steps=5"]) == 1
-    assert "--accept keeps runs of the profile as it is: leave --set sampling.steps away" in capsys.readouterr().err
 
 
 def test_values_are_read_as_toml_or_as_text() -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+import bench.run.evaluation
 import bench.studies.speed
-from bench.__main__ import main
+from bench.cli import main
 from bench.records.results import RunRecord
 from bench.studies.speed import SpeedSettings, speed
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
@@ -14,7 +16,7 @@ from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 @pytest.fixture
 def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The shapes profile on a tiny pipeline."""
-    monkeypatch.setattr(bench.studies.speed, "RUNS", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
     write_tiny_pipeline(tmp_path / "pipeline")
     return {
         "pipeline": str(tmp_path / "pipeline"),
@@ -75,7 +77,7 @@ def test_a_latency_below_the_devices_arithmetic_is_named(
 
     def instant(*arguments: object, **options: object) -> object:
         return {
-            name: bench.studies.speed.replace(found, values={**found.values, "batch1_median_ms": 1e-9})
+            name: replace(found, values={**found.values, "batch1_median_ms": 1e-9})
             for name, found in plain(*arguments, **options).items()  # type: ignore[arg-type]
         }
 

@@ -9,7 +9,7 @@ import pytest
 from bench.profiles.profile import ROOT, load_profile
 from bench.profiles.variants import chosen_variants, paper_variants
 from bench.records.variant_id import VariantId
-from bench.reproduce import reproduce
+from bench.run.reproduce import reproduce
 from bench.tables import TABLES, Column, TableSpec, needed_by
 from fastflux.errors import FastFluxError
 from reports.build import build

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from bench.records.hardware import query_gpu
+import psutil
+
+from bench.records.hardware import gpu_utilisation
 from fastflux.errors import FastFluxError
 
 BUSY_SHARE = 0.1
@@ -15,7 +17,6 @@ BUSY_SHARE = 0.1
 BUSY_LOAD = 0.5
 """Load average per core, where only that can be read: it counts this process' own earlier work too."""
 SAMPLE_S = 0.3
-_STAT = Path("/proc/stat")
 _GPU_SAMPLES = 3
 
 
@@ -42,26 +43,24 @@ class OtherWork:
             )
 
 
-def other_work(device: str = "cpu", stat: Path = _STAT) -> OtherWork:
+def other_work(device: str = "cpu") -> OtherWork:
     """Look at the device for a moment in which this process does nothing.
 
     A CPU: the share of its time that other processes, or other guests of the same host, took; where the system does
     not tell, the load average. A GPU: its utilisation as the driver states it.
     """
-    return _gpu_work(device) if device.partition(":")[0] == "cuda" else _cpu_work(stat)
+    return _gpu_work(device) if device.partition(":")[0] == "cuda" else _cpu_work()
 
 
-def _cpu_work(stat: Path) -> OtherWork:
+def _cpu_work() -> OtherWork:
     cores = os.cpu_count() or 1
-    before, own_before = _cpu_times(stat), time.process_time()
-    if before is None:
-        return _by_load(cores)
+    before, own_before = psutil.cpu_times(), time.process_time()
     time.sleep(SAMPLE_S)
-    after = _cpu_times(stat)
-    if after is None or after[1] <= before[1]:
+    after, own = psutil.cpu_times(), time.process_time() - own_before
+    busy, every = _seconds(after)[0] - _seconds(before)[0], _seconds(after)[1] - _seconds(before)[1]
+    if every <= 0:
         return _by_load(cores)
-    own = (time.process_time() - own_before) * os.sysconf("SC_CLK_TCK")
-    share = max(0.0, (after[0] - before[0] - own) / (after[1] - before[1]))
+    share = max(0.0, (busy - own) / every)
     if share <= BUSY_SHARE:
         return OtherWork(busy=False, text="none seen")
     return OtherWork(busy=True, text=f"other work takes {share:.0%} of the {cores} cores")
@@ -69,23 +68,21 @@ def _cpu_work(stat: Path) -> OtherWork:
 
 def _by_load(cores: int) -> OtherWork:
     try:
-        load = os.getloadavg()[0]
-    except (AttributeError, OSError):
+        load = psutil.getloadavg()[0]
+    except OSError:
         return OtherWork(busy=None, text="neither the cores' time nor the load average can be read")
     if load / cores <= BUSY_LOAD:
         return OtherWork(busy=False, text="none seen")
     return OtherWork(busy=True, text=f"the load average is {load:.1f} on {cores} cores")
 
 
-def _cpu_times(stat: Path) -> tuple[int, int] | None:
-    """Ticks of all cores since the start of the system: busy ones, with those that the host withheld, and all."""
-    try:
-        fields = stat.read_text(encoding="utf-8").splitlines()[0].split()
-        user, nice, system, idle, waiting, *rest = (int(field) for field in fields[1:9])  # guests' time is in user's
-    except (OSError, ValueError, IndexError):
-        return None
-    busy = user + nice + system + sum(rest)
-    return busy, busy + idle + waiting
+def _seconds(times: Any) -> tuple[float, float]:
+    """Of all cores since the start of the system: busy ones, with those that the host withheld, and all."""
+    fields = times._asdict()
+    guests = fields.get("guest", 0.0) + fields.get("guest_nice", 0.0)  # which are in user's and nice's
+    idle = fields["idle"] + fields.get("iowait", 0.0)
+    every = sum(fields.values()) - guests
+    return every - idle, every
 
 
 def _gpu_work(device: str) -> OtherWork:
@@ -96,10 +93,10 @@ def _gpu_work(device: str) -> OtherWork:
     for _ in range(_GPU_SAMPLES):
         # The driver's figure is a mean over up to a second: what this process has just done must leave it.
         time.sleep(SAMPLE_S)
-        text = query_gpu(device, ["utilization.gpu"])["utilization.gpu"]
-        if text is None or not text.isdecimal():
+        reading = gpu_utilisation(device)
+        if reading is None:
             return OtherWork(busy=None, text="the driver does not tell the GPU's utilisation")
-        readings.append(int(text))
+        readings.append(reading)
     if min(readings) <= 100 * BUSY_SHARE:
         return OtherWork(busy=False, text="none seen")
     return OtherWork(busy=True, text=f"the GPU is {min(readings)}% utilised before the measurement")

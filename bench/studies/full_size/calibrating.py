@@ -16,8 +16,8 @@ from torch import Tensor
 from bench.metrics.cost.timing import step_timer
 from bench.records.results import Measurement, MetricInfo
 from bench.records.variant_id import DENSE
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.run.units import Results, Unit
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.workbench import Workbench
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.importance import fit_blocks
@@ -62,7 +62,7 @@ def statistics_file(bench: Workbench, done: str) -> Path:
     return bench.file(f"statistics-{done}.safetensors")
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """The parts in their order; the statistics stay on the device from one to the next.
 
     Behind a part that failed none is taken: their statistics would lack its samples.
@@ -73,15 +73,15 @@ def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
     holder = _Pass(bench, every[first - 1] if first else "")
     for unit in [unit for unit in every if unit in left] if failed else every[first:]:
         if failed:
-            yield Piece((unit,), (DENSE,), PART, lambda: _behind(failed))  # noqa: B023  # run before it changes
+            yield piece((unit,), (DENSE,), PART, lambda: _behind(failed))  # noqa: B023  # run before it changes
         else:
-            yield Piece((unit,), (DENSE,), PART, lambda unit=unit: holder.run(unit))  # type: ignore[misc]
+            yield piece((unit,), (DENSE,), PART, lambda unit=unit: holder.run(unit))  # type: ignore[misc]
             failed = "" if holder.done == unit else unit
     holder.close()
     if WHOLE in left:
-        yield Piece((WHOLE,), (DENSE,), CALIBRATION, lambda: _sum(bench))
+        yield piece((WHOLE,), (DENSE,), CALIBRATION, lambda: _sum(bench))
     if PRECISE in left:
-        yield Piece((PRECISE,), (DENSE,), PRECISION, lambda: _precision(bench))
+        yield piece((PRECISE,), (DENSE,), PRECISION, lambda: _precision(bench))
 
 
 def _first_missing(bench: Workbench, left: Sequence[str]) -> int:
@@ -111,7 +111,7 @@ def _found(bench: Workbench, unit: str) -> Measurement:
 
 
 def _settled(bench: Workbench, unit: str) -> Measurement | None:
-    found = (done.results[DENSE][0] for done in bench.pieces.done(STAGE) if unit in done.units)
+    found = (done.results[DENSE][0] for done in bench.store.done(STAGE) if unit in done.names)
     return next(found, None)
 
 
@@ -122,12 +122,12 @@ def forget_lost(bench: Workbench) -> None:
     """
     found = whole(bench)
     if found is not None and found.status == "ok" and not statistics_file(bench, parts(bench)[-1]).exists():
-        bench.pieces.forget(STAGE, {*parts(bench), WHOLE})
+        bench.store.forget_names(STAGE, {*parts(bench), WHOLE})
 
 
 def keep_only(bench: Workbench, done: str) -> None:
     """Delete the statistics of all parts but the one that ends at `done`."""
-    for path in bench.pieces.folder.glob(_FILES):
+    for path in bench.store.folder.glob(_FILES):
         if path != statistics_file(bench, done):
             path.unlink()
 
@@ -290,7 +290,7 @@ def statistics_bytes(bench: Workbench) -> int:
 
 def written_bytes(bench: Workbench) -> int:
     """Of the statistics that are on the disk."""
-    return sum(path.stat().st_size for path in bench.pieces.folder.glob(_FILES))
+    return sum(path.stat().st_size for path in bench.store.folder.glob(_FILES))
 
 
 def model_bytes(bench: Workbench) -> int:

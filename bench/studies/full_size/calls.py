@@ -8,9 +8,9 @@ from typing import Any
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
 from bench.metrics.cost.memory import measure_stage_memory
 from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
-from bench.studies.full_size.pieces import Piece, Results
+from bench.run.units import Results, Unit
 from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline
-from bench.studies.full_size.stage import Need
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.targets import against_targets, with_targets
 from bench.studies.full_size.variants import build, groups
 from bench.studies.full_size.workbench import Workbench, release
@@ -25,14 +25,14 @@ def units(bench: Workbench) -> list[str]:
     return [name for name in bench.variants if VariantId.parse(name).family in families]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """A few variants each, with the dense model."""
     room = bench.room() - encoder_bytes(bench.sizes, bench.dtype)
     variants = bench.variants
     for group in groups([variants[name] for name in left], bench.own_bytes, room):
         for start in range(0, len(group), AT_ONCE):
             names = tuple(variant.id for variant in group[start : start + AT_ONCE])
-            yield Piece(names, (DENSE, *names), LATENCY_END_TO_END, lambda names=names: _measure(bench, names))  # type: ignore[misc]
+            yield piece(names, (DENSE, *names), LATENCY_END_TO_END, lambda names=names: _measure(bench, names))  # type: ignore[misc]
 
 
 def _measure(bench: Workbench, names: Sequence[str]) -> Results:

@@ -8,8 +8,8 @@ from bench.metrics.cost.flops import flux_flops, measure_parameters
 from bench.metrics.cost.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_block
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.run.units import Results, Unit
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import FullSizeVariant, build, kept_widths
 from bench.studies.full_size.workbench import Workbench
 from fastflux.errors import FastFluxError
@@ -23,10 +23,10 @@ def units(bench: Workbench) -> list[str]:
     return list(bench.planned)
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """One for each variant."""
     for name in left:
-        yield Piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, name))  # type: ignore[misc]
+        yield piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, name))  # type: ignore[misc]
 
 
 def _count(bench: Workbench, name: str) -> Results:

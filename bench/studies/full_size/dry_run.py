@@ -21,7 +21,7 @@ def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
     )  # fmt: skip
     for stage in stages:
         need, every = stage.need(bench), stage.units(bench)
-        spent = sum(done.seconds for done in bench.pieces.done(stage.name))
+        spent = sum(done.seconds for done in bench.store.done(stage.name))
         table.add_row(
             stage.name, stage.what,
             *(f"{size / GIB:.1f}" if size else "" for size in (need.device, need.host, need.disk)),
@@ -42,7 +42,7 @@ def show_plan(bench: Workbench, stages: Sequence[Stage]) -> None:
 
 
 def _has(bench: Workbench) -> str:
-    disk = free_disk(bench.pieces.folder) / GIB
+    disk = free_disk(bench.store.folder) / GIB
     host = f"{host_free_bytes() / GIB:.1f} GiB of memory and {disk:.1f} GiB of disk free"
     if torch.device(bench.device).type != "cuda":
         return host

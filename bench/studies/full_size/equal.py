@@ -13,12 +13,13 @@ from bench.metrics.cost.latency_search import GRID, EqualLatency, Reading, searc
 from bench.metrics.cost.timing import Step
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
+from bench.run.evaluation import ModelStep
+from bench.run.units import Results, Unit
 from bench.studies.full_size.counting import counts
 from bench.studies.full_size.latency import latency_need
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import EQUAL_LATENCY, build, equal_id, equal_variant, widths_at
-from bench.studies.full_size.workbench import ModelStep, Workbench, release
+from bench.studies.full_size.workbench import Workbench, release
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm.method import largest_ratio
 
@@ -31,11 +32,11 @@ def units(bench: Workbench) -> list[str]:
     return [f"fastflux-{100 * ratio:02.0f}" for ratio in bench.sizes.equal_ratios]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """A search for each target, at the largest resolution."""
     for target in left:
         name = equal_id(target)
-        yield Piece((target,), (name,), EQUAL_LATENCY, lambda target=target, name=name: _search(bench, target, name))  # type: ignore[misc]
+        yield piece((target,), (name,), EQUAL_LATENCY, lambda target=target, name=name: _search(bench, target, name))  # type: ignore[misc]
 
 
 def _search(bench: Workbench, target: str, name: str) -> Results:
@@ -68,7 +69,7 @@ def _search(bench: Workbench, target: str, name: str) -> Results:
         )
     except FastFluxError as error:
         return {name: [Measurement.failed(EQUAL_LATENCY, str(error))]}
-    bench.pieces.forget_variant(name)  # of an earlier search, which may have ended with other widths
+    bench.store.forget_variant(name)  # of an earlier search, which may have ended with other widths
     sliced = equal_variant(bench.planned[target], equal.heads, equal.mlp_channels, equal.ratio)
     flops, parameters = counts(bench, sliced)
     share = flops.values[f"{pixels}x{pixels}.ratio_to_dense"]

@@ -17,11 +17,12 @@ from bench.metrics.cost.memory import MEMORY, measure_memory
 from bench.metrics.cost.timing import Step
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.variant_id import DENSE
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.run.evaluation import ModelStep
+from bench.run.units import Results, Unit
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.targets import against_targets, with_targets
 from bench.studies.full_size.variants import build, groups
-from bench.studies.full_size.workbench import ModelStep, Workbench, release, with_size
+from bench.studies.full_size.workbench import Workbench, release, with_size
 
 COMPILED_AT_ONCE = 4
 GRAPH_WARMUP = 3
@@ -99,19 +100,19 @@ def sized_units(bench: Workbench) -> list[str]:
     return [f"{pixels}/{name}" for pixels in bench.sizes.resolutions for name in variant_units(bench)]
 
 
-def eager_pieces(pixels_of: Callable[[Workbench], int]) -> Callable[[Workbench, Sequence[str]], Iterator[Piece]]:
+def eager_pieces(pixels_of: Callable[[Workbench], int]) -> Callable[[Workbench, Sequence[str]], Iterator[Unit]]:
     """Pieces of eager steps at one resolution."""
 
-    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
         yield from _timed(bench, left, pixels_of(bench), EAGER, unit="{name}", memory=True)
 
     return pieces
 
 
-def way_pieces(*ways: Way) -> Callable[[Workbench, Sequence[str]], Iterator[Piece]]:
+def way_pieces(*ways: Way) -> Callable[[Workbench, Sequence[str]], Iterator[Unit]]:
     """Pieces of other ways at all resolutions; the units of more than one way are told apart by their suffix."""
 
-    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
         for way in ways:
             for pixels in bench.sizes.resolutions:
                 unit = f"{pixels}/{{name}}" + (way.suffix if len(ways) > 1 else "")
@@ -134,7 +135,7 @@ def _timed(
     unit: str,
     memory: bool = False,
     at_once: int | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[Unit]:
     names = [name for name in variant_units(bench) if unit.format(name=name) in left]
     if not names:
         return
@@ -143,14 +144,14 @@ def _timed(
         reason = f"CUDA graphs need a CUDA device, and this is {bench.device}"
         units = tuple(unit.format(name=name) for name in names)
         every = (DENSE, *names)
-        yield Piece(units, every, info, lambda: {name: [Measurement.skipped(info, reason)] for name in every})
+        yield piece(units, every, info, lambda: {name: [Measurement.skipped(info, reason)] for name in every})
         return
     variants = bench.variants
     for group in groups([variants[name] for name in names], bench.own_bytes, bench.room()):
         step = at_once or len(group)
         for start in range(0, len(group), step):
             chosen = tuple(variant.id for variant in group[start : start + step])
-            yield Piece(
+            yield piece(
                 tuple(unit.format(name=name) for name in chosen),
                 (DENSE, *chosen),
                 info,

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile
 from bench.records.results import MetricInfo
 from bench.records.variant_id import DENSE
-from bench.studies.full_size.pieces import Piece, Results
+from bench.run.units import Results, Unit
+from bench.studies.full_size.stage import piece
 from bench.studies.full_size.variants import build
 from bench.studies.full_size.workbench import Workbench, release, with_size
 
@@ -20,12 +21,12 @@ def units(bench: Workbench) -> list[str]:
     return [f"{pixels}/{name}" for pixels in bench.sizes.resolutions for name in names]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """One for each unit."""
     for unit in left:
         size, _, name = unit.partition("/")
         info = with_size(STEP_PROFILE, int(size))
-        yield Piece(
+        yield piece(
             (unit,), (name,), info,
             lambda pixels=int(size), name=name, info=info: _measure(bench, pixels, name, info),  # type: ignore[misc]
         )  # fmt: skip

@@ -15,9 +15,9 @@ from torch import nn
 
 from bench.metrics.cost.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.records.results import JSON, Measurement, MetricInfo
+from bench.run.units import Results, Unit
 from bench.studies.full_size import calibrating
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.workbench import Workbench
 from fastflux.block_counts import block_count
 from fastflux.calibration.importance import fit_blocks, rank_blocks
@@ -57,25 +57,25 @@ def units(_bench: Workbench) -> list[str]:
     return [ORDER, WHOLE]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """The order from the statistics of the stage `calibration`, then the pruning, which needs the order alone."""
     whole = calibrating.whole(bench)
     if whole is not None and whole.status != "ok":
         reason = f"the stage calibration failed ({whole.reason})"
         for unit, info in ((ORDER, RANKING), (WHOLE, PRUNING_COST)):
             if unit in left:
-                yield Piece((unit,), (VARIANT,), info, lambda info=info: {VARIANT: [Measurement.failed(info, reason)]})  # type: ignore[misc]
+                yield piece((unit,), (VARIANT,), info, lambda info=info: {VARIANT: [Measurement.failed(info, reason)]})  # type: ignore[misc]
         return
     require_statistics(bench)
     if ORDER in left:
-        yield Piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, _statistics(bench)))
+        yield piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, _statistics(bench)))
     if WHOLE in left:
-        yield Piece((WHOLE,), (VARIANT,), PRUNING_COST, lambda: _prune(bench))
+        yield piece((WHOLE,), (VARIANT,), PRUNING_COST, lambda: _prune(bench))
 
 
 def needs_statistics(bench: Workbench) -> bool:
     """Whether the order of the blocks is not known yet."""
-    return ORDER not in bench.pieces.units(STAGE)
+    return ORDER not in bench.store.names(STAGE)
 
 
 def require_statistics(bench: Workbench) -> None:
@@ -109,7 +109,7 @@ def _rank(bench: Workbench, path: Path) -> Results:
 
 
 def _order(bench: Workbench) -> str:
-    for done in bench.pieces.done(STAGE):
+    for done in bench.store.done(STAGE):
         for measurement in done.results[VARIANT]:
             if measurement.info.name == RANKING.name and measurement.status == "ok":
                 blocks = measurement.settings["order"]
@@ -221,7 +221,7 @@ def need(bench: Workbench) -> Need:
     """
     tokens = (bench.sizes.pruning_pixels // 16) ** 2 + bench.sizes.text_tokens
     place = bench.sizes.samples * tokens * bench.sizes.width * bench.dtype.itemsize
-    written = sum(path.stat().st_size for path in (bench.pieces.folder / "progress").rglob(_BLOCK_FILES))
+    written = sum(path.stat().st_size for path in (bench.store.folder / "progress").rglob(_BLOCK_FILES))
     return Need(
         device=max(
             calibrating.model_bytes(bench) + 3 * 4 * _largest_block(bench),

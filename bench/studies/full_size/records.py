@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from bench.records.results import JSON, Measurement, RunRecord
@@ -21,14 +22,14 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     found: dict[str, list[Measurement]] = {}
     environments: dict[str, dict[str, JSON]] = {}
     created: dict[str, str] = {}
-    for variant, measurement, done in bench.pieces.measurements(stages):
+    for variant, measurement, done in bench.store.measurements(stages):
         if measurement.info.name != PART.name:
             found.setdefault(variant, []).append(measurement)
         environments.setdefault(variant, dict(done.environment))
         created[variant] = max(created.get(variant, ""), done.created)
     if not found:
         return None
-    folder = bench.pieces.folder / RECORDS
+    folder = bench.store.folder / RECORDS
     for variant, measurements in found.items():
         label, plan = _identity(bench, variant)
         record = RunRecord(
@@ -41,8 +42,8 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
             environment=environments[variant],
             sampling={},
             measurements=tuple(measurements),
-            created=created[variant],
-            inputs={"device": device.partition(":")[0], "place": bench.pieces.folder.name},
+            created=datetime.fromisoformat(created[variant]).isoformat(timespec="seconds"),
+            inputs={"device": device.partition(":")[0], "place": bench.store.folder.name},
         )
         record.write(folder / f"{variant}.json")
     for path in folder.glob("*.json"):

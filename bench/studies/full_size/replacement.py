@@ -16,8 +16,8 @@ from torch.nn import functional
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Step
 from bench.records.results import Measurement, MetricInfo
-from bench.studies.full_size.pieces import Piece, Results
-from bench.studies.full_size.stage import Need
+from bench.run.units import Results, Unit
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import view_of
 from bench.studies.full_size.workbench import Workbench, with_size
 from fastflux.models.architecture import FLUX, IMAGE_STREAM, TEXT_STREAM
@@ -78,11 +78,11 @@ def units(bench: Workbench) -> list[str]:
     return [str(pixels) for pixels in bench.sizes.resolutions]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """One for each resolution."""
     for unit in left:
         info = with_size(REPLACEMENT, int(unit))
-        yield Piece((unit,), (VARIANT,), info, lambda pixels=int(unit), info=info: _measure(bench, pixels, info))  # type: ignore[misc]
+        yield piece((unit,), (VARIANT,), info, lambda pixels=int(unit), info=info: _measure(bench, pixels, info))  # type: ignore[misc]
 
 
 def _measure(bench: Workbench, pixels: int, info: MetricInfo) -> Results:

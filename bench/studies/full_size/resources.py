@@ -44,7 +44,7 @@ def usable_dtype(name: str, device: str, *, strict: bool) -> torch.dtype:
 
 def require_resources(bench: Workbench, stages: Sequence[Stage]) -> None:
     """Raise FastFluxError, naming need and remedy, when a stage needs more memory or disk than there is."""
-    disk = free_disk(bench.pieces.folder)
+    disk = free_disk(bench.store.folder)
     for stage in stages:
         need = stage.need(bench)
         one_memory = torch.device(bench.device).type == "cpu"
@@ -52,7 +52,7 @@ def require_resources(bench: Workbench, stages: Sequence[Stage]) -> None:
         for what, wanted, free, remedy in (
             (f"memory on {bench.device}", device, free_bytes(bench.device) if device else 0, need.remedy),
             ("memory of the machine", 0 if one_memory else need.host, host_free_bytes(), need.remedy),
-            (f"disk below {bench.pieces.folder.name}", need.disk, disk, "free some space"),
+            (f"disk below {bench.store.folder.name}", need.disk, disk, "free some space"),
         ):
             if wanted > free:
                 raise FastFluxError(

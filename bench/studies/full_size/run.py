@@ -7,19 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
-from time import monotonic
 
 import torch
 
 from bench.metrics.cost.idle import other_work
-from bench.profiles.profile import ROOT, Profile, load_profile
+from bench.profiles.profile import Profile, load_profile
 from bench.progress import console
 from bench.records.environment import describe_environment, device_name
 from bench.records.results import JSON, digest, read_records
-from bench.run.reporting import FULL_SIZE, run_reports
+from bench.run.folders import RUNS, locked
+from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit, reason_of
 from bench.studies.full_size import calibrating, pruning
 from bench.studies.full_size.dry_run import show_plan
-from bench.studies.full_size.pieces import Budget, BudgetSpentError, Piece, Pieces
 from bench.studies.full_size.records import write_records
 from bench.studies.full_size.resources import require_resources, usable_dtype
 from bench.studies.full_size.sizes import Sizes, sizes_of
@@ -36,10 +35,10 @@ class Ending(IntEnum):
     """How a call ended, which is the command's exit status."""
 
     MEASURED = 0
+    FAILED = 1
+    """All was taken, and some of it failed."""
     LEFT = 3
     """The budget was spent before all was taken."""
-    FAILED = 4
-    """All was taken, and some of it failed."""
 
 
 def full_size(
@@ -48,17 +47,18 @@ def full_size(
     stages: Sequence[str] | None = None,
     budget: float | None = None,
     dry_run: bool = False,
-    accept: bool = False,
+    accept: Path | None = None,
     retry: bool = False,
     offload: bool = False,
     allow_busy: bool = False,
     device: str | None = None,
     dtype: str | None = None,
     changes: Mapping[str, str] | None = None,
-    runs: Path = ROOT / "runs",
+    runs: Path = RUNS,
 ) -> Ending:
     """Run what is left of the stages, and tell how that ended; see `python -m bench full_size --help`.
 
+    With `accept`, a folder, the records are copied there, to one of the device's name, when all is measured.
     Raises FastFluxError, before any work, for unknown names, a device that cannot be used or is busy, and too little
     memory or disk; and for a run to be accepted in which something failed.
     """
@@ -74,25 +74,42 @@ def full_size(
         require_acceptable(chosen, kind, changes or {})
     number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
     folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
-    bench = Workbench(profile, sizes, profile.device, number_format, Pieces(folder), clock, offload)
+    bench = Workbench(profile, sizes, profile.device, number_format, Store(folder), clock, offload)
     if dry_run:
         show_plan(bench, chosen)
         return Ending.MEASURED
+    with locked(folder):
+        return _measure(bench, known, chosen, kind, retry=retry, accept=accept, allow_busy=allow_busy)
+
+
+def _measure(
+    bench: Workbench,
+    known: Mapping[str, Stage],
+    chosen: Sequence[Stage],
+    kind: str,
+    *,
+    retry: bool,
+    accept: Path | None,
+    allow_busy: bool,
+) -> Ending:
+    """Run what is left, in a folder that no other process works in."""
     _forget(bench, chosen, failures=retry)
     if accept:
         require_no_failures(bench, list(known.values()))
     working = [stage for stage in chosen if stage.left(bench)]
     require_resources(bench, working)
     if any(stage.name != COUNTED for stage in working) and torch.device(kind).type == "cuda" and not allow_busy:
-        other_work(profile.device).require_idle()
+        other_work(bench.device).require_idle()
     ending = _run(bench, chosen, kind)
     records = write_records(bench, list(known), kind)
-    if records is not None:
-        run_reports("full_size", str(records))
-        if accept and ending != Ending.LEFT:
-            require_no_failures(bench, list(known.values()))
-        if accept and ending == Ending.MEASURED:
-            _accept(records, COUNTED if alone else folder.name.rpartition("-")[0] + ("-offload" if offload else ""))
+    if records is None:
+        return ending
+    print(records)
+    if accept and ending != Ending.LEFT:
+        require_no_failures(bench, list(known.values()))
+    if accept and ending == Ending.MEASURED:
+        name = bench.store.folder.name.rpartition("-")[0] + ("-offload" if bench.offload else "")
+        _accept(records, accept / (COUNTED if kind == "meta" else name))
     return ending
 
 
@@ -108,7 +125,7 @@ def _forget(bench: Workbench, stages: Sequence[Stage], *, failures: bool) -> Non
     """Drop what is to be measured again: failures where they are to be tried again, and what lost its statistics."""
     if failures:
         for stage in stages:
-            bench.pieces.forget_failures(stage.name)
+            bench.store.forget(stage.name, lambda done: bool(done.failures))
     names = {stage.name for stage in stages}
     if pruning.STAGE in names and pruning.needs_statistics(bench):
         if calibrating.STAGE in names:
@@ -122,8 +139,8 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
 
     The first piece starts whatever the budget: calls that are shorter than a piece would never end otherwise.
     """
-    started = False
     environment = describe_environment("cpu" if kind == "meta" else bench.device)
+    runner = Runner(bench.store, lambda: environment, budget=bench.budget, retry=False)
     try:
         for stage in stages:
             left = stage.left(bench)
@@ -132,11 +149,13 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
                 continue
             pieces = iter(stage.pieces(bench, left))
             while (piece := _next(bench, stage, pieces)) is not None:
-                if started:
-                    bench.budget.require(bench.pieces.longest(stage.name))
-                started = True
-                console.print(f"{stage.name}: {', '.join(piece.units)}", markup=False, soft_wrap=True)
-                _settle(bench, stage, piece, environment)
+                console.print(f"{stage.name}: {', '.join(piece.names)}", markup=False, soft_wrap=True)
+                done = runner.settle(stage.name, piece)
+                release(bench.device)
+                for variant, reason in done.failures.items():
+                    console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
+                if done.failures:
+                    console.print("  what was measured is kept; --retry measures again what failed", markup=False)
             if stage.name != COUNTED:
                 bench.clear()
     except BudgetSpentError as spent:
@@ -148,14 +167,14 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
     return Ending.FAILED if any(stage.not_measured(bench) for stage in stages) else Ending.MEASURED
 
 
-def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | None:
+def _next(bench: Workbench, stage: Stage, pieces: Iterator[Unit]) -> Unit | None:
     """A stage's next piece, or None: also where there is no memory for the models that decide what a piece is."""
     try:
         return next(pieces, None)
     except BudgetSpentError:
         raise
     except (RuntimeError, FastFluxError) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     release(bench.device)
     console.print(
         f"{stage.name} failed before its next piece: {reason}; the same command tries again",
@@ -163,29 +182,6 @@ def _next(bench: Workbench, stage: Stage, pieces: Iterator[Piece]) -> Piece | No
         soft_wrap=True,
     )
     return None
-
-
-def _settle(bench: Workbench, stage: Stage, piece: Piece, environment: Mapping[str, JSON]) -> None:
-    began = monotonic()
-    try:
-        results = piece.work()
-    except BudgetSpentError:
-        raise
-    except (RuntimeError, FastFluxError) as error:  # out of memory, as torch or a CUDA library or a compiler says it
-        results = piece.failed(_reason(error))
-    release(bench.device)  # not while an error's traceback holds what was there
-    done = bench.pieces.write(stage.name, piece, results, monotonic() - began, environment)
-    for variant, reason in done.failures.items():
-        console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
-    if done.failures:
-        console.print("  what was measured is kept; --retry measures again what failed", markup=False)
-
-
-def _reason(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "no reason given")
-    if isinstance(error, FastFluxError):
-        return first
-    return f"{'out of memory' if isinstance(error, torch.OutOfMemoryError) else type(error).__name__}: {first}"
 
 
 def place_of(profile: Profile, sizes: Sizes, device: str, *, offload: bool = False) -> str:
@@ -246,10 +242,8 @@ def require_no_loss(records: Path, target: Path) -> None:
         )
 
 
-def _accept(records: Path, name: str) -> None:
-    """Copy records to where the repository keeps them, with their tables."""
-    target = FULL_SIZE / name
+def _accept(records: Path, target: Path) -> None:
+    """Copy records to where they are kept."""
     require_no_loss(records, target)
-    replace_files(target, records)
-    run_reports("full_size", str(target), "--out", str(target / "README.md"))
-    console.print(f"accepted: {target.relative_to(ROOT)}")
+    replace_files(target, records, "*.json")
+    console.print(f"accepted: {target}", markup=False, soft_wrap=True)

@@ -18,11 +18,11 @@ from bench.metrics.models.mask2former import Mask2FormerDetector
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality.color_classifier import ClipColorClassifier
 from bench.records.results import JSON, Measurement, MetricInfo
+from bench.run.units import Unit
 from bench.samples.image_set import Pixels
-from bench.studies.full_size.pieces import Piece
 from bench.studies.full_size.random_weights import fill_, made_on
 from bench.studies.full_size.sizes import Sizes
-from bench.studies.full_size.stage import Need
+from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.workbench import Workbench, release
 
 THROUGHPUT = MetricInfo(
@@ -124,11 +124,11 @@ def units(bench: Workbench) -> list[str]:
     return list(makers(bench.sizes, bench.device))
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Piece]:
+def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
     """One for each scorer."""
     for name in left:
         info = _named(name)
-        yield Piece((name,), (VARIANT,), info, lambda name=name: {VARIANT: [_measure(bench, name)]})  # type: ignore[misc]
+        yield piece((name,), (VARIANT,), info, lambda name=name: {VARIANT: [_measure(bench, name)]})  # type: ignore[misc]
 
 
 def _named(scorer: str) -> MetricInfo:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.studies.full_size.pieces import Piece
+from bench.records.results import MetricInfo
+from bench.run.units import Results, Unit
 from bench.studies.full_size.workbench import Workbench
 
 
@@ -26,12 +27,12 @@ class Stage:
     name: str
     what: str
     units: Callable[[Workbench], Sequence[str]]
-    pieces: Callable[[Workbench, Sequence[str]], Iterator[Piece]]
+    pieces: Callable[[Workbench, Sequence[str]], Iterator[Unit]]
     need: Callable[[Workbench], Need]
 
     def left(self, bench: Workbench) -> list[str]:
         """Units that are not settled."""
-        settled = bench.pieces.units(self.name)
+        settled = bench.store.names(self.name)
         return [unit for unit in self.units(bench) if unit not in settled]
 
     def failed(self, bench: Workbench) -> list[str]:
@@ -41,5 +42,13 @@ class Stage:
 
     def not_measured(self, bench: Workbench) -> list[str]:
         """Units that failed, or are not settled."""
-        measured = bench.pieces.units(self.name, measured=True)
+        measured = bench.store.names(self.name, measured=True)
         return [unit for unit in self.units(bench) if unit not in measured]
+
+
+def piece(units: Sequence[str], variants: Sequence[str], info: MetricInfo, work: Callable[[], Results]) -> Unit:
+    """Work that settles `units` of a stage and measures `variants` by `info`, which is what fails where it fails.
+
+    The folder of the run names all that decides the outcome.
+    """
+    return Unit(dict.fromkeys(units), work, variants=tuple(variants), info=info)

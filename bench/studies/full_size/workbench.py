@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block
 from bench.profiles.profile import Profile
 from bench.records.results import JSON, MetricInfo
-from bench.studies.full_size.pieces import Budget, Pieces
+from bench.run.units import Budget, Store
 from bench.studies.full_size.random_weights import materialise_, random_transformer, skeleton
 from bench.studies.full_size.sizes import Sizes
 from bench.studies.full_size.variants import (
@@ -46,7 +45,7 @@ class Workbench:
     sizes: Sizes
     device: str
     dtype: torch.dtype
-    pieces: Pieces
+    store: Store
     budget: Budget
     offload: bool = False
 
@@ -96,7 +95,7 @@ class Workbench:
         """All of them, by id: L1-norm models of equal latency stand behind the others once they are found."""
         found = (
             found_variant(self.planned[target], measurement)
-            for _, measurement, _ in self.pieces.measurements([EQUAL_STAGE])
+            for _, measurement, _ in self.store.measurements([EQUAL_STAGE])
             if measurement.info.name == EQUAL_LATENCY.name
             and measurement.status == "ok"
             and (target := str(measurement.settings["target"])) in self.planned
@@ -175,21 +174,8 @@ class Workbench:
 
     def file(self, name: str) -> Path:
         """A file beside the pieces."""
-        self.pieces.folder.mkdir(parents=True, exist_ok=True)
-        return self.pieces.folder / name
-
-
-@dataclass(frozen=True)
-class ModelStep:
-    """One step without gradients."""
-
-    model: nn.Module
-    inputs: Mapping[str, Any]
-
-    def __call__(self) -> None:
-        """Run it."""
-        with torch.inference_mode():
-            self.model(**self.inputs)
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        return self.store.folder / name
 
 
 def with_size(info: MetricInfo, pixels: int, suffix: str = "") -> MetricInfo:
@@ -213,11 +199,5 @@ def free_bytes(device: str) -> int:
 
 
 def host_free_bytes() -> int:
-    """Memory that the machine has left, as Linux tells; elsewhere half of all there is."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Memory that the machine has left for a process that asks for it."""
+    return int(psutil.virtual_memory().available)

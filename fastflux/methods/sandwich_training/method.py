@@ -143,6 +143,9 @@ class _Progress:
             else:
                 if self.states is None:
                     self.states = self.calibration.block_states(self.transformer, self.inputs, self.store)
+                    chain, layers = self.states.blocks, self.config.layers
+                    spans = (sandwich_around(order[at], order[:at], chain, layers=layers) for at in range(turn))
+                    self.states.restore(span.blocks[0] for span in spans)
                 self._replace(center, order[:turn], self.states, path)
             self.cost += read_cost(path)
             self.calibration.advance(turn + 1, len(order))

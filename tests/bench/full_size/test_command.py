@@ -11,9 +11,9 @@ import pytest
 import torch
 from msgspec import structs
 
-from bench import reproduce as reproducing
-from bench.__main__ import main
+from bench.cli import main
 from bench.records.results import Measurement, MetricInfo, RunRecord, read_records
+from bench.run import units
 from bench.studies.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
 from bench.studies.full_size.run import Ending, full_size
 from bench.studies.full_size.variants import full_size_variants
@@ -44,7 +44,7 @@ def place(runs: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few variants, and no reports in a process of their own."""
+    """Few variants."""
     patch(monkeypatch)
 
 
@@ -52,7 +52,6 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         workbench, "full_size_variants", lambda sizes: [v for v in full_size_variants(sizes) if v.id in CHOSEN]
     )
-    monkeypatch.setattr(run, "run_reports", lambda *_: None)
     monkeypatch.setattr(equal, "SEARCH", {"tolerance": 0.02, "rounds": 1, "final_rounds": 1, "candidates": 2})
 
 
@@ -171,7 +170,7 @@ def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(
     built: list[Any] = []
     build = latency.build
     monkeypatch.setattr(latency, "build", lambda variant, *rest: (built.append(variant), build(variant, *rest))[1])
-    (place(tmp_path) / "equal-latency" / "000.json").unlink()
+    (place(tmp_path) / "equal-latency" / "fastflux-20.json").unlink()
     assert small(tmp_path, stages=stages)
     assert [variant.widths[0] for variant in built if variant.target] == [heads], "the model found now is timed"
     assert len([1 for path in place(tmp_path).glob("latency-32/*.json") if "l1_equal" in path.read_text()]) == 1
@@ -187,15 +186,20 @@ def test_a_retry_in_small_budgets_comes_to_an_end_though_it_fails_again(
     changes = TINY | {"random.resolutions": "[32, 64, 96]"}
     options: dict[str, Any] = {"stages": ["replacement"], "changes": changes}
     assert ended(tmp_path, **options) == Ending.FAILED
-    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))
+    monkeypatch.setattr(units.Budget, "left", property(lambda _self: 0.0))
     endings = [ended(tmp_path, **options, budget=1.0, retry=first) for first in (True, False, False)]
     assert endings == [Ending.LEFT, Ending.LEFT, Ending.FAILED]
 
 
 def test_what_is_done_is_not_done_again(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in place(ran).glob("*/[0-9]*.json")}
+    def notes() -> dict[Path, int]:
+        paths = (path for stage in STAGES for path in (place(ran) / stage).glob("*.json"))
+        return {path: path.stat().st_mtime_ns for path in paths}
+
+    before = notes()
+    assert len(before) > len(STAGES)
     assert small(ran, stages=STAGES)
-    assert {path: path.stat().st_mtime_ns for path in place(ran).glob("*/[0-9]*.json")} == before
+    assert notes() == before
     assert capsys.readouterr().err.count("done before") == len(STAGES)
 
 
@@ -253,7 +257,7 @@ def test_blocks_of_an_order_that_was_found_before_are_not_counted(tmp_path: Path
 
 def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None:
     assert small(tmp_path, stages=["calibration"])
-    (place(tmp_path) / "calibration" / "001.json").write_text("{ cut short")
+    (place(tmp_path) / "calibration" / "6.json").write_text("{ cut short")
     (place(tmp_path) / "statistics-6.safetensors").unlink()
     assert small(tmp_path, stages=["calibration"])
     assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
@@ -386,7 +390,7 @@ def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, m
                 raise run.BudgetSpentError("the time given by --budget is spent")
 
     monkeypatch.setattr(run, "Budget", Clock)
-    monkeypatch.setattr(run.Pieces, "longest", lambda _self, _stage: 0.0)  # so that just the blocks ask for seconds
+    monkeypatch.setattr(run.Store, "longest", lambda _self, _stage: 0.0)  # so that just the blocks ask for seconds
     spent.now = True
     assert not small(tmp_path, stages=["prune-20"], budget=1000.0)
     files = list(place(tmp_path).rglob("progress/*/*.safetensors"))
@@ -403,7 +407,7 @@ def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, m
 def test_a_spent_budget_has_an_exit_status_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(run.Pieces, "longest", lambda _self, _stage: 1e9)
+    monkeypatch.setattr(run.Store, "longest", lambda _self, _stage: 1e9)
     changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
     arguments = ["full_size", "--stages", "flops", "--budget", "1000", "--out", str(tmp_path), *changes]
     assert main(arguments) == 3
@@ -414,14 +418,14 @@ def test_a_spent_budget_has_an_exit_status_of_its_own(
 
 
 def test_calls_shorter_than_a_piece_come_to_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))  # start-up took all of it
+    monkeypatch.setattr(units.Budget, "left", property(lambda _self: 0.0))  # start-up took all of it
     endings = [ended(tmp_path, stages=["flops"], budget=1.0) for _ in CHOSEN]
     assert endings == [Ending.LEFT] * (len(CHOSEN) - 1) + [Ending.MEASURED]
 
 
 def test_pruning_ends_one_block_at_least_in_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert small(tmp_path, stages=["calibration"])
-    monkeypatch.setattr(run.Budget, "left", property(lambda _self: 0.0))
+    monkeypatch.setattr(units.Budget, "left", property(lambda _self: 0.0))
     endings = [ended(tmp_path, stages=["prune-20"], budget=1.0) for _ in range(3)]  # the order, and two blocks
     assert endings == [Ending.LEFT, Ending.LEFT, Ending.MEASURED]
 
@@ -430,7 +434,7 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     accepted: list[str] = []
-    monkeypatch.setattr(run, "_accept", lambda _records, name: accepted.append(name))
+    monkeypatch.setattr(run, "_accept", lambda _records, target: accepted.append(target.name))
     monkeypatch.setattr(run, "require_acceptable", lambda *_: None)
     build = counting.build
 
@@ -442,17 +446,17 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     monkeypatch.setattr(counting, "build", planted)
     changes = [text for key, value in TINY.items() for text in ("--set", f"{key}={value}")]
     arguments = ["full_size", "--stages", "flops", "--out", str(tmp_path), *changes]
-    assert main(arguments) == 4
+    assert main(arguments) == 1
     found = records(tmp_path)["run-20"].measurement("flops_by_block")
     assert found is not None
     assert found.reason.startswith("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
     capsys.readouterr()
-    assert main([*arguments, "--accept"]) == 1
+    assert main([*arguments, "--accept", str(tmp_path / "kept")]) == 1
     assert "and flops (run-20) failed: measure again with --retry" in " ".join(capsys.readouterr().err.split())
-    assert main([*arguments, "--accept", "--retry"]) == 1
+    assert main([*arguments, "--accept", str(tmp_path / "kept"), "--retry"]) == 1
     assert not accepted
     monkeypatch.setattr(counting, "build", build)
-    assert main([*arguments, "--accept", "--retry"]) == 0
+    assert main([*arguments, "--accept", str(tmp_path / "kept"), "--retry"]) == 0
     assert accepted == ["flops"]
 
 
@@ -531,8 +535,8 @@ def test_wrong_wishes_are_said_before_the_work(tmp_path: Path) -> None:
         ({"changes": {"random.axes": "[1, 2]"}}, "must add up to head_dim"),
         ({"changes": {"random.heads": "0"}}, "random.heads is 0"),
         ({"changes": {"random.ratios": "[0.2]"}}, "random.equal_ratios hold 0.1, which is none of random.ratios"),
-        ({"accept": True}, "--accept keeps runs of the profile as it is"),
-        ({"accept": True, "changes": {}, "stages": ["scorers"]}, "--accept keeps figures of a GPU"),
+        ({"accept": tmp_path}, "--accept keeps runs of the profile as it is"),
+        ({"accept": tmp_path, "changes": {}, "stages": ["scorers"]}, "--accept keeps figures of a GPU"),
         ({"device": "cuda:7"}, "cannot be used"),
         ({"stages": ["prune-20"]}, "run that one first"),
     ):
@@ -569,7 +573,7 @@ def test_a_dry_run_shows_needs_and_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    reproducing.reproduce(profile_name="flux-dev-random", dry_run=True, runs=tmp_path)
+    main(["reproduce", "--profile", "flux-dev-random", "--dry-run", "--out", str(tmp_path)])
     shown = capsys.readouterr().err
     for stage in ("flops", "replacement", "latency-512", "latency-1024", "compiled", "cuda-graphs", "equal-latency",
                   "end-to-end", "calibration", "prune-20", "scorers"):  # fmt: skip
@@ -581,15 +585,11 @@ def test_a_dry_run_shows_needs_and_makes_nothing(
 
 def test_the_main_job_does_not_end_well_when_a_piece_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "full_size", lambda **_: run.Ending.FAILED)
-    with pytest.raises(FastFluxError, match="some of flux-dev-random failed"):
-        reproducing.reproduce(profile_name="flux-dev-random", runs=tmp_path)
+    assert main(["reproduce", "--profile", "flux-dev-random", "--out", str(tmp_path)]) == 1
 
 
-def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(run, "run_reports", lambda *arguments: asked.append(arguments))
-    monkeypatch.setattr(run, "FULL_SIZE", tmp_path / "reports")
-    monkeypatch.setattr(run, "ROOT", tmp_path)
+def test_an_accepted_run_is_copied(tmp_path: Path) -> None:
+    target = tmp_path / "reports" / "flops"
     (tmp_path / "reports" / "flops").mkdir(parents=True)
     (tmp_path / "reports" / "flops" / "NOTES.md").write_text("")
     info = MetricInfo("flops_by_block", "1", "", higher_is_better=False, reference="")
@@ -601,11 +601,8 @@ def test_an_accepted_run_is_copied_with_its_document(tmp_path: Path, monkeypatch
             profile="flux-dev-random", variant="dense", label="Dense", plan=None, base_model="", base_revision="",
             environment={}, sampling={}, measurements=measurements, created="2026-01-01T00:00:00",
         ).write(folder / "dense.json")  # fmt: skip
-    run._accept(records, "flops")
+    run._accept(records, target)
     assert [path.name for path in (tmp_path / "reports" / "flops").iterdir()] == ["dense.json"]
-    run._accept(fuller, "flops")
+    run._accept(fuller, target)
     with pytest.raises(FastFluxError, match="hold latency_32x32 too, which this run lacks"):
-        run._accept(records, "flops")
-    asked[:] = asked[:1]
-    target = str(tmp_path / "reports" / "flops")
-    assert asked == [("full_size", target, "--out", f"{target}/README.md")]
+        run._accept(records, target)

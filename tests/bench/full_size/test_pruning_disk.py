@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench.profiles.profile import load_profile
+from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, pruning
-from bench.studies.full_size.pieces import Budget, Pieces
 from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.workbench import Workbench
 from fastflux.models.architecture import FLUX
@@ -21,7 +21,7 @@ def small(folder: Path) -> Workbench:
     """Of eight double and two single blocks, of which two are replaced."""
     changes = {"random.double_blocks": "8", "random.single_blocks": "2", "random.samples": "2"}
     profile = load_profile("flux-dev-random", TINY | changes)
-    return Workbench(profile, sizes_of(profile), "cpu", torch.float32, Pieces(folder), Budget(None))
+    return Workbench(profile, sizes_of(profile), "cpu", torch.float32, Store(folder), Budget(None))
 
 
 # Spans of three double blocks; a span in which the block replaced before is a neighbour; single blocks, which are less.
@@ -56,7 +56,7 @@ def test_the_estimate_covers_the_files_and_little_more(
 
 def test_the_files_of_flux_dev(tmp_path: Path) -> None:
     profile = load_profile("flux-dev-random")
-    bench = Workbench(profile, Sizes(), "cuda", torch.bfloat16, Pieces(tmp_path), Budget(None))
+    bench = Workbench(profile, Sizes(), "cuda", torch.bfloat16, Store(tmp_path), Budget(None))
     found = pruning.files_bytes(bench) - 11 * 2**16
     assert found == 2 * (11 * 2 * DOUBLE + sum(range(1, 12)) * LINEAR)
     assert 2.05 < (2 * DOUBLE + LINEAR) / DOUBLE < 2.06, "the largest file when no neighbour is replaced, in blocks"

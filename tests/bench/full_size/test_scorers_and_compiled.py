@@ -8,8 +8,8 @@ import torch
 
 from bench.profiles.profile import load_profile
 from bench.records.variant_id import DENSE
+from bench.run.units import Budget, Store
 from bench.studies.full_size import latency, scorers
-from bench.studies.full_size.pieces import Budget, Pieces
 from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.workbench import Workbench
 from tests.bench.full_size.tiny import TINY, add_tiny_clip
@@ -19,13 +19,13 @@ from tests.bench.full_size.tiny import TINY, add_tiny_clip
 def bench(tmp_path: Path) -> Workbench:
     add_tiny_clip(tmp_path)
     profile = load_profile("flux-dev-random", TINY)
-    return Workbench(profile, sizes_of(profile), "cpu", torch.float32, Pieces(tmp_path), Budget(None))
+    return Workbench(profile, sizes_of(profile), "cpu", torch.float32, Store(tmp_path), Budget(None))
 
 
 @pytest.mark.parametrize("name", ["hps", "clip_score", "geneval_colors", "inception"])
 def test_a_scorers_images_a_second_are_those_of_its_seconds(bench: Workbench, name: str) -> None:
     (piece,) = scorers.pieces(bench, [name])
-    (found,) = piece.work()["scorers"]
+    (found,) = piece.make()["scorers"]
     assert found.status == "ok"
     seconds = sorted(found.samples["batch1/s"])
     assert found.values["batch1"] == pytest.approx(1 / seconds[1])
@@ -56,7 +56,7 @@ def test_compiled_steps_are_timed_beside_the_compiled_dense_one(bench: Workbench
     pieces = latency.way_pieces(latency.COMPILED)(bench, ["32/fastflux-20"])
     (piece,) = pieces
     assert piece.units == ("32/fastflux-20",)
-    results = piece.work()
+    results = piece.make()
     assert set(results) == {"dense", "fastflux-20"}
     for measurements in results.values():
         (found,) = measurements
@@ -77,7 +77,7 @@ def test_a_step_that_cannot_be_compiled_fails_alone(bench: Workbench, monkeypatc
 
     monkeypatch.setattr(latency, "build", planted)
     (piece,) = latency.way_pieces(latency.COMPILED)(bench, ["32/fastflux-20"])
-    results = piece.work()
+    results = piece.make()
     assert results["dense"][0].status == "ok"
     assert results["fastflux-20"][0].status == "failed"
     assert "OutOfMemoryError" in results["fastflux-20"][0].reason
@@ -90,6 +90,6 @@ def _out_of_memory(*_: Any) -> None:
 @pytest.mark.gpu
 def test_a_cuda_graph_repeats_the_step(tmp_path: Path) -> None:
     profile = load_profile("flux-dev-random", TINY)
-    bench = Workbench(profile, sizes_of(profile), "cuda", torch.float32, Pieces(tmp_path), Budget(None))
+    bench = Workbench(profile, sizes_of(profile), "cuda", torch.float32, Store(tmp_path), Budget(None))
     (piece,) = latency.way_pieces(latency.GRAPHS)(bench, ["32/fastflux-20"])
-    assert {name: found[0].status for name, found in piece.work().items()} == {"dense": "ok", "fastflux-20": "ok"}
+    assert {name: found[0].status for name, found in piece.make().items()} == {"dense": "ok", "fastflux-20": "ok"}

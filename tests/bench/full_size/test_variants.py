@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.profiles.profile import load_profile
+from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, counting, equal, latency, pruning
-from bench.studies.full_size.pieces import Budget, Pieces
 from bench.studies.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
 from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.variants import (
@@ -168,15 +168,15 @@ def test_a_counter_that_disagrees_with_the_formula_is_an_error(
 ) -> None:
     profile = load_profile("flux-dev-random", {**TINY})
     bench = Workbench(
-        profile, sizes_of(profile), "cpu", torch.float32, Pieces(tmp_path_factory.mktemp("pieces")), Budget(None)
+        profile, sizes_of(profile), "cpu", torch.float32, Store(tmp_path_factory.mktemp("pieces")), Budget(None)
     )
     (piece,) = counting.pieces(bench, ["fastflux-20"])
-    piece.work()
+    piece.make()
     honest = counting.flux_flops
     monkeypatch.setattr(counting, "flux_flops", lambda *args, **options: honest(*args, **options) + 1)
     (piece,) = counting.pieces(bench, ["fastflux-20"])
     with pytest.raises(FastFluxError, match="one of the two is wrong"):
-        piece.work()
+        piece.make()
 
 
 @pytest.mark.parametrize("name", ["mix-20", "run_folded-20", "l1-4of24"])
@@ -184,20 +184,20 @@ def test_the_formula_knows_mixes_folded_runs_and_slices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     profile = load_profile("flux-dev-random")
-    bench = Workbench(profile, SMALL, "cpu", torch.float32, Pieces(tmp_path), Budget(None))
+    bench = Workbench(profile, SMALL, "cpu", torch.float32, Store(tmp_path), Budget(None))
     (piece,) = counting.pieces(bench, [name])
-    assert piece.work()[name][0].status == "ok"
+    assert piece.make()[name][0].status == "ok"
     honest = counting.flux_flops
     monkeypatch.setattr(counting, "flux_flops", lambda *args, **options: honest(*args, **options) + 1)
     with pytest.raises(FastFluxError, match="one of the two is wrong"):
-        piece.work()
+        piece.make()
 
 
 def test_needs_count_all_that_a_stage_holds_at_once(tmp_path: Path) -> None:
     profile = load_profile("flux-dev-random")
 
     def bench(device: str, *, offload: bool) -> Workbench:
-        return Workbench(profile, Sizes(), device, torch.bfloat16, Pieces(tmp_path), Budget(None), offload)
+        return Workbench(profile, Sizes(), device, torch.bfloat16, Store(tmp_path), Budget(None), offload)
 
     gpu, offloaded, cpu = bench("cuda", offload=False), bench("cuda", offload=True), bench("cpu", offload=False)
     statistics = calibrating.statistics_bytes(gpu)

@@ -1,0 +1,121 @@
+"""The last stage: FLOPs, parameters, memory, cost, and the latency of all variants of a dense model in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from torch import nn
+
+from bench.metrics.catalogue import metric_named
+from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
+from bench.metrics.cost.flops import count_flops, measure_flops, measure_parameters
+from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.memory import measure_memory
+from bench.profiles.variants import Variant
+from bench.progress import console
+from bench.records.results import JSON, Measurement
+from bench.run.base_model import BaseModel
+from bench.run.evaluation import Evaluation, ModelStep
+from bench.run.prune import cost_of, transformer
+from bench.run.records import new_record
+from bench.run.units import Results, Unit
+
+STAGE = "measure"
+_OF_A_STEP = ("flops", "parameters", "memory", "latency", "pruning_cost")
+_OF_A_CALL = "latency_end_to_end"
+
+
+def measure(evaluation: Evaluation) -> None:
+    """Take all of one dense model's variants in turn; ratios are good within one such run only."""
+    with evaluation.timed(STAGE):
+        for name in evaluation.bases:
+            evaluation.runner.settle(STAGE, unit(evaluation, name))
+
+
+def unit(evaluation: Evaluation, name: str) -> Unit:
+    """The measuring of a dense model, by its name in the profile, and of all its variants."""
+    latency = evaluation.profile.latency
+    metrics = (*_OF_A_STEP, *([_OF_A_CALL] if latency.end_to_end else []))
+    shared: dict[str, JSON] = {
+        **evaluation.step_settings(),
+        "warmup": latency.warmup,
+        "rounds": latency.rounds,
+        "end_to_end": latency.end_to_end,
+        "versions": {metric: metric_named(metric).info.version for metric in metrics},
+    }
+    variants = [variant for variant in evaluation.variants if variant.base == name]
+    inputs = {variant.id: {"record": new_record(evaluation, variant).key, **shared} for variant in variants}
+    return Unit(inputs, partial(_measure, evaluation, evaluation.base(name), variants))
+
+
+def _measure(evaluation: Evaluation, base: BaseModel, variants: Sequence[Variant]) -> Results:
+    run: dict[str, JSON] = {
+        **evaluation.step_settings(),
+        "run": datetime.now(UTC).isoformat(timespec="seconds"),  # tells it from others
+    }
+    found: dict[str, list[Measurement]] = {}
+    for group in _groups(variants, evaluation.profile.latency.together):
+        # The dense model's own figures are those of the first group.
+        found = {**_measure_together(evaluation, base, group, run), **found}
+    return found
+
+
+def _measure_together(
+    evaluation: Evaluation, base: BaseModel, variants: Sequence[Variant], run: Mapping[str, JSON]
+) -> dict[str, list[Measurement]]:
+    """Measure variants of which the first is the dense model, all in memory at once."""
+    baseline = variants[0].id
+    models = {variant.id: transformer(evaluation, variant).eval() for variant in variants}
+    dense, latency, device = models[baseline], evaluation.profile.latency, evaluation.device
+    inputs, single = base.step_inputs(dense, latency.batch), base.step_inputs(dense, 1)
+    dense_flops = count_flops(dense, single)
+    dense_total = sum(p.numel() for p in dense.parameters())
+    steps = {name: ModelStep(model, inputs) for name, model in models.items()}
+    console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
+    times = measure_latency(
+        steps, warmup=latency.warmup, rounds=latency.rounds, seed=evaluation.sampling.seed, baseline=baseline,
+        device=device, settings=run,
+    )  # fmt: skip
+    timed: dict[str, Measurement] = {}
+    if latency.end_to_end:
+        console.print(f"measure one call of {len(models)} variants, {latency.end_to_end} interleaved rounds")
+        timed = measure_end_to_end(
+            calls(evaluation, base, models, latency.batch), warmup=1, rounds=latency.end_to_end,
+            seed=evaluation.sampling.seed, baseline=baseline, device=device, settings={"run": run["run"]},
+        )  # fmt: skip
+    settings = evaluation.step_settings()
+    return {
+        variant.id: [
+            measure_flops(models[variant.id], single, dense_forward=dense_flops),
+            measure_parameters(models[variant.id], dense_total=dense_total),
+            measure_memory(models[variant.id], steps[variant.id], device=device, settings=settings),
+            times[variant.id],
+            cost_of(evaluation, variant),
+            *([timed[variant.id]] if timed else []),
+        ]
+        for variant in variants
+    }
+
+
+def calls(
+    evaluation: Evaluation, base: BaseModel, models: Mapping[str, nn.Module], batch: int
+) -> dict[str, PipelineCall]:
+    """By variant, a pipeline call that draws the first `batch` prompts; alike but for the transformer."""
+    sampling = base.profile.sampling
+    prompts = tuple(prompt.prompt for prompt in (evaluation.prompts * batch)[:batch])
+    return {
+        name: PipelineCall(
+            base.pipeline, model, prompts, sampling.steps, sampling.guidance, sampling.height, sampling.width
+        )
+        for name, model in models.items()
+    }
+
+
+def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
+    """The variants in groups of at most `together` (0: all), the dense model first in each."""
+    dense = [variant for variant in variants if variant.is_dense]
+    pruned = [variant for variant in variants if not variant.is_dense]
+    size = together - 1 if together > 1 else max(1, len(pruned))
+    return [dense + pruned[start : start + size] for start in range(0, max(1, len(pruned)), size)]

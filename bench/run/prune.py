@@ -1,0 +1,129 @@
+"""The first stage: every variant's pruned transformer, and the ratios at which L1-norm pruning meets a latency."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bench.metrics.cost.latency_search import EqualLatency
+from bench.metrics.cost.pruning_cost import measure_pruning_cost
+from bench.profiles.variants import Variant, with_ratio
+from bench.progress import console, track
+from bench.records.environment import device_name
+from bench.records.results import JSON, Measurement
+from bench.run.equal_latency import solve_equal_latency
+from bench.run.evaluation import Evaluation, ModelStep
+from bench.run.units import Results, Unit
+from fastflux.calibration.statistics import Calibration
+from fastflux.files import write_text
+from fastflux.io.checkpoint import read_json, save_transformer
+from fastflux.pruning import prune_
+
+STAGE, SEARCH = "prune", "equal_latency"
+#: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by long measurements.
+EQUAL_SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 30, "final_rounds": 100, "candidates": 6}
+
+
+def prune(evaluation: Evaluation) -> None:
+    """Make every pruned variant; those that are to be as fast as another one come after it."""
+    evaluation.require_inputs()
+    if evaluation.force:  # or the progress of an earlier run would stand for this one
+        for name in evaluation.bases:
+            shutil.rmtree(evaluation.base(name).progress, ignore_errors=True)
+    pruned = [variant for variant in evaluation.variants if variant.config is not None]
+    with evaluation.timed(STAGE):
+        for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), STAGE, total=len(pruned)):
+            evaluation.pruner.settle(STAGE, unit(evaluation, _met(evaluation, variant)))
+
+
+def unit(evaluation: Evaluation, variant: Variant) -> Unit:
+    """The pruning of a variant, which measures its cost on the way."""
+    inputs = {variant.id: evaluation.pruning_inputs(variant)}
+    return Unit(inputs, partial(_prune, evaluation, variant), files=(evaluation.saved(variant),))
+
+
+def transformer(evaluation: Evaluation, variant: Variant) -> nn.Module:
+    """The variant's transformer; it is pruned and saved the first time."""
+    base = evaluation.base(variant.base)
+    if variant.is_dense:
+        return base.dense()
+    if variant.config is not None:
+        evaluation.pruner.settle(STAGE, unit(evaluation, variant))
+    return base.load(evaluation.saved(variant))
+
+
+def is_pruned(evaluation: Evaluation, variant: Variant) -> bool:
+    """Whether the variant's transformer lies there whole, made from the present inputs."""
+    return evaluation.pruner.find(STAGE, unit(evaluation, variant)) is not None
+
+
+def plan_of(evaluation: Evaluation, variant: Variant) -> dict[str, JSON] | None:
+    """The variant's plan as its saved config holds it; None for the dense model, and where that holds none."""
+    if variant.is_dense:
+        return None
+    if variant.config is not None:
+        evaluation.pruner.settle(STAGE, unit(evaluation, variant))
+    plan: dict[str, JSON] | None = read_json(evaluation.saved(variant) / "config.json").get("pruning_plan")
+    return plan
+
+
+def cost_of(evaluation: Evaluation, variant: Variant) -> Measurement:
+    """What pruning the variant took; skipped for the dense model and for one pruned elsewhere."""
+    if variant.config is None:
+        return measure_pruning_cost(None)
+    return evaluation.pruner.settle(STAGE, unit(evaluation, variant)).results[variant.id][0]
+
+
+def _prune(evaluation: Evaluation, variant: Variant) -> Results:
+    config = variant.config
+    assert config is not None, "a variant without a config is never pruned"  # noqa: S101  # for mypy
+    base = evaluation.base(variant.base)
+    calibration = base.calibration() if config.needs_statistics else Calibration()
+    model = base.dense()
+    base.pipeline.transformer = model  # whose forwards the calibration records
+    prune_(model, config, calibration, base_model=base.profile.title, base_revision=base.revision)
+    save_transformer(model, evaluation.saved(variant), overwrite=True)
+    return {variant.id: [measure_pruning_cost(calibration.cost)]}
+
+
+def _met(evaluation: Evaluation, variant: Variant) -> Variant:
+    """The variant with the ratio at which its measured latency meets that of `as_fast_as`, which it keeps."""
+    if not variant.as_fast_as:
+        return variant
+    target = next(item for item in evaluation.variants if item.id == variant.as_fast_as)
+    note = evaluation.saved(variant).with_name(f"{SEARCH}.json")
+    inputs: dict[str, JSON] = {
+        "target": evaluation.pruning_inputs(target),
+        "device": device_name(evaluation.device),
+        "step": evaluation.step_settings(),
+        **EQUAL_SEARCH,
+    }
+    search = Unit({variant.id: inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
+    evaluation.pruner.settle(SEARCH, search)
+    found = EqualLatency.from_json(note.read_text(encoding="utf-8"), str(note))
+    met = with_ratio(variant, found.ratio, target)
+    evaluation.variants = [met if item.id == variant.id else item for item in evaluation.variants]
+    return met
+
+
+def _search(evaluation: Evaluation, variant: Variant, target: Variant, note: Path) -> Results:
+    console.print(f"search the ratio of {variant.id} at the latency of {target.label}")
+    base = evaluation.base(variant.base)
+    fast = transformer(evaluation, target).eval()
+    inputs = base.step_inputs(fast, evaluation.profile.latency.batch)
+    equal = solve_equal_latency(
+        base.dense(),
+        ModelStep(fast, inputs),
+        inputs,
+        **EQUAL_SEARCH,
+        device=evaluation.device,
+        progress=lambda line: console.print(line, markup=False),
+    )
+    console.print(str(equal), markup=False)
+    write_text(note, equal.to_json())
+    return {}

@@ -1,0 +1,58 @@
+"""Records of a run: one for each variant, put together from what its finished units measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import torch
+
+from bench.profiles.variants import Variant
+from bench.progress import console
+from bench.records.results import RecordError, RunRecord, digest
+from bench.run.evaluation import Evaluation
+from bench.run.prune import plan_of
+from bench.run.units import Done
+
+
+def new_record(evaluation: Evaluation, variant: Variant) -> RunRecord:
+    """A record of the variant without measurements."""
+    base = evaluation.base(variant.base)
+    return RunRecord(
+        profile=evaluation.profile.name,
+        variant=variant.id,
+        label=variant.label,
+        plan=plan_of(evaluation, variant),
+        base_model=base.profile.title,
+        base_revision=base.revision,
+        environment=evaluation.environment,
+        sampling=evaluation.sampling_record(variant),
+        measurements=(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        inputs={
+            "pruning": digest(evaluation.pruning_inputs(variant)),
+            "scorers": evaluation.scorers_hash,
+            "device": torch.device(evaluation.device).type,
+        },
+    )
+
+
+def write_record(evaluation: Evaluation, variant: Variant, found: Sequence[Done]) -> None:
+    """Write the record of what was measured, dated as the last of it; one of other inputs in its place moves aside."""
+    if not found:
+        return
+    last = max(found, key=lambda done: done.created)
+    measurements = tuple(measurement for done in found for measurement in done.results.get(variant.id, ()))
+    fresh = new_record(evaluation, variant).finished(measurements, last.environment, last.created)
+    path = evaluation.record_path(variant)
+    if path.exists():
+        try:
+            earlier = RunRecord.read(path)
+        except RecordError as error:
+            console.print(f"{error}; it is made again", markup=False, soft_wrap=True)
+        else:
+            if earlier.key != fresh.key:
+                aside = path.parent / "superseded" / f"{variant.id}-{earlier.key}.json"
+                aside.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(aside)
+    fresh.write(path)

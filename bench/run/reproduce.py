@@ -1,0 +1,169 @@
+"""Measure every variant of a profile: prune, draw, score, time; what comes is records, and run.json says where."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+import torch
+from rich.table import Table
+
+from bench.profiles.profile import Profile, load_profile, require_disk
+from bench.profiles.variants import chosen_variants, ranking_file, require_current_rankings
+from bench.progress import console
+from bench.records.variant_id import EXTERNAL
+from bench.run.dry_run import plan_run, show_plan
+from bench.run.evaluate import evaluate
+from bench.run.evaluation import Evaluation
+from bench.run.folders import RUNS, locked
+from bench.tables import TABLES, needed_by
+from fastflux.errors import FastFluxError
+from fastflux.files import write_text
+
+NOTE = "run.json"
+#: The records of just this run's variants.
+SELECTED = "selected"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left, as run.json in its folder says it; paths are absolute.
+
+    Args:
+        device: the kind, "cpu" or "cuda".
+        folder: of the whole run: the images of each variant lie in <folder>/<variant>.
+        records: folder with the records of just this run's variants.
+        ranking: the order of blocks that the profile prunes in, None where it names no file.
+        limit, seeds: the options that made the run shorter, None for a whole one.
+        worked: whether anything had to be made or measured.
+        seconds: by stage.
+    """
+
+    profile: str
+    device: str
+    folder: Path
+    records: Path
+    ranking: Path | None
+    tables: tuple[str, ...]
+    limit: int | None
+    seeds: int | None
+    worked: bool
+    seconds: Mapping[str, float]
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return json.dumps(asdict(self), indent=1, default=str) + "\n"
+
+
+def reproduce(
+    *,
+    profile_name: str,
+    tables: Sequence[str] = tuple(TABLES),
+    variant_names: Sequence[str] | None = None,
+    limit: int | None = None,
+    seeds: int | None = None,
+    force: bool = False,
+    ranking: Path | None = None,
+    dry_run: bool = False,
+    device: str | None = None,
+    changes: Mapping[str, str] | None = None,
+    runs: Path = RUNS,
+) -> Finished | None:
+    """Run all stages; see `python -m bench reproduce --help`.
+
+    Args:
+        ranking: an order of blocks to prune in instead of the one that the profile names.
+
+    Returns:
+        What came; None for a dry run.
+
+    Raises:
+        FastFluxError: unknown names, faulty input or too little disk, all before the long work starts.
+    """
+    began = monotonic()
+    profile = load_profile(profile_name, changes)
+    device = device or profile.device
+    chosen_variants(profile, needed_by(tables), variant_names)
+    profile = _shortened(profile, limit, seeds)
+    if ranking is not None:
+        profile = with_ranking(profile, ranking)
+    # Pruned models, images and times of one kind of device never stand for those of another.
+    kind = torch.device(device).type
+    # Fewer images need no other models: pruning is the longest part of a quick run.
+    models = runs / (profile.name if kind == "cpu" else f"{profile.name}-{kind}")
+    whole = limit is None and seeds is None
+    folder = models if whole else models.with_name(f"{models.name}-limit{limit}-seeds{seeds}")
+    require_disk(folder, profile.disk_mib)
+    variants = chosen_variants(profile, needed_by(tables), variant_names)
+    evaluation = Evaluation(profile, folder, variants, limit=limit, force=force, device=device, models=models)
+    if dry_run:
+        show_plan(plan_run(evaluation, timed=True), evaluation)
+        return None
+    require_current_rankings(profile, evaluation.main.revision)
+    with locked(models, folder):
+        (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
+        evaluate(evaluation)
+        finished = Finished(
+            profile=profile.name,
+            device=kind,
+            folder=folder.resolve(),
+            records=_selected(evaluation).resolve(),
+            ranking=ranking_file(profile, "sandwich_training"),
+            tables=tuple(tables),
+            limit=limit,
+            seeds=seeds,
+            worked=evaluation.worked,
+            seconds={stage: round(seconds, 1) for stage, seconds in evaluation.seconds.items()},
+        )
+        write_text(folder / NOTE, finished.to_json())
+    _show_stages(evaluation, monotonic() - began)
+    return finished
+
+
+def _shortened(profile: Profile, limit: int | None, seeds: int | None) -> Profile:
+    """The profile with `seeds` images of each prompt."""
+    if limit is not None and limit < 1:
+        raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
+    if seeds is None:
+        return profile
+    if seeds < 1:
+        raise FastFluxError(f"--seeds is {seeds}: it is the number of images of each prompt, at least 1")
+    samples = dict.fromkeys(profile.sampling.samples, seeds)
+    return replace(profile, sampling=replace(profile.sampling, samples=samples))
+
+
+def with_ranking(profile: Profile, order: Path) -> Profile:
+    """The profile with this order of blocks instead of the one that its file names."""
+    methods = {
+        name: {**settings, "ranking": str(order.resolve())} if "ranking" in settings else settings
+        for name, settings in profile.methods.items()
+    }
+    return replace(profile, methods=methods)
+
+
+def _selected(evaluation: Evaluation) -> Path:
+    """A folder with just the records of this run's variants and of other models' images (`bench.run.external`)."""
+    source = evaluation.folder / "results"
+    selected = evaluation.folder / SELECTED
+    shutil.rmtree(selected, ignore_errors=True)
+    selected.mkdir(parents=True)
+    for variant in evaluation.variants:
+        shutil.copy2(source / f"{variant.id}.json", selected)
+    for path in (evaluation.folder / EXTERNAL).glob("*.json"):
+        shutil.copy2(path, selected)
+    return selected
+
+
+def _show_stages(evaluation: Evaluation, total: float) -> None:
+    table = Table("stage", "seconds", title=f"{evaluation.profile.title}: {total:.0f} s")
+    for stage, seconds in evaluation.seconds.items():
+        table.add_row(stage, f"{seconds:.1f}")
+    console.print(table)
+    if not evaluation.worked:
+        console.print("Everything was measured before with the same inputs; --force measures it again.")
+    console.print(f"Records are in {os.path.relpath(evaluation.folder)}/results.", markup=False, soft_wrap=True)
