@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from cyclopts import App, Parameter, Token
+from cyclopts import App, Parameter
 
+from bench.options import MEASURED, RUN, Measured, Names, Numbers, Out, Run, pairs, quiet_libraries
 from bench.progress import console
-from bench.run.folders import RUNS
-from fastflux.command_line import run
-from fastflux.errors import FastFluxError
+from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
+from fastflux.command_line import run as run_app
 
 app = App(
     name="python -m bench",
@@ -25,28 +23,15 @@ app = App(
 )
 
 
-def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FullSizeRun(Run):
+    """The same of random weights."""
+
+    profile: str = "flux-dev-random"
 
 
-def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(int(name) for name in _names(_type, tokens))
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, str]:
-    """What KEY=VALUE options say."""
-    if wrong := [text for text in texts if not text.partition("=")[0] or "=" not in text]:
-        raise FastFluxError(f"{wrong[0]!r} is no KEY=VALUE")
-    return dict(text.split("=", 1) for text in texts)
-
-
-_Names = Annotated[
-    tuple[str, ...] | None, Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=False)
-]
-_Numbers = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=lambda found: found[0])]
-_Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
-_Set = Annotated[_Texts, Parameter(name="--set")]
-_Out = Annotated[Path, Parameter(name=("--out", "-o"))]
+_FULL_SIZE = FullSizeRun()
 
 
 @app.command(
@@ -60,17 +45,14 @@ _Out = Annotated[Path, Parameter(name=("--out", "-o"))]
 )
 def _reproduce(
     *,
-    profile: str = "shapes",
-    only: _Names = None,
-    variants: _Names = None,
+    run: Run = RUN,
+    only: Names = None,
+    variants: Names = None,
     limit: int | None = None,
     seeds: int | None = None,
     force: bool = False,
     rank: bool = False,
     dry_run: bool = False,
-    changes: _Set = (),
-    device: str | None = None,
-    out: _Out = RUNS,
 ) -> int:
     """Prune, generate, score and measure all that the tables need.
 
@@ -78,7 +60,6 @@ def _reproduce(
     not measured again; a committed record never counts. Prints the path of run.json, which says where the records are.
 
     Args:
-        profile: name of a profile, or a .toml
         only: tables, comma-separated, such as table1,table6; default: all
         variants: variants, comma-separated, such as fastflux-10,l1-12
         limit: only so many prompts of each style and task
@@ -86,31 +67,27 @@ def _reproduce(
         force: measure again what is there already
         rank: measure the order of blocks afresh first, instead of the profile's
         dry_run: check that everything is there, say what the run takes, and stop
-        changes: another value for a setting of the profile, such as sampling.steps=20; may be given again
-        device: torch device; default: the profile's
-        out: folder of all runs
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.profiles.profile import load_profile
     from bench.run.reproduce import NOTE, reproduce
     from bench.studies.ranking import RANK_SAMPLES
     from bench.studies.ranking import rank as measure_ranking
     from bench.tables import TABLES
 
-    shared: dict[str, Any] = {"profile_name": profile, "device": device, "changes": _pairs(changes), "runs": out}
-    if load_profile(profile, _pairs(changes)).random:  # no pictures to score: full_size measures all there is
+    if load_profile(run.profile, pairs(run.changes)).random:  # no pictures to score: full_size measures all there is
         from bench.studies.full_size.run import full_size
 
-        return full_size(dry_run=dry_run, **shared)
+        return full_size(dry_run=dry_run, **run.options)
     finished = reproduce(
         tables=tuple(TABLES) if only is None else only,
         variant_names=variants,
         limit=limit,
         seeds=seeds,
         force=force,
-        ranking=measure_ranking(samples=RANK_SAMPLES, **shared) if rank and not dry_run else None,
+        ranking=measure_ranking(samples=RANK_SAMPLES, **run.options) if rank and not dry_run else None,
         dry_run=dry_run,
-        **shared,
+        **run.options,
     )
     if finished is not None:
         print(finished.folder / NOTE)
@@ -126,13 +103,10 @@ def _reproduce(
 )
 def _rank(
     *,
-    profile: str = "shapes",
+    run: Run = RUN,
     samples: int = 2,
     force: bool = False,
     accept: bool = False,
-    changes: _Set = (),
-    device: str | None = None,
-    out: _Out = RUNS,
 ) -> None:
     """Measure the paper's importance of every block: FID and CLIP score without it.
 
@@ -141,19 +115,14 @@ def _rank(
     importance` draws what comes.
 
     Args:
-        profile: name of a profile, or a .toml
         samples: images of each prompt
         force: measure again what is there already
         accept: copy the order to bench/profiles/rankings/
-        changes: another value for a setting of the profile; may be given again
-        device: torch device; default: the profile's
-        out: folder of all runs
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.studies.ranking import rank
 
-    made = rank(profile_name=profile, samples=samples, force=force, accept=accept, device=device,
-                changes=_pairs(changes), runs=out)  # fmt: skip
+    made = rank(samples=samples, force=force, accept=accept, **run.options)
     console.print(f"the order is in {made}", markup=False, soft_wrap=True)
 
 
@@ -167,14 +136,12 @@ def _draw(
     model: str,
     /,
     *,
-    profile: str = "shapes",
+    measured: Measured = MEASURED,
     steps: int | None = None,
     guidance: float | None = None,
     size: int | None = None,
     limit: int | None = None,
-    changes: _Set = (),
-    device: str | None = None,
-    out: _Out,
+    out: Out,
 ) -> None:
     """Draw a profile's prompts with any diffusers pipeline.
 
@@ -183,20 +150,16 @@ def _draw(
 
     Args:
         model: a pipeline's folder or hub id
-        profile: name of a profile, or a .toml
         steps: sampling steps; default: the profile's
         guidance: guidance scale; default: the profile's
         size: height and width in pixels; default: the profile's
         limit: only so many prompts of each style and task
-        changes: another value for a setting of the profile; may be given again
-        device: torch device; default: the profile's
         out: folder of the images and their manifest
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.run.external import draw
 
-    manifest = draw(model, out, profile_name=profile, steps=steps, guidance=guidance, size=size, limit=limit,
-                    device=device, changes=_pairs(changes))  # fmt: skip
+    manifest = draw(model, out, steps=steps, guidance=guidance, size=size, limit=limit, **measured.options)
     console.print(f"the images are listed in {manifest}", markup=False, soft_wrap=True)
 
 
@@ -213,11 +176,8 @@ def _score(
     *,
     name: str,
     label: str = "",
-    profile: str = "shapes",
-    metrics: _Names = None,
-    changes: _Set = (),
-    device: str | None = None,
-    out: _Out = RUNS,
+    run: Run = RUN,
+    metrics: Names = None,
 ) -> int:
     """Score images that are there already.
 
@@ -228,17 +188,12 @@ def _score(
         images: a manifest or its folder, HPS v2's layout, or GenEval's
         name: id of the model: letters, digits and _
         label: the model's name in tables; default: its id
-        profile: name of a profile, or a .toml
         metrics: metrics, comma-separated; default: the profile's
-        changes: another value for a setting of the profile; may be given again
-        device: torch device; default: the profile's
-        out: folder of all runs
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.run.external import score, shown
 
-    record = score(images, name, label=label, profile_name=profile, metrics=metrics, device=device,
-                   changes=_pairs(changes), runs=out)  # fmt: skip
+    record = score(images, name, label=label, metrics=metrics, **run.options)
     print(shown(record))
     return 0 if any(measurement.status == "ok" for measurement in record.measurements) else 1
 
@@ -251,16 +206,13 @@ def _score(
 )
 def _speed(
     *,
-    profile: str = "shapes",
-    variants: _Names,
-    batches: _Numbers = (1,),
+    run: Run = RUN,
+    variants: Names,
+    batches: Numbers = (1,),
     compile_mode: Annotated[str, Parameter(name="--compile")] = "",
     end_to_end: bool = False,
     rounds: int = 20,
     require_idle: bool = False,
-    changes: _Set = (),
-    device: str | None = None,
-    out: _Out = RUNS,
 ) -> None:
     """Time variants in more ways than the tables need.
 
@@ -269,132 +221,22 @@ def _speed(
     named. Records go to runs/<profile>/speed/.
 
     Args:
-        profile: name of a profile, or a .toml
         variants: variants, comma-separated
         batches: pictures in a step, comma-separated
         compile_mode: compiled steps too: default or reduce-overhead
         end_to_end: whole pipeline calls too
         rounds: timed rounds
         require_idle: refuse to measure while other work runs
-        changes: another value for a setting of the profile; may be given again
-        device: torch device; default: the profile's
-        out: folder of all runs
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.studies.speed import SpeedSettings, speed
 
     settings = SpeedSettings(batches, compile_mode, end_to_end=end_to_end, rounds=rounds, require_idle=require_idle)
-    speed(profile_name=profile, variant_names=variants or (), settings=settings, device=device, changes=_pairs(changes),
-          runs=out)  # fmt: skip
+    speed(variant_names=variants or (), settings=settings, **run.options)
 
 
-@app.command(
-    name="regress",
-    help_epilogue="""examples:
-  python -m bench regress --baseline reports/data/regression        against the committed baseline of this device
-  python -m bench regress --update --reason "faster solver"         make this commit's figures the baseline
-  python -m bench regress --checks quality,cost                     nothing that depends on the device
-  python -m bench regress --model ./my-pruned --baseline my.json    your own pruned model against your own baseline
-Ends with 0 when every check was taken and none is worse, with 1 otherwise: what was worse, or what kept it from a
-verdict, stands on the terminal, in the summary and in the JUnit XML.""",
-)
-def _regress(
-    *,
-    profile: str = "shapes",
-    variants: _Names = None,
-    model: _Texts = (),
-    baseline: Path | None = None,
-    update: bool = False,
-    reason: str = "",
-    checks: _Names = None,
-    tolerance: _Texts = (),
-    limit: int = 16,
-    rounds: int = 60,
-    force: bool = False,
-    require_idle: bool = False,
-    out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
-    summary: Path | None = None,
-    junit: Path | None = None,
-    changes: _Set = (),
-    device: str | None = None,
-) -> int:
-    """Measure a small suite and compare it with a baseline.
-
-    Prune, draw, score and time a small fixed suite, and compare it with a baseline: quality paired by prompt and seed,
-    latency as the ratio to dense of one interleaved run, FLOPs and parameters exactly, peak memory, checkpoint size,
-    and hashes of pictures. Pruned models are kept until something that they come from changes. The run leaves
-    summary.md, junit.xml, run.json and a line in history.jsonl.
-
-    Args:
-        profile: name of a profile, or a .toml
-        variants: variants to prune and compare, comma-separated; default: fastflux-10,fastflux-20,l1-21
-        model: [NAME=]DIR, a pruned transformer or exported pipeline of your own instead of variants; may be repeated
-        baseline: a file, or a folder of <device>/<profile>.json; default: runs/regress/baselines
-        update: write this run as the baseline; needs --reason
-        reason: why the baseline changes, kept in it
-        checks: of quality, latency, cost, render, comma-separated; default: all, render on a CPU only
-        tolerance: NAME=VALUE, another tolerance such as hps=0.3 (a difference) or latency=0.1 (a fraction)
-        limit: prompts of each style and task
-        rounds: timed rounds, up to four times as many where that leaves something open
-        force: prune again what is kept of earlier runs
-        require_idle: refuse to measure while other work runs
-        out: where all goes; default: runs/regress/<profile>
-        summary: the Markdown summary; default: OUT/summary.md
-        junit: the JUnit XML; default: OUT/junit.xml
-        changes: another value for a setting of the profile; may be given again
-        device: torch device; default: the profile's
-    """
-    _quiet_libraries()
-    from bench.regression.check import tolerances
-    from bench.regression.inputs import Suite, named_models
-    from bench.regression.run import Options, regress
-
-    suite = Suite.of(profile, variants, named_models(model), limit=limit, rounds=rounds)
-    options = Options(
-        suite=suite,
-        baseline=baseline,
-        kinds=checks or (),
-        tolerances=tolerances(_pairs(tolerance)),
-        update=update,
-        reason=reason.strip(),
-        force=force,
-        require_idle=require_idle,
-        out=out,
-        summary=summary,
-        junit=junit,
-        device=device,
-        changes=_pairs(changes),
-    )
-    return regress(options)
-
-
-@app.command(
-    name="history",
-    help_epilogue="""examples:
-  python -m bench history --metric hps --file reports/data/regression/history.jsonl
-  python -m bench history --import reports/data/results/cpu/shapes    add the records of past commits, from git
-  python -m reports history runs/regress/shapes/history.jsonl --metric latency -o latency.svg    draw it""",
-)
-def _history(
-    *,
-    metric: str = "hps",
-    profile: str = "shapes",
-    file: Annotated[tuple[Path, ...], Parameter(show_default=False)] = (),
-    imported: Annotated[Path | None, Parameter(name="--import")] = None,
-) -> None:
-    """Show the trend of a metric over commits.
-
-    What regression runs and committed records measured, commit by commit.
-
-    Args:
-        metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
-        profile: name of a profile
-        file: history file; may be given again; default: runs/regress/<profile>/history.jsonl
-        imported: first add what past commits held in this folder of records to the first file
-    """
-    from bench.regression.git_history import history
-
-    history(metric=metric, profile=profile, imported=imported, files=file)
+app.command(regress, name="regress", help_epilogue=REGRESS_EXAMPLES)
+app.command(history, name="history", help_epilogue=HISTORY_EXAMPLES)
 
 
 @app.command(
@@ -410,18 +252,15 @@ the end.""",
 )
 def _full_size(
     *,
-    profile: str = "flux-dev-random",
-    stages: _Names = None,
+    run: FullSizeRun = _FULL_SIZE,
+    stages: Names = None,
     budget: float | None = None,
     offload: bool = False,
     retry: bool = False,
     allow_busy: bool = False,
     dry_run: bool = False,
     accept: Path | None = None,
-    device: str | None = None,
     dtype: str | None = None,
-    out: _Out = RUNS,
-    changes: _Set = (),
 ) -> int:
     """Measure FLUX.1-dev's size on one GPU, with random weights: latency, memory, cost of pruning, scorers.
 
@@ -430,7 +269,6 @@ def _full_size(
     tables of them.
 
     Args:
-        profile: name of a profile of random weights, or a .toml
         stages: stages, comma-separated; default: all, which --dry-run lists
         budget: seconds; start no piece that may not end in this time
         offload: calibrate and prune with the blocks in host memory
@@ -438,33 +276,15 @@ def _full_size(
         allow_busy: measure although other work takes the GPU
         dry_run: show needs and plan, and stop
         accept: folder; copy the records to <folder>/<device> when all is measured and nothing failed
-        device: torch device; default: the profile's
         dtype: number format; default: the profile's
-        out: folder of all runs
-        changes: another value for a setting of the profile; may be given again
     """
-    _quiet_libraries()
+    quiet_libraries()
     from bench.studies.full_size.run import full_size
 
-    return full_size(profile_name=profile, stages=stages, budget=budget, dry_run=dry_run, accept=accept, retry=retry,
-                     offload=offload, allow_busy=allow_busy, device=device, dtype=dtype, changes=_pairs(changes),
-                     runs=out)  # fmt: skip
-
-
-def _quiet_libraries() -> None:
-    """Third-party chatter (progress bars of loaders, advice to developers) would bury our own messages."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")
-    logging.disable(logging.WARNING)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    return full_size(stages=stages, budget=budget, dry_run=dry_run, accept=accept, retry=retry, offload=offload,
+                     allow_busy=allow_busy, dtype=dtype, **run.options)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; its exit status: 0 done, 1 failed, 2 a faulty option, 3 more to do, 130 interrupted."""
-    return run(app, arguments, interrupted="stopped; what is done is kept, the same command continues")
+    return run_app(app, arguments, interrupted="stopped; what is done is kept, the same command continues")

@@ -23,7 +23,7 @@ _COLUMNS = 6
 _LOG_WIDTH = 120
 
 
-def history(*, metric: str, profile: str, imported: Path | None = None, files: Sequence[Path] = ()) -> None:
+def show_history(*, metric: str, profile: str, imported: Path | None = None, files: Sequence[Path] = ()) -> None:
     """Print the table; the records that past commits held in `imported` are added to the first file before.
 
     Raises FastFluxError for an unknown metric, and when no point of the profile holds it.

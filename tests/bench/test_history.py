@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from bench.cli import main
 from bench.profiles.profile import ROOT
-from bench.regression.git_history import history, points_from_git
+from bench.regression.git_history import points_from_git, show_history
 from bench.regression.history import Point, append, groups_of, point_of, read_history
 from bench.tables import trend
 from fastflux.errors import FastFluxError
@@ -83,7 +83,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capfd: Any) -> None:
 
 def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
-        history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])
+        show_history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])
 
 
 def test_a_line_that_a_kill_cut_short_loses_nothing_else(tmp_path: Path) -> None:

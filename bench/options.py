@@ -1,0 +1,95 @@
+"""What options of several commands are, and what every command does first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter, Token
+
+from bench.run.folders import RUNS
+from fastflux.errors import FastFluxError
+
+
+def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
+
+
+def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
+    return tuple(int(name) for name in _names(_type, tokens))
+
+
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """What KEY=VALUE options say."""
+    if wrong := [text for text in texts if not text.partition("=")[0] or "=" not in text]:
+        raise FastFluxError(f"{wrong[0]!r} is no KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+Names = Annotated[
+    tuple[str, ...] | None, Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=False)
+]
+Numbers = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=lambda found: found[0])]
+Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
+Set = Annotated[Texts, Parameter(name="--set")]
+Out = Annotated[Path, Parameter(name=("--out", "-o"))]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is measured, and on what.
+
+    Attributes:
+        profile: name of a profile, or a .toml
+        changes: KEY=VALUE, another value for a setting of the profile, such as sampling.steps=20; may be given again
+        device: torch device; default: the profile's
+    """
+
+    profile: str = "shapes"
+    changes: Set = ()
+    device: str | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the function behind a command."""
+        return {"profile_name": self.profile, "changes": pairs(self.changes), "device": self.device}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Run(Measured):
+    """What is measured, and into which folder.
+
+    Attributes:
+        out: folder of all runs
+    """
+
+    out: Out = RUNS
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the function behind a command."""
+        return {**super().options, "runs": self.out}
+
+
+MEASURED, RUN = Measured(), Run()
+
+
+def quiet_libraries() -> None:
+    """Third-party chatter (progress bars of loaders, advice to developers) would bury our own messages."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")
+    logging.disable(logging.WARNING)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
