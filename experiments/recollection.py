@@ -39,7 +39,7 @@ from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.methods.registry import amount
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, require_spans
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, require_spans
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM, architecture_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef

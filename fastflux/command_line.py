@@ -1,19 +1,24 @@
 """What the command lines of all packages share: how a command is run, and what its user sees when it fails."""
 
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from io import TextIOWrapper
 from types import FrameType
+from typing import get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError
 
 from fastflux.errors import FastFluxError
 
 _ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 """Signals that end a run, and the exit status that a shell gives a process which they ended."""
+_WHOLE = re.compile(r"[+-]?\d{1,15}")
+MOST = 2**48
+"""Above all sizes, counts and seeds, which multiply without leaving 64 bits."""
 _FULL = ("out of memory", "can't allocate memory")
 """What torch's RuntimeErrors say where another program's would be a MemoryError."""
 
@@ -30,6 +35,15 @@ def _end(number: int, _frame: FrameType | None) -> None:
     raise _Ended(number)
 
 
+def _require_whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Refuse fractions for integers, which cyclopts would round, and numbers that no count, size or seed reaches."""
+    for argument in arguments:
+        kinds = get_args(argument.hint) or (argument.hint,)
+        for token in argument.tokens if int in kinds and not {float, str} & {*kinds} else ():
+            if not _WHOLE.fullmatch(token.value) or abs(int(token.value)) >= MOST:
+                raise CycloptsError(msg=f"{argument.name} is {token.value!r}, but must be a whole number below 2^48.")
+
+
 def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = "interrupted") -> int:
     """Run a command and return its exit status: what the command returns, 0 for None.
 
@@ -38,6 +52,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
     """
     if isinstance(sys.stdout, TextIOWrapper):  # names come from outside, and terminals know fewer characters
         sys.stdout.reconfigure(errors="backslashreplace")
+    app.config = _require_whole_numbers
     app.suppress_keyboard_interrupt = False  # it would end the process without a word of what is kept
     is_main = threading.current_thread() is threading.main_thread()  # elsewhere no handlers can be set
     previous = {number: signal.signal(number, _end) for number in _ENDING} if is_main else {}
@@ -47,7 +62,7 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Exception, KeyboardInterrupt) as error:
-        status, sentence = _told(error, interrupted)
+        status, sentence = _explain(error, interrupted)
         if not status:
             raise
         _say(app.name[0], sentence)
@@ -57,10 +72,11 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
             signal.signal(number, handler)
 
 
-def _told(error: BaseException, interrupted: str) -> tuple[int, str]:
+def _explain(error: BaseException, interrupted: str) -> tuple[int, str]:
     """The exit status and the sentence for an error; status 0 for one that is a fault of ours."""
     if isinstance(error, KeyboardInterrupt):
-        return getattr(error, "status", _ENDING[signal.SIGINT]), interrupted
+        notes = getattr(error, "__notes__", ())  # what knows better what is kept has added one
+        return getattr(error, "status", _ENDING[signal.SIGINT]), notes[0] if notes else interrupted
     if isinstance(error, CycloptsError):
         return 2, str(error)
     if isinstance(error, FastFluxError):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
@@ -52,7 +52,13 @@ class PruningPlan:
     """How a dense model was pruned: base model and revision, method with its settings, and the blocks replaced.
 
     ``config`` holds the method's settings and whatever else its skeleton needs (the L1-norm method adds the kept
-    ``heads`` and ``mlp_channels``). ``hash`` names the variant.
+    ``heads`` and ``mlp_channels``). ``calibration`` is a digest of the data it was calibrated on and of how, where
+    `fastflux.prune` ran that. ``hash`` names the variant.
+
+    Example:
+        >>> plan = fastflux.PruningPlan("FLUX.1-dev", "", "l1_norm", {"ratio": 0.1})
+        >>> fastflux.PruningPlan.from_json(plan.to_json()) == plan
+        True
     """
 
     base_model: str
@@ -61,6 +67,7 @@ class PruningPlan:
     config: Mapping[str, JSON]
     replacements: tuple[Replacement, ...] = field(default=())
     schema_version: int = SCHEMA_VERSION
+    calibration: str = ""
 
     def __post_init__(self) -> None:
         seen = [replacement.block for replacement in self.replacements]
@@ -83,6 +90,7 @@ class PruningPlan:
             "config": dict(self.config),
             "replacements": [{"block": str(r.block), "kind": r.kind} for r in self.replacements],
             "schema_version": self.schema_version,
+            **({"calibration": self.calibration} if self.calibration else {}),
         }
 
     @classmethod
@@ -95,7 +103,7 @@ class PruningPlan:
                 "use the FastFLUX release that wrote it or a newer one."
             )
         expected = {"base_model", "base_revision", "method", "config", "replacements", "schema_version"}
-        _require_keys("pruning plan", data, expected)
+        _require_keys("pruning plan", data, expected, {"calibration"})
         config, replacements = data["config"], data["replacements"]
         if not isinstance(config, dict) or not isinstance(replacements, list):
             raise FastFluxError("A pruning plan's config is a JSON object and its replacements are a JSON list.")
@@ -105,6 +113,7 @@ class PruningPlan:
             method=_text("method", data["method"]),
             config=config,
             replacements=tuple(_replacement(item) for item in replacements),
+            calibration=_text("calibration", data.get("calibration", "")),
         )
 
 
@@ -121,10 +130,10 @@ def _text(key: str, value: JSON) -> str:
     return value
 
 
-def _require_keys(what: str, data: Mapping[str, JSON], expected: set[str]) -> None:
+def _require_keys(what: str, data: Mapping[str, JSON], expected: set[str], optional: Collection[str] = ()) -> None:
     if missing := sorted(expected - set(data)):
         raise FastFluxError(f"This {what} lacks {', '.join(missing)}: the file was cut short or is no FastFLUX plan.")
-    if unknown := sorted(set(data) - expected):
+    if unknown := sorted(set(data) - expected - {*optional}):
         raise FastFluxError(
             f"This {what} has unknown keys {', '.join(unknown)}; expected {', '.join(sorted(expected))}."
         )

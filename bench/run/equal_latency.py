@@ -13,7 +13,7 @@ from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.latency_search import EqualLatency, Reading, search_equal_latency
 from bench.metrics.cost.timing import Clock, Step
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths, largest_ratio
+from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
 from fastflux.models.pruned import plan_of
 from fastflux.pruning import prune_
 

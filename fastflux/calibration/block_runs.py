@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastflux.calibration.activations import Streams
 from fastflux.models.architecture import IMAGE_STREAM, STREAMS, TEXT_STREAM, architecture_of
-from fastflux.models.offload import brought, is_offloaded
+from fastflux.models.offload import is_offloaded, on_its_device
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
@@ -57,7 +57,7 @@ def enter(transformer: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Itera
 
     first = get_block(transformer, architecture_of(transformer).chain(transformer)[0])
     for arguments in batches:
-        # Before all other hooks: an offloaded block need not come to be told that it will not run.
+        # Before all other hooks: an offloaded block need not be loaded where it will not run.
         handle = first.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
         try:
             with torch.no_grad(), suppress(_Entered):
@@ -117,7 +117,7 @@ def _run_together(
     """Put what leaves the last block in the place of what entered the first."""
     for block in blocks:
         module = get_block(transformer, block)
-        with brought(module):
+        with on_its_device(module):
             for batch, others in enumerate(arguments):
                 after = run_block(module, current[batch], others)
                 observe(block, current[batch], after)

@@ -1,14 +1,15 @@
 """Calibration data from pictures with captions: the states a model meets where noise was added to real images."""
 
-import json
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from fastflux.calibration.prompts import read_json_lines, read_text, text_of
 from fastflux.calibration.run import CalibrationRun
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of
@@ -37,16 +38,10 @@ def read_captioned_images(folder: Path) -> list[tuple[Path, str]]:
 
 def _metadata(path: Path) -> dict[str, str]:
     captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            captions[entry["file_name"]] = entry["text"] if "text" in entry else entry["prompt"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise FastFluxError(
-                f"{path}, line {number} has no file_name with a text or prompt: {line[:60]!r}."
-            ) from error
+    for where, entry in read_json_lines(path):
+        if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+            raise FastFluxError(f"{where} has no file_name with a text or prompt: {str(entry)[:60]!r}.")
+        captions[entry["file_name"]] = text_of({key: entry[key] for key in ("text", "prompt") if key in entry}, where)
     return captions
 
 
@@ -54,7 +49,7 @@ def _caption(path: Path) -> str:
     text = path.with_suffix(".txt")
     if not text.exists():
         raise FastFluxError(f"{path.name} has no caption: write one to {text}, or all to {path.parent / METADATA}.")
-    return text.read_text(encoding="utf-8").strip()
+    return text_of(read_text(text).strip(), str(text))
 
 
 class NoisedImages(CalibrationRun[tuple[Path, str]]):
@@ -97,7 +92,7 @@ class NoisedImages(CalibrationRun[tuple[Path, str]]):
         """Latents (n, channels, rows, columns) of pictures, as the transformer knows them."""
         vae = self.pipeline.vae
         pixels = self.pipeline.image_processor.preprocess(
-            [_opened(path) for path in paths], height=height, width=width, resize_mode="crop"
+            [open_picture(path) for path in paths], height=height, width=width, resize_mode="crop"
         )
         latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
         known: Tensor = (latents - vae.config.shift_factor) * vae.config.scaling_factor
@@ -110,9 +105,29 @@ def _noise_like(clean: Tensor, seed: int) -> Tensor:
     return torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators]).to(clean)
 
 
-def _opened(path: Path) -> Image.Image:
+def open_picture(path: Path) -> Image.Image:
+    """A picture in RGB as people see it: turned as its EXIF says, on white where it is transparent, 16-bit grey scaled.
+
+    Raises ``FastFluxError`` for a file that is damaged, no picture, or of more pixels than Pillow takes for sane.
+    """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return as_seen(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise FastFluxError(f"{path} is damaged or no picture ({error}): replace it or take it away.") from error
+
+
+def as_seen(image: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB, 8 bits a channel; raises ``ValueError`` for a mode without a range."""
+    if image.mode.startswith("I"):  # grey of 16 bits, which convert would cut off at 255
+        values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
+        grey = (values.clamp(0, 65535).float() / 257).round().to(torch.uint8)
+        image = Image.frombytes("L", image.size, grey.numpy().tobytes())
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -118,6 +118,12 @@ def listed_blocks(ranking: str) -> tuple[BlockRef, ...]:
     return blocks
 
 
+def require_ranking_of(ranking: str, transformer: nn.Module) -> None:
+    """Raise ``FastFluxError`` for a ranking given block by block that is not of this transformer's blocks."""
+    if ranking not in RANKINGS:
+        rank_blocks(ranking, transformer)
+
+
 def rank_blocks(
     ranking: str, transformer: nn.Module, fits: Mapping[BlockRef, BlockFit] | None = None, *, seed: int = 0
 ) -> tuple[BlockRef, ...]:
@@ -127,8 +133,21 @@ def rank_blocks(
     ``output_mse``: the replacement that changes its block's output least comes first. ``block_influence``: the block
     whose output points most nearly where its input does comes first (ShortGPT, arXiv 2403.03853). ``start2end`` and
     ``end2start``: with and against the data flow (the paper's Table 5). ``random``: shuffled by ``seed``. Anything else
-    lists all blocks by name, separated by commas. Raises ``FastFluxError`` for another name, a list that is not of
-    this transformer's blocks, and a measured ranking without ``fits`` of all blocks.
+    lists all blocks by name, separated by commas.
+
+    Args:
+        ranking: One of these names, or the list.
+        transformer: Dense.
+        fits: Of all its blocks (`fit_blocks`), for a measured ranking.
+        seed: Of the random ranking.
+
+    Raises:
+        FastFluxError: Another name, a list that is not of the transformer's blocks, or a measured ranking without fits.
+
+    Example:
+        >>> transformer = fastflux.load_transformer(f"{folder}/transformer")
+        >>> str(fastflux.rank_blocks("end2start", transformer)[0])
+        'single_transformer_blocks.3'
     """
     require_ranking(ranking)
     blocks = architecture_of(transformer).blocks(transformer)

@@ -1,32 +1,79 @@
-"""Read calibration prompts: plain text, one a line, or JSON lines with a ``prompt`` key."""
+"""Text files that come from outside: prompts and captions, as lines, JSON lines or a JSON list."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from fastflux.errors import FastFluxError
 
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow")
+_KEYS = ("prompt", "text", "caption")
+
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file, blank lines skipped; ``.jsonl`` files hold an object a line.
+    """The prompts of a file: a line each; of ``.jsonl`` an object a line; of ``.json`` a list of texts or objects.
 
-    Raises ``FastFluxError`` naming the file, and the line where one is bad.
+    Objects hold a ``prompt``, ``text`` or ``caption``. Blank lines are left out. Raises ``FastFluxError`` naming the
+    file, and the line or entry where one is bad.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FastFluxError(f"Cannot read the prompt file {path}: {error}.") from error
-    parse = _parse_json if path.suffix == ".jsonl" else lambda line, _where: line.strip()
-    prompts = [parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    suffix = path.suffix.lower()
+    if suffix in TABLES:
+        raise FastFluxError(f"{path} is a table: write its prompts to a text file, one a line, or to .jsonl.")
+    if suffix == ".json":
+        found = parse_json(read_text(path), str(path))
+        if not isinstance(found, list):
+            raise FastFluxError(f"{path} holds no JSON list: expected a list of prompts, or a text file of one a line.")
+        prompts = [text_of(entry, f"{path}, entry {number}") for number, entry in enumerate(found, 1)]
+    elif suffix in (".jsonl", ".ndjson"):
+        prompts = [text_of(entry, where) for where, entry in read_json_lines(path)]
+    else:
+        prompts = [text_of(line.strip(), where) for where, line in read_lines(path)]
     if not prompts:
         raise FastFluxError(f"The prompt file {path} holds no prompt: write one a line.")
     return prompts
 
 
-def _parse_json(line: str, where: str) -> str:
+def read_text(path: Path) -> str:
+    """UTF-8 text without a byte order mark; raises ``FastFluxError`` naming a file that is none."""
     try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FastFluxError(f'{where} is no JSON object with a "prompt": {line[:60]!r}.') from error
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise FastFluxError(f"{where} has a prompt that is no text: {prompt!r}.")
-    return prompt
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FastFluxError(f"{path} is no UTF-8 text (byte {error.start}): save it as UTF-8.") from error
+    except OSError as error:
+        raise FastFluxError(f"Cannot read {path}: {error.strerror or error}.") from error
+
+
+def read_lines(path: Path) -> list[tuple[str, str]]:
+    """The lines that are not blank, each with what names it in an error; only LF and CR LF end a line."""
+    lines = re.split(r"\r?\n", read_text(path))  # splitlines would cut a text at U+2028 and its like
+    return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_json_lines(path: Path) -> list[tuple[str, Any]]:
+    """The values of a file of JSON lines, each with what names it in an error."""
+    return [(where, parse_json(line, where)) for where, line in read_lines(path)]
+
+
+def parse_json(text: str, where: str) -> Any:
+    """A JSON value; raises ``FastFluxError`` naming ``where`` it stands."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FastFluxError(f"{where} is no JSON ({str(error)[:80]}): {text[:60]!r}.") from error
+
+
+def text_of(entry: Any, where: str) -> str:
+    """A prompt or caption: the entry itself, or what an object has under one of its usual keys."""
+    if isinstance(entry, dict):
+        key = next((key for key in _KEYS if key in entry), None)
+        if key is None:
+            raise FastFluxError(f"{where} has none of the keys {', '.join(_KEYS)}: {json.dumps(entry)[:60]}.")
+        entry = entry[key]
+    if not isinstance(entry, str) or not entry.strip():
+        raise FastFluxError(f"{where} has a prompt that is no text: {str(entry)[:60]!r}.")
+    try:
+        entry.encode()
+    except UnicodeEncodeError as error:
+        raise FastFluxError(f"{where} has half a surrogate pair, which no tokenizer takes: {entry[:60]!r}.") from error
+    return entry

@@ -12,6 +12,13 @@ class Trajectories(CalibrationRun[str]):
     """Samples every prompt of ``data`` once with a pipeline, as `CalibrationRun` says; no image is decoded.
 
     Under classifier-free guidance (SD3 at a guidance above 1) each step runs every prompt and the empty one.
+
+    Example:
+        >>> pipeline = fastflux.load_pipeline(folder)
+        >>> trajectories = fastflux.Trajectories(pipeline, ["a red star", "a ring"], steps=4, batch_size=2)
+        >>> statistics = fastflux.collect_statistics(pipeline.transformer, trajectories)
+        >>> len(statistics)  # blocks
+        6
     """
 
     @property

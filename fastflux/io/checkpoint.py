@@ -4,22 +4,36 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import new_folder, write_text
-from fastflux.models.pruned import MODEL_CLASSES, plan_of, require_all_weights
+from fastflux.models.plain import require_finite, require_plain
+from fastflux.models.pruned import model_classes, plan_of, require_all_weights
 
 WEIGHTS = re.compile(
     r"(diffusion_pytorch_model|pytorch_model|model)(\.\w+)*(-\d+-of-\d+)?(\.\w+)*\.(safetensors|bin)(\.index(\.\w+)?\.json)?"
 )
 """Names of weights as diffusers and transformers write them: whole, in shards, of a variant, and the shards' index."""
+
+_OTHER_MODELS = ("vae.", "first_stage_model.", "text_encoders.", "conditioner.")
+"""What names of the VAE's and the text encoders' weights begin with in single files that hold them too."""
+
+_VARIANT = re.compile(
+    r"((?:diffusion_pytorch_model|model)(?:-\d+-of-\d+)?(?:\.safetensors\.index)?)\.(\w+?)"
+    r"((?:-\d+-of-\d+)?\.(?:safetensors|json))"
+)
+"""A variant's weights and index: what stands before its name, the name, and what stands behind."""
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats by their names in safetensors' headers."""
@@ -31,6 +45,8 @@ def save_transformer(transformer: nn.Module, folder: Path | str, *, overwrite: b
     The folder appears complete or not at all, as `fastflux.files.new_folder` says. With ``overwrite`` it may take the
     place of a transformer's folder, and of no other. Raises ``FastFluxError`` when it may not, or cannot be written.
     """
+    require_plain(transformer)
+    require_finite(transformer)
     with new_folder(Path(folder), overwrite=overwrite, foreign=_foreign_to_transformer) as partial:
         write_transformer(transformer, partial)
 
@@ -42,7 +58,7 @@ def _foreign_to_transformer(folder: Path) -> list[str]:
     if others or not names:
         return others
     config = read_json(folder / "config.json") if "config.json" in names else {}
-    return [] if config.get("_class_name") in MODEL_CLASSES and len(names) > 1 else names
+    return [] if config.get("_class_name") in model_classes() and len(names) > 1 else names
 
 
 def write_transformer(transformer: Any, folder: Path) -> None:
@@ -65,19 +81,83 @@ def load_transformer(
     do not fit each other.
     """
     folder = Path(folder)
-    name = str(read_json(folder / "config.json").get("_class_name"))
-    if name not in MODEL_CLASSES:
-        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, MODEL_CLASSES)
+    transformer: nn.Module = load_model(_model_class(folder, read_json(folder / "config.json")), folder, dtype)
+    return transformer.to(device).eval()
+
+
+def load_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A model of diffusers or transformers from its folder; a weight that is missing or fits nothing is an error."""
     require_weights(folder)
+    if model_class is None:
+        raise FastFluxError(f"The installed libraries have no class for {folder}: update diffusers and transformers.")
     try:
-        model, info = MODEL_CLASSES[name].from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise FastFluxError(f"Cannot load the transformer in {folder}: {first_sentence(error)}.") from error
+        with quiet_loading():
+            model, info = model_class.from_pretrained(
+                folder,
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                variant=variant_of(folder),
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise FastFluxError(f"Cannot load the model in {folder}: {first_sentence(error)}.") from error
+    if not isinstance(model, ModelMixin):
+        info = {**info, "unexpected_keys": ()}  # checkpoints of CLIP hold more than a text encoder reads
     require_all_weights(info, folder)
-    transformer: nn.Module = model.to(device).eval()
-    return transformer
+    return model
+
+
+def load_single_file(file: Path, folder: Path, dtype: torch.dtype) -> Any:
+    """The dense transformer of a single file, in the original authors' layout or diffusers', by ``folder``'s config.
+
+    Raises ``FastFluxError`` where the file lacks a weight, or holds others than the transformer takes.
+    """
+    model_class = _model_class(folder, read_json(folder / "config.json"))
+    counts = _stored_counts([file])
+    try:
+        with quiet_loading():
+            model = model_class.from_single_file(str(file), config=str(folder), dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
+        raise FastFluxError(f"Cannot load the transformer in {file}: {first_sentence(error)}.") from error
+    weights = model.state_dict()
+    held, taken = sum(counts.values()), sum(weight.numel() for weight in weights.values())
+    missing = [name for name, weight in weights.items() if weight.is_meta]
+    if missing or held != taken:
+        raise FastFluxError(
+            f"{file} does not fit {folder / 'config.json'}: the model takes {taken:,} values, {len(missing)} of its "
+            f"weights are missing, and the file holds {held:,}; give the pipeline that the file belongs to, and "
+            "unscaled weights."
+        )
+    return model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars of diffusers and transformers meanwhile."""
+    libraries = [import_module(f"{name}.utils.logging") for name in ("diffusers", "transformers")]
+    loud = [library for library in libraries if library.is_progress_bar_enabled()]
+    try:
+        for library in loud:
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library in loud:
+            library.enable_progress_bar()
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant, such as fp16, of a folder that has weights of no other; None where there are plain ones."""
+    if read_weights(folder):
+        return None
+    found = {match[2] for path in folder.glob("*.safetensors") if (match := _VARIANT.fullmatch(path.name))}
+    return found.pop() if len(found) == 1 else None
+
+
+def without_variant(name: str) -> str:
+    """The name that a variant's weights have where there is no variant; any other as it is."""
+    match = _VARIANT.fullmatch(name)
+    return match[1] + match[3] if match else name
 
 
 def load_skeleton(folder: Path | str) -> nn.Module:
@@ -87,44 +167,69 @@ def load_skeleton(folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
-    name = str(config.get("_class_name"))
-    if name not in MODEL_CLASSES:
-        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, MODEL_CLASSES)
     with torch.device("meta"):
-        transformer: nn.Module = MODEL_CLASSES[name].from_config(config)
+        transformer: nn.Module = _model_class(folder, config).from_config(config)
     return transformer.eval()
 
 
-def revision_of(folder: Path | str) -> str:
-    """16 hex digits of the SHA-256 over a saved transformer's config and weights: which base a plan belongs to."""
-    folder = Path(folder)
-    require_weights(folder)
+def _model_class(folder: Path, config: dict[str, Any]) -> Any:
+    """The class that a transformer's config names."""
+    name, known = str(config.get("_class_name")), model_classes()
+    if name not in known:
+        raise unknown_name(f"transformer class in {folder / 'config.json'}", name, known)
+    if config.get("quantization_config") is not None:
+        raise FastFluxError(
+            f"The transformer in {folder} is quantised: load it, call dequantize() and save it, or give the original."
+        )
+    return known[name]
+
+
+def revision_of(source: Path | str) -> str:
+    """16 hex digits of the SHA-256 over a saved transformer's config and weights: which base a plan belongs to.
+
+    ``source`` is its folder, or a single file of weights.
+    """
+    source = Path(source)
+    if source.is_dir():
+        require_weights(source)
     digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+    for path in sorted([source / "config.json", *source.glob("*.safetensors")]) if source.is_dir() else [source]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
-def stored_dtype(folder: Path | str) -> torch.dtype:
+def stored_dtype(source: Path | str) -> torch.dtype:
     """The number format that most of a saved transformer's parameters have; only headers are read.
 
-    Raises ``FastFluxError`` when the folder's weights are missing, truncated or of no number format of torch's.
+    ``source`` is its folder, or a single file of weights. Raises ``FastFluxError`` when the weights are missing,
+    truncated or of no number format of torch's.
     """
-    folder = Path(folder)
-    require_weights(folder)
-    counts: dict[str, int] = {}
-    for path in _read_by_diffusers(folder):
-        with safe_open(path, framework="pt") as weights:
-            for name in weights.keys():  # noqa: SIM118  # no mapping
-                part = weights.get_slice(name)
-                counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+    source = Path(source)
+    if source.is_dir():
+        require_weights(source)
+    counts = _stored_counts(_read_by_diffusers(source) if source.is_dir() else [source])
     most = max(counts, key=lambda name: counts[name], default="none")
     if most not in _DTYPES:
         raise FastFluxError(
-            f"The weights in {folder} are of the format {most}: give --dtype, and to prune --save-dtype."
+            f"The weights in {source} are of the format {most}: give --dtype, and to prune --save-dtype."
         )
     return _DTYPES[most]
+
+
+def _stored_counts(files: list[Path]) -> dict[str, int]:
+    """How many values of a transformer's safetensors files are of each number format; those of other models not."""
+    counts: dict[str, int] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118  # no mapping
+                    if not name.startswith(_OTHER_MODELS):
+                        part = weights.get_slice(name)
+                        counts[part.get_dtype()] = counts.get(part.get_dtype(), 0) + math.prod(part.get_shape())
+        except (OSError, SafetensorError) as error:
+            raise FastFluxError(f"Cannot read the weights in {path}: {first_sentence(error)}.") from error
+    return counts
 
 
 def _read_by_diffusers(folder: Path) -> list[Path]:
@@ -143,14 +248,8 @@ def read_weights(folder: Path) -> list[Path]:
 
 
 def cast_(transformer: nn.Module, dtype: torch.dtype) -> None:
-    """Convert a transformer to a number format; raises ``FastFluxError`` for weights too large for float16."""
-    largest = torch.finfo(dtype).max
-    if dtype == torch.float16:  # bfloat16 has float32's range
-        for name, value in transformer.state_dict().items():
-            if value.is_floating_point() and float(size := value.abs().max()) > largest:
-                raise FastFluxError(
-                    f"{name} holds {float(size):.3g}, and float16 ends at {largest:.0f}: give --save-dtype bfloat16."
-                )
+    """Convert a transformer to a number format; raises ``FastFluxError`` for weights that it cannot hold."""
+    require_finite(transformer, dtype)
     nn.Module.to(transformer, dtype)  # diffusers' own warns of modules to be kept in float32 where there are none
 
 
@@ -186,7 +285,7 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise FastFluxError(f"There is no {path}: give the folder that save_pretrained or FastFLUX wrote.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FastFluxError(
             f"Cannot read {path} as JSON: {first_sentence(error)}; restore it from its source."
         ) from error

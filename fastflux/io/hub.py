@@ -24,6 +24,11 @@ def local_pipeline(folder: Path) -> Path:
 
     Raises ``FastFluxError`` when there is neither, saying what to do.
     """
+    if folder.is_file():
+        raise FastFluxError(
+            f"{folder} is a single file: give the folder or hub id of the pipeline that it belongs to, and the file "
+            "with --checkpoint."
+        )
     if folder.exists():
         return folder
     name = folder.as_posix()

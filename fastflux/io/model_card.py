@@ -18,7 +18,7 @@ from fastflux.calibration.run import CalibrationRun
 from fastflux.io.hub import is_hub_id
 from fastflux.methods.registry import pruning_method
 from fastflux.models.architecture import architecture_of, config_of
-from fastflux.models.pruned import PRUNED_CLASSES, parameter_count
+from fastflux.models.pruned import parameter_count, pruned_class_of
 from fastflux.plan import JSON, PruningPlan
 
 CARD = "README.md"
@@ -42,12 +42,17 @@ _SEALED = re.compile(re.escape(_SEAL).replace(r"\{digest\}", "([0-9a-f]{64})") +
 
 
 def model_card(
-    transformer: nn.Module, plan: PruningPlan, base_folder: Path, calibration: CalibrationRun[Any] | None = None
+    transformer: nn.Module,
+    plan: PruningPlan,
+    base_folder: Path,
+    calibration: CalibrationRun[Any] | None = None,
+    pipeline_class: str = "",
 ) -> str:
     """The card's text, YAML front matter first.
 
     ``base_folder`` is the dense pipeline's; licence and licence file are its. ``calibration`` is what the pruning ran
-    on, where it is known. Figures are those of ``transformer`` and of its dense skeleton; nothing else is claimed.
+    on, where it is known, ``pipeline_class`` the pipeline's where it is not the family's usual one. Figures are those
+    of ``transformer`` and of its dense skeleton; nothing else is claimed.
     """
     architecture = architecture_of(transformer)
     metadata, licence = _licence(base_folder)
@@ -71,7 +76,7 @@ def model_card(
         "## Pruning plan\n\n" + "\n".join(_plan(transformer, plan)),
         "## Calibration\n\n" + _calibration(plan, calibration),
         "## Measured\n\n" + "\n".join(_figures(transformer)),
-        _LOADING.format(pipeline=architecture.pipeline_class),
+        _LOADING.format(pipeline=pipeline_class or architecture.pipeline_class),
         f"## Licence\n\n{licence}",
     ]
     text = "\n\n".join(parts) + "\n"
@@ -113,13 +118,13 @@ def _licence(base: Path) -> tuple[dict[str, Any], str]:
     files = [path.name for path in licence_files(base)]
     file = next((name for name in files if name.upper().startswith("LICEN")), None)
     text = "This model derives from the base model, so the base model's licence applies"
-    told = _card_data(base / CARD)
-    if "license" in told:
-        link = str(told.get("license_link", ""))
+    found = _card_data(base / CARD)
+    if "license" in found:
+        link = str(found.get("license_link", ""))
         if link and "://" not in link and link not in files:
-            del told["license_link"]  # it would lead nowhere: only what lies in the folder is copied
-        names = " / ".join(_code(str(told[key])) for key in ("license", "license_name") if key in told)
-        return told, f"{text}: {names}{f' ([{file}]({file}))' if file else ''}."
+            del found["license_link"]  # it would lead nowhere: only what lies in the folder is copied
+        names = " / ".join(_code(str(found[key])) for key in ("license", "license_name") if key in found)
+        return found, f"{text}: {names}{f' ([{file}]({file}))' if file else ''}."
     if file:
         return {"license": "other", "license_link": file}, f"{text}: see [{file}]({file})."
     return {}, f"{text}; it was not found in the base model's folder."
@@ -180,7 +185,7 @@ def _figures(transformer: nn.Module) -> Iterator[str]:
 def _dense_parameters(transformer: nn.Module) -> int:
     config = {**config_of(transformer), "pruning_plan": None}
     with torch.device("meta"):
-        return parameter_count(PRUNED_CLASSES[architecture_of(transformer).transformer_class].from_config(config))
+        return parameter_count(pruned_class_of(architecture_of(transformer)).from_config(config))
 
 
 def _code(text: str) -> str:

@@ -31,7 +31,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 def components(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
     """The folders of the components that an index names; raises ``FastFluxError`` for a name that is no folder's."""
-    names = [name for name, entry in index.items() if isinstance(entry, list) and entry[0] is not None]
+    entries = {name: entry for name, entry in index.items() if isinstance(entry, list)}
+    for name, entry in entries.items():
+        if len(entry) != 2 or [type(part) for part in entry] not in ([str, str], [type(None)] * 2):
+            raise FastFluxError(f"{folder / INDEX}: {name} is {entry!r}, but must name a library and a class.")
+    names = [name for name, entry in entries.items() if entry[0] is not None]
     if faulty := [name for name in names if name.startswith(".") or Path(name).name != name]:
         raise FastFluxError(f"{folder / INDEX} names a component {faulty[0]!r}, which cannot be a folder's name.")
     return {name: folder / name for name in names}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,25 @@ from torch import nn
 from fastflux.calibration.run import CalibrationRun
 from fastflux.errors import FastFluxError
 from fastflux.files import new_folder, write_text
-from fastflux.io.checkpoint import first_sentence, load_skeleton, read_json, require_weights, write_transformer
+from fastflux.io.checkpoint import (
+    first_sentence,
+    load_model,
+    load_single_file,
+    load_skeleton,
+    load_transformer,
+    quiet_loading,
+    read_json,
+    require_weights,
+    variant_of,
+    without_variant,
+    write_transformer,
+)
 from fastflux.io.model_card import CARD, keep_foreign_cards, model_card
 from fastflux.io.pipeline_files import INDEX, components, copied_files, foreign_to_pipeline, read_index, require_output
+from fastflux.models.architecture import architecture_of
 from fastflux.models.offload import offload_pipeline_
-from fastflux.models.pruned import PrunedTransformer, plan_of
+from fastflux.models.plain import require_finite, require_plain
+from fastflux.models.pruned import PrunedTransformer, model_classes, plan_of
 
 
 def export_pipeline(
@@ -29,17 +44,34 @@ def export_pipeline(
 ) -> None:
     """Write a complete pipeline: the components of ``base_folder`` copied, ``transformer`` in place of its own.
 
-    After ``import fastflux``, diffusers' own pipeline class loads it (``FluxPipeline.from_pretrained(out_folder)``, or
-    ``StableDiffusion3Pipeline``). What is copied are the folders that the base's index names and the licence's files
-    (`fastflux.pipeline_files.copied_files`). The folder appears complete or not at all, as `fastflux.files.new_folder`
-    says; with ``overwrite`` it may take the place of a pipeline, and of nothing else. A pruned model's folder gets a
-    model card as its README.md, which tells of ``calibration`` if that is given, any other the base's; a README.md that
-    people wrote or changed in an overwritten folder stays there as README.previous.md. Raises ``FastFluxError`` when
-    ``base_folder`` is no pipeline, or ``out_folder`` must not be replaced or cannot be written.
+    After ``import fastflux``, diffusers' own pipeline class loads it (``FluxPipeline.from_pretrained(out_folder)``).
+    What is copied are the folders that the base's index names and the licence's files
+    (`fastflux.io.pipeline_files.copied_files`). The folder appears complete or not at all, as
+    `fastflux.files.new_folder` says.
+
+    Args:
+        base_folder: A pipeline in diffusers' layout.
+        transformer: Dense or pruned; a pruned one's folder gets a model card as its README.md, any other the base's.
+        out_folder: Folder to write. A README.md that people wrote there stays as README.previous.md.
+        overwrite: Whether it may take the place of a pipeline; it never does of anything else.
+        calibration: What the pruning ran on, for the card.
+
+    Raises:
+        FastFluxError: ``base_folder`` is no pipeline, ``out_folder`` must not be replaced or cannot be written, or the
+            transformer cannot be saved as it is (`fastflux.models.plain`).
+
+    Example:
+        >>> transformer = fastflux.load_transformer(f"{folder}/transformer")
+        >>> plan = fastflux.prune_(transformer, fastflux.L1NormConfig(ratio=0.2))
+        >>> fastflux.export_pipeline(folder, transformer, out)
+        >>> fastflux.plan_of(fastflux.load_pipeline(out).transformer) == plan
+        True
     """
     base, out = Path(base_folder), Path(out_folder)
     index = read_index(base)
     require_output(base, out, overwrite=overwrite)
+    require_plain(transformer)
+    require_finite(transformer)
     package = "fastflux" if isinstance(transformer, PrunedTransformer) else "diffusers"
     index["transformer"] = [package, type(transformer).__name__]
     index.pop("_name_or_path", None)
@@ -47,13 +79,25 @@ def export_pipeline(
     with new_folder(out, overwrite=overwrite, foreign=foreign_to_pipeline) as partial:
         for file, name in copied_files(base, card=plan is None):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, partial / name)
+            _copy(file, partial / name)
         (partial / "transformer").mkdir()
         write_transformer(transformer, partial / "transformer")
         write_text(partial / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
         if plan is not None:
-            write_text(partial / CARD, model_card(transformer, plan, base, calibration))
+            write_text(partial / CARD, model_card(transformer, plan, base, calibration, str(index.get("_class_name"))))
         keep_foreign_cards(out, partial)
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Copy a component's file; of a folder that has a variant's weights alone, under the names of plain weights."""
+    if variant_of(file.parent) is None:
+        shutil.copy2(file, target)
+    elif file.name.endswith(".json") and without_variant(file.name) != file.name:  # the shards' index
+        index = read_json(file)
+        index["weight_map"] = {key: without_variant(str(shard)) for key, shard in index["weight_map"].items()}
+        write_text(target.with_name(without_variant(target.name)), json.dumps(index, indent=2) + "\n")
+    else:
+        shutil.copy2(file, target.with_name(without_variant(target.name)))
 
 
 def load_pipeline(
@@ -62,18 +106,27 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     offload: bool = False,
+    checkpoint: Path | None = None,
 ) -> DiffusionPipeline:
-    """Load a pipeline from a local folder, its transformer dense or pruned.
+    """Load a pipeline from a local folder, its transformer dense or pruned, strictly and without running foreign code.
 
-    With ``offload`` the transformer's blocks and the text encoders stay on the host but while they run. Raises
-    ``FastFluxError`` when a component or its weights are missing, truncated or do not fit.
+    Args:
+        folder: A pipeline in diffusers' layout.
+        dtype: Number format that all models are loaded in.
+        device: Where they are put.
+        offload: Keep the transformer's blocks and the text encoders on the host but while they run.
+        checkpoint: Single file whose transformer takes the place of the pipeline's.
+
+    Raises:
+        FastFluxError: A component or its weights are missing, truncated or do not fit.
+
+    Example:
+        >>> fastflux.load_pipeline(folder).transformer.config.num_layers
+        2
     """
     folder = Path(folder)
     check_pipeline(folder)
-    try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
+    pipeline: Any = _assembled(folder, _load_models(folder, dtype, checkpoint))
     if offload:
         offload_pipeline_(pipeline, device)
         return pipeline
@@ -86,16 +139,50 @@ def load_outline(folder: Path | str) -> DiffusionPipeline:
     Raises ``FastFluxError`` for a folder that holds no pipeline of a transformer that can be pruned.
     """
     folder = Path(folder)
-    index = read_json(folder / INDEX)
+    index = require_pipeline(folder)
     models: dict[str, Any] = {
         name: None for name, component in components(folder, index).items() if (component / "config.json").is_file()
     }
     models["transformer"] = load_skeleton(folder / "transformer")
+    return _assembled(folder, models)
+
+
+def require_pipeline(folder: Path) -> dict[str, Any]:
+    """The index of a text-to-image pipeline of a known family; raises ``FastFluxError`` for any other."""
+    index = read_index(folder)
+    expected = architecture_of(load_skeleton(folder / "transformer")).pipeline_class
+    if (found := index.get("_class_name")) != expected:
+        raise FastFluxError(
+            f"{folder} is a {found}, but FastFLUX calibrates and draws with {expected} alone: give a text-to-image "
+            f"pipeline. (One of the same weights for pictures or masks: load it as {expected} and save that.)"
+        )
+    return index
+
+
+def _load_models(folder: Path, dtype: torch.dtype, checkpoint: Path | None) -> dict[str, Any]:
+    """All models of a pipeline by their names; diffusers' own loading of a pipeline only warns of missing weights."""
+    models: dict[str, Any] = {}
+    index = read_index(folder)
+    for name, path in components(folder, index).items():
+        library, class_name = index[name]
+        if name == "transformer" and checkpoint is not None:
+            models[name] = load_single_file(checkpoint, path, dtype)
+        elif name == "transformer" and class_name in model_classes():
+            models[name] = load_transformer(path, dtype=dtype)
+        elif library in ("diffusers", "transformers") and (path / "config.json").is_file():
+            models[name] = load_model(getattr(import_module(library), class_name, None), path, dtype)
+    return models
+
+
+def _assembled(folder: Path, models: dict[str, Any]) -> Any:
+    """The pipeline of a folder around models that are loaded already."""
     try:
-        pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **models)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
+        with quiet_loading():
+            return DiffusionPipeline.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **models
+            )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
-    return pipeline
 
 
 def check_pipeline(folder: Path) -> None:

@@ -1,7 +1,5 @@
 """Pruning methods: a frozen config class and a function each, registered on the config's type."""
 
-from fastflux.methods import block_removal, linear_replacement
-from fastflux.methods.l1_norm import method as l1_norm
-from fastflux.methods.sandwich_training import method as sandwich_training
+from fastflux.methods import block_removal, l1_norm, linear_replacement, sandwich_training
 
 __all__ = ["block_removal", "l1_norm", "linear_replacement", "sandwich_training"]

@@ -5,7 +5,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastflux.calibration.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks, require_ranking
+from fastflux.calibration.importance import (
+    MEASURED_RANKINGS,
+    fit_blocks,
+    rank_blocks,
+    require_ranking,
+    require_ranking_of,
+)
 from fastflux.calibration.statistics import Calibration
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
 from fastflux.models.surgery import replace_block_
@@ -31,6 +37,11 @@ class BlockRemovalConfig:
     def needs_statistics(self) -> bool:
         """Only measured rankings need them."""
         return self.ranking in MEASURED_RANKINGS
+
+    def require_fits(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` where this transformer has fewer blocks, or other ones than the ranking lists."""
+        amount(transformer, self.ratio, self.blocks)
+        require_ranking_of(self.ranking, transformer)
 
 
 @register_pruning_method(BlockRemovalConfig)

@@ -1,6 +1,5 @@
 """Block-wise replacement with linear layers, the paper's BRLL (section 3.1)."""
 
-import math
 from dataclasses import dataclass
 from time import monotonic
 from typing import ClassVar, cast
@@ -8,8 +7,8 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
+from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking, require_ranking_of
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, require_ridge
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -28,6 +27,14 @@ class LinearReplacementConfig:
     ``ratio`` (in [0, 1], counted as in `fastflux.block_counts.block_count`) or ``blocks`` says how many;
     ``ranking`` in which order (`fastflux.calibration.importance.rank_blocks`), ``seed`` serving the random one;
     ``ridge`` is the regression's relative ridge.
+
+    Raises:
+        FastFluxError: A value that cannot be meant.
+
+    Example:
+        >>> fastflux.LinearReplacementConfig(ratio=1.5)
+        Traceback (most recent call last):
+        fastflux.errors.FastFluxError: The pruning ratio is 1.5, but it must lie between 0 and 1: 0.2 stands for 20 %.
     """
 
     method: ClassVar[str] = "linear_replacement"
@@ -41,13 +48,17 @@ class LinearReplacementConfig:
     def __post_init__(self) -> None:
         require_amount(self.method, self.ratio, self.blocks)
         require_ranking(self.ranking)
-        if not (math.isfinite(self.ridge) and self.ridge >= 0):
-            raise FastFluxError(f"The ridge is {self.ridge}, but it must be a finite number that is not negative.")
+        require_ridge(self.ridge)
 
     @property
     def needs_statistics(self) -> bool:
         """The fit always needs them."""
         return True
+
+    def require_fits(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` where this transformer has fewer blocks, or other ones than the ranking lists."""
+        amount(transformer, self.ratio, self.blocks)
+        require_ranking_of(self.ranking, transformer)
 
 
 @register_pruning_method(LinearReplacementConfig)

@@ -13,6 +13,10 @@ from fastflux.errors import FastFluxError, unknown_name
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import replace_block_, require_prunable
 from fastflux.plan import JSON, PruningPlan, Replacement
+from fastflux.plugins import load_plugins
+
+PLUGINS = "fastflux.methods"
+"""The entry point group of other packages' methods."""
 
 
 class PruningConfig(Protocol):
@@ -65,7 +69,10 @@ def register_pruning_method(
     """Register a function as the pruning method of ``config_class``, which must be a frozen dataclass.
 
     The function prunes a dense transformer in place and tells what it did. ``rebuild_`` need be given only by methods
-    that change more than whole blocks.
+    that change more than whole blocks. Other packages name the module that does this as an entry point of `PLUGINS`.
+
+    Raises:
+        ValueError: A method of that name is registered already.
     """
 
     def register(prune_: PruneFunction[Config]) -> PruneFunction[Config]:
@@ -81,6 +88,7 @@ def pruning_methods() -> dict[str, PruningMethod]:
     """All registered methods by name."""
     import fastflux.methods  # noqa: F401  # registers the methods; at the top it would be circular
 
+    load_plugins(PLUGINS)
     return dict(_METHODS)
 
 
@@ -96,6 +104,15 @@ def version_of(config: PruningConfig) -> int:
     """The config class's ``version`` or 1; a method raises it when the same settings come to give something else."""
     version: int = getattr(config, "version", 1)
     return version
+
+
+def require_fits(config: PruningConfig, transformer: nn.Module) -> None:
+    """Raise ``FastFluxError`` where a dense transformer cannot be pruned by the config's settings; needs no weights.
+
+    The config's ``require_fits`` says so, if it has one.
+    """
+    check: Callable[[nn.Module], None] = getattr(config, "require_fits", lambda _transformer: None)
+    check(transformer)
 
 
 def make_config(method: str, settings: Mapping[str, JSON]) -> PruningConfig:

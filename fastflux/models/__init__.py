@@ -1,1 +1,5 @@
-"""What is known of transformers: architectures, their blocks, and how blocks are exchanged."""
+"""Transformers: their families, blocks and changes of them. Importing it registers the families that come with it."""
+
+from fastflux.models import flux, sd3
+
+__all__ = ["flux", "sd3"]

@@ -1,7 +1,7 @@
 """All that differs between transformer families: block stacks, what a block reads and writes, inputs and sizes.
 
-A new family is one more `Architecture` in `ARCHITECTURES` and a model class in `fastflux.models.pruned`; nothing else
-asks which family it is dealing with.
+A new family is one module that calls `register_architecture`, as `fastflux.models.flux` and `fastflux.models.sd3` do;
+nothing else asks which family it is dealing with. Other packages name theirs as entry points of `PLUGINS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fastflux.errors import FastFluxError
-from fastflux.models import flux as flux_inputs
-from fastflux.models import sd3 as sd3_inputs
 from fastflux.plan import BlockRef
+from fastflux.plugins import load_plugins
+
+PLUGINS = "fastflux.architectures"
+"""The entry point group of other packages' families."""
 
 IMAGE_STREAM = "hidden_states"
 TEXT_STREAM = "encoder_hidden_states"
@@ -39,9 +41,10 @@ class BlockStack:
 class Architecture:
     """A transformer family.
 
-    Every block maps ``(hidden_states, encoder_hidden_states, temb, ...)`` to ``(encoder_hidden_states,
-    hidden_states)``: diffusers returns text first. ``stacks`` stand in the order of the data flow. The text output of
-    the very last block is never read.
+    ``model_class`` is diffusers' class of the dense model and ``pruned_class`` the name of ours
+    (`fastflux.models.pruned.pruned_class_of` makes it). Every block maps ``(hidden_states, encoder_hidden_states, temb,
+    ...)`` to ``(encoder_hidden_states, hidden_states)``: diffusers returns text first. ``stacks`` stand in the order of
+    the data flow. The text output of the very last block is never read.
 
     ``make_inputs`` and ``noised_inputs`` give a forward's arguments (see `fastflux.models.flux`). Of the pipeline:
     ``t5_tokenizer`` is the component whose length limits the text, ``text_tokens`` what the pipeline takes of it
@@ -50,7 +53,8 @@ class Architecture:
     """
 
     name: str
-    transformer_class: str
+    model_class: Any
+    pruned_class: str
     pipeline_class: str
     stacks: tuple[BlockStack, ...]
     make_inputs: Callable[..., dict[str, Tensor]]
@@ -99,20 +103,41 @@ def _length(transformer: nn.Module, stack: BlockStack) -> int:
     return len(transformer.get_submodule(stack.name))  # type: ignore[arg-type]  # a ModuleList
 
 
+_ARCHITECTURES: dict[str, Architecture] = {}
+
+
+def register_architecture(architecture: Architecture) -> Architecture:
+    """Make a family known, and return it: its transformers can be pruned, saved and loaded from now on.
+
+    Raises:
+        ValueError: Another family of the same name or pruned class is registered already.
+    """
+    for other in _ARCHITECTURES.values():
+        if architecture.name == other.name or architecture.pruned_class == other.pruned_class:
+            raise ValueError(f"an architecture {other.name} with the class {other.pruned_class} is registered already")
+    _ARCHITECTURES[architecture.name] = architecture
+    return architecture
+
+
+def architectures() -> tuple[Architecture, ...]:
+    """All registered families, those of installed packages among them."""
+    load_plugins(PLUGINS)
+    return tuple(_ARCHITECTURES.values())
+
+
 def architecture_of(transformer: nn.Module) -> Architecture:
     """The family of a transformer, dense or pruned; raises ``FastFluxError`` for a class that is not supported."""
-    names = {cls.__name__ for cls in type(transformer).__mro__}
-    for architecture in ARCHITECTURES:
-        if architecture.transformer_class in names:
-            return architecture
-    supported = ", ".join(architecture.transformer_class for architecture in ARCHITECTURES)
+    known = {architecture.model_class: architecture for architecture in architectures()}
+    for cls in type(transformer).__mro__:
+        if cls in known:
+            return known[cls]
+    supported = ", ".join(cls.__name__ for cls in known)
     raise FastFluxError(f"Cannot prune a {type(transformer).__name__}: supported transformers are {supported}.")
 
 
 def is_supported(transformer: object) -> bool:
     """Whether `architecture_of` knows the family."""
-    names = {cls.__name__ for cls in type(transformer).__mro__}
-    return any(architecture.transformer_class in names for architecture in ARCHITECTURES)
+    return isinstance(transformer, tuple(architecture.model_class for architecture in architectures()))
 
 
 def config_of(transformer: nn.Module) -> Any:
@@ -151,32 +176,3 @@ def example_inputs(
     return {
         name: value.to(device) if name.endswith("_ids") else value.to(device, dtype) for name, value in inputs.items()
     }
-
-
-FLUX = Architecture(
-    name="FLUX",
-    transformer_class="FluxTransformer2DModel",
-    pipeline_class="FluxPipeline",
-    stacks=(BlockStack("transformer_blocks", joint=False), BlockStack("single_transformer_blocks", joint=True)),
-    make_inputs=flux_inputs.example_inputs,
-    noised_inputs=flux_inputs.noised_inputs,
-    t5_tokenizer="tokenizer_2",
-    text_tokens=512,
-    clip_in_sequence=False,
-    latents_per_token=lambda _config: flux_inputs.LATENTS_PER_TOKEN,
-    most_tokens=lambda _config: None,
-)
-SD3 = Architecture(
-    name="SD3",
-    transformer_class="SD3Transformer2DModel",
-    pipeline_class="StableDiffusion3Pipeline",
-    stacks=(BlockStack("transformer_blocks", joint=False, keeps_last=True),),
-    make_inputs=sd3_inputs.example_inputs,
-    noised_inputs=sd3_inputs.noised_inputs,
-    t5_tokenizer="tokenizer_3",
-    text_tokens=256,
-    clip_in_sequence=True,
-    latents_per_token=lambda config: int(config.patch_size),
-    most_tokens=lambda config: int(config.pos_embed_max_size),
-)
-ARCHITECTURES = (FLUX, SD3)

@@ -1,10 +1,13 @@
-"""What a FLUX transformer is given: random values of the right shapes, and pictures noised to a sampler's levels."""
+"""FLUX: its blocks, and what its transformer is given: random values, and pictures noised to a sampler's levels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from diffusers import FluxTransformer2DModel
 from torch import Tensor
+
+from fastflux.models.architecture import Architecture, BlockStack, register_architecture
 
 LATENTS_PER_TOKEN = 2  # a side; FluxPipeline packs 2 x 2 latents into a token
 
@@ -26,7 +29,7 @@ def example_inputs(
         "img_ids": image_ids.reshape(rows * columns, 3),
         "txt_ids": torch.zeros(text_tokens, 3),
     }
-    if config.guidance_embeds:
+    if config.get("guidance_embeds"):
         inputs["guidance"] = torch.full((batch,), 3.5)
     return inputs
 
@@ -74,3 +77,21 @@ def _levels(scheduler: Any, tokens: int, steps: int) -> list[float]:
     mu = calculate_shift(tokens, *(scheduler.config[name] for name in names))
     scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / steps, steps).tolist(), mu=mu)
     return [float(sigma) for sigma in scheduler.sigmas[:-1]]
+
+
+FLUX = register_architecture(
+    Architecture(
+        name="FLUX",
+        model_class=FluxTransformer2DModel,
+        pruned_class="FastFluxTransformer2DModel",
+        pipeline_class="FluxPipeline",
+        stacks=(BlockStack("transformer_blocks", joint=False), BlockStack("single_transformer_blocks", joint=True)),
+        make_inputs=example_inputs,
+        noised_inputs=noised_inputs,
+        t5_tokenizer="tokenizer_2",
+        text_tokens=512,
+        clip_in_sequence=False,
+        latents_per_token=lambda _config: LATENTS_PER_TOKEN,
+        most_tokens=lambda _config: None,
+    )
+)

@@ -1,5 +1,6 @@
 """Fold runs of adjacent linear replacements into one: the same function, fewer products."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import cast
 
@@ -20,8 +21,20 @@ def fold_(transformer: nn.Module) -> PruningPlan:
     With ``y = x + W1 x + b1`` and ``z = y + W2 y + b2`` the pair is ``z = x + W x + b`` for ``W = W1 + W2 + W2 W1`` and
     ``b = b1 + b2 + W2 b1``, computed in float64; the second block keeps its shortcut alone. A run may cross from double
     to single blocks: its first block then keeps a layer for each stream. Where residuals are added between blocks, as
-    ControlNet does, the folded model is another function: its forward refuses them. Raises ``FastFluxError`` when the
-    transformer was not pruned by FastFLUX.
+    ControlNet does, the folded model is another function: its forward refuses them.
+
+    Args:
+        transformer: A pruned transformer, changed in place.
+
+    Raises:
+        FastFluxError: The transformer is dense.
+
+    Example:
+        >>> transformer = fastflux.load_transformer(f"{folder}/transformer")
+        >>> drive = lambda: transformer(**example_inputs(transformer, 8, 32, 32, 3), return_dict=False)
+        >>> plan = fastflux.prune_(transformer, fastflux.LinearReplacementConfig(ratio=1.0), drive)
+        >>> sum(replacement.kind == "linear" for replacement in fastflux.fold_(transformer).replacements)
+        1
     """
     plan = plan_of(transformer)
     if plan is None:
@@ -35,10 +48,8 @@ def fold_(transformer: nn.Module) -> PruningPlan:
             _absorb_(cast("LinearReplacementBlock", pair[0]), cast("LinearReplacementBlock", pair[1]))
             folded[second] = Replacement(second, "removed")
             replace_block_(transformer, folded[second])
-    new = PruningPlan(
-        base_model=plan.base_model,
-        base_revision=plan.base_revision,
-        method=plan.method,
+    new = replace(
+        plan,
         config={**plan.config, "folded": True},
         replacements=tuple(folded.get(item.block, item) for item in plan.replacements),
     )

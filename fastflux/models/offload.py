@@ -1,7 +1,7 @@
 """Blocks that stay on the host and come to the device for their forward only, while a model is calibrated and pruned.
 
 Diffusers' own group offload keeps copies of the weights by parameter, which pruning would leave behind when it
-exchanges, trains and merges blocks. Here the block's own weights are what is brought, whatever they have become.
+exchanges, trains and merges blocks. Here the block's own weights are what moves, whatever they have become.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import RUNS_ON, get_block
 
-_STAYS, _AT_HOME = "fastflux_stays", "fastflux_at_home"
+_STAYS, _ORIGINALS = "fastflux_stays", "fastflux_originals"
 
 
 def offload_pipeline_(pipeline: Any, device: torch.device | str) -> None:
@@ -57,18 +57,18 @@ def is_offloaded(module: nn.Module) -> bool:
 
 
 @contextmanager
-def brought(module: nn.Module) -> Iterator[None]:
-    """Bring an offloaded module once for many forwards, which must not change its weights; others stay as they are."""
+def on_its_device(module: nn.Module) -> Iterator[None]:
+    """Load an offloaded module once for many forwards, which must not change its weights; others stay as they are."""
     if not is_offloaded(module) or getattr(module, _STAYS, False):
         yield
         return
-    _bring(module)
+    _load(module)
     setattr(module, _STAYS, True)
     try:
         yield
     finally:
         setattr(module, _STAYS, False)
-        _let_go(module)
+        _unload(module)
 
 
 @contextmanager
@@ -88,20 +88,20 @@ def resident(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _before_forward(module: nn.Module, *_arguments: Any) -> None:
     if not getattr(module, _STAYS, False):
-        _bring(module)
+        _load(module)
 
 
 def _after_forward(module: nn.Module, *_results: Any) -> None:
     if not getattr(module, _STAYS, False):
-        _let_go(module)
+        _unload(module)
 
 
-def _bring(module: nn.Module) -> None:
+def _load(module: nn.Module) -> None:
     """Put copies of the weights on the module's device in their places."""
     device: torch.device = getattr(module, RUNS_ON)
     # Copies take the weights' places: a forward changes nothing that would have to be written back.
-    at_home: list[tuple[dict[str, Any], str, Tensor]] = []
-    setattr(module, _AT_HOME, at_home)  # before it is filled: out of memory halfway, what is there must come home
+    originals: list[tuple[dict[str, Any], str, Tensor]] = []
+    setattr(module, _ORIGINALS, originals)  # before it is filled: without memory halfway, all must be put back
     try:
         for part in module.modules():
             places: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)  # noqa: SLF001  # as module.to does
@@ -109,18 +109,18 @@ def _bring(module: nn.Module) -> None:
                 for name, tensor in place.items():
                     if tensor is not None:
                         copy = tensor.detach().to(device)
-                        at_home.append((place, name, tensor))
+                        originals.append((place, name, tensor))
                         # torch.matmul chooses its kernel by whether gradients are wanted: numbers shall not change.
                         wanted = tensor.requires_grad
                         is_parameter = isinstance(tensor, nn.Parameter)
                         place[name] = nn.Parameter(copy, requires_grad=wanted) if is_parameter else copy
     except BaseException:
-        _let_go(module)
+        _unload(module)
         raise
 
 
-def _let_go(module: nn.Module) -> None:
-    """Put the weights themselves back; where none was brought, nothing."""
-    for place, name, tensor in getattr(module, _AT_HOME, []):
+def _unload(module: nn.Module) -> None:
+    """Put the weights themselves back; where none has moved, nothing."""
+    for place, name, tensor in getattr(module, _ORIGINALS, []):
         place[name] = tensor
-    setattr(module, _AT_HOME, [])
+    setattr(module, _ORIGINALS, [])

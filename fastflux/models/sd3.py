@@ -1,10 +1,13 @@
-"""What a Stable Diffusion 3 transformer is given: random values of the right shapes, and noised pictures."""
+"""Stable Diffusion 3: its blocks, and what its transformer is given: random values, and noised pictures."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from diffusers import SD3Transformer2DModel
 from torch import Tensor
+
+from fastflux.models.architecture import Architecture, BlockStack, register_architecture
 
 
 def example_inputs(
@@ -72,3 +75,21 @@ def _levels(scheduler: Any, tokens: int, steps: int) -> list[tuple[float, float]
         shift["mu"] = calculate_shift(tokens, *(settings[name] for name in names))
     scheduler.set_timesteps(steps, **shift)
     return [(float(sigma), float(time)) for sigma, time in zip(scheduler.sigmas, scheduler.timesteps, strict=False)]
+
+
+SD3 = register_architecture(
+    Architecture(
+        name="SD3",
+        model_class=SD3Transformer2DModel,
+        pruned_class="FastFluxSD3Transformer2DModel",
+        pipeline_class="StableDiffusion3Pipeline",
+        stacks=(BlockStack("transformer_blocks", joint=False, keeps_last=True),),
+        make_inputs=example_inputs,
+        noised_inputs=noised_inputs,
+        t5_tokenizer="tokenizer_3",
+        text_tokens=256,
+        clip_in_sequence=True,
+        latents_per_token=lambda config: int(config.patch_size),
+        most_tokens=lambda config: int(config.pos_embed_max_size),
+    )
+)

@@ -26,7 +26,9 @@ def drawing_sizes(
 
     The tokenizer's maximum counts up to what the pipeline takes unasked: 512 tokens of FLUX, 256 of SD3.
     """
-    size = pipeline.vae.config.sample_size
+    size = pipeline.vae.config.get("sample_size")
+    if size is None and not (height and width):
+        raise FastFluxError("The pipeline's VAE names no sample size: give the height and the width.")
     return {
         "height": height or size,
         "width": width or size,

@@ -12,7 +12,7 @@ from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.plan import BlockRef, Replacement
 
 RUNS_ON = "fastflux_runs_on"
-"""What an offloaded block (`fastflux.models.offload`) is told: the device it runs on while its weights lie
+"""The attribute of an offloaded block (`fastflux.models.offload`): the device it runs on while its weights lie
 elsewhere."""
 
 

@@ -25,7 +25,7 @@ from bench.samples.prompts import read_prompts
 from bench.shapes import WEIGHTS
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.io.checkpoint import load_transformer
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.plan import PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_

@@ -9,7 +9,7 @@ import torch
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.run.equal_latency import solve_equal_latency
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths, largest_ratio
+from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
 from fastflux.models.pruned import parameter_count
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux, tiny_inputs

@@ -17,7 +17,7 @@ from bench.run.evaluation import Evaluation
 from bench.run.reproduce import reproduce
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
 
 def test_the_variants_are_the_papers() -> None:

@@ -14,7 +14,7 @@ from experiments.recollection import WholeForwards, compare, main
 from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models.architecture import architecture_of
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
 

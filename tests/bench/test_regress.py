@@ -29,7 +29,7 @@ from fastflux.calibration.trajectories import Trajectories
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.io.pipelines import export_pipeline
 from fastflux.io.ranking_files import read_ranking
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.pruning import prune_
 

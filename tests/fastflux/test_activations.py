@@ -12,8 +12,8 @@ from fastflux.calibration.activations import ActivationStore, KeptStreams, Strea
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training import method as sandwich_training
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import progress as sandwich_training
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux

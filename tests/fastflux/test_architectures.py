@@ -1,17 +1,35 @@
 """Block order, the paper's counts and example inputs."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import fastflux
 from fastflux.block_counts import block_count, paper_block_count
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.architecture import architecture_of, architectures, example_inputs
+from fastflux.models.pruned import pruned_class_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
-from tests.fastflux.conftest import make_tiny_flux
+from tests.fastflux.conftest import FAMILIES, make_tiny_flux
+
+
+def test_every_family_has_a_tiny_model_that_all_methods_are_tested_on() -> None:
+    assert {make().__class__ for make in FAMILIES.values()} == {family.model_class for family in architectures()}
+    for make in FAMILIES.values():
+        dense = make()
+        family = architecture_of(dense)
+        ours = pruned_class_of(family)
+        arguments = list(signature(family.model_class.__init__).parameters)
+        assert list(signature(ours.__init__).parameters) == [*arguments, "pruning_plan"]
+        assert signature(ours.forward) == signature(family.model_class.forward)
+        assert (ours.__module__, ours.__name__) == ("fastflux", family.pruned_class)
+        assert getattr(fastflux, family.pruned_class) is ours
+        kinds = {type(get_block(dense, block)).__name__ for block in family.chain(dense)}
+        assert {*kinds, "LinearReplacementBlock"} == set(ours._no_split_modules) == set(ours._repeated_blocks)
 
 
 def test_paper_block_counts() -> None:

@@ -14,10 +14,10 @@ from fastflux.calibration.statistics import Calibration, Statistics, collect_sta
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.sandwich_training import method as sandwich_training
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import progress as sandwich_training
 from fastflux.models.architecture import STREAMS, architecture_of
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.surgery import get_block
@@ -29,11 +29,11 @@ from tests.fastflux.test_sandwich_training import equal
 ST: dict[str, Any] = {"samples": 8, "steps": 2, "rank": 2, "batch": 4, "ranking": "start2end"}
 
 
-def poisoned() -> Any:
+def poisoned(value: float = float("nan")) -> Any:
     """The tiny model, one weight of whose third block is not a number."""
     transformer = make_tiny_flux()
     with torch.no_grad():
-        transformer.single_transformer_blocks[0].proj_out.weight[0, 0] = float("nan")
+        transformer.single_transformer_blocks[0].proj_out.weight[0] = value
     return transformer
 
 
@@ -84,14 +84,14 @@ def test_nan_activations_end_sandwich_training_before_its_first_step(
     drive: Drive, replacement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastflux.methods.sandwich_training.train.descend", dies)
-    transformer = poisoned()
+    transformer = poisoned(3e38)  # finite, but what it gives is not
     config = SandwichTrainingConfig(blocks=1, replacement=replacement, **{**ST, "ranking": "end2start"})
     with pytest.raises(FastFluxError, match=r"not finite.*: check the model's weights and dtype"):
         prune_(transformer, config, Calibration(drive(transformer)))
 
 
 def test_nan_outputs_end_finetuning_before_a_weight_is_cut(drive: Drive) -> None:
-    transformer = poisoned()
+    transformer = poisoned(3e38)
     shapes = [parameter.shape for parameter in transformer.parameters()]
     with pytest.raises(FastFluxError, match="outputs are not finite"):
         prune_(transformer, L1NormConfig(ratio=0.2, samples=8, steps=1), Calibration(drive(transformer)))

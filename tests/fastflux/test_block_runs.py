@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux import commands
-from fastflux.__main__ import main
+from fastflux import workflow
 from fastflux.calibration import block_runs, recording
 from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
 from fastflux.calibration.statistics import Calibration, Statistics, collect_recorded, collect_statistics
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models import offload
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.offload import offload_blocks_
@@ -35,13 +35,13 @@ class Transfers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._times: Counter[int] = Counter()
-        bring = offload._bring
+        bring = offload._load
 
         def counted(module: torch.nn.Module) -> None:
             self._times[id(module)] += 1
             bring(module)
 
-        monkeypatch.setattr(offload, "_bring", counted)
+        monkeypatch.setattr(offload, "_load", counted)
 
     def take(self, transformer: Any) -> list[int]:
         """By block, since the last call."""
@@ -304,10 +304,11 @@ def test_the_command_hands_its_batch_size_on(
         found.append(calibration.batch_size)
         raise FastFluxError("far enough")
 
-    monkeypatch.setattr(commands, "prune_", planted)
+    monkeypatch.setattr(workflow, "prune_", planted)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red star\n")
     arguments = ["prune", str(base), "--method", "sandwich_training", "--blocks", "1", "--prompts", str(prompts)]
+    arguments += ["--samples", "4"]
     assert main([*arguments, *option, "--device", "cpu", "-o", str(tmp_path / "out")]) == 1
     assert found == [size]
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux.__main__ import main
 from fastflux.calibration import parts as calibration_parts
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.statistics import Statistics, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import load_pipeline
 

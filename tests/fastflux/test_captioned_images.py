@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux.__main__ import main
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.calibration.trajectories import Trajectories
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer
 from fastflux.io.pipelines import load_pipeline

@@ -130,7 +130,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "misshapen weight": (
         lambda folder: edit_weights(folder, lambda weights: weights.update({"proj_out.bias": torch.zeros(3)})),
-        "Cannot load the transformer",
+        "Cannot load the model",
     ),
     "missing shard": (
         lambda folder: (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}'),

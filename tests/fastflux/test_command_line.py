@@ -53,7 +53,16 @@ def test_an_error_of_ours_is_no_sentence() -> None:
         run(app_of(RuntimeError("shapes do not match")), ["work"])
 
 
-@pytest.mark.parametrize("arguments", [["work", "--sise", "2"], ["work", "--size", "x"], ["wrok"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["work", "--sise", "2"],
+        ["work", "--size", "x"],
+        ["work", "--size", "1.5"],
+        ["work", "--size", "9" * 30],
+        ["wrok"],
+    ],
+)
 def test_a_faulty_option_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(app_of(None), arguments) == 2
     assert capsys.readouterr().err.startswith("tool: ")

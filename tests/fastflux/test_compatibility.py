@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, FluxPipeline
+from diffusers import FirstBlockCacheConfig, FluxImg2ImgPipeline, FluxPipeline
 from diffusers.hooks import apply_first_block_cache
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflux.errors import FastFluxError
-from fastflux.io.checkpoint import save_transformer
+from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.io.pipelines import export_pipeline, load_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import architecture_of
 from fastflux.models.blocks import RemovedBlock
 from fastflux.models.folding import fold_
-from fastflux.models.pruned import FastFluxTransformer2DModel
+from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
 from fastflux.models.surgery import get_block
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import Make, make_replaced, make_replaced_flux, make_tiny_flux, run, tiny_inputs
@@ -314,6 +315,18 @@ def test_the_first_block_cache_needs_a_first_block() -> None:
     with pytest.raises(FastFluxError, match=r"transformer_blocks\.0 is removed"):
         transformer.enable_cache(FirstBlockCacheConfig())
     assert not transformer.is_cache_enabled
+
+
+@row("`from_pipe`")
+def test_from_pipe_takes_the_transformer_by_name(base: Path, tmp_path: Path) -> None:
+    transformer = load_transformer(base / "transformer")
+    plan = prune_(transformer, BlockRemovalConfig(blocks=1, ranking="end2start"))
+    export_pipeline(base, transformer, tmp_path / "out")
+    pipeline: Any = load_pipeline(tmp_path / "out")
+    other = FluxImg2ImgPipeline.from_pipe(pipeline, transformer=pipeline.transformer)
+    assert plan_of(other.transformer) == plan
+    with pytest.raises(ValueError, match="transformer"):
+        FluxImg2ImgPipeline.from_pipe(pipeline)
 
 
 @row("Saving and loading in bfloat16")

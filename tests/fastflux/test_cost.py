@@ -10,9 +10,9 @@ import pytest
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_cost
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
 from fastflux.models.memory import PeakMemory
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, tiny_inputs

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import Drive, make_tiny_flux, run, tiny_inputs
 

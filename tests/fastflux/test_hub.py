@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from diffusers import DiffusionPipeline
 
-from fastflux.__main__ import main
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer
 from fastflux.io.hub import is_hub_id, local_pipeline

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths
+from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.models.architecture import example_inputs
 from fastflux.models.pruned import parameter_count
 from fastflux.plan import PruningPlan

@@ -14,7 +14,7 @@ from fastflux.io.checkpoint import revision_of
 from fastflux.io.model_card import keep_foreign_cards, model_card
 from fastflux.io.pipelines import export_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.folding import fold_
 from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.plan import PruningPlan

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fastflux import commands
-from fastflux.__main__ import main
+from fastflux import workflow
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer, stored_dtype
 
@@ -66,7 +66,8 @@ def test_a_cpu_computes_in_float32_and_other_devices_in_the_stored_format(
         seen.append(dtype)
         raise FastFluxError("seen enough")
 
-    monkeypatch.setattr(commands, "load_pipeline", loaded)
+    monkeypatch.setattr(workflow, "load_pipeline", loaded)
+    monkeypatch.setattr(workflow, "_device", lambda place: place.device)
     command = ["prune", str(half), "--method", "block_removal", "--blocks", "1", "--ranking", "end2start"]
     assert main([*command, "--device", device, *asked, "-o", str(tmp_path / "out")]) == 1
     assert seen == [used]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastflux.__main__ import main
 from fastflux.calibration.statistics import Calibration, collect_statistics
+from fastflux.cli import main
 from fastflux.io.pipelines import load_pipeline
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig
+from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models import offload
 from fastflux.models.architecture import architecture_of
 from fastflux.models.offload import offload_blocks_
@@ -37,15 +37,15 @@ def test_a_model_pruned_with_its_blocks_offloaded_is_the_same(drive: Drive) -> N
         assert torch.equal(value, offloaded[name]), name
 
 
-def test_a_block_is_brought_for_its_forward_and_let_go_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_is_brought_for_its_forward_and_unload_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer = make_tiny_flux()
     events: list[tuple[str, int]] = []
-    bring, let_go = offload._bring, offload._let_go
-    monkeypatch.setattr(offload, "_bring", lambda module, *rest: (events.append(("in", id(module))), bring(module)))
-    monkeypatch.setattr(offload, "_let_go", lambda module, *rest: (events.append(("out", id(module))), let_go(module)))
+    load, unload = offload._load, offload._unload
+    monkeypatch.setattr(offload, "_load", lambda module, *rest: (events.append(("in", id(module))), load(module)))
+    monkeypatch.setattr(offload, "_unload", lambda module, *rest: (events.append(("out", id(module))), unload(module)))
     blocks = [get_block(transformer, block) for block in architecture_of(transformer).chain(transformer)]
     # The hooks' own return values would change the forward.
-    for name in ("_bring", "_let_go"):
+    for name in ("_load", "_unload"):
         traced = getattr(offload, name)
         monkeypatch.setattr(offload, name, lambda module, *rest, traced=traced: traced(module) and None)
     offload_blocks_(transformer, "cpu")
@@ -79,8 +79,8 @@ def test_out_of_memory_halfway_leaves_the_module_whole_at_home(monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "to", planted)
         with pytest.raises(torch.OutOfMemoryError):
-            offload._bring(layer)  # without the hook that would let go behind a forward
-    assert len(asked) == 2, "the weight was brought, the bias was not"
+            offload._load(layer)  # without the hook that would let go behind a forward
+    assert len(asked) == 2, "the weight was loaded, the bias was not"
     assert {parameter.device.type for parameter in layer.parameters()} == {"cpu"}
     assert layer.weight.data_ptr() == before
     assert layer(torch.ones(1, 3, device="meta")).is_meta
@@ -153,9 +153,9 @@ def test_modules_that_find_no_room_are_at_home_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(layers[1], "to", planted)
     with pytest.raises(torch.OutOfMemoryError), offload.resident(layers):
         pytest.fail("there was no room")
-    brought: list[int] = []
-    monkeypatch.setattr(offload, "_bring", lambda module: brought.append(id(module)))
+    loaded: list[int] = []
+    monkeypatch.setattr(offload, "_load", lambda module: loaded.append(id(module)))
     with torch.no_grad():
         for layer in layers:
             layer(torch.ones(3))
-    assert brought == [id(layer) for layer in layers], "they come for their forward as before"
+    assert loaded == [id(layer) for layer in layers], "they come for their forward as before"

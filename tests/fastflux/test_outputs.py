@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastflux import commands
-from fastflux.__main__ import main
+from fastflux import workflow
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
@@ -79,7 +79,7 @@ def refused(capsys: pytest.CaptureFixture[str], told: str, *arguments: object) -
 def test_overwriting_deletes_nothing_of_the_users_and_is_refused_before_the_work(
     output: str, told: str, models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands, "load_pipeline", nothing_loads)
+    monkeypatch.setattr(workflow, "load_pipeline", nothing_loads)
     monkeypatch.chdir(models.parent)
     (models.parent / "link").symlink_to("models")
     before = files_of(models)
@@ -91,7 +91,7 @@ def test_overwriting_deletes_nothing_of_the_users_and_is_refused_before_the_work
 def test_inputs_in_an_earlier_output_keep_it(
     place: str, base: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "load_pipeline", nothing_loads)
+    monkeypatch.setattr(workflow, "load_pipeline", nothing_loads)
     elsewhere = out.parent / "prompts.txt"
     elsewhere.write_text("a red star\n")
     inside = out / "vae" / place
@@ -201,14 +201,14 @@ def test_what_others_put_beside_the_progress_stays(
 
 def test_an_error_leaves_no_empty_progress(base: Path, models: Path, tmp_path: Path) -> None:
     command = ["prune", str(base), "--prompts", str(models / "prompts.txt"), *SANDWICH, "-o", str(tmp_path / "out")]
-    assert main([*command, "--samples", "1000"]) == 1
+    assert main([*command, "--layers", "4"]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
 
 
 def test_progress_that_cannot_be_kept_is_told_before(
     base: Path, models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "load_pipeline", nothing_loads)
+    monkeypatch.setattr(workflow, "load_pipeline", nothing_loads)
     command = (base, "--prompts", models / "prompts.txt", *SANDWICH, "-o", models / "out", "--work")
     refused(capsys, "Cannot write .*prompts.txt: Not a directory", *command, models / "prompts.txt")
     refused(capsys, "Cannot write /proc/work", *command, "/proc/work")
@@ -286,7 +286,7 @@ def test_a_pipeline_that_is_all_variant_is_copied_so(models: Path, tmp_path: Pat
 def test_links_that_lead_round_or_out_are_refused(
     link: str, target: str, told: str, models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "load_pipeline", nothing_loads)
+    monkeypatch.setattr(workflow, "load_pipeline", nothing_loads)
     path = models / "base" / link
     if path.is_dir():
         shutil.rmtree(path)

@@ -12,9 +12,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from fastflux.__main__ import main
-from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.trajectories import Trajectories
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, revision_of
 from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline
@@ -206,7 +205,7 @@ def test_prune_command_with_sandwich_training(
 ) -> None:
     command = ["prune", str(base), "--prompts", str(prompts), *SANDWICH]
     assert main([*command, "-o", str(tmp_path / "again")]) == 130
-    assert "goes on from the blocks it finished" in capsys.readouterr().err
+    assert "goes on from what it finished" in capsys.readouterr().err
     assert not (tmp_path / "again").exists()
     assert main([*command, "-o", str(tmp_path / "again")]) == 0
     assert dies_at_the_third.calls == 4
@@ -274,7 +273,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2", "--ranking", "start2ned"], "did you mean 'start2end'?"),
         (["--ratio", "0.2", "--method", "l1_norm", "--ridge", "0.1"], "Unknown setting of l1_norm 'ridge'"),
         (["--ratio", "0.2"], "give a file with --prompts"),
-        (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read the prompt file nowhere.txt"),
+        (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read nowhere.txt: No such file"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
         (["--ratio", "0.2", "--method", "l1_norm", "--keep", "-1"], "kept at -1 places, but it must not be negative"),
         (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
@@ -292,24 +291,8 @@ def test_bad_command_lines_fail_before_the_work(
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["prune", "--help"])
+    assert main(["prune", "--help"]) == 0
     assert "fastflux prune flux-dev --ratio 0.1" in capsys.readouterr().out
-
-
-def test_prompt_files(tmp_path: Path) -> None:
-    lines = tmp_path / "prompts.jsonl"
-    lines.write_text('{"prompt": "a red star"}\n\n{"prompt": "a ring", "id": "1"}\n')
-    assert read_prompts(lines) == ["a red star", "a ring"]
-    lines.write_text('{"prompt": "a red star"}\n{"text": "a ring"}\n')
-    with pytest.raises(FastFluxError, match=r'prompts.jsonl, line 2 is no JSON object with a "prompt"'):
-        read_prompts(lines)
-    lines.write_text('{"prompt": 3}\n')
-    with pytest.raises(FastFluxError, match="line 1 has a prompt that is no text: 3"):
-        read_prompts(lines)
-    lines.write_text("\n")
-    with pytest.raises(FastFluxError, match="holds no prompt"):
-        read_prompts(lines)
 
 
 @pytest.mark.parametrize(

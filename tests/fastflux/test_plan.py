@@ -104,11 +104,3 @@ def test_truncated_json_is_refused() -> None:
 def test_importing_the_package_and_plans_needs_no_torch() -> None:
     code = "import sys, fastflux.plan, fastflux.errors; fastflux.FastFluxError; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_public_name_resolves() -> None:
-    import fastflux
-
-    assert all(getattr(fastflux, name) is not None for name in fastflux.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'prune'"):
-        _ = fastflux.prune

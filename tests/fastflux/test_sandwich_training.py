@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from fastflux.calibration.importance import rank_blocks
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.sandwich_training import method as sandwich_training
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_change
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
+from fastflux.methods.sandwich_training import progress as sandwich_training
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import get_block
@@ -76,7 +77,7 @@ def test_each_sandwich_lowers_its_loss(drive: Drive, tmp_path: Path) -> None:
 def test_only_the_sandwich_changes_and_no_lora_is_left(drive: Drive) -> None:
     transformer, dense = pruned(drive, blocks=1), make_tiny_flux()
     blocks = architecture_of(dense).blocks(dense)
-    plan_block = sandwich_training.rank_blocks("random", dense, None, seed=0)[0]
+    plan_block = rank_blocks("random", dense, None, seed=0)[0]
     span = sandwich_around(plan_block, (), blocks)
     for block in blocks:
         if block not in span.blocks:

@@ -11,18 +11,18 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import fastflux
-from fastflux.__main__ import main
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.calibration.statistics import Calibration, Statistics
 from fastflux.calibration.trajectories import Trajectories
+from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer
 from fastflux.io.pipelines import load_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_change
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
 from fastflux.models.architecture import IMAGE_STREAM, STREAMS, architecture_of, example_inputs
 from fastflux.models.folding import fold_
 from fastflux.models.pruned import FastFluxSD3Transformer2DModel, parameter_count, plan_of

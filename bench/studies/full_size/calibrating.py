@@ -22,7 +22,7 @@ from bench.studies.full_size.workbench import Workbench
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.importance import fit_blocks
 from fastflux.calibration.statistics import Statistics, collect_statistics, load_statistics, save_statistics
-from fastflux.models.architecture import FLUX
+from fastflux.models.flux import FLUX
 from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block

@@ -21,7 +21,7 @@ from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import EQUAL_LATENCY, build, equal_id, equal_variant, widths_at
 from bench.studies.full_size.workbench import Workbench, release
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import largest_ratio
+from fastflux.methods.l1_norm import largest_ratio
 
 #: Within 2 %, as the tables have it; fewer rounds than there, since a step at full size varies less.
 SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 10, "final_rounds": 30, "candidates": 6}

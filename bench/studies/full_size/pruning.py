@@ -25,8 +25,8 @@ from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, load_statistics
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import make_config
-from fastflux.methods.sandwich_training.method import SandwichTrainingConfig, read_cost
-from fastflux.models.architecture import FLUX
+from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
+from fastflux.models.flux import FLUX
 from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block

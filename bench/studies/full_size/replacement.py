@@ -20,7 +20,8 @@ from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import view_of
 from bench.studies.full_size.workbench import Workbench, with_size
-from fastflux.models.architecture import FLUX, IMAGE_STREAM, TEXT_STREAM
+from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
+from fastflux.models.flux import FLUX
 from fastflux.models.surgery import get_block
 
 REPLACEMENT = MetricInfo(

@@ -21,9 +21,9 @@ from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
 from bench.studies.full_size.random_weights import materialise_
 from bench.studies.full_size.sizes import Sizes
 from fastflux.block_counts import block_count
-from fastflux.methods.l1_norm.method import L1NormConfig, choose_widths
+from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.methods.sandwich_training.span import sandwich_around
-from fastflux.models.architecture import FLUX
+from fastflux.models.flux import FLUX
 from fastflux.models.folding import fold_
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef, PruningPlan, Replacement

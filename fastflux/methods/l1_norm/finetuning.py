@@ -1,8 +1,5 @@
 """Global fine-tuning of a pruned model against the dense one: what L1-norm pruning needs, Sandwich Training saves."""
 
-import math
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -10,25 +7,7 @@ from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.errors import FastFluxError
 from fastflux.methods.descent import descend
-
-
-@dataclass(frozen=True)
-class FinetuningSettings:
-    """AdamW over all parameters, linear warm-up over 5 % of the steps, cosine decay to 0; no step leaves all as it is.
-
-    The paper says that L1-norm pruning is followed by global fine-tuning (section 4.2) and names no values.
-    """
-
-    steps: int = 0
-    batch: int = 8
-    lr: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("steps", self.steps, 0), ("batch", self.batch, 1)):
-            if value < least:
-                raise FastFluxError(f"Fine-tuning's {name} is {value}, but it must be at least {least}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise FastFluxError(f"Fine-tuning's lr is {self.lr}, but it must be a positive number.")
+from fastflux.methods.l1_norm.config import FinetuningSettings
 
 
 @torch.no_grad()

@@ -6,94 +6,37 @@ lower ratio reads the first files only, and a higher one adds to them.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
-from typing import ClassVar, cast
+from typing import cast
 
-import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from fastflux.calibration.activations import ActivationStore, Streams
-from fastflux.calibration.fingerprints import VERSIONS, fingerprint
-from fastflux.calibration.importance import MEASURED_RANKINGS, fit_block, fit_blocks, rank_blocks
-from fastflux.calibration.least_squares import LinearStatistics
-from fastflux.calibration.recording import BlockStates, RecordedInputs
-from fastflux.calibration.statistics import Calibration, collect_recorded, observe_residual
-from fastflux.cost import PruningCost
-from fastflux.errors import FastFluxError, unknown_name
-from fastflux.files import save_tensors
-from fastflux.methods.linear_replacement import LinearReplacementConfig, copy_fit_
+from fastflux.calibration.importance import MEASURED_RANKINGS, fit_blocks, rank_blocks
+from fastflux.calibration.recording import RecordedInputs
+from fastflux.calibration.statistics import Calibration, collect_recorded
 from fastflux.methods.registry import Pruned, amount, register_pruning_method
-from fastflux.methods.sandwich_training.span import require_layers, sandwich_around
-from fastflux.methods.sandwich_training.train import SandwichSettings, train_sandwich_
-from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import LinearReplacementBlock
-from fastflux.models.memory import PeakMemory
-from fastflux.models.surgery import get_block, replace_block_
-from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
-
-_FEW = 64
-
-
-@dataclass(frozen=True)
-class SandwichTrainingConfig(LinearReplacementConfig):
-    """Replace the least important blocks one by one, each repaired by Sandwich Training.
-
-    ``ratio`` or ``blocks``, ``ranking``, ``seed`` and ``ridge`` as in `LinearReplacementConfig`; ``replacement`` is
-    "linear", or "removed" for the ablation of Figure 6; ``layers`` 1, 3 or 5 (Figure 7); ``samples`` images at one time
-    step each calibrate and train (the paper uses 512 and another 512); the rest as in `SandwichSettings`. With
-    ``reuse_from``, a higher ratio, the sandwiches trained up to that ratio serve this one ("inference reuse").
-    """
-
-    method: ClassVar[str] = "sandwich_training"
-    version: ClassVar[int] = 3
-    """Raised whenever the same settings would give other weights or figures: no earlier progress is then taken."""
-
-    replacement: str = "linear"
-    layers: int = 3
-    samples: int = 512
-    rank: int = 16
-    steps: int = 200
-    batch: int = 8
-    lr: float = 1e-3
-    linear_lr: float = 1e-4
-    reuse_from: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_layers(self.layers)
-        if self.replacement not in REPLACEMENT_KINDS:
-            raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
-        if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
-            raise FastFluxError(
-                f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
-            )
-
-    @property
-    def settings(self) -> SandwichSettings:
-        """How each sandwich is trained."""
-        return SandwichSettings(self.rank, self.steps, self.batch, self.lr, self.linear_lr)
+from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
+from fastflux.methods.sandwich_training.progress import Progress, progress_key
+from fastflux.models.surgery import get_block
+from fastflux.plan import BlockRef, Replacement
 
 
 @register_pruning_method(SandwichTrainingConfig)
 def replace_and_train_(transformer: nn.Module, config: SandwichTrainingConfig, calibration: Calibration) -> Pruned:
     """Replace and repair block after block; files of earlier runs in the calibration's folder are read, not redone."""
-    chain = architecture_of(transformer).chain(transformer)
-    config.settings.require_sensible(transformer)
+    config.require_fits(transformer)
     count = amount(transformer, config.ratio, config.blocks)
     further = count if config.reuse_from is None else amount(transformer, config.reuse_from, None)
-    require_spans(config, count=further, blocks=chain)
     inputs = calibration.inputs(transformer, config.samples, config.seed)
     ranked = _ranked(transformer, config, calibration, inputs)
     order = ranked[:further]
     with TemporaryDirectory() as temporary, calibration.store() as store:
-        folder = (calibration.folder or Path(temporary)) / _key(transformer, config, calibration, ranked, inputs)
+        folder = (calibration.folder or Path(temporary)) / progress_key(
+            transformer, config, calibration, ranked, inputs
+        )
         folder.mkdir(parents=True, exist_ok=True)
-        progress = _Progress(transformer, config, calibration, inputs, folder, store)
+        progress = Progress(transformer, config, calibration, inputs, folder, store)
         progress.run(order, range(count))
         # Blocks that only the higher ratio replaces, as they are at this one.
         spared = {block: copy.deepcopy(get_block(transformer, block)) for block in order[count:]}
@@ -115,136 +58,3 @@ def _ranked(
         )
         fits = fit_blocks(transformer, statistics, ridge=config.ridge)
     return rank_blocks(config.ranking, transformer, fits, seed=config.seed)
-
-
-@dataclass
-class _Progress:
-    """Replaces blocks one by one, reading what ``folder`` holds and writing what it lacks."""
-
-    transformer: nn.Module
-    config: SandwichTrainingConfig
-    calibration: Calibration
-    inputs: RecordedInputs
-    folder: Path
-    store: ActivationStore
-    states: BlockStates | None = None
-    cost: PruningCost = field(default_factory=PruningCost)
-    """Of all turns taken, wherever their files come from."""
-
-    def run(self, order: Sequence[BlockRef], turns: Iterable[int]) -> None:
-        """Take the given turns of Algorithm 1's second loop."""
-        for turn in turns:
-            center = order[turn]
-            path = self.folder / f"{turn:03d}-{center}.safetensors"
-            if path.exists():
-                replace_block_(self.transformer, Replacement(center, self.config.replacement))
-                load_change_(self.transformer, path)
-                self.states = None  # the model has changed under them
-            else:
-                if self.states is None:
-                    self.states = self.calibration.block_states(self.transformer, self.inputs, self.store)
-                    chain, layers = self.states.blocks, self.config.layers
-                    spans = (sandwich_around(order[at], order[:at], chain, layers=layers) for at in range(turn))
-                    self.states.restore(span.blocks[0] for span in spans)
-                self._replace(center, order[:turn], self.states, path)
-            self.cost += read_cost(path)
-            self.calibration.advance(turn + 1, len(order))
-
-    def _replace(self, center: BlockRef, replaced: Sequence[BlockRef], states: BlockStates, path: Path) -> None:
-        """Fit, replace and train one block on what the model as it stands computes."""
-        began, ran = monotonic(), states.block_forwards
-        memory = PeakMemory(next(self.transformer.parameters()).device)
-        self.store.restart()
-        config, transformer = self.config, self.transformer
-        sandwich = sandwich_around(center, replaced, states.blocks, layers=config.layers)
-        statistics: dict[str, LinearStatistics] = {}
-
-        def observe(block: BlockRef, before: Streams, after: Streams) -> None:
-            if block == center:
-                observe_residual(block, statistics, before, after)
-
-        before = states.before(sandwich.blocks[0])
-        targets = states.through(before, sandwich.blocks, observe)
-        new = replace_block_(transformer, Replacement(center, config.replacement))
-        if isinstance(new, LinearReplacementBlock):
-            copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
-        seed = config.seed * 1000 + len(replaced)
-        trained = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
-        states.invalidate(sandwich.blocks[0])
-        spent = PruningCost(
-            block_forwards=states.block_forwards - ran,
-            seconds=monotonic() - began,
-            activation_bytes=self.inputs.nbytes + self.store.peak_bytes,
-            peak_memory_bytes=memory.read(),
-        )
-        figures = {"loss_before": trained.loss_before, "loss_after": trained.loss_after, **asdict(trained.cost + spent)}
-        save_change(transformer, sandwich.blocks, path, figures)
-
-
-def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequence[BlockRef]) -> None:
-    """Raise ``FastFluxError`` when replacing ``count`` of ``blocks`` leaves a sandwich without a block to adapt."""
-    if config.layers > 1 and count >= len(blocks):
-        raise FastFluxError(
-            f"All {len(blocks)} blocks would be replaced, so that none is left to adapt: lower the ratio."
-        )
-
-
-def _key(
-    transformer: nn.Module,
-    config: SandwichTrainingConfig,
-    calibration: Calibration,
-    ranked: Sequence[BlockRef],
-    inputs: RecordedInputs,
-) -> str:
-    """16 hex digits of all that decides the changes but the amount; what the pipeline computed is in the inputs."""
-    amounts = ("ratio", "blocks", "reuse_from", "ranking")
-    settings = {name: value for name, value in asdict(config).items() if name not in amounts}
-    order = [str(block) for block in ranked]
-    at_once = calibration.at_once(transformer, inputs)
-    device = next(transformer.parameters()).device.type
-    recorded = (dict(inputs.rows), dict(inputs.shared))
-    return fingerprint(settings, config.version, order, *recorded, transformer, at_once, device, VERSIONS)
-
-
-def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, figures: dict[str, float]) -> None:
-    """Write the weights of some blocks to a safetensors file, which appears complete or not at all."""
-    tensors = {
-        f"{block}/{name}": value.detach().cpu().contiguous()
-        for block in blocks
-        for name, value in get_block(transformer, block).state_dict().items()
-    }
-    metadata = {name: repr(value) for name, value in figures.items()}
-    save_tensors(tensors, path, remedy="free some space, then run the same again", metadata=metadata)
-
-
-def read_cost(path: Path) -> PruningCost:
-    """What the change in a file took; raises ``FastFluxError`` naming a file that cannot be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            noted = file.metadata()
-        return PruningCost.parse(noted)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
-
-
-def read_change(path: Path) -> dict[BlockRef, dict[str, Tensor]]:
-    """What `save_change` wrote, by block; raises ``FastFluxError`` naming a file that cannot be read."""
-    states: dict[BlockRef, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  # a safetensors handle is no mapping
-                block, _, name = key.partition("/")
-                states.setdefault(BlockRef.parse(block), {})[name] = file.get_tensor(key)
-    except (OSError, SafetensorError) as error:
-        raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
-    return states
-
-
-def load_change_(transformer: nn.Module, path: Path) -> None:
-    """Fill blocks with the weights that `save_change` wrote; raises ``FastFluxError`` when they do not fit."""
-    with torch.no_grad():
-        for block, state in read_change(path).items():
-            try:
-                get_block(transformer, block).load_state_dict(state)
-            except RuntimeError as error:
-                raise FastFluxError(f"{path} holds another model's block {block}: delete it and run again.") from error

@@ -16,40 +16,13 @@ from fastflux.calibration.recording import BlockStates, has_rows
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.descent import descend
+from fastflux.methods.sandwich_training.config import SandwichSettings
 from fastflux.methods.sandwich_training.span import Sandwich
 from fastflux.models.architecture import architecture_of
 from fastflux.models.offload import resident
-from fastflux.models.surgery import get_block, hidden_size
+from fastflux.models.surgery import get_block
 
 ADAPTER = "sandwich"
-
-
-@dataclass(frozen=True)
-class SandwichSettings:
-    """How one sandwich is trained: AdamW, cosine decay to 0 after a linear warm-up over 5 % of the steps.
-
-    ``rank``: of the LoRA in the adapted blocks' linear layers, whose scale is 1 (alpha = rank); ``batch``: samples a
-    step; ``lr``: of LoRA; ``linear_lr``: of the replaced blocks' linear layers, which start at their least-squares fit.
-    The paper names no values.
-    """
-
-    rank: int = 16
-    steps: int = 200
-    batch: int = 8
-    lr: float = 1e-3
-    linear_lr: float = 1e-4
-
-    def require_sensible(self, transformer: nn.Module) -> None:
-        """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
-        width = hidden_size(transformer)
-        if not 1 <= self.rank <= width:
-            raise FastFluxError(f"The LoRA rank is {self.rank}, but it must lie between 1 and the width, {width}.")
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
-        for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
-            if not (math.isfinite(rate) and rate >= 0):
-                raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
 
 
 @dataclass(frozen=True)

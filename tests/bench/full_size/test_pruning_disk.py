@@ -10,7 +10,7 @@ from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, pruning
 from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.workbench import Workbench
-from fastflux.models.architecture import FLUX
+from fastflux.models.flux import FLUX
 from tests.bench.full_size.tiny import TINY
 
 DOUBLE, LINEAR = 339_831_296, 18_880_512

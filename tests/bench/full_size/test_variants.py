@@ -25,9 +25,10 @@ from bench.studies.full_size.variants import (
 )
 from bench.studies.full_size.workbench import Workbench
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
-from fastflux.models.architecture import FLUX, example_inputs
+from fastflux.methods.l1_norm import L1NormConfig
+from fastflux.models.architecture import example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.flux import FLUX
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef

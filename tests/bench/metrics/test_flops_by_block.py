@@ -10,7 +10,7 @@ from torch import nn
 from bench.metrics.cost.flops import block_flops, flux_flops
 from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora, measure_flops_by_block
 from fastflux.errors import FastFluxError
-from fastflux.methods.l1_norm.method import L1NormConfig
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_

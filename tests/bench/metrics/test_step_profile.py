@@ -10,8 +10,9 @@ from bench.metrics.cost import step_profile
 from bench.metrics.cost.step_profile import kind_of_operation, measure_step_profile
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import FLUX, example_inputs
+from fastflux.models.architecture import example_inputs
 from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.flux import FLUX
 from tests.fastflux.conftest import make_tiny_flux
 
 

@@ -1,0 +1,103 @@
+"""Settings of Sandwich Training: which blocks are replaced, and how each sandwich is trained."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.methods.linear_replacement import LinearReplacementConfig
+from fastflux.methods.registry import amount
+from fastflux.methods.sandwich_training.span import require_layers
+from fastflux.models.architecture import architecture_of
+from fastflux.models.surgery import hidden_size
+from fastflux.plan import REPLACEMENT_KINDS, BlockRef
+
+
+@dataclass(frozen=True)
+class SandwichSettings:
+    """How one sandwich is trained: AdamW, cosine decay to 0 after a linear warm-up over 5 % of the steps.
+
+    ``rank``: of the LoRA in the adapted blocks' linear layers, whose scale is 1 (alpha = rank); ``batch``: samples a
+    step; ``lr``: of LoRA; ``linear_lr``: of the replaced blocks' linear layers, which start at their least-squares fit.
+    The paper names no values.
+    """
+
+    rank: int = 16
+    steps: int = 200
+    batch: int = 8
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+
+    def require_sensible(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
+        width = hidden_size(transformer)
+        if not 1 <= self.rank <= width:
+            raise FastFluxError(f"The LoRA rank is {self.rank}, but it must lie between 1 and the width, {width}.")
+        for name, value in (("steps", self.steps), ("batch", self.batch)):
+            if value < 1:
+                raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
+        for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
+
+
+@dataclass(frozen=True)
+class SandwichTrainingConfig(LinearReplacementConfig):
+    """Replace the least important blocks one by one, each repaired by Sandwich Training.
+
+    ``ratio`` or ``blocks``, ``ranking``, ``seed`` and ``ridge`` as in `LinearReplacementConfig`; ``replacement`` is
+    "linear", or "removed" for the ablation of Figure 6; ``layers`` 1, 3 or 5 (Figure 7); ``samples`` images at one time
+    step each calibrate and train (the paper uses 512 and another 512); the rest as in `SandwichSettings`. With
+    ``reuse_from``, a higher ratio, the sandwiches trained up to that ratio serve this one ("inference reuse").
+    """
+
+    method: ClassVar[str] = "sandwich_training"
+    version: ClassVar[int] = 3
+    """Raised whenever the same settings would give other weights or figures: no earlier progress is then taken."""
+
+    replacement: str = "linear"
+    layers: int = 3
+    samples: int = 512
+    rank: int = 16
+    steps: int = 200
+    batch: int = 8
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+    reuse_from: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_layers(self.layers)
+        if self.samples < 1:
+            raise FastFluxError(f"The sandwich's samples are {self.samples}, but there must be at least 1.")
+        if self.replacement not in REPLACEMENT_KINDS:
+            raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
+        if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
+            raise FastFluxError(
+                f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
+            )
+
+    @property
+    def settings(self) -> SandwichSettings:
+        """How each sandwich is trained."""
+        return SandwichSettings(self.rank, self.steps, self.batch, self.lr, self.linear_lr)
+
+    def require_fits(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` where this transformer cannot be pruned by these settings."""
+        super().require_fits(transformer)
+        self.settings.require_sensible(transformer)
+        ratio = self.ratio if self.reuse_from is None else self.reuse_from
+        require_spans(
+            self, count=amount(transformer, ratio, self.blocks), blocks=architecture_of(transformer).chain(transformer)
+        )
+
+
+def require_spans(config: SandwichTrainingConfig, *, count: int, blocks: Sequence[BlockRef]) -> None:
+    """Raise ``FastFluxError`` when replacing ``count`` of ``blocks`` leaves a sandwich without a block to adapt."""
+    if config.layers > 1 and count >= len(blocks):
+        raise FastFluxError(
+            f"All {len(blocks)} blocks would be replaced, so that none is left to adapt: lower the ratio."
+        )

@@ -1,0 +1,338 @@
+"""Models that are not as they look, files that do not fit, pipelines of another kind: one sentence with the remedy."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxFillPipeline, FluxImg2ImgPipeline, FluxPipeline, Transformer2DModel
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+import fastflux
+from fastflux import workflow
+from fastflux.cli import main
+from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline
+from fastflux.methods.registry import make_config
+from fastflux.plan import PruningPlan
+from fastflux.pruning import prune_
+from tests.fastflux.conftest import make_tiny_flux
+
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+def with_lora(transformer: Any) -> None:
+    transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+
+
+def with_fused_lora(transformer: Any) -> None:
+    with_lora(transformer)
+    transformer.fuse_lora()
+
+
+def quantised(transformer: Any) -> None:
+    weight = transformer.proj_out.weight
+    transformer.proj_out.weight = torch.nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
+
+
+def in_float8(transformer: Any) -> None:
+    transformer.proj_out.weight.data = transformer.proj_out.weight.data.to(torch.float8_e4m3fn)
+
+
+def partly_on_meta(transformer: Any) -> None:
+    transformer.proj_out.to("meta")
+
+
+def cast_by_layer(transformer: Any) -> None:
+    transformer.enable_layerwise_casting(storage_dtype=torch.float16, compute_dtype=torch.float32)
+
+
+def offloaded_in_groups(transformer: Any) -> None:
+    transformer.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
+    )
+
+
+def with_nan(transformer: Any) -> None:
+    transformer.proj_out.weight.data[0, 0] = float("nan")
+
+
+FAULTS: dict[Callable[[Any], Any], str] = {
+    with_lora: r"LoRA layers .*unload_lora_weights\(\)",
+    with_fused_lora: r"LoRA layers .*unload_lora_weights\(\)",
+    lambda transformer: transformer.fuse_qkv_projections(): r"fused projections .*unfuse_qkv_projections\(\)",
+    quantised: "weights of torch.int8",
+    in_float8: "weights of torch.float8_e4m3fn",
+    partly_on_meta: r"meta device \(proj_out\.",
+    cast_by_layer: "without layerwise casting",
+    offloaded_in_groups: "offloaded in groups",
+    with_nan: r"proj_out\.weight holds values that are not finite",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[message[:20] for message in FAULTS.values()])
+def test_a_model_that_is_not_as_it_looks_is_neither_pruned_nor_saved(
+    fault: Callable[[Any], Any], base: Path, tmp_path: Path
+) -> None:
+    transformer = make_tiny_flux()
+    fault(transformer)
+    config = make_config("block_removal", {"blocks": 1, "ranking": "end2start"})
+    out = tmp_path / "out"
+    for work in (
+        lambda: prune_(transformer, config),
+        lambda: save_transformer(transformer, out),
+        lambda: export_pipeline(base, transformer, out),
+    ):
+        with pytest.raises(FastFluxError, match=FAULTS[fault]):
+            work()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lora_that_was_unloaded_and_projections_that_were_unfused_are_no_fault(tmp_path: Path) -> None:
+    transformer = make_tiny_flux()
+    with_lora(transformer)
+    transformer.unload_lora()
+    transformer.fuse_qkv_projections()
+    transformer.unfuse_qkv_projections()
+    save_transformer(transformer, tmp_path / "out")
+    for name, value in make_tiny_flux().state_dict().items():
+        assert torch.equal(load_transformer(tmp_path / "out").state_dict()[name], value)
+
+
+@pytest.fixture
+def copy(base: Path, tmp_path: Path) -> Path:
+    """A pipeline to spoil."""
+    shutil.copytree(base, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object], file: str = WEIGHTS) -> None:
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file, metadata={"format": "pt"})
+
+
+CONFIG, INDEX = "transformer/config.json", "model_index.json"
+SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a block too few": (
+        lambda f: change(f / CONFIG, num_single_layers=3),
+        "unexpected, first single_",
+    ),
+    "no guidance": (
+        lambda f: change(f / CONFIG, guidance_embeds=False),
+        "unexpected, first time_text",
+    ),
+    "a block too many": (
+        lambda f: change(f / CONFIG, num_layers=3),
+        "missing, first transformer_blo",
+    ),
+    "scaled float8": (
+        lambda f: rewrite(f, lambda w: w.update({"proj_out.weight_scale": torch.ones(1)})),
+        "scaled float8",
+    ),
+    "LoRA": (
+        lambda f: rewrite(f, lambda w: w.update({"proj_out.base_layer.weight": w.pop("proj_out.weight")})),
+        r"unload_lora_weights\(\)",
+    ),
+    "quantised": (
+        lambda f: change(f / CONFIG, quantization_config={"quant_method": "bitsandbytes"}),
+        r"is quantised: load it, call dequantize\(\)",
+    ),
+    "VAE": (
+        lambda f: rewrite(f, lambda w: w.pop("decoder.conv_in.weight"), "vae/diffusion_pytorch_model.safetensors"),
+        "1 missing, first decoder.conv_in.weight",
+    ),
+    "text encoder": (
+        lambda f: rewrite(f, lambda w: w.pop(min(w)), "text_encoder/model.safetensors"),
+        "text_encoder do not fit their config.json: 1 missing",
+    ),
+    "empty entry": (lambda f: change(f / INDEX, vae=[]), r"vae is \[\], but must name a library and a class"),
+    "numbers": (lambda f: change(f / INDEX, vae=[1, 2]), r"vae is \[1, 2\], but must name a library"),
+    "unknown model": (lambda f: change(f / INDEX, vae=["diffusers", "NoVae"]), "no class for .*vae"),
+    "unknown scheduler": (lambda f: change(f / INDEX, scheduler=["diffusers", "NoScheduler"]), "Cannot load the pipel"),
+    "unknown pipeline": (lambda f: change(f / INDEX, _class_name="NoPipeline"), "Cannot load the pipeline"),
+    "nested": (lambda f: (f / INDEX).write_text("[" * 100_000), "Cannot read .* as JSON"),
+    "no config": (lambda f: (f / "text_encoder/config.json").unlink(), "Cannot load the pipeline"),
+    "plan": (
+        lambda f: change(f / CONFIG, _class_name="FastFluxTransformer2DModel", pruning_plan={"schema_version": 2}),
+        "schema version 2",
+    ),
+    "replacement": (
+        lambda f: change(
+            f / CONFIG,
+            _class_name="FastFluxTransformer2DModel",
+            pruning_plan={**PruningPlan("", "", "l1_norm", {}).to_json(), "replacements": ["transformer_blocks.0"]},
+        ),
+        "A replacement is a JSON object",
+    ),
+    "class": (
+        lambda f: change(f / CONFIG, _class_name="FluxTransformer3D"),
+        "did you mean 'FluxTran",
+    ),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_weights_that_do_not_fit_are_an_error(spoil: str, copy: Path) -> None:
+    SPOILED[spoil][0](copy)
+    with pytest.raises(FastFluxError, match=SPOILED[spoil][1]):
+        load_pipeline(copy)
+
+
+@pytest.mark.parametrize("kind", [FluxFillPipeline, FluxImg2ImgPipeline])
+def test_a_pipeline_of_another_kind_is_refused_before_it_is_loaded(
+    kind: Any, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(copy / "model_index.json", _class_name=kind.__name__)
+    for file in (copy / WEIGHTS, copy / "vae/diffusion_pytorch_model.safetensors"):
+        file.write_bytes(b"not to be read")
+    with pytest.raises(FastFluxError, match=f"is a {kind.__name__}, but .* FluxPipeline alone"):
+        load_outline(copy)
+    assert main(["generate", str(copy), "a star", "-o", str(tmp_path / "a.png"), "--device", "cpu"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_card_names_the_pipeline_of_the_index(copy: Path, tmp_path: Path) -> None:
+    change(copy / "model_index.json", _class_name="FluxImg2ImgPipeline")
+    transformer = load_transformer(copy / "transformer")
+    prune_(transformer, make_config("block_removal", {"blocks": 1, "ranking": "end2start"}))
+    export_pipeline(copy, transformer, tmp_path / "out")
+    assert "FluxImg2ImgPipeline.from_pretrained" in (tmp_path / "out/README.md").read_text()
+
+
+def test_a_folder_of_a_variant_is_loaded_pruned_and_exported(base: Path, copy: Path, tmp_path: Path) -> None:
+    FluxPipeline.from_pretrained(base).save_pretrained(tmp_path / "half", variant="fp16")
+    pruned = fastflux.prune(
+        tmp_path / "half",
+        fastflux.BlockRemovalConfig(blocks=1, ranking="end2start"),
+        output=tmp_path / "out",
+        resources=fastflux.Resources(device="cpu"),
+    )
+    loaded = FluxPipeline.from_pretrained(tmp_path / "out")
+    assert fastflux.plan_of(loaded.transformer) == pruned.plan
+    for name, value in load_pipeline(base).text_encoder.state_dict().items():
+        assert torch.equal(loaded.text_encoder.state_dict()[name], value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--blocks", "7"], "Cannot replace 7 blocks: the transformer has 6"),
+        (["--blocks", "2", "--ranking", "transformer_blocks.0,transformer_blocks.1"], "The ranking lists 2 blocks"),
+        (["--blocks", "2", "--height", "33"], "height is 33 pixels"),
+        (["--blocks", "2", "--text-tokens", "600"], "600 text tokens"),
+        (["--blocks", "2", "--guidance", "nan"], "The guidance is nan"),
+        (["--blocks", "2", "--limit", "0"], "--limit is 0"),
+        (["--blocks", "2", "--method", "block_removal", "--fold"], "--fold is for linear replacements"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--fold"], "--fold is for linear replacements"),
+        (["--ratio", "0.999", "--method", "l1_norm"], "Cannot remove 99.9%"),
+        (["--blocks", "2", "--method", "sandwich_training"], "512 samples are asked for, but 2 prompts"),
+        (["--blocks", "6", "--method", "sandwich_training", "--samples", "8"], "none is left to adapt"),
+        (["--blocks", "1", "--method", "sandwich_training", "--samples", "8", "--rank", "99"], "rank is 99"),
+        (["--blocks", "2", "--device", "meta"], "--device meta cannot be used"),
+        (["--blocks", "2", "-o", "/"], "Cannot write /"),
+        (["--blocks", "2", "-o", "."], "the folder this runs in"),
+        (["--blocks", "2", "-o", "x" * 300], "File name too long"),
+    ],
+)
+def test_what_needs_no_forward_is_found_before_any_weight_is_read(
+    arguments: list[str],
+    message: str,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workflow, "load_pipeline", lambda *_, **__: pytest.fail("the long work has begun"))
+    (tmp_path / "p.txt").write_text("a red star\na ring\n")
+    output = [] if "-o" in arguments else ["-o", str(tmp_path / "out")]
+    assert main(["prune", str(base), "--prompts", "p.txt", *output, *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["p.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rank", "PRUNED", "--prompts", "p.txt"], "is pruned already, by plan"),
+        (["rank", "BASE", "--prompts", "p.txt", "--json", "p.txt/a.json"], "Cannot write p.txt: "),
+        (["rank", "BASE", "--prompts", "p.txt", "--json", "."], "is a folder"),
+        (["rank", "BASE", "--prompts", "p.txt", "--ranking", "random"], "Unknown measured ranking 'random'"),
+        (["prune", "PRUNED", "--prompts", "p.txt", "--blocks", "1", "-o", "out"], "is pruned already, by plan"),
+        (["generate", "BASE", "a star", "-o", "a.jpg"], "written as PNG, not as .jpg"),
+        (["generate", "BASE", "-o", "a.png"], "nothing to draw"),
+        (["generate", "BASE", "a star", "-o", "a.png", "--height", "33"], "height is 33 pixels"),
+        (["generate", "BASE", "a star", "-o", "a.png", "--guidance", "nan"], "The guidance is nan"),
+        (["generate", "BASE", "a star", "-o", "a.png", "--steps", "0"], "--steps is 0"),
+        (["inspect", "nowhere"], "There is no nowhere"),
+        (["inspect", "p.txt"], "p.txt"),
+    ],
+)
+def test_commands_refuse_in_one_sentence(
+    arguments: list[str],
+    message: str,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").write_text("a red star\na ring\n")
+    names = {"BASE": str(base), "PRUNED": str(tmp_path / "pruned")}
+    if "PRUNED" in arguments:
+        transformer = load_transformer(base / "transformer")
+        prune_(transformer, make_config("block_removal", {"blocks": 1, "ranking": "end2start"}))
+        export_pipeline(base, transformer, tmp_path / "pruned")
+    assert main([names.get(word, word) for word in arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_nothing_is_drawn_of_values_that_are_not_finite(copy: Path, tmp_path: Path) -> None:
+    rewrite(copy, lambda weights: weights["proj_out.weight"].fill_(float("nan")))
+    assert (
+        main(["generate", str(copy), "a star", "-o", str(tmp_path / "a.png"), "--steps", "2", "--device", "cpu"]) == 1
+    )
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_plan_tells_calibrations_apart(base: Path, tmp_path: Path) -> None:
+    def hash_of(name: str, **settings: Any) -> str:
+        data = fastflux.CalibrationSettings(**{"prompts": ["a red star"], "steps": 16, **settings})
+        config = fastflux.LinearReplacementConfig(blocks=1, ranking="start2end")
+        place = fastflux.Resources(device="cpu")
+        return fastflux.prune(base, config, data, output=tmp_path / name, resources=place).plan.hash
+
+    hashes = [
+        hash_of("a"),
+        hash_of("b", guidance=4.0),
+        hash_of("c", prompts=["a ring"]),
+        hash_of("d", calibration_seed=1),
+    ]
+    assert len(set(hashes)) == 4
+    assert hash_of("e") == hashes[0]
+    assert fastflux.plan_of(load_transformer(tmp_path / "e/transformer")).hash == hashes[0]  # type: ignore[union-attr]
+
+
+def test_a_transformer_of_no_known_family_is_loaded_but_not_pruned(copy: Path, tmp_path: Path) -> None:
+    transformer = Transformer2DModel(num_attention_heads=1, attention_head_dim=4, in_channels=4, norm_num_groups=2)
+    shutil.rmtree(copy / "transformer")
+    transformer.save_pretrained(copy / "transformer")
+    change(copy / "model_index.json", transformer=["diffusers", "Transformer2DModel"])
+    loaded: Any = load_pipeline(copy).transformer
+    assert all(torch.equal(value, transformer.state_dict()[name]) for name, value in loaded.state_dict().items())
+    with pytest.raises(FastFluxError, match="Unknown transformer class"):
+        fastflux.prune(copy, fastflux.L1NormConfig(ratio=0.2), output=tmp_path / "out")

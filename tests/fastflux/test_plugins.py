@@ -1,0 +1,145 @@
+"""Another package adds an architecture or a method in one file of its own, found by its entry point."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastflux.methods.block_removal import BlockRemovalConfig, remove_blocks_
+from fastflux.methods.registry import register_pruning_method
+from fastflux.models.architecture import register_architecture
+from fastflux.models.flux import FLUX
+
+ARCHITECTURE = """
+from dataclasses import replace
+
+from diffusers import LongCatImageTransformer2DModel
+
+from fastflux import register_architecture
+from fastflux.models.flux import FLUX
+
+
+def make_inputs(transformer, batch, rows, columns, text_tokens, draw):
+    inputs = FLUX.make_inputs(transformer, batch, rows, columns, text_tokens, draw)
+    return {name: value for name, value in inputs.items() if name != "pooled_projections"}
+
+
+register_architecture(
+    replace(
+        FLUX,
+        name="LongCat",
+        model_class=LongCatImageTransformer2DModel,
+        pruned_class="FastFluxLongCatImageTransformer2DModel",
+        pipeline_class="LongCatImagePipeline",
+        make_inputs=make_inputs,
+    )
+)
+"""
+
+METHOD = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastflux.methods.registry import Pruned, register_pruning_method
+from fastflux.models.architecture import architecture_of
+from fastflux.models.surgery import replace_block_
+from fastflux.plan import Replacement
+
+
+@dataclass(frozen=True)
+class FirstBlockConfig:
+    method: ClassVar[str] = "first_block"
+    needs_statistics: ClassVar[bool] = False
+
+
+@register_pruning_method(FirstBlockConfig)
+def remove_first_block_(transformer, config, calibration):
+    replacement = Replacement(architecture_of(transformer).blocks(transformer)[0], "removed")
+    replace_block_(transformer, replacement)
+    return Pruned((replacement,))
+"""
+
+WRITE = """
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, LongCatImagePipeline
+from diffusers import LongCatImageTransformer2DModel
+import fastflux
+from fastflux.methods.registry import make_config
+from fastflux.models.architecture import example_inputs
+
+methods = {"linear_replacement": {"blocks": 1}, "l1_norm": {"ratio": 0.2}, "first_block": {}}
+expected = {}
+for method, settings in methods.items():
+    torch.manual_seed(0)
+    transformer = LongCatImageTransformer2DModel(
+        in_channels=8, num_layers=1, num_single_layers=3, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=12, pooled_projection_dim=10, axes_dims_rope=[4, 2, 2],
+    ).eval()
+    inputs = example_inputs(transformer, 8, 32, 32, 3, torch.Generator().manual_seed(0))
+    if not expected:
+        vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=32)
+        base = LongCatImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, None, None, None, transformer)
+        base.save_pretrained("base")
+        expected["dense"] = transformer(**inputs).sample
+    plan = fastflux.prune_(transformer, make_config(method, settings), lambda: transformer(**inputs))
+    fastflux.export_pipeline("base", transformer, method)
+    expected[method] = transformer(**inputs).sample, plan.hash
+torch.save((inputs, expected), "expected.pt")
+"""
+READ = """
+import torch
+import fastflux
+from diffusers import LongCatImagePipeline
+
+inputs, expected = torch.load("expected.pt")
+dense = expected.pop("dense")
+for method, (output, plan) in expected.items():
+    none = dict.fromkeys(("text_encoder", "tokenizer", "text_processor"))
+    loaded = LongCatImagePipeline.from_pretrained(method, **none).transformer
+    assert type(loaded).__name__ == "FastFluxLongCatImageTransformer2DModel"
+    assert fastflux.plan_of(loaded).hash == plan
+    assert torch.equal(loaded(**inputs).sample, output), method
+    assert not torch.equal(dense, output), method
+"""
+
+
+def install(site: Path, module: str, source: str, group: str) -> None:
+    """Put a package of one module into a folder, with the entry point that its installation would leave there."""
+    (site / f"{module}.py").write_text(source)
+    metadata = site / f"{module}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{module} = {module}\n")
+
+
+def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).resolve().parents[2]
+    path = f"{folder / 'site'}:{root}"
+    environment = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_family_and_a_method_of_one_file_each_are_pruned_exported_and_loaded(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    install(tmp_path / "site", "longcat", ARCHITECTURE, "fastflux.architectures")
+    install(tmp_path / "site", "firstblock", METHOD, "fastflux.methods")
+    for code in (WRITE, READ):
+        done = python(tmp_path, code)
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    install(tmp_path / "site", "torn", "import nothing_of_this_name", "fastflux.methods")
+    done = python(tmp_path, "from fastflux.methods.registry import pruning_methods; pruning_methods()")
+    assert "Cannot load torn of the package torn (fastflux.methods): No module named" in done.stderr
+
+
+def test_names_are_registered_once() -> None:
+    with pytest.raises(ValueError, match="registered already"):
+        register_architecture(FLUX)
+    with pytest.raises(ValueError, match="registered already"):
+        register_pruning_method(BlockRemovalConfig)(remove_blocks_)
