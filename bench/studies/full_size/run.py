@@ -141,7 +141,7 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
     The first piece starts whatever the budget: calls that are shorter than a piece would never end otherwise.
     """
     environment = describe_environment("cpu" if kind == "meta" else bench.device)
-    runner = Runner(bench.store, lambda: environment, budget=bench.budget, retry=False)
+    runner = Runner(bench.store, lambda: environment, budget=bench.budget)
     try:
         for stage in stages:
             left = stage.left(bench)
@@ -151,7 +151,7 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
             pieces = iter(stage.pieces(bench, left))
             while (piece := _next(bench, stage, pieces)) is not None:
                 console.print(f"{stage.name}: {', '.join(piece.names)}", markup=False, soft_wrap=True)
-                done = runner.settle(stage.name, piece)
+                done = runner.make(stage.name, piece)  # the stage knows what is left
                 release(bench.device)
                 for variant, reason in done.failures.items():
                     console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)
