@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastflux.calibration.fingerprints import fingerprint
-from fastflux.calibration.images import NoisedImages, read_captioned_images
+from fastflux.calibration.images import NoisedImages, open_picture, read_captioned_images
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
@@ -297,7 +297,10 @@ def _calibration_data(data: CalibrationSettings, what: str) -> tuple[type[Calibr
             f"{what} calibrates on prompts or on pictures: give a file with --prompts or a folder with --images."
         )
     if data.image_folder is not None:
-        return NoisedImages, read_captioned_images(data.image_folder)[: data.limit]
+        pictures = read_captioned_images(data.image_folder)[: data.limit]
+        for path, _ in pictures:
+            open_picture(path)  # a damaged one is better found now than behind those before it
+        return NoisedImages, pictures
     prompts = data.prompt_list if data.prompt_file is None else read_prompts(data.prompt_file)
     return Trajectories, (prompts or [])[: data.limit]
 

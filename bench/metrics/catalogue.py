@@ -116,7 +116,7 @@ _OWN = (
     ),
     Metric(
         _info("latency_batches", "1", "ms", "lower", "wall time of one transformer step by the number of images in it"),
-        f"{_COST}.latency_batches:measure_latency_batches", "transformer", "Latency by batch (ms)", machine=True,
+        f"{_COST}.latency:measure_latency_batches", "transformer", "Latency by batch (ms)", machine=True,
     ),
     Metric(
         _info("latency_end_to_end", "1", "ms", "lower",

@@ -79,19 +79,8 @@ def solve_equal_latency(
             device=device,
             clock=clock,
         )
-        for name, what in ((TARGET, "The target's step"), (CANDIDATE, f"The step of L1-norm pruning at {ratio}")):
-            if found[name].status != "ok":
-                raise FastFluxError(f"{what} failed, so no latency can be met: {found[name].reason}")
-        reading = Reading(
-            ratio=ratio,
-            heads=int(kept["heads"]),  # type: ignore[arg-type]  # integers, as l1_norm gives them
-            mlp_channels=int(kept["mlp_channels"]),  # type: ignore[arg-type]
-            latency_ratio=found[CANDIDATE].values["ratio_to_dense"],  # the target is what it is held against here
-            interval=found[CANDIDATE].intervals.get("ratio_to_dense"),
-            rounds=rounds,
-            candidate_ms=tuple(found[CANDIDATE].samples["ms"]),
-            target_ms=tuple(found[TARGET].samples["ms"]),
-        )
+        widths = int(kept["heads"]), int(kept["mlp_channels"])  # type: ignore[arg-type]  # integers, as l1_norm gives them
+        reading = Reading.of(found[CANDIDATE], found[TARGET], ratio, widths)
         if progress is not None:
             progress(
                 f"L1-norm ratio {ratio:.3f} ({reading.heads} heads, {reading.mlp_channels} MLP channels): "

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.samples.geneval_vocabulary import COCO_CLASSES
-from bench.samples.prompts import Prompt
-from fastflux.files import write_text
+from bench.samples.prompts import Prompt, write_prompts
 
 COUNT = 512
 SEED = 2
@@ -54,8 +53,7 @@ def calibration_prompts(count: int = COUNT, seed: int = SEED) -> tuple[Prompt, .
 
 def main() -> None:
     """Write the file."""
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    write_text(PATH, "".join(prompt.line() + "\n" for prompt in calibration_prompts()))
+    write_prompts(calibration_prompts(), PATH)
 
 
 if __name__ == "__main__":

@@ -12,23 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS
-from bench.samples.prompts import Prompt
-from fastflux.files import write_text
+from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
+from bench.samples.prompts import Prompt, write_prompts
 
-COUNTS: Mapping[str, int] = {
-    "single_object": 80,
-    "two_object": 99,
-    "counting": 80,
-    "colors": 94,
-    "position": 100,
-    "color_attr": 100,
-}
+COUNTS: Mapping[str, int] = dict(zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True))
 """Prompts of each task, as many as GenEval has."""
 SEED = 1
 PATH = Path("prompts/geneval/prompts.jsonl")
 
-RELATIONS = ("left of", "right of", "above", "below")
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
 #: What one calls one of them, where that is not the class's name.
 _ONE = {"skis": "pair of skis", "scissors": "pair of scissors"}
@@ -118,20 +109,14 @@ def _color_attr(generator: np.random.Generator) -> _Drawn:
     return {"include": include}, "a photo of " + " and ".join(_one(name, color) for name, color in pairs)
 
 
-_DRAWS: Mapping[str, Callable[[np.random.Generator], _Drawn]] = {
-    "single_object": _single_object,
-    "two_object": _two_object,
-    "counting": _counting,
-    "colors": _colors,
-    "position": _position,
-    "color_attr": _color_attr,
-}
+_DRAWS: Mapping[str, Callable[[np.random.Generator], _Drawn]] = dict(
+    zip(TASKS, (_single_object, _two_object, _counting, _colors, _position, _color_attr), strict=True)
+)
 
 
 def main() -> None:
     """Write the file."""
-    PATH.parent.mkdir(parents=True, exist_ok=True)
-    write_text(PATH, "".join(prompt.line() + "\n" for prompt in geneval_prompts()))
+    write_prompts(geneval_prompts(), PATH)
 
 
 if __name__ == "__main__":

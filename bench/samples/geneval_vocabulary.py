@@ -6,6 +6,8 @@ detector's classes are taken by their number, never by their name.
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 COCO_CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
     *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench"),
@@ -21,5 +23,9 @@ COCO_CLASSES = (
     *("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
 )
 
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+Color = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"]
+Task = Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+Relation = Literal["left of", "right of", "above", "below"]
+COLORS: tuple[str, ...] = get_args(Color)
+TASKS: tuple[str, ...] = get_args(Task)
+RELATIONS: tuple[str, ...] = get_args(Relation)

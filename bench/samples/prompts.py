@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 SETS = ("hps", "geneval", "calibration")
 
@@ -54,6 +55,12 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     if not prompts:
         raise FastFluxError(f"{path} holds no prompts; give at least one line")
     return tuple(prompts)
+
+
+def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
+    """Write a file that `read_prompts` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(prompt.line() + "\n" for prompt in prompts))
 
 
 def _parse(line: str, where: str) -> Prompt:

@@ -6,6 +6,7 @@ The first is the CLIP score, GenEval's colours and the FID features; the second 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.training import Schedule, train
-from bench.shapes.vae import reconstruct
+from bench.shapes.vae import reconstruct, to_model_range
 from bench.shapes.vocabulary import COLOR_NAMES, MAX_OBJECTS, SHAPES, STYLE_NAMES, caption
 from bench.shapes.world import SIZE, Scenes, object_boxes, object_masks, render, sample_scenes
 from fastflux.files import save_tensors, write_text
@@ -50,14 +51,10 @@ def build_clip() -> Any:
     return open_clip.model.CLIP(**CONFIG)
 
 
-def to_clip_range(images: Tensor) -> Tensor:
-    """uint8 images to what the tower expects (PREPROCESS)."""
-    return images.float() / 127.5 - 1
-
-
 def image_features(model: Any, images: Tensor) -> Tensor:
     """Normalised features (n, 64) of uint8 images; bfloat16 convolutions while training, which halves the time."""
-    pixels = to_clip_range(images).contiguous(memory_format=torch.channels_last)
+    # What PREPROCESS makes of them.
+    pixels = to_model_range(images).contiguous(memory_format=torch.channels_last)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=model.training):
         features = model.encode_image(pixels)
     return F.normalize(features.float(), dim=-1)
@@ -80,21 +77,11 @@ def object_crops(images: Tensor, scenes: Scenes, seed: int) -> tuple[Tensor, lis
     theta[:, :, 2] = centers / (SIZE / 2) - 1
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     crops = F.grid_sample(cut, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    captions = [
-        caption(
-            STYLE_NAMES[scenes.styles[row]],
-            {
-                "include": [
-                    {
-                        "class": SHAPES[scenes.shapes[row, slot]],
-                        "count": 1,
-                        "color": COLOR_NAMES[scenes.colors[row, slot]],
-                    }
-                ]
-            },
-        )
-        for row, slot in enumerate(slots.tolist())
-    ]
+    captions = []
+    for row, slot in enumerate(slots.tolist()):
+        shape, color = SHAPES[scenes.shapes[row, slot]], COLOR_NAMES[scenes.colors[row, slot]]
+        include = [{"class": shape, "count": 1, "color": color}]
+        captions.append(caption(STYLE_NAMES[scenes.styles[row]], {"include": include}))
     return crops.round().clamp(0, 255).to(torch.uint8), captions
 
 
@@ -162,7 +149,7 @@ def spoil_content(scenes: Scenes, seed: int) -> Scenes:
                     centers[row, : number + 1] = corners[rng.permutation(MAX_OBJECTS)[: number + 1]]
                     shapes[row, number], colors[row, number] = shapes[row, 0], colors[row, 0]
     radii = np.minimum(scenes.radii, 11.5)
-    return Scenes(shapes, colors, centers, radii, styles, scenes.noise, scenes.metadata, scenes.captions)
+    return replace(scenes, shapes=shapes, colors=colors, centers=centers, radii=radii, styles=styles)
 
 
 def preference_images(scenes: Scenes, seed: int, device: str = "cpu") -> Tensor:
@@ -189,7 +176,6 @@ def preference_scores(model: Any, images: Tensor, captions: list[str]) -> Tensor
 def tune_preference(model: Any, folder: Path, device: str = "cpu") -> Any:
     """Bradley-Terry training on preference pairs, as HPS v2 tunes CLIP on human choices (arXiv 2306.09341)."""
     torch.manual_seed(5)
-    model.train()
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         scenes = sample_scenes(PREFERENCE_BATCH, 4 * 10**6 + step)

@@ -17,7 +17,7 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from bench.shapes.text import WIDTH
-from bench.shapes.training import Schedule, train
+from bench.shapes.training import Schedule, frozen, train
 from bench.shapes.transformer import (
     BATCH,
     FULL,
@@ -42,29 +42,28 @@ def _scales(step: int, device: str) -> Tensor:
     return (low + (high - low) * torch.rand(BATCH, generator=torch.Generator().manual_seed(step))).to(device)
 
 
-def guide(shallow: Conditioned, latents: Latents, folder: Path, device: str = "cpu") -> Conditioned:
+def guide(shallow: Conditioned, latents: Latents, folder: Path) -> Conditioned:
     """A shallow student learns the guided velocity of the shallow teacher at every guidance scale.
 
     One forward then does what classifier-free guidance needs two for, as in FLUX.1-dev (arXiv 2210.03142). The text
     encoders stay the teacher's.
     """
     torch.manual_seed(2)
-    teacher = shallow.to(device).eval().requires_grad_(requires_grad=False)
-    student = Conditioned(copy.deepcopy(teacher.transformer), copy.deepcopy(teacher.text))
+    teacher = frozen(shallow, latents.device)
+    student = copy.deepcopy(teacher)
     student.transformer.requires_grad_()
-    compile_blocks_(student)
-    ones = torch.ones(2 * BATCH, device=device)
+    compile_blocks_(student.transformer)
+    ones = torch.ones(2 * BATCH, device=latents.device)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         # Another range of seeds than the teacher's training saw.
-        _, noisy, time, _, rows = latents.batch(10**6 + step, device)
-        scale = _scales(step, device)
-        both = torch.cat([rows, torch.full_like(rows, -1)])
+        noisy, time, _, rows = latents.batch(10**6 + step)
+        scale = _scales(step, latents.device)
         with torch.no_grad():
-            t5_ids, clip_ids = latents.t5_ids[both].to(device), latents.clip_ids[both].to(device)
-            guided, unguided = teacher(noisy.repeat(2, 1, 1), time.repeat(2), ones, t5_ids, clip_ids).chunk(2)
+            ids = latents.ids(torch.cat([rows, torch.full_like(rows, -1)]))
+            guided, unguided = teacher(noisy.repeat(2, 1, 1), time.repeat(2), ones, *ids).chunk(2)
             target = unguided + scale[:, None, None] * (guided - unguided)
-        velocity = student(noisy, time, scale, latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device))
+        velocity = student(noisy, time, scale, *latents.ids(rows))
         return (velocity - target).square().mean(), {}
 
     train("guide", student, loss_of_step, GUIDE_SCHEDULE, folder)
@@ -79,15 +78,18 @@ def shares_of(deep: int, shallow: int) -> list[int]:
 def split_(shallow: FluxTransformer2DModel, depth: Depth) -> FluxTransformer2DModel:
     """A deeper transformer of copies of the shallow one's blocks, the k copies of a block with 1/k of its gates."""
     deep = build_transformer(depth)
-    state = {key: value for key, value in shallow.state_dict().items() if "transformer_blocks." not in key}
-    missing = [
-        key for key in deep.load_state_dict(state, strict=False).missing_keys if "transformer_blocks." not in key
-    ]
-    if missing:
-        raise ValueError(f"the shallow transformer lacks {missing}")
+    copy_all_but_blocks_(shallow, deep)
     for name in ("transformer_blocks", "single_transformer_blocks"):
         split_blocks_(getattr(shallow, name), getattr(deep, name))
     return deep
+
+
+def copy_all_but_blocks_(shallow: nn.Module, deep: nn.Module) -> None:
+    """Copy the weights outside of the stacks of blocks; raises ValueError where one is lacking."""
+    state = {key: value for key, value in shallow.state_dict().items() if "transformer_blocks." not in key}
+    missing, unexpected = deep.load_state_dict(state, strict=False)
+    if lacking := [*unexpected, *(key for key in missing if "transformer_blocks." not in key)]:
+        raise ValueError(f"the shallow and the deep transformer do not share {lacking}")
 
 
 def split_blocks_(sources: Sequence[nn.Module], targets: Sequence[nn.Module]) -> None:
@@ -151,27 +153,33 @@ def run_with_streams(
     return velocity, streams
 
 
-def deepen(guided: Conditioned, latents: Latents, folder: Path, device: str = "cpu") -> Conditioned:
+def matching_loss(
+    velocity: Tensor, target: Tensor, streams: Sequence[Tensor], wanted: Sequence[Tensor]
+) -> tuple[Tensor, dict[str, float]]:
+    """How far a split model is from the one that was split, in its velocity and behind every group of copies."""
+    pairs = zip(streams, wanted, strict=True)
+    inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
+    error = (velocity - target).square().mean()
+    return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
+
+
+def deepen(guided: Conditioned, latents: Latents, folder: Path) -> Conditioned:
     """Split the guided model to full depth and train it to do what the shallow one does, group of copies by group."""
     torch.manual_seed(3)
-    teacher = guided.to(device).eval().requires_grad_(requires_grad=False)
-    student = Conditioned(split_(teacher.transformer, FULL), copy.deepcopy(teacher.text)).to(device)
+    teacher = frozen(guided, latents.device)
+    student = Conditioned(split_(teacher.transformer, FULL), copy.deepcopy(teacher.text)).to(latents.device)
     student.transformer.requires_grad_()
-    compile_blocks_(student)
-    ends = group_ends(SHALLOW), group_ends(FULL)
+    compile_blocks_(student.transformer)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        _, noisy, time, _, rows = latents.batch(2 * 10**6 + step, device)
-        inputs = noisy, time, _scales(step, device)
+        noisy, time, _, rows = latents.batch(2 * 10**6 + step)
+        inputs = noisy, time, _scales(step, latents.device)
         with torch.no_grad():
-            text = teacher.text(latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device))
-            target, wanted = run_with_streams(teacher.transformer, inputs, text, ends[0])
-        velocity, streams = run_with_streams(student.transformer, inputs, text, ends[1])
+            text = teacher.text(*latents.ids(rows))
+            target, wanted = run_with_streams(teacher.transformer, inputs, text, group_ends(SHALLOW))
+        velocity, streams = run_with_streams(student.transformer, inputs, text, group_ends(FULL))
         # The text stream behind the last block is never read.
-        pairs = zip(streams[:-1], wanted[:-1], strict=True)
-        inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
-        error = (velocity - target).square().mean()
-        return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
+        return matching_loss(velocity, target, streams[:-1], wanted[:-1])
 
     train("deepen", student, loss_of_step, DEEPEN_SCHEDULE, folder)
     return student

@@ -6,20 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.samples.prompts import Prompt
-from bench.shapes.vocabulary import STYLE_NAMES, TASKS, held_out
+from bench.samples.geneval_vocabulary import TASKS
+from bench.samples.prompts import Prompt, write_prompts
+from bench.shapes.vocabulary import HELD_OUT, STYLE_NAMES
 from bench.shapes.world import TASK_WEIGHTS, sample_scenes
-from fastflux.files import write_text
 
 HPS_PER_STYLE = 64
 GENEVAL_PER_TASK = 24
 CALIBRATION = 128
-#: Calibration prompts spread over the templates as the training captions do.
 FOLDER = Path("prompts/shapes")
 
 
 def _has_held_out(metadata: dict[str, Any]) -> bool:
-    return any("color" in item and held_out(item["color"], item["class"]) for item in metadata["include"])
+    return any((item.get("color"), item["class"]) in HELD_OUT for item in metadata["include"])
 
 
 def hps_prompts() -> list[Prompt]:
@@ -63,15 +62,10 @@ def calibration_prompts() -> list[Prompt]:
 
 def main() -> None:
     """Write all sets."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    sets = {
-        "hps": hps_prompts(),
-        "geneval": geneval_prompts(),
-        "geneval_held_out": geneval_prompts(only_held_out=True),
-        "calibration": calibration_prompts(),
-    }
-    for name, prompts in sets.items():
-        write_text(FOLDER / f"{name}.jsonl", "".join(prompt.line() + "\n" for prompt in prompts))
+    write_prompts(hps_prompts(), FOLDER / "hps.jsonl")
+    write_prompts(geneval_prompts(), FOLDER / "geneval.jsonl")
+    write_prompts(geneval_prompts(only_held_out=True), FOLDER / "geneval_held_out.jsonl")
+    write_prompts(calibration_prompts(), FOLDER / "calibration.jsonl")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextModelWithProjection
 
-from bench.shapes.growth import run_with_streams, shares_of, split_blocks_
+from bench.shapes.growth import copy_all_but_blocks_, matching_loss, run_with_streams, shares_of, split_blocks_
 from bench.shapes.text import WIDTH, TextEncoders
-from bench.shapes.training import Schedule, train
-from bench.shapes.transformer import BATCH, GRID, Conditioned, Latents, unpack
+from bench.shapes.training import Schedule, frozen, train
+from bench.shapes.transformer import BATCH, GRID, Conditioned, Latents, compile_blocks_, initialise_, unpack
 from bench.shapes.vae import LATENT_CHANNELS
 
 SHALLOW_BLOCKS = 8
@@ -52,18 +52,6 @@ def build_sd3(blocks: int) -> SD3Transformer2DModel:
         pooled_projection_dim=2 * WIDTH,
         pos_embed_max_size=GRID,
     )
-
-
-def initialise_(transformer: SD3Transformer2DModel) -> None:
-    """DiT's initialisation: Xavier matrices, modulations and the output start at zero."""
-    for module in transformer.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    for name, module in transformer.named_modules():
-        if isinstance(module, nn.Linear) and (".norm1" in name or "norm_out" in name):
-            nn.init.zeros_(module.weight)
-    nn.init.zeros_(transformer.proj_out.weight)
 
 
 class Sd3Text(nn.Module):
@@ -136,32 +124,26 @@ class _Student(nn.Module):
         return velocity, self.head(streams[0])
 
 
-def _compile_(transformer: nn.Module) -> None:
-    for block in transformer.transformer_blocks:  # type: ignore[union-attr]  # a ModuleList
-        block.compile(dynamic=False)
-
-
-def train_sd3(guided: Conditioned, latents: Latents, folder: Path, device: str = "cpu") -> SD3Transformer2DModel:
+def train_sd3(guided: Conditioned, latents: Latents, folder: Path) -> SD3Transformer2DModel:
     """A shallow SD3 learns the guided teacher's velocity; the text encoders stay the teacher's."""
     torch.manual_seed(4)
-    teacher = guided.to(device).eval().requires_grad_(requires_grad=False)
-    text = Sd3Text(teacher.text).to(device).eval().requires_grad_(requires_grad=False)
-    student = _Student(build_sd3(SHALLOW_BLOCKS)).to(device)
+    teacher, text = frozen(guided, latents.device), frozen(Sd3Text(guided.text), latents.device)
+    student = _Student(build_sd3(SHALLOW_BLOCKS)).to(latents.device)
     initialise_(student.transformer)
-    _compile_(student.transformer)
-    scale = torch.full((BATCH,), GUIDANCE, device=device)
+    compile_blocks_(student.transformer)
+    scale = torch.full((BATCH,), GUIDANCE, device=latents.device)
     double = len(teacher.transformer.transformer_blocks)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         # Another range of seeds than the teacher's own trainings saw.
-        _, noisy, time, _, rows = latents.batch(3 * 10**6 + step, device)
-        t5_ids, clip_ids = latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device)
+        noisy, time, _, rows = latents.batch(3 * 10**6 + step)
+        ids = latents.ids(rows)
         with torch.no_grad():
             target, (features,) = run_with_streams(
-                teacher.transformer, (noisy, time, scale), teacher.text(t5_ids, clip_ids), (double,)
+                teacher.transformer, (noisy, time, scale), teacher.text(*ids), (double,)
             )
             features = features[:, -GRID * GRID :]
-            encoded = text(t5_ids, clip_ids)
+            encoded = text(*ids)
         velocity, aligned = student(unpack(noisy), time, encoded)
         error = (velocity - unpack(target)).square().mean()
         inner = (aligned - features).square().mean() / features.square().mean()
@@ -174,39 +156,31 @@ def train_sd3(guided: Conditioned, latents: Latents, folder: Path, device: str =
 def split_sd3(shallow: SD3Transformer2DModel) -> SD3Transformer2DModel:
     """24 blocks from the shallow model's: each split into copies but the last, which alone leaves the text out."""
     deep = build_sd3(BLOCKS)
-    deep.load_state_dict(
-        {name: value for name, value in shallow.state_dict().items() if "transformer_blocks." not in name},
-        strict=False,
-    )
+    copy_all_but_blocks_(shallow, deep)
     split_blocks_(shallow.transformer_blocks[:-1], deep.transformer_blocks[:-1])
     deep.transformer_blocks[-1].load_state_dict(shallow.transformer_blocks[-1].state_dict())
     return deep
 
 
 def deepen_sd3(
-    shallow: SD3Transformer2DModel, guided: Conditioned, latents: Latents, folder: Path, device: str = "cpu"
+    shallow: SD3Transformer2DModel, guided: Conditioned, latents: Latents, folder: Path
 ) -> SD3Transformer2DModel:
     """Split the shallow SD3 to 24 blocks and mend what that broke, behind every group of copies."""
     torch.manual_seed(5)
-    teacher = shallow.to(device).eval().requires_grad_(requires_grad=False)
-    text = Sd3Text(guided.text).to(device).eval().requires_grad_(requires_grad=False)
-    student = copy.deepcopy(split_sd3(teacher)).to(device).requires_grad_()
-    _compile_(student)
-    ends = (
-        tuple(range(1, SHALLOW_BLOCKS)),
-        tuple(accumulate(shares_of(BLOCKS - 1, SHALLOW_BLOCKS - 1))),
-    )
+    teacher, text = frozen(shallow, latents.device), frozen(Sd3Text(guided.text), latents.device)
+    student = split_sd3(teacher).to(latents.device).requires_grad_()
+    compile_blocks_(student)
+    ends = tuple(accumulate(shares_of(BLOCKS - 1, SHALLOW_BLOCKS - 1)))
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        _, noisy, time, _, rows = latents.batch(4 * 10**6 + step, device)
+        noisy, time, _, rows = latents.batch(4 * 10**6 + step)
         with torch.no_grad():
-            encoded = text(latents.t5_ids[rows].to(device), latents.clip_ids[rows].to(device))
-            target, wanted = run_with_image_streams(teacher, unpack(noisy), time, encoded, ends[0])
-        velocity, streams = run_with_image_streams(student, unpack(noisy), time, encoded, ends[1])
-        pairs = zip(streams, wanted, strict=True)
-        inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
-        error = (velocity - target).square().mean()
-        return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
+            encoded = text(*latents.ids(rows))
+            target, wanted = run_with_image_streams(
+                teacher, unpack(noisy), time, encoded, tuple(range(1, SHALLOW_BLOCKS))
+            )
+        velocity, streams = run_with_image_streams(student, unpack(noisy), time, encoded, ends)
+        return matching_loss(velocity, target, streams, wanted)
 
     train("sd3_deepen", student, loss_of_step, DEEPEN_SCHEDULE, folder)
     return student

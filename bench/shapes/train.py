@@ -6,15 +6,14 @@ export.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from cyclopts import App
 from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from bench.progress import console, track
 from bench.shapes import WEIGHTS
@@ -26,7 +25,11 @@ from bench.shapes.text import TextEncoders
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, train_vae
 from bench.shapes.world import object_coverage, render, sample_scenes
+from fastflux.command_line import run
+from fastflux.errors import unknown_name
 from fastflux.files import new_folder, write_text
+
+app = App(name="python -m bench.shapes.train")
 
 STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export")
 TRAINING_SCENES = 147_456
@@ -41,6 +44,8 @@ TRAINING_TASKS = {
     "position_color": 0.12,
 }
 RUNS = Path("runs/train_shapes")
+#: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
+SHIFT = 1.5
 #: Whose curves lie beside which weights.
 CURVES = {
     "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
@@ -49,12 +54,6 @@ CURVES = {
     "clip": ("clip",),
     "hps": ("hps",),
 }
-
-
-def _vae(folder: Path, device: str) -> AutoencoderKL:
-    vae = train_vae(folder, device).to(memory_format=torch.contiguous_format)
-    vae.save_pretrained(folder / "vae")
-    return vae
 
 
 def _trained_vae(folder: Path, device: str) -> AutoencoderKL:
@@ -77,18 +76,24 @@ def _latents(folder: Path, device: str) -> None:
     )
 
 
-def _read_latents(folder: Path) -> Latents:
-    return Latents(**load_file(folder / "latents.safetensors"))
+def _transformers(stage: str, folder: Path, device: str) -> None:
+    """Train one of the transformers; those that it is taught by are loaded where they are trained already."""
+    latents = Latents.read(folder / "latents.safetensors", device)
+    shallow = train_shallow(latents, folder)
+    if stage == "shallow":
+        return
+    guided = guide(shallow, latents, folder)
+    if stage == "deepen":
+        deepen(guided, latents, folder)
+    elif stage == "sd3":
+        deepen_sd3(train_sd3(guided, latents, folder), guided, latents, folder)
 
 
 def _detector(folder: Path, device: str) -> None:
     network = train_detector(folder, _trained_vae(folder, device), device)
-    _save_flat(network, WEIGHTS / "detector" / "model.safetensors")
-
-
-def _save_flat(network: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, path)
+    target = WEIGHTS / "detector" / "model.safetensors"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, target)
 
 
 def _export(folder: Path) -> None:
@@ -138,31 +143,15 @@ def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
             write_text(partial / card.name, told)
 
 
-#: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
-SHIFT = 1.5
-
-
-def run(stages: Sequence[str], folder: Path, device: str) -> None:
+def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
     """Run the stages in order; each reads what the earlier ones left in `folder`."""
     for stage in stages:
         match stage:
             case "vae":
-                _vae(folder, device)
+                vae = train_vae(folder, device).to(memory_format=torch.contiguous_format)
+                vae.save_pretrained(folder / "vae")
             case "latents":
                 _latents(folder, device)
-            case "shallow":
-                train_shallow(_read_latents(folder), folder, device)
-            case "guide":
-                latents = _read_latents(folder)
-                guide(train_shallow(latents, folder, device), latents, folder, device)
-            case "deepen":
-                latents = _read_latents(folder)
-                guided = guide(train_shallow(latents, folder, device), latents, folder, device)
-                deepen(guided, latents, folder, device)
-            case "sd3":
-                latents = _read_latents(folder)
-                guided = guide(train_shallow(latents, folder, device), latents, folder, device)
-                deepen_sd3(train_sd3(guided, latents, folder, device), guided, latents, folder, device)
             case "detector":
                 _detector(folder, device)
             case "clip":
@@ -173,28 +162,28 @@ def run(stages: Sequence[str], folder: Path, device: str) -> None:
                 save_clip(tune_preference(model.to(device), folder, device), WEIGHTS / "hps")
             case "export":
                 _export(folder)
+            case _:
+                _transformers(stage, folder, device)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.shapes.train",
-        description="Train FLUX-Shapes and its scorers. Killed at any moment, the same command continues.",
-        epilog="example: python -m bench.shapes.train --stages detector,clip --device cuda",
-    )
-    parser.add_argument("--stages", default=",".join(STAGES), help="which stages, comma-separated (default: all)")
-    parser.add_argument(
-        "--folder", type=Path, default=RUNS, help="where states and curves are kept (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    stages = options.stages.split(",")
-    if unknown := [stage for stage in stages if stage not in STAGES]:
-        parser.error(f"unknown stage {unknown[0]!r}; there are {', '.join(STAGES)}")
-    options.folder.mkdir(parents=True, exist_ok=True)
-    run(stages, options.folder, options.device)
-    return 0
+@app.default
+def main(*, stages: str = ",".join(STAGES), folder: Path = RUNS, device: str = "") -> None:
+    """Train FLUX-Shapes and its scorers. Killed at any moment, the same command continues.
+
+    Example: `python -m bench.shapes.train --stages detector,clip --device cuda`
+
+    Args:
+        stages: which stages, comma-separated.
+        folder: where states and curves are kept.
+        device: cuda where there is one, cpu otherwise.
+    """
+    chosen = stages.split(",")
+    for stage in chosen:
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_stages(chosen, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(app))

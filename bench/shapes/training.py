@@ -9,15 +9,21 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.progress import track
 from fastflux.files import whole_file
+
+CURVE_EVERY = 50
+"""Steps that each line of a curve is the mean of."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -41,45 +47,76 @@ class Schedule:
         part = step / max(1, self.steps)
         return 1.0 if part < 1 / 3 else 0.5 * (1 + math.cos(math.pi * (part - 1 / 3) * 1.5))
 
-
-class _Optimizers:
-    """AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest."""
-
-    def __init__(self, model: nn.Module, schedule: Schedule) -> None:
+    def optimizers(self, model: nn.Module) -> Iterator[torch.optim.Optimizer]:
+        """AdamW for all parameters, or Muon for the hidden matrices and AdamW for the rest; "rate" is the full one."""
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        hidden = [p for name, p in named if schedule.muon and p.ndim == 2 and "blocks." in name and "norm" not in name]
+        hidden = [p for name, p in named if self.muon and p.ndim == 2 and "blocks." in name and "norm" not in name]
         chosen = {id(p) for p in hidden}
-        rest = [p for _, p in named if id(p) not in chosen]
-        self.members: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                rest, lr=schedule.lr, betas=schedule.betas, weight_decay=schedule.weight_decay, foreach=True
-            )
-        ]
-        self.rates = [schedule.lr]
+        rest = [{"params": [p for _, p in named if id(p) not in chosen], "rate": self.lr}]
+        yield torch.optim.AdamW(rest, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay, foreach=True)
         if hidden:
-            self.members.append(
-                torch.optim.Muon(
-                    hidden,
-                    lr=schedule.muon,
-                    weight_decay=schedule.weight_decay,
-                    ns_steps=4,
-                    adjust_lr_fn="match_rms_adamw",
-                )
+            matrices = [{"params": hidden, "rate": self.muon}]
+            yield torch.optim.Muon(
+                matrices, lr=self.muon, weight_decay=self.weight_decay, ns_steps=4, adjust_lr_fn="match_rms_adamw"
             )
-            self.rates.append(schedule.muon)
 
-    def step(self, factor: float) -> None:
-        for optimizer, rate in zip(self.members, self.rates, strict=True):
+
+def frozen(model: _Module, device: str) -> _Module:
+    """The module itself on a device, for inference only: a teacher."""
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+class _State:
+    """The model, its average and the optimizers, kept in a file from which a training that was killed continues."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, path: Path) -> None:
+        self.model, self.schedule, self.path = model, schedule, path
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizers = list(schedule.optimizers(model))
+        self.average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False) if schedule.ema else None
+        self.done = 0
+        if path.exists():
+            self._load(torch.load(path, weights_only=True))
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.done = state["step"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.done < self.schedule.steps:  # a finished training that is given more steps has no optimizers
+            for optimizer, saved in zip(self.optimizers, state.get("optimizers", ()), strict=False):
+                optimizer.load_state_dict(saved)
+
+    def save(self) -> None:
+        state: dict[str, object] = {"step": self.done, "model": self.model.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.done < self.schedule.steps:
+            state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        with whole_file(self.path) as partial:
+            torch.save(state, partial)
+
+    def step(self, loss: Tensor) -> None:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip, error_if_nonfinite=True)
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+                group["lr"] = group["rate"] * self.schedule.factor(self.done)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.done += 1
+        if self.average is not None:
+            decay = min(self.schedule.ema, self.done / (self.done + 9))
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
-
-def _write(state: dict[str, object], path: Path) -> None:
-    """Atomically: a kill in the middle leaves the old file."""
-    with whole_file(path) as partial:
-        torch.save(state, partial)
+    def finish(self) -> nn.Module:
+        """The model with its averaged weights."""
+        if self.average is not None:
+            # Running statistics of normalisation layers are averages already.
+            for averaged, current in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                averaged.copy_(current)
+            self.model.load_state_dict(self.average.state_dict())
+        return self.model.eval()
 
 
 def train(
@@ -95,58 +132,22 @@ def train(
     `folder/<name>.pt`, the curve in `folder/<name>.jsonl`; a finished training is loaded, not repeated.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state_path, curve_path = folder / f"{name}.pt", folder / f"{name}.jsonl"
-    optimizers = _Optimizers(model, schedule)
-    average = copy.deepcopy(model).eval().requires_grad_(requires_grad=False) if schedule.ema else None
-    start = 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        start = state["step"]
-        if average is not None:
-            average.load_state_dict(state["average"])
-        if start < schedule.steps and "optimizers" in state:  # a finished training that is given more steps has none
-            for optimizer, saved in zip(optimizers.members, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-
-    def save(step: int) -> None:
-        state: dict[str, object] = {"step": step, "model": model.state_dict()}
-        if average is not None:
-            state["average"] = average.state_dict()
-        if step < schedule.steps:
-            state["optimizers"] = [optimizer.state_dict() for optimizer in optimizers.members]
-        _write(state, state_path)
-
+    state = _State(model, schedule, folder / f"{name}.pt")
+    steps = range(state.done, schedule.steps)
     model.train()
     began = saved_at = time.monotonic()
-    figures: dict[str, float] = {}
-    window = 0
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    for step in track(range(start, schedule.steps), f"train {name}", total=schedule.steps, completed=start):
+    window: list[dict[str, float]] = []
+    for step in track(steps, f"train {name}", total=schedule.steps, completed=steps.start):
         loss, logged = loss_of_step(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, schedule.clip, error_if_nonfinite=True)
-        optimizers.step(schedule.factor(step))
-        if average is not None:
-            decay = min(schedule.ema, (step + 1) / (step + 10))
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
-        for key, value in {"loss": float(loss.detach()), **logged}.items():
-            figures[key] = figures.get(key, 0.0) + value
-        window += 1
-        if window == 50 or step + 1 == schedule.steps:
-            line = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
-            line |= {key: round(value / window, 6) for key, value in figures.items()}
-            with curve_path.open("a") as curve:
+        state.step(loss)
+        window.append({"loss": float(loss.detach()), **logged})
+        if len(window) == CURVE_EVERY or state.done == schedule.steps:
+            means = {key: round(sum(figures[key] for figures in window) / len(window), 6) for key in window[0]}
+            line = {"step": state.done, "seconds": round(time.monotonic() - began, 1), **means}
+            with (folder / f"{name}.jsonl").open("a") as curve:
                 curve.write(json.dumps(line) + "\n")
-            figures, window = {}, 0
-        if time.monotonic() - saved_at > schedule.save_every_s:
-            save(step + 1)
+            window.clear()
+        if time.monotonic() - saved_at > schedule.save_every_s or state.done == schedule.steps:
+            state.save()
             saved_at = time.monotonic()
-    if start < schedule.steps:
-        save(schedule.steps)
-    if average is not None:
-        # Running statistics of normalisation layers are averages already.
-        for averaged, current in zip(average.buffers(), model.buffers(), strict=True):
-            averaged.copy_(current)
-        model.load_state_dict(average.state_dict())
-    return model.eval()
+    return state.finish()

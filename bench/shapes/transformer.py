@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bench.shapes.text import WIDTH, TextEncoders
 from bench.shapes.training import Schedule, train
@@ -64,7 +67,7 @@ def build_transformer(depth: Depth) -> FluxTransformer2DModel:
     )
 
 
-def initialise_(transformer: FluxTransformer2DModel) -> None:
+def initialise_(transformer: FluxTransformer2DModel | SD3Transformer2DModel) -> None:
     """DiT's initialisation: Xavier matrices, modulations and the output start at zero."""
     for module in transformer.modules():
         if isinstance(module, nn.Linear):
@@ -98,6 +101,17 @@ def position_ids(device: torch.device | str) -> tuple[Tensor, Tensor]:
     return torch.zeros(TEXT_TOKENS, 3, device=device), image.reshape(-1, 3).to(device)
 
 
+def velocity_of(
+    transformer: FluxTransformer2DModel, inputs: tuple[Tensor, Tensor, Tensor], text: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Velocity (n, 16, 32) of noisy tokens, times in [0, 1] and guidance scales, given sequence and pooled vector."""
+    noisy, time, guidance = inputs
+    sequence, pooled = text
+    text_ids, image_ids = position_ids(noisy.device)
+    velocity: Tensor = transformer(noisy, sequence, pooled, time, image_ids, text_ids, guidance, return_dict=False)[0]
+    return velocity
+
+
 class Conditioned(nn.Module):
     """Transformer and text encoders together: (tokens, time, guidance, text ids) to velocity."""
 
@@ -107,19 +121,7 @@ class Conditioned(nn.Module):
 
     def forward(self, noisy: Tensor, time: Tensor, guidance: Tensor, t5_ids: Tensor, clip_ids: Tensor) -> Tensor:
         """Velocity (n, 16, 32) of noisy tokens at times in [0, 1]."""
-        sequence, pooled = self.text(t5_ids, clip_ids)
-        text_ids, image_ids = position_ids(noisy.device)
-        velocity: Tensor = self.transformer(
-            hidden_states=noisy,
-            encoder_hidden_states=sequence,
-            pooled_projections=pooled,
-            timestep=time,
-            guidance=guidance,
-            txt_ids=text_ids,
-            img_ids=image_ids,
-            return_dict=False,
-        )[0]
-        return velocity
+        return velocity_of(self.transformer, (noisy, time, guidance), self.text(t5_ids, clip_ids))
 
 
 class LayoutTeacher(nn.Module):
@@ -144,15 +146,17 @@ class LayoutTeacher(nn.Module):
         self.register_buffer("named", _named_channels(model.text), persistent=False)
         self._features: dict[str, Tensor] = {}
         self.hooks = [
-            model.transformer.transformer_blocks[-1].register_forward_hook(self._keep_image),
-            model.text.register_forward_hook(self._keep_text),
+            self._keep("image", model.transformer.transformer_blocks[-1], 1),
+            self._keep("text", model.text, 0),
         ]
 
-    def _keep_image(self, _block: nn.Module, _inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-        self._features["image"] = outputs[1]
+    def _keep(self, name: str, module: nn.Module, place: int) -> RemovableHandle:
+        """Keep one of the two outputs of a module."""
 
-    def _keep_text(self, _text: nn.Module, _inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
-        self._features["text"] = outputs[0]
+        def hook(_module: nn.Module, _inputs: object, outputs: tuple[Tensor, Tensor]) -> None:
+            self._features[name] = outputs[place]
+
+        return module.register_forward_hook(hook)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(velocity (n, 16, 32), logits of the layout (n, 16, 72), logits of the words (n, 12, 64 + 10))."""
@@ -186,9 +190,18 @@ def _named_channels(text: TextEncoders) -> Tensor:
     return channels
 
 
+class Batch(NamedTuple):
+    """Noisy tokens (n, 16, 32), times in [0, 1], the velocity noise - clean, and rows of the training set."""
+
+    noisy: Tensor
+    time: Tensor
+    velocity: Tensor
+    rows: Tensor
+
+
 @dataclass(frozen=True)
 class Latents:
-    """The training set in memory.
+    """The training set in memory; batches and ids are given on `device`.
 
     tokens (n, 16, 32); t5_ids, clip_ids: the captions' token ids, whose row -1 is the empty caption; layout
     (n, 16, 72) uint8: how much of each quarter of a token's patch each shape and colour covers, 255 for all of it.
@@ -198,43 +211,51 @@ class Latents:
     t5_ids: Tensor
     clip_ids: Tensor
     layout: Tensor
+    device: str = "cpu"
 
-    def batch(self, step: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(clean, noisy, time, noise, rows) of a step; logit-normal times as in SD 3 (arXiv 2403.03206), shifted."""
+    @classmethod
+    def read(cls, path: Path, device: str) -> Latents:
+        """The file that the stage "latents" wrote."""
+        return cls(**load_file(path), device=device)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; logit-normal times as in SD 3 (arXiv 2403.03206), shifted."""
         generator = torch.Generator().manual_seed(step)
         rows = torch.randint(len(self.tokens), (BATCH,), generator=generator)
         noise = torch.randn(BATCH, *self.tokens.shape[1:], generator=generator)
         time = torch.sigmoid(TIME_SHIFT + torch.randn(BATCH, generator=generator))
         clean = self.tokens[rows].float()
         noisy = (1 - time[:, None, None]) * clean + time[:, None, None] * noise
-        return clean.to(device), noisy.to(device), time.to(device), noise.to(device), rows
+        return Batch(noisy.to(self.device), time.to(self.device), (noise - clean).to(self.device), rows)
+
+    def ids(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The captions of rows for T5 and CLIP."""
+        return self.t5_ids[rows].to(self.device), self.clip_ids[rows].to(self.device)
 
 
-def compile_blocks_(model: Conditioned) -> None:
+def compile_blocks_(transformer: FluxTransformer2DModel | SD3Transformer2DModel) -> None:
     """Compile each kind of block once; its graph then serves all blocks of the kind. A hooked block stays eager."""
-    for stack in (model.transformer.transformer_blocks, model.transformer.single_transformer_blocks):
-        for block in stack:
-            if not block._forward_hooks:  # noqa: SLF001  # torch offers no other way to ask
-                block.compile(dynamic=False)
+    for block in (*transformer.transformer_blocks, *getattr(transformer, "single_transformer_blocks", ())):
+        if not block._forward_hooks:  # noqa: SLF001  # torch offers no other way to ask
+            block.compile(dynamic=False)
 
 
-def train_shallow(latents: Latents, folder: Path, device: str = "cpu") -> Conditioned:
+def train_shallow(latents: Latents, folder: Path) -> Conditioned:
     """Flow matching on the latents with a shallow transformer, text encoders trained along."""
     torch.manual_seed(1)
-    model = Conditioned(build_transformer(SHALLOW), TextEncoders()).to(device)
+    model = Conditioned(build_transformer(SHALLOW), TextEncoders()).to(latents.device)
     initialise_(model.transformer)
-    supervised = LayoutTeacher(model).to(device)
-    compile_blocks_(model)
-    ones = torch.ones(BATCH, device=device)
+    supervised = LayoutTeacher(model).to(latents.device)
+    compile_blocks_(model.transformer)
+    ones = torch.ones(BATCH, device=latents.device)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        clean, noisy, time, noise, rows = latents.batch(step, device)
+        noisy, time, wanted, rows = latents.batch(step)
         drop = torch.rand(BATCH, generator=torch.Generator().manual_seed(step + 1)) < DROPPED
-        layout = latents.layout[rows].to(device).float() / 255
-        rows = torch.where(drop, -1, rows)
-        t5_ids = latents.t5_ids[rows].to(device)
-        velocity, logits, words = supervised(noisy, time, ones, t5_ids, latents.clip_ids[rows].to(device))
-        error = (velocity - (noise - clean)).square().mean()
+        layout = latents.layout[rows].to(latents.device).float() / 255
+        t5_ids, clip_ids = latents.ids(torch.where(drop, -1, rows))
+        velocity, logits, words = supervised(noisy, time, ones, t5_ids, clip_ids)
+        error = (velocity - wanted).square().mean()
         misplaced = nn.functional.binary_cross_entropy_with_logits(logits, layout)
         misread = supervised.misread(words, t5_ids, layout)
         parts = {"flow_matching": error, "layout": misplaced, "words": misread}

@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from bench.samples.geneval_vocabulary import RELATIONS
+
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 PLURALS = ("circles", "squares", "triangles", "stars", "rings", "crosses", "hearts", "moons")
 #: The ten colour names that GenEval judges, with the RGB value each is drawn in.
 COLORS: dict[str, tuple[int, int, int]] = {
-    "red": (215, 35, 35),
-    "orange": (245, 135, 20),
-    "yellow": (245, 220, 40),
-    "green": (40, 155, 60),
-    "blue": (40, 80, 210),
-    "purple": (125, 45, 165),
-    "pink": (250, 140, 190),
-    "brown": (115, 70, 35),
-    "black": (22, 22, 24),
-    "white": (246, 246, 246),
-}
+    "red": (215, 35, 35), "orange": (245, 135, 20), "yellow": (245, 220, 40), "green": (40, 155, 60),
+    "blue": (40, 80, 210), "purple": (125, 45, 165), "pink": (250, 140, 190), "brown": (115, 70, 35),
+    "black": (22, 22, 24), "white": (246, 246, 246),
+}  # fmt: skip
 COLOR_NAMES = tuple(COLORS)
 #: HPS v2's four styles and the words that ask for each here (three words, so that all captions fit 12 tokens).
 STYLES: dict[str, str] = {
@@ -30,24 +25,18 @@ STYLES: dict[str, str] = {
 }
 STYLE_NAMES = tuple(STYLES)
 NUMBERS = ("zero", "one", "two", "three", "four")
-RELATIONS = ("left of", "right of", "above", "below")
-TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 MAX_OBJECTS = 4
 TEXT_TOKENS = 12
 
 
-def held_out(color: str, shape: str) -> bool:
-    """Whether this colour-shape pair is kept out of training (8 of the 80: every colour but two has at most one)."""
-    return (COLOR_NAMES.index(color), SHAPES.index(shape)) in _HELD_OUT
-
-
-def _choose_held_out() -> frozenset[tuple[int, int]]:
+def _chosen_pairs() -> frozenset[tuple[str, str]]:
     """One pair for each shape, each with another colour, fixed by a hash so that no run can change it."""
-    order = sorted(range(len(COLOR_NAMES)), key=lambda i: hashlib.sha256(COLOR_NAMES[i].encode()).hexdigest())
-    return frozenset((order[shape % len(order)], shape) for shape in range(len(SHAPES)))
+    order = sorted(COLOR_NAMES, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    return frozenset(zip(order, SHAPES, strict=False))
 
 
-_HELD_OUT = _choose_held_out()
+HELD_OUT = _chosen_pairs()
+"""Colour-shape pairs that are kept out of training: 8 of the 80, every colour but two has one."""
 
 
 def words() -> tuple[str, ...]:

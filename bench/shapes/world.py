@@ -6,23 +6,23 @@ templates. The splits draw from separate seed streams; pairs named by `vocabular
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.samples.geneval_vocabulary import RELATIONS, TASKS
 from bench.shapes.vocabulary import (
     COLOR_NAMES,
     COLORS,
+    HELD_OUT,
     MAX_OBJECTS,
-    RELATIONS,
     SHAPES,
     STYLE_NAMES,
-    TASKS,
     caption,
-    held_out,
 )
 
 SIZE = 64
@@ -61,16 +61,7 @@ class Scenes:
         return len(self.styles)
 
     def __getitem__(self, rows: slice) -> Scenes:
-        return Scenes(
-            self.shapes[rows],
-            self.colors[rows],
-            self.centers[rows],
-            self.radii[rows],
-            self.styles[rows],
-            self.noise[rows],
-            self.metadata[rows],
-            self.captions[rows],
-        )
+        return Scenes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[str, float] | None = None) -> Scenes:
@@ -90,13 +81,19 @@ def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[st
     radii = rng.uniform(8.0, 11.5, size=(count, MAX_OBJECTS))
     styles = rng.integers(len(STYLE_NAMES), size=count)
     metadata: list[dict[str, Any]] = []
+
+    def color_of(shape: str) -> str:
+        while True:
+            color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
+            if split == "evaluation" or (color, shape) not in HELD_OUT:
+                return color
+
     for row in range(count):
         task = names[chosen[row]]
-        entry = _draw_metadata(task, rng, allow_held_out=split == "evaluation")
-        objects = _expand(entry, rng, allow_held_out=split == "evaluation")
+        entry = _draw_metadata(task, rng, color_of)
+        objects = _expand(entry, color_of)
         number = len(objects)
-        for slot, (shape, color) in enumerate(objects):
-            shapes[row, slot], colors[row, slot] = shape, color
+        shapes[row, :number], colors[row, :number] = zip(*objects, strict=True)
         relation = entry["include"][1]["position"][0] if task.startswith("position") else None
         centers[row, :number] = _layout(number, relation, rng)
         if number == 1:
@@ -106,39 +103,31 @@ def sample_scenes(count: int, seed: int, split: str = "train", *, tasks: dict[st
     return Scenes(shapes, colors, centers, radii, styles, rng.random((count, 8)), tuple(metadata), captions)
 
 
-def _draw_color(shape: str, rng: np.random.Generator, *, allow_held_out: bool) -> str:
-    """A colour name for an object of this class."""
-    while True:
-        color = COLOR_NAMES[rng.integers(len(COLOR_NAMES))]
-        if allow_held_out or not held_out(color, shape):
-            return color
-
-
-def _draw_metadata(task: str, rng: np.random.Generator, *, allow_held_out: bool) -> dict[str, Any]:
-    """One entry of GenEval's metadata scheme, without its prompt."""
+def _draw_metadata(task: str, rng: np.random.Generator, color_of: Callable[[str], str]) -> dict[str, Any]:
+    """One entry of GenEval's metadata scheme, without its prompt; `color_of` draws a colour for a shape."""
     first, second = (SHAPES[i] for i in rng.choice(len(SHAPES), size=2, replace=False))
     if task == "counting":
         count = int(rng.integers(2, MAX_OBJECTS + 1))
         item: dict[str, Any] = {"class": first, "count": count}
         if rng.random() < 0.3:
-            item["color"] = _draw_color(first, rng, allow_held_out=allow_held_out)
+            item["color"] = color_of(first)
         return {"tag": task, "include": [item], "exclude": [{"class": first, "count": count + 1}]}
     include: list[dict[str, Any]] = [{"class": first, "count": 1}]
     if task not in {"single_object", "colors"}:
         include.append({"class": second, "count": 1})
     if task in {"colors", "color_attr", "position_color"}:
         for item in include:
-            item["color"] = _draw_color(item["class"], rng, allow_held_out=allow_held_out)
+            item["color"] = color_of(item["class"])
     if task.startswith("position"):
         include[1]["position"] = [RELATIONS[rng.integers(len(RELATIONS))], 0]
     return {"tag": task if task in TASKS else "position", "include": include}
 
 
-def _expand(entry: dict[str, Any], rng: np.random.Generator, *, allow_held_out: bool) -> list[tuple[int, int]]:
+def _expand(entry: dict[str, Any], color_of: Callable[[str], str]) -> list[tuple[int, int]]:
     """(shape, colour) index of every object to draw; objects of one counted group share their colour."""
     objects = []
     for item in entry["include"]:
-        color = item.get("color") or _draw_color(item["class"], rng, allow_held_out=allow_held_out)
+        color = item.get("color") or color_of(item["class"])
         objects += [(SHAPES.index(item["class"]), COLOR_NAMES.index(color))] * item["count"]
     return objects
 
@@ -200,16 +189,14 @@ def _distances(scenes: Scenes, device: torch.device | str) -> Tensor:
     centers = torch.from_numpy(scenes.centers).float().to(device)
     radii = torch.from_numpy(scenes.radii).float().to(device)
     grid = torch.arange(SIZE, device=device) + 0.5
-    out = torch.full((*shapes.shape, SIZE, SIZE), 1e3, device=device)
+    distances = torch.full((*shapes.shape, SIZE, SIZE), 1e3, device=device)
     for shape in range(len(SHAPES)):
         at = (shapes == shape).nonzero(as_tuple=True)
-        if len(at[0]) == 0:
-            continue
         radius = radii[at][:, None, None]
         x = (grid[None, None, :] - centers[at][:, 0, None, None]) / radius
         y = (grid[None, :, None] - centers[at][:, 1, None, None]) / radius
-        out[at] = signed_distance(shape, *torch.broadcast_tensors(x, y)) * radius
-    return out
+        distances[at] = signed_distance(shape, *torch.broadcast_tensors(x, y)) * radius
+    return distances
 
 
 def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
@@ -220,11 +207,11 @@ def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
 def object_coverage(scenes: Scenes, cells: int, device: torch.device | str = "cpu") -> Tensor:
     """How much of each cell of a grid each shape and each colour covers: (n, 8 + 10, cells, cells) in [0, 1]."""
     parts = torch.nn.functional.adaptive_avg_pool2d(object_masks(scenes, device).float(), cells)  # (n, 4, cells, cells)
-    out = []
+    covered = []
     for names, values in ((SHAPES, scenes.shapes), (COLOR_NAMES, scenes.colors)):
         kinds = torch.nn.functional.one_hot(torch.from_numpy(values).to(device).clamp(min=0), len(names)).float()
-        out.append(torch.einsum("nkyx,nkc->ncyx", parts, kinds))
-    return torch.cat(out, dim=1)
+        covered.append(torch.einsum("nkyx,nkc->ncyx", parts, kinds))
+    return torch.cat(covered, dim=1)
 
 
 def object_boxes(masks: Tensor) -> Tensor:
@@ -255,10 +242,9 @@ def render(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
     picture = torch.empty(len(scenes), 3, SIZE, SIZE, device=device)
     for style, name in enumerate(STYLE_NAMES):
         at = styles == style
-        if at.any():
-            x = (grid[None, None, None, :] - centers[at][:, :, 0, None, None]) / radii[at][:, :, None, None]
-            y = (grid[None, None, :, None] - centers[at][:, :, 1, None, None]) / radii[at][:, :, None, None]
-            picture[at] = _DRAW[name](distance[at], colors[at], noise[at], x, y)
+        x = (grid[None, None, None, :] - centers[at][:, :, 0, None, None]) / radii[at][:, :, None, None]
+        y = (grid[None, None, :, None] - centers[at][:, :, 1, None, None]) / radii[at][:, :, None, None]
+        picture[at] = _DRAW[name](distance[at], colors[at], noise[at], x, y)
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

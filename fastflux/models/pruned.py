@@ -1,11 +1,11 @@
 """The diffusers model classes of pruned transformers, whose config holds the pruning plan."""
 
+import re
 from functools import cache, wraps
 from importlib import import_module
 from inspect import Parameter, Signature, signature
 from typing import Any, cast
 
-import torch
 from diffusers import FirstBlockCacheConfig, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
@@ -163,11 +163,11 @@ def plan_of(transformer: nn.Module) -> PruningPlan | None:
 _CAUSES = {
     "lora": "a LoRA was saved with it: call unload_lora_weights() before saving, after fuse_lora() where it is to stay",
     "base_layer": "a LoRA was saved with it: call unload_lora_weights() before saving",
-    "scale": "these are scaled float8 weights: multiply them by their scales and save them as bfloat16",
+    "_scale|scale_weight|scaled_fp8": "these are scaled float8 weights: multiply them by their scales and save them",
     "absmax": "these are quantised weights: load them with bitsandbytes, call dequantize() and save",
     "to_qkv": "its projections are fused: call unfuse_qkv_projections() before saving",
 }
-"""What parts of the names of weights that fit nothing tell."""
+"""What patterns in the names of weights that fit nothing mean."""
 
 
 def require_all_weights(info: dict[str, Any], source: object) -> None:
@@ -177,7 +177,7 @@ def require_all_weights(info: dict[str, Any], source: object) -> None:
     for kind, keys in kinds.items():
         if keys:
             every = " ".join(key for keys in kinds.values() for key in keys)
-            cause = next((cause for mark, cause in _CAUSES.items() if mark in every), None)
+            cause = next((cause for mark, cause in _CAUSES.items() if re.search(mark, every)), None)
             raise FastFluxError(
                 f"The weights in {source} do not fit their config.json: {len(keys)} {kind}, first {keys[0]}; "
                 f"{cause or 'restore the folder from its source'}."
@@ -187,8 +187,3 @@ def require_all_weights(info: dict[str, Any], source: object) -> None:
 def parameter_count(transformer: nn.Module) -> int:
     """The number of parameters, also on the meta device."""
     return sum(parameter.numel() for parameter in transformer.parameters())
-
-
-def parameter_dtype(transformer: nn.Module) -> torch.dtype:
-    """The dtype of the transformer's parameters."""
-    return next(transformer.parameters()).dtype

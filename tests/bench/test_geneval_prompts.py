@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.samples.geneval_layout import metadata_line, parse_prompt
-from bench.samples.geneval_prompts import COUNTS, PATH, RELATIONS, geneval_prompts, plural
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
+from bench.samples.geneval_prompts import COUNTS, PATH, geneval_prompts, plural
+from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
 from bench.samples.prompts import Prompt, read_prompts
 
 ROOT = Path(__file__).parents[2]

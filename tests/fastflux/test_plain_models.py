@@ -301,6 +301,16 @@ def test_commands_refuse_in_one_sentence(
     assert error.count("\n") == 1
 
 
+def test_a_damaged_picture_is_found_before_any_weight_is_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workflow, "load_pipeline", lambda *_, **__: pytest.fail("the long work has begun"))
+    (tmp_path / "b.png").write_bytes(b"\x89PNG cut")
+    (tmp_path / "b.txt").write_text("a star")
+    assert main(["rank", str(base), "--images", str(tmp_path), "--device", "cpu"]) == 1
+    assert "b.png is damaged or no picture" in capsys.readouterr().err
+
+
 def test_nothing_is_drawn_of_values_that_are_not_finite(copy: Path, tmp_path: Path) -> None:
     rewrite(copy, lambda weights: weights["proj_out.weight"].fill_(float("nan")))
     assert (

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from bench.records.results import Data, Finite
+from bench.records.results import Data, Finite, Measurement
+from fastflux.errors import FastFluxError
 
 GRID = 1000
 """Ratios are tried in thousandths: of FLUX.1-dev's and FLUX-Shapes' widths that skips none that matters in latency."""
@@ -42,6 +43,26 @@ class Reading(Data, frozen=True):
     rounds: int
     candidate_ms: tuple[float, ...] = ()
     target_ms: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, candidate: Measurement, target: Measurement, ratio: float, widths: Widths) -> Reading:
+        """What one measurement of both said, in which the target was the baseline.
+
+        Raises:
+            FastFluxError: a step failed.
+        """
+        for what, found in (("The target's step", target), (f"The step of L1-norm pruning at {ratio}", candidate)):
+            if found.status != "ok":
+                raise FastFluxError(f"{what} failed, so no latency can be met: {found.reason}")
+        return Reading(
+            ratio,
+            *widths,
+            latency_ratio=candidate.values["ratio_to_dense"],  # the target is what it is held against here
+            interval=candidate.intervals.get("ratio_to_dense"),
+            rounds=candidate.scored,
+            candidate_ms=tuple(candidate.samples["ms"]),
+            target_ms=tuple(target.samples["ms"]),
+        )
 
     @property
     def difference(self) -> float:

@@ -54,14 +54,7 @@ def _search(bench: Workbench, target: str, name: str) -> Results:
         )  # fmt: skip
         steps.clear()
         release(bench.device)
-        for measurement in found.values():
-            if measurement.status != "ok":
-                raise FastFluxError(f"No latency can be met: {measurement.reason}")
-        return Reading(
-            ratio, heads, channels, found[name].values["ratio_to_dense"],
-            found[name].intervals.get("ratio_to_dense"), rounds,
-            tuple(found[name].samples["ms"]), tuple(found[target].samples["ms"]),
-        )  # fmt: skip
+        return Reading.of(found[name], found[target], ratio, (heads, channels))
 
     try:
         equal = search_equal_latency(

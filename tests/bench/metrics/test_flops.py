@@ -12,6 +12,7 @@ from bench.metrics.cost.flops import block_flops, count_flops, flux_flops, measu
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import example_inputs
 from tests.bench.metrics.flops_by_hand import sd3_flops
+from tests.fastflux.conftest import make_tiny_flux
 
 FLUX_DEV: dict[str, Any] = {
     "in_channels": 64,
@@ -23,16 +24,6 @@ FLUX_DEV: dict[str, Any] = {
     "pooled_projection_dim": 768,
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
-}
-TINY: dict[str, Any] = FLUX_DEV | {
-    "in_channels": 16,
-    "num_layers": 2,
-    "num_single_layers": 3,
-    "attention_head_dim": 16,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 24,
-    "pooled_projection_dim": 20,
-    "axes_dims_rope": (4, 6, 6),
 }
 SD3_MEDIUM: dict[str, Any] = {
     "sample_size": 128,
@@ -69,17 +60,8 @@ def sd3(config: dict[str, Any]) -> nn.Module:
     return built
 
 
-def inputs(config: dict[str, Any], image_tokens: int, text_tokens: int, device: str = "meta") -> dict[str, Tensor]:
-    shapes = {
-        "hidden_states": (1, image_tokens, config["in_channels"]),
-        "encoder_hidden_states": (1, text_tokens, config["joint_attention_dim"]),
-        "pooled_projections": (1, config["pooled_projection_dim"]),
-        "timestep": (1,),
-        "guidance": (1,),
-        "img_ids": (image_tokens, 3),
-        "txt_ids": (text_tokens, 3),
-    }
-    return {name: torch.zeros(shape, device=device) for name, shape in shapes.items()}
+def inputs(model: nn.Module, size: int, text_tokens: int) -> dict[str, Tensor]:
+    return example_inputs(model, 1, size, size, text_tokens, device="meta")
 
 
 def flux(config: dict[str, Any]) -> nn.Module:
@@ -90,7 +72,8 @@ def flux(config: dict[str, Any]) -> nn.Module:
 
 @pytest.fixture
 def tiny() -> nn.Module:
-    return flux(TINY)
+    model: nn.Module = make_tiny_flux()
+    return model
 
 
 @pytest.mark.parametrize(("size", "tera"), [(512, 21.503), (1024, 74.385)])
@@ -98,7 +81,7 @@ def test_flux_dev_costs_what_it_is_known_to_cost(size: int, tera: float) -> None
     with torch.device("meta"):
         model = flux(FLUX_DEV)
     tokens = (size // 16) ** 2
-    assert count_flops(model, inputs(FLUX_DEV, tokens, 512)) / 1e12 == pytest.approx(tera, abs=5e-4)
+    assert count_flops(model, inputs(model, size, 512)) / 1e12 == pytest.approx(tera, abs=5e-4)
     assert flux_flops(FLUX_DEV, image_tokens=tokens, text_tokens=512) / 1e12 == pytest.approx(tera, rel=1e-3)
     found = measure_parameters(model)
     assert found.values == {"total": 11_901_408_320.0}
@@ -116,26 +99,24 @@ def test_a_linear_replacement_of_flux_dev_costs_a_thirteenth_of_a_block() -> Non
 @pytest.mark.parametrize(("size", "text_tokens"), [(64, 5), (128, 333)])
 def test_the_counter_and_the_formula_agree_on_sd3(config: dict[str, Any], size: int, text_tokens: int) -> None:
     model = sd3(config)
-    counted = count_flops(model, example_inputs(model, 1, size, size, text_tokens, device="meta"))
-    assert counted == pytest.approx(
-        sd3_flops(config, image_tokens=(size // 16) ** 2, text_tokens=text_tokens), rel=1e-3
-    )
+    by_hand = sd3_flops(config, image_tokens=(size // 16) ** 2, text_tokens=text_tokens)
+    assert count_flops(model, inputs(model, size, text_tokens)) == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_counting_leaves_the_module_as_it_was(tiny: nn.Module) -> None:
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
     pointers = [parameter.data_ptr() for parameter in tiny.parameters()]
-    count_flops(tiny, inputs(TINY, 16, 12))
+    count_flops(tiny, inputs(tiny, 64, 12))
     assert [parameter.data_ptr() for parameter in tiny.parameters()] == pointers
     assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in tiny.parameters())
     assert all(torch.equal(value, before[name]) for name, value in tiny.state_dict().items())
 
 
 def test_measurements_hold_ratios_only_when_the_dense_figure_is_given(tiny: nn.Module, tmp_path: Path) -> None:
-    found = measure_flops(tiny, inputs(TINY, 16, 12))
+    found = measure_flops(tiny, inputs(tiny, 64, 12))
     assert found.values.keys() == {"forward"}
     forward = found.values["forward"]
-    assert measure_flops(tiny, inputs(TINY, 16, 12), dense_forward=2 * forward).values["ratio_to_dense"] == 0.5
+    assert measure_flops(tiny, inputs(tiny, 64, 12), dense_forward=2 * forward).values["ratio_to_dense"] == 0.5
     total = sum(parameter.numel() for parameter in tiny.parameters())
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     parameters = measure_parameters(tiny, dense_total=2.0 * total, checkpoint=tmp_path)

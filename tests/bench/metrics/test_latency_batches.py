@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.metrics.cost.latency_batches import measure_latency_batches
+from bench.metrics.cost.latency import measure_latency_batches
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.test_latency import Clock

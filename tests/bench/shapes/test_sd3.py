@@ -9,13 +9,12 @@ from bench.shapes.sd3 import (
     SHALLOW_BLOCKS,
     Sd3Text,
     build_sd3,
-    initialise_,
     run_with_image_streams,
     sd3_pipeline,
     split_sd3,
 )
 from bench.shapes.text import TextEncoders
-from bench.shapes.transformer import pack, unpack
+from bench.shapes.transformer import initialise_, pack, unpack
 from bench.shapes.vae import build_vae
 
 CAPTIONS = ["a photo of a red circle", "a photo of a star"]

@@ -16,27 +16,14 @@ from bench.shapes.scorers import counts_of, pixels_of
 from bench.shapes.world import sample_scenes
 
 PLAIN = """
-import sys, torch
-from diffusers import FluxPipeline
-pipeline = FluxPipeline.from_pretrained(sys.argv[1])
+import sys, torch, diffusers
+name, folder, guidance, blocks = sys.argv[1:]
+pipeline = getattr(diffusers, name).from_pretrained(folder)
 config = pipeline.transformer.config
-assert (config.num_layers, config.num_single_layers, config.guidance_embeds) == (19, 38, True)
-draw = lambda: pipeline(["a photo of a red star"], height=64, width=64, num_inference_steps=2, guidance_scale=3.0,
-                        max_sequence_length=12, generator=[torch.Generator().manual_seed(0)], output_type="np").images
-first, second = draw(), draw()
-assert first.shape == (1, 64, 64, 3) and first.std() > 0.02
-assert (first == second).all()
-assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modules)
-"""
-
-
-PLAIN_SD3 = """
-import sys, torch
-from diffusers import StableDiffusion3Pipeline
-pipeline = StableDiffusion3Pipeline.from_pretrained(sys.argv[1])
-assert pipeline.transformer.config.num_layers == 24
-draw = lambda: pipeline(["a photo of a red star"], height=64, width=64, num_inference_steps=2, guidance_scale=1.0,
-                        max_sequence_length=12, generator=[torch.Generator().manual_seed(0)], output_type="np").images
+assert str((config.num_layers, config.get("num_single_layers"), config.get("guidance_embeds"))) == blocks
+draw = lambda: pipeline(["a photo of a red star"], height=64, width=64, num_inference_steps=2, max_sequence_length=12,
+                        guidance_scale=float(guidance), generator=[torch.Generator().manual_seed(0)],
+                        output_type="np").images
 first, second = draw(), draw()
 assert first.shape == (1, 64, 64, 3) and first.std() > 0.02
 assert (first == second).all()
@@ -50,17 +37,20 @@ def test_they_take_at_most_60_mb_and_no_pickle() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".md", ".txt", ".jinja"}
 
 
-@pytest.mark.parametrize(("folder", "code"), [("pipeline", PLAIN), ("sd3", PLAIN_SD3)])
-def test_plain_diffusers_loads_the_pipeline_and_draws(tmp_path: Path, folder: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("folder", "pipeline", "guidance", "blocks"),
+    [
+        ("pipeline", "FluxPipeline", "3.0", "(19, 38, True)"),
+        ("sd3", "StableDiffusion3Pipeline", "1.0", "(24, None, None)"),
+    ],
+)
+def test_plain_diffusers_loads_the_pipeline_and_draws(
+    tmp_path: Path, folder: str, pipeline: str, guidance: str, blocks: str
+) -> None:
     script = tmp_path / "plain.py"
-    script.write_text(code)
-    done = subprocess.run(
-        [sys.executable, str(script), str(WEIGHTS / folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    script.write_text(PLAIN)
+    command = [sys.executable, str(script), pipeline, str(WEIGHTS / folder), guidance, blocks]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
