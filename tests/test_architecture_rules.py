@@ -129,7 +129,7 @@ from bench.profiles.profile import load_profile
 from bench.samples.prompt_files import read_all_prompts
 from reports.cli import suite
 from reports.paper import paper_data
-assert len(read_all_prompts(load_profile("shapes"))) > 1000
+assert read_all_prompts(load_profile("shapes"))
 assert paper_data()
 assert suite(["build", "--help"]) == 0
 assert suite(["score", "--help"]) == 0
