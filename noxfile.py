@@ -63,19 +63,19 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def reproduce_tables(session: nox.Session) -> None:
     """Prune, generate, score and measure afresh, then write the paper's tables."""
-    run_python(session, "-m", "bench", "reproduce", *session.posargs)
+    run_python(session, "-m", "reports", "reproduce", *session.posargs)
 
 
 @nox.session
 def rank(session: nox.Session) -> None:
     """Measure the paper's importance of every block: FID and CLIP score without it."""
-    run_python(session, "-m", "bench", "rank", *session.posargs)
+    run_python(session, "-m", "reports", "rank", *session.posargs)
 
 
 @nox.session
 def full_size(session: nox.Session) -> None:
     """Measure FLUX.1-dev's size on one GPU with random weights, in pieces; the same command continues."""
-    run_python(session, "-m", "bench", "full_size", *session.posargs)
+    run_python(session, "-m", "reports", "full_size", *session.posargs)
 
 
 @nox.session

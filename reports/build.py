@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bench.tables import RATIO, TABLES
+from bench.tables import RATIO, TABLES, TableSpec
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import write_text
 from reports.contents import make_tables, ranking_of
 from reports.declared import check_keys, is_declaration, read_tables
 from reports.devices import device_notes
+from reports.figures.gallery import Gallery
 from reports.figures.grids import GRIDS, Shown
 from reports.figures.ranking import Ranking, orders_table
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE, recorded
 from reports.render.html.document import PAGE, page_html
 from reports.render.latex.tables import anchor, to_latex
-from reports.rows import read_rows
+from reports.rows import Row, read_rows
 from reports.table import Table, to_markdown
 from reports.tables import SHAPES_PROFILE, model_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from bench.tables import TableSpec
-    from reports.figures.gallery import Gallery
-    from reports.rows import Row
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg", "pdf")

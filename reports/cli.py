@@ -22,6 +22,7 @@ from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
+from reports.reproduce import ACCEPT, full_size, reproduce, run_bench
 from reports.rows import read_rows
 from reports.table import to_markdown
 from reports.text import printable
@@ -39,6 +40,7 @@ _Names = Annotated[
     Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=",".join),
 ]
 _Out = Annotated[Path, Parameter(name=("--out", "-o"))]
+_Passed = Annotated[str, Parameter(allow_leading_hyphen=True)]
 _OptionalOut = Annotated[Path | None, Parameter(name=("--out", "-o"))]
 
 
@@ -69,8 +71,10 @@ app = App(
     name="python -m reports",
     help="Tables, figures and pages from the records of an evaluation.",
     help_format="plaintext",
-    help_epilogue="examples:\n  python -m reports build --results runs/shapes/selected -o out\n"
-    "  python -m reports diff reports/data/results/cpu/shapes runs/shapes/selected",
+    help_epilogue="""examples:
+  python -m reports reproduce --only table6
+  python -m reports build --results runs/shapes/selected -o out
+  python -m reports diff reports/data/results/cpu/shapes runs/shapes/selected""",
     default_parameter=Parameter(negative=()),
     version_flags=[],
 )
@@ -207,18 +211,17 @@ def _importance(ranking: Path, /, *, out: _Out) -> None:
     _show(build_importance(ranking, out))
 
 
-@app.command(name="full_size")
-def _full_size(records: Path, /, *, out: _OptionalOut = None) -> None:
-    """Tables of a full-size run.
+@app.command(name="full_size", help_flags=[])
+def _full_size(*options: _Passed) -> int:
+    """Measure FLUX.1-dev's size, and show the tables; of a folder of records they are shown at once.
 
-    From the records of `python -m bench full_size`: latency against FLOPs and the paper's ratios, cost of pruning,
-    scorers, as Markdown.
-
-    Args:
-        records: folder of records, such as reports/data/full_size/flops
-        out: file to write instead of the terminal
+    Takes the options of `python -m bench full_size`, which --help shows, and --accept, which makes this run the
+    committed one of its device; or a folder of records, such as reports/data/full_size/flops.
     """
-    _write(full_size_document(records), out)
+    if len(options) == 1 and Path(options[0]).is_dir():
+        _write(full_size_document(Path(options[0])), None)
+        return 0
+    return full_size(options)
 
 
 @app.command(
@@ -259,22 +262,65 @@ def _why(table: str, row: str, column: str, /, *, results: Path = _COMMITTED) ->
     _write(why(read_rows(results), table, row, column) + "\n", None)
 
 
-@app.command(name="history")
-def _history(*files: Path, metric: str = "hps", profile: str = "shapes", out: _Out) -> None:
-    """Draw the trend of a metric over commits, of history files as `python -m bench history` shows them.
+@app.command(
+    name="history",
+    help_epilogue="""examples:
+  python -m reports history --metric hps
+  python -m reports history --metric latency -o latency.svg
+  python -m reports history --import                    first add the committed records of past commits, from git""",
+)
+def _history(
+    *files: Path,
+    metric: str = "hps",
+    profile: str = "shapes",
+    imported: Annotated[bool, Parameter(name="--import")] = False,
+    out: _OptionalOut = None,
+) -> int:
+    """Show the trend of a metric over commits, as the table of `python -m bench history` and as a drawing.
 
     Args:
-        files: history files, JSON lines
-        metric: such as hps, geneval, latency
+        files: history files; default: the committed one and that of runs/regress/<profile>
+        metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
         profile: name of a profile
-        out: a .png or .svg
+        imported: first add the committed records of past commits to the first file
+        out: a .png or .svg; default: runs/regress/<profile>/history-<metric>.png
     """
     from reports.figures.history import history_figure  # matplotlib takes a second to import
     from reports.figures.style import save_figure
 
-    if out.suffix not in (".png", ".svg"):
-        raise FastFluxError(f"{out} is neither .png nor .svg; name such a file.")
-    _show([save_figure(history_figure(files, metric, profile), out)])
+    own = Path("runs", "regress", profile)
+    places = files or (PACKAGE / "data" / "regression" / "history.jsonl", own / "history.jsonl")
+    drawn = out or own / f"history-{metric}.png"
+    if drawn.suffix not in (".png", ".svg"):
+        raise FastFluxError(f"{drawn} is neither .png nor .svg; name such a file.")
+    options = [f"--file={path}" for path in places]
+    options += [f"--import={PACKAGE / 'data' / 'results' / 'cpu' / profile}"] if imported else []
+    status, _ = run_bench("history", f"--metric={metric}", f"--profile={profile}", *options)
+    if not status:
+        _show([save_figure(history_figure([path for path in places if path.is_file()], metric, profile), drawn)])
+    return status
+
+
+@app.command(name="reproduce", help_flags=[])
+def _reproduce(*options: _Passed) -> int:
+    """Measure all that the tables need afresh, and write and print them.
+
+    Takes the options of `python -m bench reproduce`, which --help shows, and --accept, which makes this run the
+    committed one.
+    """
+    return reproduce(options)
+
+
+@app.command(name="rank", help_flags=[])
+def _rank(*options: _Passed) -> int:
+    """Measure the paper's importance of every block, and with --accept draw it, too.
+
+    Takes the options of `python -m bench rank`, which --help shows.
+    """
+    status, _ = run_bench("rank", *options)
+    if ACCEPT in options and not status:
+        _show(path.relative_to(PACKAGE.parent) for path in replace_all(PACKAGE))
+    return status
 
 
 def _show(lines: Iterable[object]) -> None:

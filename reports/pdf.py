@@ -7,9 +7,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.tables import TABLES
 from fastflux.errors import FastFluxError
@@ -21,10 +21,6 @@ from reports.grouping import DEFAULT_TOLERANCE
 from reports.provenance import PROVENANCE
 from reports.render.latex.document import PACKAGES, report_document
 from reports.rows import read_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
 
 #: pdflatex itself, and the least that sets `report.tex`.
 DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended"

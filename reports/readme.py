@@ -6,12 +6,9 @@ The settings of every metric, which fill the foot of a generated table, are left
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from fastflux.errors import FastFluxError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: A metric's line at the foot of a table: its name, escaped for Markdown, and its version.
 _SETTINGS = re.compile(r"[\w\\]+ \(version \w+\): ")

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from reports.build import FORMATS, build, build_importance
 from reports.readme import filled
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 PACKAGE = Path(__file__).parent
 #: The profile whose documents lie on top of reports/generated, where README.md shows them.

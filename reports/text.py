@@ -32,7 +32,7 @@ def code_points(characters: Iterable[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with its lines and spaces as they are, each character that has no glyph as ⟨U+0007⟩."""
+    """`text` with its lines, tabs and spaces as they are, each character that has no glyph as ⟨U+0007⟩."""
     return "".join(
-        code_points(character) if unseen(character) and character != "\n" else character for character in text
+        code_points(character) if unseen(character) and character not in "\n\t" else character for character in text
     )

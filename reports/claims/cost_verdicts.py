@@ -6,22 +6,17 @@ Counts and FLOPs have no chance in them and are compared as they are, latencies 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean, median
-from typing import TYPE_CHECKING
 
 from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE, FASTFLUX
 from bench.tables import FLOPS_RATIO, LATENCY_RATIO, TRAINED
-from reports.claims.verdicts import Finding, unmeasured
+from reports.claims.verdicts import Evidence, Finding, unmeasured
 from reports.compare import chance
 from reports.figures.ranking import DOUBLE, SINGLE, stack_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from reports.claims.verdicts import Evidence
-    from reports.rows import Row, Value
+from reports.rows import Row, Value
 
 _SHUFFLES = 2000
 _COSTS = ((TRAINED.key, "trained at once"), ("pruning_cost.block_trainings", "block trainings"))

@@ -6,15 +6,17 @@ Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `repor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE
 from bench.tables import CLIP, GENEVAL, HPS, TABLES
 from reports.claims.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
 from reports.claims.verdicts import (
     MARGIN,
+    Check,
     Evidence,
+    Finding,
     alike,
     at_least,
     better,
@@ -23,16 +25,11 @@ from reports.claims.verdicts import (
     in_every_group,
     keeps,
 )
+from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from reports.claims.verdicts import Check, Finding
-    from reports.figures.ranking import Ranking
-    from reports.rows import Row
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,15 @@ A score is compared prompt by prompt (`reports.compare`); only a difference with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from bench.tables import BY_LATENCY, BY_NUMBER, HPS, RATIO
 from reports.compare import Comparison, compare
+from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from reports.figures.ranking import Ranking
-    from reports.rows import Row
+from reports.rows import Row
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE
@@ -12,15 +14,8 @@ from fastflux.errors import FastFluxError
 from reports.compare import Comparison, compare
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.paper import paper_data
+from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from reports.rows import Row
 
 _HPS, _TRAINED = HPS.key, TRAINED.key
 _FULL = "fastflux-10"

@@ -9,25 +9,22 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Literal
 
+import msgspec
 from PIL import Image, features
 
+from bench.records.results import Data, RecordError, json_of, read_data
 from bench.records.variant_id import DENSE
+from bench.samples.image_set import GeneratedImage, ImageSet
 from fastflux.errors import FastFluxError
 from fastflux.files import whole_file, write_text
-from reports.manifest import pick_shots, read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from reports.manifest import Shot
-    from reports.rows import Row
+from reports.rows import Row
 
 INDEX = "gallery.json"
-SCHEMA_VERSION = 1
 #: Pixels: no tile is larger, and of tiles up to the second a gallery holds the first number of images, else the second.
 LONGEST_EDGE, SMALL_EDGE = 192, 96
 SHOTS, SHOTS_OF_LARGE = 160, 40
@@ -35,6 +32,8 @@ _COLUMNS = 16
 #: Without subsampled colour: at 64 pixels it would smear the very edges that tell a good model from a bad one.
 _ENCODING: Mapping[str, Any] = {"format": "AVIF", "quality": 85, "subsampling": "4:4:4"}
 _SUFFIX = ".avif"
+Key = tuple[str, int]
+"""An image by its prompt's id and its sample."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,17 @@ class GalleryShot:
     seed: int
     prompt: str
     kind: str
+
+
+class GalleryIndex(Data, frozen=True):
+    """The file beside the sheets; see `Gallery`."""
+
+    schema_version: Literal[1]
+    tile: tuple[int, int]
+    columns: int
+    shots: tuple[GalleryShot, ...]
+    sheets: dict[str, str]
+    records: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -68,30 +78,12 @@ class Gallery:
         """The gallery in a folder; raises FastFluxError when there is none, or of another version, or not whole."""
         path = folder / INDEX
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            version = data["schema_version"]
-            if version == SCHEMA_VERSION:
-                found = cls(
-                    folder=folder,
-                    tile=(int(data["tile"][0]), int(data["tile"][1])),
-                    columns=int(data["columns"]),
-                    shots=tuple(GalleryShot(**shot) for shot in data["shots"]),
-                    sheets=dict(data["sheets"]),
-                    records=dict(data["records"]),
-                )
-        except OSError as error:
+            index = read_data(GalleryIndex, json_of(path.read_text(encoding="utf-8"), str(path)), str(path))
+        except (OSError, RecordError) as error:
             raise FastFluxError(
-                f"{path} cannot be read ({error.strerror}); make a gallery by `python -m reports gallery`."
+                f"{path} is no gallery ({error}); make it again by `python -m reports gallery`."
             ) from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise FastFluxError(
-                f"{path} is no gallery ({error!r}); make it again by `python -m reports gallery`."
-            ) from error
-        if version != SCHEMA_VERSION:
-            raise FastFluxError(
-                f"{path} has schema version {version!r}, this version reads {SCHEMA_VERSION}; "
-                "make it again by `python -m reports gallery`."
-            )
+        found = cls(folder, index.tile, index.columns, index.shots, index.sheets, index.records)
         for variant, name in found.sheets.items():
             if "/" in name or os.sep in name or not (folder / name).is_file():
                 raise FastFluxError(f"{path} names the sheet {name!r} of {variant}, which is not beside it; "
@@ -158,7 +150,7 @@ def write_gallery(
     """
     if not features.check("avif"):
         raise FastFluxError("This Pillow writes no AVIF; install pillow 11.3 or newer from the package index.")
-    found = {variant: read_manifest(path) for variant, path in manifests.items()}
+    found = {variant: _by_prompt(ImageSet.read(path)) for variant, path in manifests.items()}
     first = next(iter(found.values()), {})
     if not first:
         raise FastFluxError(f"The manifest of {next(iter(manifests), 'no variant')} holds no image; generate some.")
@@ -181,7 +173,7 @@ def write_gallery(
         tile=size,
         columns=_COLUMNS,
         shots=tuple(
-            GalleryShot(shot.prompt_id, shot.sample, shot.seed, shot.prompt, shot.kind)
+            GalleryShot(shot.prompt_id, shot.sample, shot.seed, shot.prompt, kind_of(shot))
             for shot in (shared[key] for key in keys)
         ),
         sheets=sheets,
@@ -194,7 +186,28 @@ def write_gallery(
     return gallery
 
 
-def _shared(first: Mapping[tuple[str, int], Shot], images: Mapping[tuple[str, int], Shot]) -> set[tuple[str, int]]:
+def kind_of(image: GeneratedImage) -> str:
+    """The HPS style or GenEval task of an image, such as "hps photo"."""
+    return f"{image.set} {image.style or (image.metadata or {}).get('tag') or image.set}"
+
+
+def pick_shots(shots: Mapping[Key, GeneratedImage], count: int) -> list[Key]:
+    """`count` images spread evenly over styles and tasks (the first of each, then the second), by kind."""
+    kinds: dict[str, list[Key]] = {}
+    # A second sample of a prompt shows less than another prompt would: so the first samples come first.
+    for key in sorted(shots, key=lambda key: (key[1], key[0])):
+        kinds.setdefault(kind_of(shots[key]), []).append(key)
+    turns = max((len(keys) for keys in kinds.values()), default=0)
+    order = [kinds[kind][turn] for turn in range(turns) for kind in sorted(kinds) if turn < len(kinds[kind])]
+    chosen = sorted(order, key=lambda key: key[1])[:count]
+    return sorted(chosen, key=lambda key: (kind_of(shots[key]), key))
+
+
+def _by_prompt(images: ImageSet) -> dict[Key, GeneratedImage]:
+    return {(image.prompt_id, image.sample): image for image in images.images}
+
+
+def _shared(first: Mapping[Key, GeneratedImage], images: Mapping[Key, GeneratedImage]) -> set[Key]:
     """The images drawn from the same prompt and seed; a negative seed is one that nobody knows."""
     return {
         key
@@ -205,15 +218,9 @@ def _shared(first: Mapping[tuple[str, int], Shot], images: Mapping[tuple[str, in
 
 def _write_index(gallery: Gallery) -> None:
     """Last, and whole or not at all: a folder without it is no gallery."""
-    data = {
-        "schema_version": SCHEMA_VERSION,
-        "tile": gallery.tile,
-        "columns": gallery.columns,
-        "shots": [vars(shot) for shot in gallery.shots],
-        "sheets": gallery.sheets,
-        "records": gallery.records,
-    }
-    write_text(gallery.folder / INDEX, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    index = GalleryIndex(1, gallery.tile, gallery.columns, gallery.shots, dict(gallery.sheets), dict(gallery.records))
+    text = json.dumps(msgspec.to_builtins(index), indent=1, ensure_ascii=False)
+    write_text(gallery.folder / INDEX, f"{text}\n")
 
 
 def _sheet_size(tile: tuple[int, int], columns: int, count: int) -> tuple[int, int]:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
 from reports.figures.gallery import LONGEST_EDGE, Gallery, write_gallery
 from reports.figures.grids import SINGLE_REMOVALS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from reports.rows import Row
+from reports.rows import Row
 
 MANIFEST = "manifest.jsonl"
 

@@ -5,22 +5,16 @@ Adding one is one `Grid` in `GRIDS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX
 from bench.tables import BY_LATENCY, RATIO
-from reports.figures.ranking import SINGLE
+from reports.figures.gallery import Gallery
+from reports.figures.ranking import SINGLE, Ranking
 from reports.grouping import pairs_of
 from reports.rows import Row
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from reports.figures.gallery import Gallery
-from reports.figures.ranking import Ranking
 
 #: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
 SINGLE_REMOVALS = "single_removals"

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.metrics.catalogue import metric_named
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
-from bench.regression.history import groups_of, read_history
+from bench.regression.history import Point, groups_of, read_history
 from bench.tables import trend
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from bench.regression.history import Point
 
 _FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), L1: (VERMILION, "s")}
 _MAXIMUM_TICKS = 12

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import re
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from PIL import Image
 
 from fastflux.errors import FastFluxError
+from reports.figures.gallery import Gallery
+from reports.figures.grids import Columns
 from reports.figures.style import DOTS_PER_INCH, GREY, new_figure, style
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
-
-    from reports.figures.gallery import Gallery
-    from reports.figures.grids import Columns
 
 DEFAULT_CELL = 112
 _PROMPT_WIDTH, _HEADER_HEIGHT, _HEADING_HEIGHT, _TITLE_HEIGHT, _GAP, _GROUP_GAP = 210, 36, 22, 28, 4, 14  # pixels

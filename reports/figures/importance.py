@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fastflux.block_counts import block_count
-from reports.figures.ranking import DOUBLE, SINGLE, flow_place, stack_of
+from reports.figures.ranking import DOUBLE, SINGLE, Ranking, flow_place, stack_of
 from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from reports.figures.ranking import Ranking
 
 #: What the field calls a stack's blocks, colour and marker.
 _KINDS = {DOUBLE: ("double blocks", VERMILION, "s"), SINGLE: ("single blocks", BLUE, "o")}

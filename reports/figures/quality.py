@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE, FASTFLUX, L1
 from bench.tables import GENEVAL, HPS, RATIO
 from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from reports.rows import Row
 
 _PANELS = (HPS, GENEVAL)
 

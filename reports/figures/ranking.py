@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from bench.records.variant_id import DENSE
 from fastflux.errors import FastFluxError
+from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from reports.rows import Row
 
 #: diffusers' stacks in the order of the data flow.
 DOUBLE, SINGLE = STACKS = ("transformer_blocks", "single_transformer_blocks")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,10 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fastflux.files import whole_file
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from pathlib import Path
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/: apart in every common form of colour blindness, and in grey
 # through their markers.

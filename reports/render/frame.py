@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 
 from fastflux.files import whole_file
-from reports.table import display, number_parts
+from reports.table import Cell, Header, Table, display, number_parts
 from reports.text import one_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from reports.table import Cell, Header, Table
 
 #: A spreadsheet takes text that begins so for a formula; an apostrophe before it says that it is none.
 _FORMULA = ("=", "+", "-", "@")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from drawn import PROMPTS, write_images
 
+from bench.samples.image_set import GeneratedImage
 from fastflux.errors import FastFluxError
 from reports.cli import main
-from reports.figures.gallery import Gallery, write_gallery
+from reports.figures.gallery import Gallery, pick_shots, write_gallery
 from reports.figures.gallery_files import collect
-from reports.manifest import Shot, pick_shots, read_manifest
 from reports.rows import read_rows
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def test_a_second_gallery_leaves_no_sheet_of_the_first(images: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 9}, "schema version 9, this version reads 1"),
+        ({"schema_version": 9}, r"Invalid enum value 9 - at `\$\.schema_version`"),
         ({"sheets": {"dense": "../dense.avif"}}, "not beside it"),
         ({"sheets": {"dense": "nothing.avif"}}, "not beside it"),
         ({"tile": 64}, "is no gallery"),
@@ -137,8 +137,8 @@ def test_a_truncated_image_is_named(images: Path) -> None:
 def test_a_bad_manifest_line_is_named_by_its_number(images: Path) -> None:
     manifest = images / "dense" / "manifest.jsonl"
     manifest.write_text(manifest.read_text(encoding="utf-8") + '{"file": "x.png"}\n', encoding="utf-8")
-    with pytest.raises(FastFluxError, match=r"Line 4 of .*manifest.jsonl"):
-        read_manifest(manifest)
+    with pytest.raises(FastFluxError, match=r"manifest.jsonl, line 4"):
+        gallery_of(images, "dense")
 
 
 def test_no_images_at_all_and_impossible_numbers_are_told(results: Path, images: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_no_images_at_all_and_impossible_numbers_are_told(results: Path, images:
         collect(rows, tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(FastFluxError, match="0 shots of 192 pixels"):
         collect(rows, images, tmp_path / "out", shots=0)
-    with pytest.raises(FastFluxError, match="cannot be read"):
+    with pytest.raises(FastFluxError, match="No such file"):
         Gallery.read(tmp_path / "out")
 
 
@@ -161,7 +161,7 @@ def test_command_line_makes_one(
 
 def test_shots_are_spread_over_kinds_before_a_prompt_is_shown_twice(tmp_path: Path) -> None:
     shots = {
-        (f"{kind}-{index}", sample): Shot(tmp_path, f"{kind}-{index}", sample, 0, "p", kind)
+        (f"{kind}-{index}", sample): GeneratedImage(tmp_path, f"{kind}-{index}", sample, 0, kind, None, None, "p")
         for kind in ("a", "b") for index in range(3) for sample in range(2)
     }  # fmt: skip
     assert pick_shots(shots, 4) == [("a-0", 0), ("a-1", 0), ("b-0", 0), ("b-1", 0)]

@@ -12,27 +12,22 @@ import hashlib
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from reports.figures.gallery import Gallery
 from reports.render.html.images import browser_data, sheet_uris
 from reports.render.html.pareto import pareto_data
-from reports.table import behind, display, letter
+from reports.rows import Row
+from reports.table import Header, Table, behind, display, letter
 from reports.tables import model_name, profile_label
 from reports.text import one_line
-from reports.why import measurement_facts, record_facts
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from reports.figures.gallery import Gallery
-    from reports.rows import Row
-    from reports.table import Header, Table
-    from reports.why import Fact
+from reports.why import Fact, measurement_facts, record_facts
 
 PAGE = "page.html"
 _SCRIPTS = ("dom.js", "theme.js", "tips.js", "tables.js", "plot.js", "images.js", "start.js")

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
+from bench.records.results import JSON
 from bench.records.variant_id import DENSE, FASTFLUX
 from bench.tables import CLIP, GENEVAL, HPS
 from fastflux.errors import FastFluxError
+from reports.figures.gallery import Gallery, GalleryShot
+from reports.rows import Row
 from reports.text import one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from bench.records.results import JSON
-    from reports.figures.gallery import Gallery, GalleryShot
-    from reports.rows import Row
 
 _MEDIA_TYPES = {".avif": "image/avif", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 #: By their name in the data.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
+from bench.records.results import JSON
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
-from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES
+from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES, Column
+from reports.rows import Row
 from reports.text import one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from bench.records.results import JSON
-    from bench.tables import Column
-    from reports.rows import Row
 
 #: Ratios to the dense model, of which less is better; of the scores more is.
 COSTS = (LATENCY_RATIO, FLOPS_RATIO)

@@ -3,19 +3,15 @@ r"""The stand-alone LaTeX document that `\input`s all tables and shows all figur
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.tables import TABLES
 from reports.devices import device_of
 from reports.provenance import PROVENANCE
 from reports.render.latex.tables import FIT
 from reports.render.latex.text import escape_latex
+from reports.rows import Row
 from reports.tables import model_name, profile_label
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from reports.rows import Row
 
 #: The packages it loads: with them compile all fragments. Debian's package is named for those outside its base.
 PACKAGES = {

@@ -3,16 +3,11 @@ r"""A table as a LaTeX fragment for `\input`: booktabs, never wider than the tex
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 from reports.render.latex.text import escape_latex, signed
-from reports.table import behind, display, letter
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from reports.table import Cell, Direction, Header, Table
+from reports.table import Cell, Direction, Header, Table, behind, display, letter
 
 #: Where a row's record is told in the document, by its variant's anchor.
 ANCHOR = "prov:"

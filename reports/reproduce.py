@@ -1,0 +1,142 @@
+"""Runs `python -m bench` and makes the documents of what it measured; a run that is accepted becomes the committed one.
+
+The suite runs in a process of its own, since it needs the model libraries, which nothing here does.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bench.tables import TABLES
+from fastflux.errors import FastFluxError
+from fastflux.files import replace_files, write_text
+from reports.build import build
+from reports.difference import difference_of
+from reports.figures.gallery_files import collect
+from reports.full_size.document import full_size_document
+from reports.rebuild import PACKAGE, replace_all
+from reports.rows import read_rows
+from reports.table import to_markdown
+from reports.text import printable
+
+ACCEPT = "--accept"
+#: What makes a run another one than the profile's whole.
+_PARTIAL = ("--limit", "--seeds", "--variants", "--only")
+#: Settings that may differ from the profile's in a run that is accepted.
+_PLACES = ("pipeline", "scorer_", "device", "others", "metrics.")
+_FORMATS = ("md", "tex", "png", "svg", "html")
+#: Seconds that the suite has to end by itself after a Ctrl-C, which reaches it too.
+_PATIENCE = 30.0
+
+
+def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
+    """Measure with these options of `bench reproduce`; show the tables, and what differs from the committed records.
+
+    With "--accept" among the options the run becomes the committed one. Returns the suite's exit status.
+
+    Raises:
+        FastFluxError: before the work for a run that may not be accepted; after it for documents that cannot be made.
+    """
+    accept = ACCEPT in options
+    options = [option for option in options if option != ACCEPT]
+    if accept:
+        _require_whole(options)
+    status, last = run_bench("reproduce", *options)
+    if status or (where := _there(last)) is None:  # nothing was to be measured: a dry run, the help
+        return status
+    if where.is_dir():  # of a profile of random weights, which has no pictures
+        _print(full_size_document(where))
+        return status
+    run: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+    folder, records, tables = Path(run["folder"]), Path(run["records"]), run["tables"]
+    rows = read_rows(records)
+    collect(rows, folder, folder / "gallery")
+    ranking = None if run["ranking"] is None else Path(run["ranking"])
+    build(records, folder / "reports", tables, _FORMATS, folder / "gallery", ranking=ranking)
+    for table in tables:
+        _print((folder / "reports" / f"{table}.md").read_text(encoding="utf-8"))
+    kept = Path(run["device"], run["profile"])
+    committed = data / "results" / kept
+    measured = {row.variant for row in rows}
+    if any(committed.glob("*.json")) and (before := [row for row in read_rows(committed) if row.variant in measured]):
+        _print("\n## This run against the committed records\n\n" + to_markdown(difference_of(before, rows)))
+    _print(f"Tables, figures and page.html are in {folder / 'reports'}.\n")
+    if accept:
+        if run["limit"] is not None or run["seeds"] is not None or set(tables) != set(TABLES):
+            raise FastFluxError(f"{ACCEPT} keeps whole runs only, and {where} is of a part: run it without options.")
+        replace_files(committed, records, "*.json")
+        replace_files(data / "galleries" / kept, folder / "gallery")
+        replace_all(data.parent)
+        _print(f"accepted: records in {committed}, documents in {data.parent / 'generated'}\n")
+    return status
+
+
+def full_size(options: Sequence[str], kept: Path = PACKAGE / "data" / "full_size") -> int:
+    """Measure with these options of `bench full_size` and show the tables; its exit status.
+
+    "--accept" alone keeps the run below `kept`, and writes the tables beside its records.
+    """
+    accept = ACCEPT in options
+    before = {path: path.stat().st_mtime_ns for path in kept.glob("*/*.json")}
+    status, last = run_bench("full_size", *(f"{ACCEPT}={kept}" if each == ACCEPT else each for each in options))
+    if (records := _there(last)) is not None and records.is_dir():
+        _print(full_size_document(records))
+    if accept and not status:
+        for folder in {path.parent for path in kept.glob("*/*.json") if before.get(path) != path.stat().st_mtime_ns}:
+            write_text(folder / "README.md", full_size_document(folder))
+    return status
+
+
+def run_bench(command: str, *options: str) -> tuple[int, str]:
+    """Run `python -m bench` with all its output shown as it comes; its exit status and the last line of its results.
+
+    It is in the terminal's own process group, so that Ctrl-C reaches it too; whatever else ends this process ends it
+    first.
+    """
+    last = ""
+    arguments = [sys.executable, "-m", "bench", command, *options]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, errors="replace") as bench:  # noqa: S603
+        try:
+            for line in bench.stdout or ():
+                sys.stdout.write(line)
+                sys.stdout.flush()
+                last = line.strip() or last
+            return bench.wait(), last
+        except KeyboardInterrupt as error:
+            if error.args and error.args[0] != signal.SIGINT:
+                bench.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                bench.wait(_PATIENCE)
+            raise
+        finally:
+            if bench.poll() is None:
+                bench.kill()
+
+
+def _require_whole(options: Sequence[str]) -> None:
+    """Raise FastFluxError unless these options measure the profile as it is, whole."""
+    for place, option in enumerate(options):
+        name, _, value = option.partition("=")
+        if name in _PARTIAL:
+            raise FastFluxError(f"{ACCEPT} keeps whole runs only: leave {name} away.")
+        setting = (value or "".join(options[place + 1 : place + 2])) if name == "--set" else ""
+        if setting and not setting.startswith(_PLACES):
+            raise FastFluxError(f"{ACCEPT} keeps runs of the profile as it is: leave --set {setting} away.")
+
+
+def _there(line: str) -> Path | None:
+    """The path that a line names, None where it is no path of anything."""
+    with suppress(OSError, ValueError):
+        if line and (path := Path(line)).exists():
+            return path
+    return None
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
