@@ -1,18 +1,25 @@
-"""What image metrics are, and what they share; `bench.metrics.catalogue` lists all metrics."""
+"""What a metric of images is, how one is loaded, and what such metrics share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
 from typing import Any, Protocol
 
-from bench.records.results import JSON, Measurement, MetricInfo
+from bench.metrics.catalogue import Metric as CatalogueEntry
+from bench.metrics.catalogue import metric_named
+from bench.records.results import JSON, Data, Measurement, MetricInfo
 from bench.records.statistics import Estimate
 from bench.samples.image_set import GeneratedImage, ImageSet
+from bench.settings import read_settings
+from fastflux.errors import FastFluxError
 
 
 class Metric(Protocol):
-    """Scores image sets. An instance holds its models, so that they load once for all variants."""
+    """Scores image sets. An instance holds its models, so that they load once for all variants.
+
+    Its class has `Settings`, a struct that a profile's table ``[metrics.NAME]`` is read as, and the class method
+    ``load(settings, device)``. A metric of pairs has ``against(reference)`` too, which gives one for these images.
+    """
 
     info: MetricInfo
 
@@ -21,10 +28,28 @@ class Metric(Protocol):
         ...
 
 
-def load_object(place: str) -> Any:
-    """The object that "module:object" names, its module imported now."""
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)
+def settings_class(entry: CatalogueEntry) -> type[Data]:
+    """What the settings of an image metric are; raises FastFluxError for a metric that is none."""
+    if entry.measures == "transformer":
+        raise FastFluxError(f"{entry.name} measures transformers, not images: a profile has no settings of it.")
+    found: type[Data] = entry.load().Settings
+    return found
+
+
+def load_metric(name: str, settings: Data | None, device: str) -> Any:
+    """A metric with its models; without settings those that its class has by default.
+
+    A metric of pairs is then given its reference by `against`.
+
+    Raises:
+        FastFluxError: no such metric, or whatever it needs that is not set, not there, or not what it should be.
+    """
+    entry = metric_named(name)
+    settings = settings or read_settings(settings_class(entry), {}, f"metrics.{name}")
+    try:
+        return entry.load().load(settings, device)
+    except FastFluxError as error:
+        raise FastFluxError(f"metrics.{name}: {error}") from error
 
 
 def incomplete(info: MetricInfo, images: ImageSet, settings: Mapping[str, JSON]) -> Measurement | None:

@@ -60,8 +60,13 @@ class Metric:
 
     def load(self) -> Any:
         """The class or function behind the metric, its module imported now."""
-        module, _, attribute = self.place.partition(":")
-        return getattr(import_module(module), attribute)
+        return load_object(self.place)
+
+
+def load_object(place: str) -> Any:
+    """The object that "module:object" of this package or of an entry point names, its module imported now."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def _info(name: str, version: str, unit: str, better: Literal["higher", "lower", ""], reference: str) -> MetricInfo:

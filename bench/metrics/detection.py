@@ -26,6 +26,13 @@ class Detection:
     mask: Mask | None = None
 
 
+DETECTORS = {
+    "mask2former": "bench.metrics.models.mask2former:Mask2FormerDetector",
+    "shapes": "bench.shapes.detector:ShapesDetector",
+}
+"""Kinds of detectors by name: classes with ``load(weights, device)`` and `settings`."""
+
+
 class DetectorError(FastFluxError):
     """A detector whose output cannot be read: nothing can be judged by it."""
 

@@ -1,186 +1,284 @@
-"""Profiles: model, prompts, scorers and settings of a run, read from bench/profiles/<name>.toml."""
+"""Profiles: model, prompts, metrics and settings of a run, read from bench/profiles/<name>.toml or another file."""
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from bench.records.environment import sha256_of
-from bench.records.results import digest
+import msgspec
+from msgspec.structs import replace
+
+from bench.metrics.base import settings_class
+from bench.metrics.catalogue import metric_named
+from bench.records.results import JSON, Data, digest
+from bench.samples.prompt_files import KINDS
+from bench.samples.sampling import Sampling
+from bench.settings import (
+    Batch,
+    Count,
+    Guidance,
+    Place,
+    Seed,
+    Steps,
+    Text,
+    content_of,
+    read_settings,
+)
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.plan import JSON
+from fastflux.methods.registry import make_config, pruning_method
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """What determines the images besides model and prompts; `samples` images of each prompt, by prompt set."""
-
-    height: int
-    width: int
-    steps: int
-    guidance: float
-    seed: int
-    batch: int
-    samples: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class CalibrationSettings:
+class CalibrationSettings(Data, frozen=True):
     """How the model's own trajectories are drawn for the least-squares fit."""
 
-    steps: int
-    guidance: float
-    seed: int
-    batch: int
+    steps: Steps
+    guidance: Guidance
+    seed: Seed
+    batch: Batch
 
 
-@dataclass(frozen=True)
-class LatencySettings:
+class LatencySettings(Data, frozen=True):
     """Rounds of the interleaved latency measurement, and images in one step.
 
     `together` models are timed in turn, the dense one among them, since all of them may not fit into memory; 0 is all.
     Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
     """
 
-    warmup: int
-    rounds: int
-    batch: int
-    together: int = 0
-    end_to_end: int = 0
+    warmup: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+    rounds: Steps
+    batch: Batch
+    together: Count = 0
+    end_to_end: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
-@dataclass(frozen=True)
-class OtherModel:
+class OtherModel(Data, frozen=True):
     """A second dense model that the profile prunes; `ranking` as pruning methods take it."""
 
-    title: str
-    pipeline: str
-    guidance: float
-    ranking: str
+    title: Text
+    pipeline: Place
+    guidance: Guidance
+    ranking: Text
 
 
-@dataclass(frozen=True)
-class Profile:
-    """One profile; paths are absolute or relative to the repository."""
+class Profile(Data, frozen=True):
+    """One profile, all paths absolute."""
 
-    name: str
-    title: str
-    pipeline: str
-    scorers: str
-    prompts: tuple[str, ...]
-    calibration_prompts: str
-    disk_mib: int
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    """Names the run's folder."""
+    title: Text
     sampling: Sampling
     calibration: CalibrationSettings
     latency: LatencySettings
-    methods: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    disk_mib: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    pipeline: Place = Place()
+    prompts: tuple[Place, ...] = ()
+    calibration_prompts: Place = Place()
+    methods: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pruning methods by name, where they are not the method's defaults."""
-    metrics: tuple[str, ...] = ("hps", "geneval", "clip_score", "fid")
-    """The image metrics that `scorers` measure."""
-    fast_title: str = "FastFLUX"
+    metrics: Mapping[str, Any] = {}
+    """The metrics of images and their settings, each of its own class (`bench.metrics.base.settings_class`)."""
+    ranking: Mapping[str, Any] = {}
+    """Settings of FID and CLIP score behind the importance of blocks, where they are not those of `metrics`."""
+    fast_title: Text = "FastFLUX"
     """What the models pruned from the profile's own by Sandwich Training are called, before their ratio."""
-    families: tuple[str, ...] = ()
-    """The families of variants that the profile has, by their names; all where it is empty."""
-    ranking_scorers: str = ""
-    """"module:function" of the FID and CLIP score behind the importance of blocks; "" is `scorers`."""
-    paired: str = ""
-    """"module:function" of the paired metrics, called with the dense images and what `scorers` takes; "" is none."""
-    scorer_files: tuple[str, ...] = ()
-    """Files and folders of the scorers' weights."""
-    scorer_settings: Mapping[str, JSON] = field(default_factory=dict)
-    """Keyword arguments of `scorers` besides the device."""
-    device: str = "cpu"
-    dtype: str = "float32"
-    """Number format of the pipeline and its transformer, by torch's name."""
-    others: Mapping[str, OtherModel] = field(default_factory=dict)
+    families: tuple[Text, ...] = ()
+    """The families of variants that the profile has; all where it is empty."""
+    device: Annotated[str, msgspec.Meta(pattern=r"^(cpu|cuda(:\d{1,2})?)$")] = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the pipeline and its transformer."""
+    others: Mapping[str, OtherModel] = {}
     """Further dense models by name, drawn and scored as the profile's own."""
-    random: Mapping[str, JSON] = field(default_factory=dict)
+    random: Mapping[str, Any] = {}
     """Sizes of a model of random weights in the place of `pipeline` (`bench.studies.full_size`); empty is none."""
+
+    def __post_init__(self) -> None:
+        needed = () if self.random else ("pipeline", "prompts", "calibration_prompts", "metrics")
+        if lacking := [name for name in needed if not getattr(self, name)]:
+            raise ValueError(f"{lacking[0]} is empty, and only a profile with a table [random] needs none")
+        if not all(self.prompts):
+            raise ValueError("prompts has an empty entry: give the path of a file")
 
     def of(self, name: str) -> Profile:
         """The profile with one of the `others` for its model; itself for ""."""
         if not name:
             return self
         other = self.others[name]
-        return dataclasses.replace(
+        return replace(
             self,
             title=other.title,
             pipeline=other.pipeline,
-            sampling=dataclasses.replace(self.sampling, guidance=other.guidance),
-            calibration=dataclasses.replace(self.calibration, guidance=other.guidance),
+            sampling=replace(self.sampling, guidance=other.guidance),
+            calibration=replace(self.calibration, guidance=other.guidance),
         )
 
     def scorers_hash(self) -> str:
-        """16 hex digits of the files that score and of the scorers' settings, wherever the files lie.
-
-        Raises FastFluxError for one of `scorer_files` that is not there.
-        """
-        files = [sha256_of(self.path(name)) for name in self.scorer_files]
-        settings: dict[str, JSON] = {}
-        for key, value in self.scorer_settings.items():
-            is_file = isinstance(value, str) and self.path(value).is_file()
-            settings[key] = sha256_of(self.path(str(value))) if is_file else value
-        return digest([*files, settings] if settings else [*files])
-
-    def path(self, text: str) -> Path:
-        """A path of the profile, made absolute."""
-        return ROOT / text
+        """16 hex digits of all that defines the scores: the metrics' settings, and the content of their files."""
+        return digest({name: content_of(settings) for name, settings in self.metrics.items()})
 
 
 def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile:
-    """The profile of that name, with `changes` ("sampling.steps": "28") to its file.
+    """The profile of that name, or in that file (``mine.toml``), with `changes` ("sampling.steps": "28") to it.
 
-    Raises FastFluxError (with a suggestion) for an unknown profile or setting, or a faulty file.
+    A file may say ``extends = "shapes"`` (a name, or another file beside it): its tables are then laid over that
+    profile's, of which it can leave some away (``without = ["others.sd3"]``). Paths are looked up in the folder of the
+    file, or where this package's own data lies, then in the working directory.
+
+    Raises:
+        FastFluxError: no such profile, or one that is faulty: the key, its value, what was expected.
     """
+    data, folders = _read(name, ())
+    for key, text in (changes or {}).items():
+        _change(data, key, text)
+    with _under(f"The profile {name}"):
+        return _profile(data, [*folders, Path.cwd()])
+
+
+def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
+    def resolve(text: str) -> str:
+        kind, colon, rest = text.partition(":")
+        prefix, place = (f"{kind}:", rest) if colon and kind in KINDS else ("", text)
+        there = [folder / place for folder in folders if place and (folder / place).exists()]
+        return f"{prefix}{there[0]}" if there else text
+
+    def tables(key: str) -> dict[str, Any]:
+        """The tables below `key`, which are read one by one, so that a fault has its whole path."""
+        found = data.get(key, {})
+        if not isinstance(found, dict):
+            raise FastFluxError(f"{key} is {found!r}: expected tables [{key}.NAME].")
+        return found
+
+    def metric_settings(key: str) -> dict[str, Data]:
+        found = {}
+        for name, table in tables(key).items():
+            with _under(f"{key}.{name}"):
+                kind = settings_class(metric_named(name))
+            found[name] = read_settings(kind, table, f"{key}.{name}", resolve)
+        return found
+
+    others = {
+        name: read_settings(OtherModel, table, f"others.{name}", resolve) for name, table in tables("others").items()
+    }
+    methods = {name: _method(name, table, resolve) for name, table in tables("methods").items()}
+    for name, other in others.items():
+        _method("sandwich_training", {"ranking": other.ranking}, resolve, f"others.{name}")
+    typed = {"metrics": metric_settings("metrics"), "ranking": metric_settings("ranking"), "methods": methods}
+    return read_settings(Profile, {**data, **typed, "others": others}, "", resolve)
+
+
+@contextmanager
+def _under(key: str) -> Iterator[None]:
+    """Put the key before what is told of a name below it."""
+    try:
+        yield
+    except FastFluxError as error:
+        raise FastFluxError(f"{key}: {error}") from error
+
+
+def _method(name: str, table: object, resolve: Any, key: str = "") -> dict[str, JSON]:
+    """A method's settings, checked as its config will be, at a ratio that it can have."""
+    key = key or f"methods.{name}"
+    if not isinstance(table, dict):
+        raise FastFluxError(f"{key} is {table!r}: expected a table [{key}].")
+    settings = dict(table)
+    with _under(key):
+        config_class = pruning_method(name).config_class
+    if str(settings.get("ranking", "")).endswith(".json"):
+        settings["ranking"] = resolve(str(settings["ranking"]))
+    tried = {**settings, "ratio": 0.1}
+    if str(settings.get("ranking", "")).endswith(".json"):
+        tried.pop("ranking")  # a file, which is read when variants are made
+    try:
+        make_config(name, tried)
+        msgspec.convert(tried, config_class)
+    except (FastFluxError, TypeError, msgspec.ValidationError) as error:
+        what, _, place = str(error).partition(" - at `$")
+        raise FastFluxError(f"{key}{place.rstrip('`')}: {what.rstrip('.')}.") from error
+    return settings
+
+
+def _read(name: str, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The data of a profile laid over those that it extends, and the folders of its paths, its own first."""
+    path = _file(name, seen[-1].parent if seen else Path())
+    if path in seen:
+        raise FastFluxError(f"{path} extends itself by way of {', '.join(file.name for file in seen)}: end that.")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise FastFluxError(f"The profile {path} cannot be read ({error}): give a file of TOML in UTF-8.") from error
+    own = (ROOT, ROOT / "bench") if path.parent == FOLDER else (path.parent,)
+    extended, without = data.pop("extends", None), data.pop("without", [])
+    data.setdefault("name", path.stem)
+    if extended is None:
+        return data, own
+    if not isinstance(extended, str) or not isinstance(without, list):
+        raise FastFluxError(f"The profile {path}: extends must be a text, and without a list of keys.")
+    with _under(f"{path.name}, extends"):
+        base, folders = _read(extended, (*seen, path))
+    for key in without:
+        _leave_away(base, str(key), path)
+    return _merged(base, data), (*own, *folders)
+
+
+def _file(name: str, beside: Path) -> Path:
+    """The file of a profile by its name or path."""
+    if name.endswith(".toml"):
+        return (beside / name).resolve()
     known = sorted(path.stem for path in FOLDER.glob("*.toml"))
     if name not in known:
-        raise unknown_name("profile", name, known)
-    path = FOLDER / f"{name}.toml"
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        for key, text in (changes or {}).items():
-            _change(data, key, text)
-        parts = {"sampling": Sampling, "calibration": CalibrationSettings, "latency": LatencySettings}
-        settings = {key: kind(**data.pop(key)) for key, kind in parts.items()}
-        others = {key: OtherModel(**value) for key, value in data.pop("others", {}).items()}
-        lists: dict[str, Any] = {
-            key: tuple(data[key]) for key in ("prompts", "metrics", "scorer_files", "families") if key in data
-        }
-        return Profile(**{**data, **lists}, **settings, others=others)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(Profile))
-        raise FastFluxError(f"the profile {path} is faulty: {error}; it needs {fields}") from error
+        raise unknown_name("profile (nor is it a file NAME.toml)", name, known)
+    return FOLDER / f"{name}.toml"
+
+
+def _leave_away(data: dict[str, Any], key: str, path: Path) -> None:
+    *tables, name = key.split(".")
+    place: Any = data
+    for table in tables:
+        place = place.get(table) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or name not in place:
+        raise FastFluxError(f"The profile {path}: without names {key!r}, which the extended profile does not have.")
+    del place[name]
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], own[key]) for key in own if _is_table(base.get(key)) and _is_table(own[key])}
+    return {**base, **own, **both}
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _change(data: dict[str, Any], key: str, text: str) -> None:
     """Set the dotted key to the text, read as TOML where it is a number, a truth value, a list or a quoted text."""
     *tables, name = key.split(".")
-    place: dict[str, Any] = data
+    place: Any = data
     for depth, table in enumerate(tables, start=1):
-        if not isinstance(place.get(table), dict):
-            raise unknown_name("table of the profile", ".".join(tables[:depth]), _tables(data))
-        place = place[table]
-    known = {*place, *(field.name for field in dataclasses.fields(Profile))} if place is data else set(place)
-    # These tables are checked by what takes them.
-    if name not in known and all(place is not data.get(table) for table in ("scorer_settings", "random")):
-        raise unknown_name(f"setting of the profile's {'.'.join(tables) or 'top level'}", name, sorted(known))
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise FastFluxError(f"There is no setting {key}: {'.'.join(tables[:depth])} is {place!r}, no table.")
     try:
-        place[name] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        place[name] = text
+        value = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = {}
+    place[name] = value["value"] if len(value) == 1 else text
 
 
-def _tables(data: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = [f"{prefix}{key}" for key, value in data.items() if isinstance(value, dict)]
-    return found + [name for key in found for name in _tables(data[key.rpartition(".")[2]], f"{key}.")]
+def require_device(device: str) -> None:
+    """Raise FastFluxError unless the machine has such a torch device, "cpu", "cuda" or "cuda:1"."""
+    import torch
+
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
+    if device != "cpu" and not (kind == "cuda" and (number or "0").isdigit() and int(number or 0) < count):
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
+        raise FastFluxError(f"There is no device {device!r} here: expected one of {there} (by --device).")
 
 
 def require_disk(folder: Path, mib: int) -> None:

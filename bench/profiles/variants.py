@@ -132,7 +132,7 @@ def _settings(profile: Profile, method: str) -> dict[str, JSON]:
 def ranking_file(profile: Profile, method: str) -> Path | None:
     """The file with the order in which a method replaces blocks, None where it finds its own."""
     ranking = profile.methods.get(method, {}).get("ranking")
-    return profile.path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
+    return Path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
 
 
 def require_current_rankings(profile: Profile, revision: str) -> None:

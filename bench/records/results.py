@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -64,12 +64,27 @@ def json_text(data: object) -> str:
     return json.dumps(msgspec.to_builtins(data), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def json_of(text: str, source: str) -> Any:
-    """The data of JSON text; raises RecordError naming `source` for text that is not whole JSON."""
+def json_of(text: str, source: str, remedy: str = "make it again") -> Any:
+    """The data of JSON text; raises RecordError naming `source` and the `remedy` for text that is not whole JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"{source} is not whole JSON ({error}); delete it and measure again.") from error
+        raise RecordError(f"{source} is not whole JSON ({error}); {remedy}.") from error
+
+
+def json_lines(path: Path, remedy: str) -> Iterator[tuple[str, str]]:
+    """The lines of a JSONL file that are not blank, each with its place ("FILE, line 3") before it.
+
+    Raises:
+        RecordError: the file cannot be read; `remedy` is what to do then.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path} cannot be read ({error}); {remedy}.") from error
+    # Not `splitlines`, which splits texts at the line separators of Unicode.
+    numbered = enumerate(text.split("\n"), start=1)
+    return ((f"{path}, line {number}", line) for number, line in numbered if line.strip())
 
 
 def read_data(cls: type[_Data], data: object, source: str) -> _Data:
@@ -220,7 +235,7 @@ class RunRecord(Data, frozen=True):
         Raises:
             RecordError: broken JSON, another schema version, unknown or missing keys, or data that breaks the rules.
         """
-        data = json_of(text, source)
+        data = json_of(text, source, "delete it and measure again")
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
         if version == 1:  # which held no inputs

@@ -152,7 +152,7 @@ def find_baseline(place: Path, device: str, profile: str) -> Path:
 def require_comparable(
     baseline: Snapshot, fresh: RunRecord, variants: Sequence[str], suite: Mapping[str, JSON]
 ) -> None:
-    """Raise NoVerdictError unless the baseline measured the same: prompts, sampling, base weights, scorers, models.
+    """Raise NoVerdictError unless the baseline measured the same: prompts, sampling, base weights, models.
 
     Args:
         fresh: a record of the dense model as it is now, without measurements.
@@ -165,7 +165,6 @@ def require_comparable(
         for what, was, now in (
             ("profile", old.profile, fresh.profile),
             ("the base model's weights", old.base_revision, fresh.base_revision),
-            ("the scorers' weights", old.inputs.get("scorers"), fresh.inputs.get("scorers")),
             *((f"sampling's {key}", old.sampling.get(key), value) for key, value in sorted(fresh.sampling.items())),
             *(
                 (f"the suite's {key}", baseline.suite.get(key), suite[key])

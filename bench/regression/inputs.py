@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from bench.profiles.profile import LatencySettings, Profile
 from bench.records.environment import sha256_of
@@ -51,6 +53,11 @@ class Suite:
         if models and variants:
             raise FastFluxError("give --model or --variants, not both")
         return cls(profile, tuple(variants or VARIANTS), models, limit, rounds=rounds, most_rounds=4 * rounds)
+
+    @property
+    def profile_name(self) -> str:
+        """The profile's name, also of one that is given as a file."""
+        return Path(self.profile).stem if self.profile.endswith(".toml") else self.profile
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,8 +113,7 @@ def reduced(profile: Profile, suite: Suite) -> Profile:
     return replace(
         profile,
         sampling=replace(profile.sampling, samples=samples),
-        metrics=tuple(metric for metric in profile.metrics if metric in scored),
-        paired="",
+        metrics={name: settings for name, settings in profile.metrics.items() if name in scored},
         latency=LatencySettings(latency.warmup, suite.rounds, min(latency.batch, suite.latency_batch)),
     )
 

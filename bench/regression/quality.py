@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from bench.metrics.catalogue import Metric, metric_named
 from bench.records.comparison import SIGNIFICANT, compared
-from bench.records.results import RunRecord
+from bench.records.results import Measurement, RunRecord
 from bench.records.statistics import PairedDifference
-from bench.regression.baseline import Snapshot
+from bench.regression.baseline import NoVerdictError, Snapshot
 from bench.regression.check import Check, Outcome, Tolerances, measured_pair, record_pairs
 
 #: The scores with a tolerance.
@@ -46,12 +46,27 @@ def _compared(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -
     empty = Check("quality", new.variant, score.title, "not compared", "", "", "", f"-{tolerance:g}")
     if isinstance(pair, str):
         return replace(empty, reason=pair), None
+    _require_one_scorer(*pair)
     texts = [format(measurement.values[score.headline], score.spec) for measurement in pair]
     shown = replace(empty, baseline=texts[0], now=texts[1])
     paired = compared(pair[1], pair[0], score.weighting)
     if isinstance(paired, str):
         return replace(shown, reason=paired), None
     return replace(shown, change=f"{paired.difference.signed(score.spec)}, {paired.prompts} prompts"), paired
+
+
+def _require_one_scorer(old: Measurement, new: Measurement) -> None:
+    """Raise NoVerdictError when what both say of their scorer differs, such as its weights."""
+    differing = [
+        f"{key} ({old.settings[key]} there, {new.settings[key]} here)"
+        for key in sorted(old.settings.keys() & new.settings.keys())
+        if old.settings[key] != new.settings[key]
+    ]
+    if differing:
+        raise NoVerdictError(
+            f"{old.info.name} of the baseline was scored by something else: {'; '.join(differing)}. Go back to what "
+            "scored there, or make a new one with --update."
+        )
 
 
 def _decided(check: Check, paired: PairedDifference, tolerance: float, p_value: float) -> Check:

@@ -63,7 +63,7 @@ class Options:
     @property
     def folder(self) -> Path:
         """Where everything goes that is no baseline."""
-        return self.out or REGRESS / self.suite.profile
+        return self.out or REGRESS / self.suite.profile_name
 
     @property
     def place(self) -> Path:
@@ -125,7 +125,7 @@ def _baseline(run: SuiteRun, options: Options, kinds: Sequence[str]) -> Snapshot
     """The baseline to compare with, refused before the long work where that makes no sense; None if none is needed."""
     device = device_name(run.device)
     try:
-        baseline = Snapshot.read(find_baseline(options.place, device, options.suite.profile))
+        baseline = Snapshot.read(find_baseline(options.place, device, options.suite.profile_name))
         require_comparable(baseline, run.dense_record, options.suite.names, run.description)
         require_same_device(baseline, device, kinds)
     except NoVerdictError as error:
@@ -234,7 +234,7 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
 def _written(options: Options, device: str) -> Path:
     """The file of the baseline that --update writes."""
     place = options.place
-    return place if place.suffix == ".json" else place / slug(device) / f"{options.suite.profile}.json"
+    return place if place.suffix == ".json" else place / slug(device) / f"{options.suite.profile_name}.json"
 
 
 def _write(options: Options, markdown: str, junit: str) -> None:

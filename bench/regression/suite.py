@@ -103,7 +103,7 @@ class SuiteRun:
         """The suite as the snapshot holds it."""
         suite = self.suite
         return {
-            "profile": suite.profile,
+            "profile": suite.profile_name,
             "variants": list(suite.names),
             "limit": suite.limit,
             "samples": suite.samples,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import asdict
 from torch import Tensor, nn
 
 from bench.profiles.profile import Profile
@@ -25,7 +26,6 @@ from fastflux.calibration.statistics import (
     save_statistics,
 )
 from fastflux.calibration.trajectories import Trajectories
-from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, read_json, revision_of
 from fastflux.io.hub import is_hub_id, local_pipeline
 from fastflux.io.pipeline_files import INDEX
@@ -46,7 +46,7 @@ class BaseModel:
     @cached_property
     def folder(self) -> Path:
         """The pipeline's folder, checked: missing or truncated weights are an error before the long work."""
-        folder = self.profile.path(self.profile.pipeline)
+        folder = Path(self.profile.pipeline)
         if not folder.exists() and is_hub_id(self.profile.pipeline):
             folder = local_pipeline(Path(self.profile.pipeline))
         check_pipeline(folder)
@@ -55,9 +55,7 @@ class BaseModel:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The number format of the models."""
-        dtype = getattr(torch, self.profile.dtype, None)
-        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-            raise FastFluxError(f"the profile's dtype is {self.profile.dtype!r}: give float32, bfloat16 or float16")
+        dtype: torch.dtype = getattr(torch, self.profile.dtype)
         return dtype
 
     @cached_property
@@ -111,7 +109,7 @@ class BaseModel:
     @cached_property
     def calibration_prompts(self) -> tuple[Prompt, ...]:
         """The prompts whose trajectories calibrate the pruning methods."""
-        return read_prompts(self.profile.path(self.profile.calibration_prompts))
+        return read_prompts(Path(self.profile.calibration_prompts))
 
     @cached_property
     def calibration_inputs(self) -> Mapping[str, JSON]:

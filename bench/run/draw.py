@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import asdict, replace
 from torch import nn
 
-from bench.profiles.profile import Sampling
 from bench.profiles.variants import Variant
 from bench.progress import Ticks
 from bench.records.results import JSON
@@ -19,6 +18,7 @@ from bench.run.prune import transformer
 from bench.run.units import Results, Unit
 from bench.samples.generate import IMAGES, MANIFEST, generate, jobs_of
 from bench.samples.prompts import Prompt, limited, prompts_hash
+from bench.samples.sampling import Sampling
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 
@@ -95,7 +95,7 @@ def draw_single_removals(evaluation: Evaluation, order: str) -> Path:
         "revision": base.revision,
         "components": base.components_hash,
         "prompts": prompts_hash(prompts),
-        "sampling": {**asdict(sampling), "samples": dict(sampling.samples)},
+        "sampling": asdict(sampling),
     }
     blocks = [BlockRef.parse(name) for name in order.split(",")]
     dense: list[nn.Module] = []

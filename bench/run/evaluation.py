@@ -11,12 +11,13 @@ from time import monotonic
 from typing import Any
 
 import torch
+from msgspec import structs
 from torch import nn
 
-from bench.metrics.base import Metric, load_object
+from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.pruning_cost import PRUNING_COST
-from bench.profiles.profile import Profile, Sampling
+from bench.profiles.profile import Profile, require_device
 from bench.profiles.variants import Variant
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
@@ -26,11 +27,9 @@ from bench.samples.generate import MANIFEST
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import Prompt, limited, prompts_hash
-from fastflux.errors import FastFluxError
+from bench.samples.sampling import Sampling
 from fastflux.io.checkpoint import revision_of
 from fastflux.methods.registry import version_of
-
-PAIRED = metric_named("paired").info
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Evaluation:
     models: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _bases: dict[str, BaseModel] = field(default_factory=dict)
-    _paired: dict[str, Metric] = field(default_factory=dict)
+    _paired: dict[tuple[str, str], Metric] = field(default_factory=dict)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -106,8 +105,9 @@ class Evaluation:
 
     def require_inputs(self) -> None:
         """Read or hash all files that the run will need, before the long work."""
+        require_device(self.device)
         _ = self.prompts, self.scorers_hash
-        if self.profile.scorer_settings:  # files that its user gave, which only the scorers can judge
+        if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
             _ = self.scorers
         for name in self.bases:
             base = self.base(name)
@@ -135,7 +135,7 @@ class Evaluation:
     def sampling_record(self, variant: Variant) -> dict[str, JSON]:
         """What the record says of the sampling."""
         base = self.base(variant.base)
-        settings = asdict(base.profile.sampling)
+        settings = structs.asdict(base.profile.sampling)
         return {
             **settings,
             "samples": dict(settings["samples"]),
@@ -176,32 +176,28 @@ class Evaluation:
     # -- scorers
 
     @cached_property
-    def scorers(self) -> tuple[Metric, ...]:
-        """The profile's image metrics, loaded once."""
-        make = load_object(self.profile.scorers)
-        scorers: tuple[Metric, ...] = make(self.device, **self.profile.scorer_settings)
-        if absent := sorted(set(self.profile.metrics) - {metric.info.name for metric in scorers}):
-            raise FastFluxError(
-                f"{self.profile.name} measures {absent[0]}, but its scorers lack it: give its weights by "
-                f"--set scorer_settings.{absent[0]}=PATH (see bench/profiles/{self.profile.name}.toml)"
-            )
-        return tuple(metric for metric in scorers if metric.info.name in self.profile.metrics)
+    def scorers(self) -> Mapping[str, Any]:
+        """The profile's metrics of images and of pairs, loaded once.
+
+        Raises FastFluxError for a file that is not set, not there or not what it should be.
+        """
+        return {name: load_metric(name, settings, self.device) for name, settings in self.profile.metrics.items()}
 
     @cached_property
     def scorers_hash(self) -> str:
-        """16 hex digits of the weights that score; raises FastFluxError for a file that is not there."""
+        """16 hex digits of all that defines the scores."""
         return self.profile.scorers_hash()
 
     def scorer(self, variant: Variant, name: str) -> Metric:
-        """The metric of that name; "paired" compares with the images of the variant's dense model."""
-        if name != PAIRED.name:
-            return next(metric for metric in self.scorers if metric.info.name == name)
-        if variant.base not in self._paired:
+        """The metric of that name; one of pairs compares with the images of the variant's dense model."""
+        metric: Metric = self.scorers[name]
+        if metric_named(name).measures == "images":
+            return metric
+        if (name, variant.base) not in self._paired:
             dense = next(item for item in self.variants if item.is_dense and item.base == variant.base)
-            make = load_object(self.profile.paired)
             # One metric serves all variants of a base: it takes the features of the dense images once.
-            self._paired[variant.base] = make(self.images(dense), self.device, **self.profile.scorer_settings)
-        return self._paired[variant.base]
+            self._paired[name, variant.base] = self.scorers[name].against(self.images(dense))
+        return self._paired[name, variant.base]
 
 
 @dataclass(frozen=True)

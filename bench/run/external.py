@@ -6,13 +6,15 @@ that the tables show above the dense model.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.metrics.base import load_object
-from bench.profiles.profile import load_profile
+from msgspec.structs import asdict
+
+from bench.metrics.base import load_metric
+from bench.metrics.catalogue import metric_named
+from bench.profiles.profile import load_profile, require_device
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, Measurement, RunRecord, digest
@@ -23,7 +25,8 @@ from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import limited, prompts_hash
-from fastflux.errors import FastFluxError, unknown_name
+from bench.settings import changed
+from fastflux.errors import FastFluxError
 from fastflux.io.hub import local_pipeline
 
 if TYPE_CHECKING:
@@ -55,23 +58,18 @@ def draw(
     from diffusers import DiffusionPipeline
 
     profile = load_profile(profile_name, changes)
-    sampling = profile.sampling
-    sampling = replace(
-        sampling,
-        steps=sampling.steps if steps is None else steps,
-        guidance=sampling.guidance if guidance is None else guidance,
-        height=size or sampling.height,
-        width=size or sampling.width,
-    )
+    device = device or profile.device
+    require_device(device)
+    sampling = changed(profile.sampling, "sampling", steps=steps, guidance=guidance, height=size, width=size)
     prompts = limited(read_all_prompts(profile), limit)
     folder = local_pipeline(Path(model))
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
-            folder, dtype=getattr(torch, profile.dtype), local_files_only=True
+            folder, dtype=getattr(torch, profile.dtype), local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
-    pipeline = pipeline.to(device or profile.device)
+    pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     ticks = Ticks(len(jobs_of(prompts, sampling)), f"draw {model}")
     identity: dict[str, JSON] = {"model": sha256_of(folder), "prompts": prompts_hash(prompts)}
@@ -105,18 +103,18 @@ def score(
         raise FastFluxError(f"the name {name!r} is no id: use letters, digits and _, such as sd14")
     profile = load_profile(profile_name, changes)
     found = read_images(images, profile)
-    scorers: tuple[Metric, ...] = load_object(profile.scorers)(device or profile.device, **profile.scorer_settings)
-    names = [metric.info.name for metric in scorers]
-    for wanted in metrics or ():
-        if wanted not in names:
-            raise unknown_name(f"metric of the profile {profile.name}", wanted, names)
+    device = device or profile.device
+    require_device(device)
+    names = [name for name in metrics or profile.metrics if metric_named(name).measures == "images"]
+    if other := [name for name in metrics or () if name not in names]:
+        raise FastFluxError(f"{other[0]} does not measure images alone: choose other --metrics.")
+    chosen: list[Metric] = [load_metric(name, profile.metrics.get(name), device) for name in names]
     identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
-    chosen = [metric for metric in scorers if metrics is None or metric.info.name in metrics]
     folder = runs / profile.name / EXTERNAL
     path = folder / f"{VariantId(EXTERNAL, name)}.json"
     with locked(folder):
         record = _claimed(path, profile, label or name, identity, [metric.info.name for metric in chosen])
-        environment = describe_environment(device or profile.device)
+        environment = describe_environment(device)
         for metric in chosen:
             console.print(f"score {metric.info.name}")
             info = metric.info
@@ -186,7 +184,7 @@ def read_images(place: Path, profile: Profile) -> ImageSet:
         return ImageSet.read(place if place.is_file() else place / MANIFEST)
     prompts = read_all_prompts(profile)
     if (place / "00000").is_dir():
-        return read_geneval_folder(place)
+        return read_geneval_folder(place, [prompt for prompt in prompts if prompt.set == "geneval"])
     preferred = [prompt for prompt in prompts if prompt.set == "hps"]
     if any((place / str(prompt.style)).is_dir() for prompt in preferred):
         return read_layout(place, preferred)

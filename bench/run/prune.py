@@ -87,7 +87,8 @@ def _prune(evaluation: Evaluation, variant: Variant) -> Results:
     model = base.dense()
     base.pipeline.transformer = model  # whose forwards the calibration records
     prune_(model, config, calibration, base_model=base.profile.title, base_revision=base.revision)
-    save_transformer(model, evaluation.saved(variant), overwrite=True)
+    shutil.rmtree(evaluation.saved(variant), ignore_errors=True)  # a damaged one is nothing that may be overwritten
+    save_transformer(model, evaluation.saved(variant))
     return {variant.id: [measure_pruning_cost(calibration.cost)]}
 
 

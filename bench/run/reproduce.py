@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 
 import torch
+from msgspec.structs import replace
 from rich.table import Table
 
 from bench.profiles.profile import Profile, load_profile, require_disk
@@ -21,6 +22,7 @@ from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import evaluate
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
+from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
@@ -88,6 +90,8 @@ def reproduce(
     began = monotonic()
     profile = load_profile(profile_name, changes)
     device = device or profile.device
+    if not tables:
+        raise FastFluxError("--only names no table: name some, or leave it away for all")
     chosen_variants(profile, needed_by(tables), variant_names)
     profile = _shortened(profile, limit, seeds)
     if ranking is not None:
@@ -127,14 +131,12 @@ def reproduce(
 
 def _shortened(profile: Profile, limit: int | None, seeds: int | None) -> Profile:
     """The profile with `seeds` images of each prompt."""
-    if limit is not None and limit < 1:
+    if limit is not None and not 1 <= limit <= 10**6:
         raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
     if seeds is None:
         return profile
-    if seeds < 1:
-        raise FastFluxError(f"--seeds is {seeds}: it is the number of images of each prompt, at least 1")
     samples = dict.fromkeys(profile.sampling.samples, seeds)
-    return replace(profile, sampling=replace(profile.sampling, samples=samples))
+    return replace(profile, sampling=changed(profile.sampling, "--seeds, sampling", samples=samples))
 
 
 def with_ranking(profile: Profile, order: Path) -> Profile:

@@ -7,7 +7,7 @@ from functools import partial
 from bench.metrics.catalogue import metric_named
 from bench.profiles.variants import Variant
 from bench.progress import track
-from bench.run.evaluation import PAIRED, Evaluation
+from bench.run.evaluation import Evaluation
 from bench.run.records import new_record
 from bench.run.units import Results, Unit
 
@@ -25,10 +25,12 @@ def score(evaluation: Evaluation) -> None:
 def units(evaluation: Evaluation, variant: Variant) -> list[Unit]:
     """One for each metric of the variant's images."""
     key = new_record(evaluation, variant).key
-    pairs = [PAIRED.name] if evaluation.profile.paired and not variant.is_dense else []
     found = []
-    for name in (*evaluation.profile.metrics, *pairs):
-        info = metric_named(name).info
+    for name in evaluation.profile.metrics:
+        entry = metric_named(name)
+        if entry.measures == "pairs" and variant.is_dense:
+            continue
+        info = entry.info
         inputs = {f"{variant.id},{name}": {"record": key, "version": info.version}}
         found.append(Unit(inputs, partial(_score, evaluation, variant, name), variants=(variant.id,), info=info))
     return found

@@ -251,15 +251,19 @@ class Runner:
         return self._settled.get(key)
 
     def settle(self, stage: str, unit: Unit) -> Done:
-        """The outcome of a unit, which is made unless it is done; the first of a run starts whatever the budget.
+        """The outcome of a unit, which is made unless it is done; raises what `make` does."""
+        found = self.find(stage, unit)
+        if found is not None and not (self._retry and found.failures):
+            return found
+        return self.make(stage, unit)
+
+    def make(self, stage: str, unit: Unit) -> Done:
+        """Make a unit, be it done or not; the first of a run starts whatever the budget.
 
         Raises:
             BudgetSpentError: it may not end in the time that is left.
             FastFluxError: it could not be made, and has no metric to note that by.
         """
-        found = self.find(stage, unit)
-        if found is not None and not (self._retry and found.failures):
-            return found
         if self.worked:
             self.budget.require(self.store.longest(stage))
         self.worked = True

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.profiles.profile import Sampling
 from bench.records.results import JSON
 from bench.samples.prompts import Prompt
+from bench.samples.sampling import Sampling
 from fastflux.errors import FastFluxError
 from fastflux.files import write_bytes, write_text
 from fastflux.models.architecture import is_supported

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from bench.samples.geneval_vocabulary import COLORS, TASKS
+from bench.records.results import json_lines, json_of, read_data
+from bench.samples.geneval_metadata import GenEvalLine
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
@@ -24,8 +27,6 @@ from fastflux.files import new_folder, write_text
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
 
-_RELATIONS = frozenset({"left of", "right of", "above", "below"})
-_KEYS = {"tag", "include", "exclude", "prompt", "id"}
 _NUMBERED = re.compile(r"geneval-(\d{5})")
 _SAMPLE = re.compile(r"(\d+)\.png")
 
@@ -35,23 +36,11 @@ def read_metadata(path: Path) -> tuple[Prompt, ...]:
 
     Raises FastFluxError that names file and line for a missing file, bad JSON or metadata of another form.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FastFluxError(f"{path} cannot be read ({error}); give GenEval's evaluation_metadata.jsonl.") from error
-    prompts = tuple(
-        parse_prompt(line, number, f"{path}, line {number + 1}") for number, line in enumerate(lines) if line.strip()
-    )
+    lines = json_lines(path, "give GenEval's evaluation_metadata.jsonl")
+    prompts = tuple(parse_prompt(line, number, where) for number, (where, line) in enumerate(lines))
     if not prompts:
         raise FastFluxError(f"{path} holds no prompts; give GenEval's evaluation_metadata.jsonl.")
     return prompts
-
-
-def write_metadata(prompts: tuple[Prompt, ...], path: Path) -> None:
-    """Write prompts as an `evaluation_metadata.jsonl`, to draw images with GenEval's own script."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [metadata_line(prompt.metadata or {}, prompt.prompt) for prompt in prompts]
-    write_text(path, "".join(lines))
 
 
 def metadata_line(metadata: Mapping[str, Any], prompt: str, identity: str | None = None) -> str:
@@ -71,38 +60,47 @@ def parse_prompt(text: str, number: int, where: str) -> Prompt:
     Raises:
         FastFluxError: `where`, and what is not as GenEval has it.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise FastFluxError(f"{where} is not whole JSON ({error}); take the file anew.") from error
-    if fault := next(_faults(data), None):
-        raise FastFluxError(f"{where} is not GenEval's metadata: {fault}.")
+    data = json_of(text, where, "take the file anew")
+    line = read_data(GenEvalLine, data, where)
     metadata = {key: data[key] for key in ("tag", "include", "exclude") if key in data}
-    return Prompt(data.get("id") or f"geneval-{number:05}", "geneval", data["prompt"], None, metadata)
+    return Prompt(line.id or f"geneval-{number:05}", "geneval", line.prompt, None, metadata)
 
 
-def read_geneval_folder(root: Path) -> ImageSet:
+def read_geneval_folder(root: Path, prompts: Sequence[Prompt] = ()) -> ImageSet:
     """The images of a folder in GenEval's layout, whoever made them; their seeds are unknown.
 
+    Args:
+        prompts: those that images are wanted of. Where the folder's are among them, all of them are expected; where it
+            holds another set, its folders must be numbered without a gap.
+
     Raises:
-        ImageSetError: no folders with numbers, one without metadata or images, or one prompt in two of them.
+        ImageSetError: no folders with numbers, one without metadata or images, one prompt in two of them, or a folder
+            that lacks prompts.
     """
     if not root.is_dir():
         raise ImageSetError(f"{root} is not a folder; expected one with {'00000'}/{METADATA} and {'00000'}/{SAMPLES}.")
-    folders = sorted(
-        (folder for folder in root.iterdir() if folder.is_dir() and folder.name.isdigit()),
-        key=lambda folder: int(folder.name),
-    )
-    if not folders:
+    numbered = {int(folder.name): folder for folder in root.iterdir() if folder.is_dir() and folder.name.isdigit()}
+    if not numbered:
         raise ImageSetError(f"{root} has no folders 00000, 00001, ...; give the folder that GenEval's script wrote.")
+    wanted = {content_of(prompt.metadata or {}, prompt.prompt): prompt.id for prompt in prompts}
     images: list[GeneratedImage] = []
     seen: dict[str, Path] = {}
-    for folder in folders:
+    known = 0
+    for folder in (numbered[number] for number in sorted(numbered)):
         found = _images_of(folder)
+        if (identity := wanted.get(content_of(found[0].metadata or {}, found[0].prompt))) is not None:
+            found, known = [replace(image, prompt_id=identity) for image in found], known + 1
         if (other := seen.setdefault(found[0].prompt_id, folder)) is not folder:
             raise ImageSetError(f"{other} and {folder} both hold {found[0].prompt_id!r}; keep one.")
         images += found
-    return ImageSet(tuple(sorted(images, key=lambda image: (image.prompt_id, image.sample))))
+    there = ImageSet(tuple(sorted(images, key=lambda image: (image.prompt_id, image.sample))))
+    if known:
+        samples = max(Counter(image.prompt_id for image in images).values())
+        return there.expecting(dict.fromkeys(wanted.values(), "geneval"), {"geneval": samples})
+    if prompts and len(numbered) <= max(numbered):
+        lacking = min(set(range(max(numbered))) - numbered.keys())
+        raise ImageSetError(f"{root} has no folder {lacking:05}, though later ones; draw the whole set.")
+    return there
 
 
 def write_geneval_folder(images: ImageSet, root: Path) -> Path:
@@ -172,46 +170,3 @@ def _images_of(folder: Path) -> list[GeneratedImage]:
         )
         for sample, name in sorted(files.items())
     ]
-
-
-def _faults(data: object) -> Iterator[str]:
-    """What is not as GenEval has it; only the first one is asked for, later checks build on earlier ones."""
-    if not isinstance(data, dict):
-        yield "no object"
-        return
-    if unknown := sorted(data.keys() - _KEYS):
-        yield f"unknown keys {unknown}"
-    if not isinstance(data.get("prompt"), str) or not data["prompt"]:
-        yield f"prompt is {data.get('prompt')!r}"
-    if data.get("tag") not in TASKS:
-        yield f"tag is {data.get('tag')!r}; expected one of {', '.join(TASKS)}"
-    name = data.get("id", "an-id")
-    if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
-        yield f"id is {name!r}, which cannot name a file"
-    include, exclude = data.get("include"), data.get("exclude", [])
-    if not isinstance(include, list) or not include or not isinstance(exclude, list):
-        yield "include must be a list of objects, and so must exclude"
-        return
-    for index, entry in enumerate(include):
-        yield from (f"include[{index}] {fault}" for fault in _entry_faults(entry, index))
-    for index, entry in enumerate(exclude):
-        yield from (f"exclude[{index}] {fault}" for fault in _entry_faults(entry, 0))
-        if len(entry) > 2:
-            yield f"exclude[{index}] has a color"
-
-
-def _entry_faults(entry: Any, index: int) -> Iterator[str]:
-    if not isinstance(entry, dict) or not {"class", "count"} <= entry.keys() <= {"class", "count", "color", "position"}:
-        yield f"is {entry!r}; expected class, count, and color or position at most"
-        return
-    if not isinstance(entry["class"], str) or type(entry["count"]) is not int or entry["count"] < 1:
-        yield f"asks for {entry['count']!r} of {entry['class']!r}"
-    if entry.get("color", COLORS[0]) not in COLORS:
-        yield f"has the color {entry['color']!r}; expected one of {', '.join(COLORS)}"
-    if "position" not in entry:
-        return
-    position = entry["position"]
-    if not isinstance(position, list) or len(position) != 2 or position[0] not in _RELATIONS:
-        yield f"has the position {position!r}; expected [relation, index]"
-    elif type(position[1]) is not int or not 0 <= position[1] < index:
-        yield f"lies relative to entry {position[1]!r}, which is none before it"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bench.records.results import Data, RecordError, json_of, read_data
+from bench.records.results import Data, RecordError, json_lines, json_of, read_data
 from fastflux.errors import FastFluxError
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,12 +29,12 @@ class ManifestLine(Data, frozen=True, omit_defaults=True):
     """One image of a manifest; `file` lies in the manifest's folder."""
 
     file: Annotated[str, msgspec.Meta(min_length=1)]
-    prompt_id: str
+    prompt_id: Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
     sample: Annotated[int, msgspec.Meta(ge=0)]
     seed: int
     set: str
     prompt: str
-    style: str | None = None
+    style: Annotated[str, msgspec.Meta(pattern="^[^/]+$")] | None = None
     metadata: dict[str, Any] | None = None
     sha256: str | None = None
 
@@ -105,11 +105,10 @@ class ImageSet:
             ImageSetError: no manifest, a line that is no entry, or two images of one prompt and sample.
         """
         try:
-            lines = manifest.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ImageSetError(f"{manifest} cannot be read ({error}); generate the images first.") from error
-        entries = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        images = [_parse(line, manifest.parent, f"{manifest}, line {number}") for number, line in entries]
+            lines = json_lines(manifest, "generate the images first")
+            images = [_parse(line, manifest.parent, where) for where, line in lines]
+        except RecordError as error:
+            raise ImageSetError(str(error)) from error
         found: dict[tuple[str, int], GeneratedImage] = {}
         for image in images:
             other = found.setdefault((image.prompt_id, image.sample), image)
@@ -161,10 +160,7 @@ class ImageSet:
 
 
 def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
-    try:
-        entry = read_data(ManifestLine, json_of(line, where), where)
-    except RecordError as error:
-        raise ImageSetError(f"{error} Generate the images again.") from error
+    entry = read_data(ManifestLine, json_of(line, where, "generate the images again"), where)
     file = folder / entry.file
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ImageSetError(

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.records.results import read_data
+from bench.samples.geneval_metadata import GenEvalMetadata
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -77,10 +79,8 @@ def _parse(line: str, where: str) -> Prompt:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
     if prompt.set == "hps" and not prompt.style:
         raise FastFluxError(f"{where}: an hps prompt needs a style")
-    if prompt.set == "geneval" and not (
-        isinstance(prompt.metadata, dict) and {"tag", "include"} <= prompt.metadata.keys()
-    ):
-        raise FastFluxError(f"{where}: a geneval prompt needs metadata with 'tag' and 'include'")
+    if prompt.set == "geneval":
+        read_data(GenEvalMetadata, prompt.metadata, f"{where}, metadata")
     return prompt
 
 

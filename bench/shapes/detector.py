@@ -7,7 +7,7 @@ foreground, whose part within a box is the object's mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from bench.metrics.detection import Detection
+from bench.records.environment import sha256_of
+from bench.records.results import JSON
 from bench.shapes.degradation import spoil_some
 from bench.shapes.training import Schedule, train
 from bench.shapes.vae import reconstruct
@@ -133,20 +135,22 @@ def train_detector(folder: Path, vae: AutoencoderKL, device: str = "cpu") -> Det
 class ShapesDetector:
     """Callable detector with trained weights; see `bench.metrics.detection.Detector`."""
 
-    def __init__(self, network: DetectorNetwork, device: str = "cpu") -> None:
+    def __init__(self, network: DetectorNetwork, device: str = "cpu", source: Mapping[str, JSON] | None = None) -> None:
         self.network = network.to(device).eval()
         self.device = device
+        self.classes = SHAPES
+        self.settings = {"detector": "FLUX-Shapes", **(source or {})}
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> ShapesDetector:
-        """Read `folder/model.safetensors`; raises FastFluxError when it is missing or damaged."""
-        path = folder / "model.safetensors"
+    def load(cls, weights: str | Path, device: str = "cpu") -> ShapesDetector:
+        """Read the folder's model.safetensors; raises FastFluxError when it is missing or damaged."""
+        path = Path(weights) / "model.safetensors"
         network = DetectorNetwork()
         try:
             network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
         except Exception as error:
             raise FastFluxError(f"cannot read the detector's weights {path}: {error}; restore the file") from error
-        return cls(network, device)
+        return cls(network, device, {"weights": Path(weights).name, "weights_sha256": sha256_of(path)})
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:

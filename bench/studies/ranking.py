@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec import structs
+from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
 from bench.metrics.base import Metric
-from bench.metrics.quality.fid import FID
 from bench.profiles import RANKINGS
 from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.progress import console, track
@@ -34,6 +35,7 @@ from bench.run.units import Results, Unit
 from bench.samples.generate import MANIFEST, generate
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import prompts_hash
+from bench.settings import changed
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
@@ -76,10 +78,14 @@ def rank(
     if samples < 1:
         raise FastFluxError(f"--samples is {samples}: it is the number of images of each prompt, at least 1")
     profile = load_profile(profile_name, changes)
-    profile = replace(
-        profile, scorers=profile.ranking_scorers or profile.scorers, metrics=tuple(_VALUES),
-        sampling=replace(profile.sampling, samples={"calibration": samples}, seed=profile.calibration.seed),
-    )  # fmt: skip
+    metrics = {name: profile.ranking.get(name, profile.metrics.get(name)) for name in _VALUES}
+    if lacking := [name for name, settings in metrics.items() if settings is None]:
+        raise FastFluxError(
+            f"The profile {profile.name} has no {lacking[0]}, which the importance is made of: give it a table "
+            f"[ranking.{lacking[0]}]."
+        )
+    drawn = {"samples": {"calibration": samples}, "seed": profile.calibration.seed}
+    profile = replace(profile, metrics=metrics, sampling=changed(profile.sampling, "--samples, sampling", **drawn))
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
     base = Evaluation(profile, folder.parent, (), device=device or profile.device).main
@@ -87,7 +93,8 @@ def rank(
         "revision": base.revision,
         "components": base.components_hash,
         "prompts": prompts_hash(base.calibration_prompts),
-        "sampling": {**asdict(profile.sampling), "samples": dict(profile.sampling.samples)},
+        "sampling": structs.asdict(profile.sampling),
+        "scorers": profile.scorers_hash(),
     }
     # One folder for each set of inputs, so that going back to earlier ones finds what was measured.
     folder = folder / digest(inputs)
@@ -109,7 +116,7 @@ def rank(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": evaluation.environment,
         "inputs": inputs,
-        "scorers": {name: _scorer(evaluation, name).info.reference for name in _VALUES},
+        "scorers": {name: metric.info.reference for name, metric in evaluation.scorers.items()},
         "cost": costs,
         **ranking,
     }
@@ -142,9 +149,7 @@ def _remove_each(evaluation: Evaluation, inputs: Mapping[str, JSON]) -> tuple[di
         shutil.rmtree(place, ignore_errors=True)
     drawn = runner.settle(STAGE, Unit({DENSE: dict(inputs)}, lambda: (draw(place), {})[1], files_of(place)))
     dense = list(ImageSet.read(place / MANIFEST))
-    distance, score = (_scorer(evaluation, name) for name in _VALUES)
-    if not isinstance(distance, FID):
-        raise FastFluxError(f"the profile {evaluation.profile.name} has an FID that cannot take another reference")
+    distance, score = (evaluation.scorers[name] for name in _VALUES)
     metrics = (distance.against(dense), score)
     blocks = architecture_of(transformer).blocks(transformer)
     removals: dict[BlockRef, Removal] = {}
@@ -174,14 +179,6 @@ def _remove(
         raise FastFluxError(f"{failed[0].info.name} without {block}: {failed[0].reason}")
     shutil.rmtree(place)
     return {str(block): found}
-
-
-def _scorer(evaluation: Evaluation, name: str) -> Metric:
-    """The profile's metric of that name; raises FastFluxError where it has none."""
-    for metric in evaluation.scorers:
-        if metric.info.name == name:
-            return metric
-    raise FastFluxError(f"the profile {evaluation.profile.name} scores no {name}, which the importance is made of")
 
 
 def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:

@@ -17,11 +17,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.metrics.detection import Detection
 from bench.metrics.quality.geneval_judge import judge
-from bench.metrics.quality.hps import HPS
+from bench.metrics.quality.hps import HPS, HPSSettings
 from bench.profiles.profile import ROOT
 from bench.samples.geneval_vocabulary import COLORS
 from bench.samples.image_set import ImageSet, Pixels
 from bench.samples.prompts import read_prompts
+from bench.settings import PlaceOrName
 from bench.shapes import WEIGHTS
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.io.checkpoint import load_transformer
@@ -99,7 +100,7 @@ def test_hps_of_a_batch(
     benchmark: BenchmarkFixture, write_images: WriteImages, hps_prompts: list[dict[str, Any]]
 ) -> None:
     images = ImageSet.read(write_images(hps_prompts, samples=5))  # 60 images
-    scorer = HPS(f"local-dir:{WEIGHTS / 'hps'}", reference="FLUX-Shapes")
+    scorer = HPS.load(HPSSettings(model=PlaceOrName(WEIGHTS / "hps"), batch_size=64))
     assert benchmark(scorer, images).scored == 60
 
 

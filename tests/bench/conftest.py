@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
+
 WriteImages: TypeAlias = Callable[..., Path]
+
+
+def clip_of(folder: Path, batch_size: int = 64) -> OpenClipModel:
+    """The model in a folder of open_clip's."""
+    return load_open_clip(OpenClipSpec(f"{LOCAL}{folder}"), "cpu", batch_size)
 
 
 @pytest.fixture

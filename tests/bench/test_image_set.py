@@ -85,9 +85,14 @@ def test_other_modes_than_rgb_are_refused(write_images: WriteImages) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"stlye": "anime"}, r"line 1 has unknown keys \['stlye'\]"),
-        ({"seed": "3"}, "seed = '3'; expected int"),
-        ({"metadata": "colors"}, "expected dict or nothing"),
+        ({"stlye": "anime"}, "line 1 is no .* unknown field `stlye`"),
+        ({"seed": "3"}, r"Expected `int`, got `str` - at `\$\.seed`"),
+        ({"metadata": "colors"}, r"got `str` - at `\$\.metadata`"),
+        ({"sample": -1}, r">= 0 - at `\$\.sample`"),
+        ({"prompt_id": "hps/a"}, r"regex .* - at `\$\.prompt_id`"),
+        ({"style": "anime/b"}, r"regex .* - at `\$\.style`"),
+        ({"file": "../../elsewhere.png"}, r"'\.\./\.\./elsewhere\.png', which lies outside of"),
+        ({"file": "/etc/passwd"}, "'/etc/passwd', which lies outside of"),
         ({"sample": 1}, "sample 1 of 'geneval-colors-000' twice"),
     ],
 )
@@ -98,6 +103,13 @@ def test_bad_manifest_entries_are_refused(write_images: WriteImages, change: dic
         ImageSet.read(manifest)
 
 
+def test_separators_of_unicode_and_a_byte_order_mark_are_no_ends_of_lines(write_images: WriteImages) -> None:
+    manifest = write_images([{**GENEVAL, "prompt": "a\u2028star"}], size=8)
+    line = json.loads(manifest.read_text().splitlines()[0])
+    manifest.write_text("\ufeff" + json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert ImageSet.read(manifest).images[0].prompt == "a\u2028star"
+
+
 def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.jsonl"
     with pytest.raises(ImageSetError, match="cannot be read"):
@@ -106,7 +118,7 @@ def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     with pytest.raises(ImageSetError, match="line 1 is not whole JSON"):
         ImageSet.read(manifest)
     manifest.write_text("[]\n")
-    with pytest.raises(ImageSetError, match="line 1 is list"):
+    with pytest.raises(ImageSetError, match=r"line 1 is no .* got `array`"):
         ImageSet.read(manifest)
 
 

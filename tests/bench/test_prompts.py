@@ -24,7 +24,8 @@ def write(folder: Path, text: str) -> Path:
         ("[1]", "not a prompt"),
         ('{"id": "b", "set": "hps", "prompt": "x", "stlye": "anime"}', "stlye"),
         ('{"id": "b", "set": "hps", "prompt": "x"}', "needs a style"),
-        ('{"id": "b", "set": "geneval", "prompt": "x"}', "needs metadata"),
+        ('{"id": "b", "set": "geneval", "prompt": "x"}', "line 3, metadata is no GenEvalMetadata: Expected `object`"),
+        ('{"id": "b", "set": "geneval", "prompt": "x", "metadata": {"tag": "colors", "include": []}}', "length >= 1"),
         ('{"id": "b", "set": "other", "prompt": "x"}', "none of hps"),
         ('{"id": "b", "set": "hps", "style": "anime", "prompt": ""}', "non-empty"),
         ('{"id": "../b", "set": "hps", "style": "anime", "prompt": "x"}', "cannot name a file"),
@@ -46,7 +47,10 @@ def test_an_empty_or_missing_file_is_an_error(tmp_path: Path) -> None:
 
 
 def test_reading_gives_what_was_written(tmp_path: Path) -> None:
-    prompts = (Prompt("a", "hps", "x", "anime"), Prompt("b", "geneval", "y", None, {"tag": "colors", "include": []}))
+    prompts = (
+        Prompt("a", "hps", "x", "anime"),
+        Prompt("b", "geneval", "y", None, {"tag": "colors", "include": [{"class": "star", "count": 1}]}),
+    )
     assert read_prompts(write(tmp_path, "".join(prompt.line() + "\n" for prompt in prompts))) == prompts
 
 

@@ -9,13 +9,9 @@ from PIL import Image
 
 import bench.run.evaluate
 from bench.cli import main
-from bench.metrics.models.open_clip_model import OpenClipSpec
-from bench.metrics.quality import public_metrics as public_scorers
-from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.records.results import RunRecord
 from bench.run.reproduce import reproduce
-from bench.samples.image_set import Pixels
 from bench.samples.prompt_files import read_all_prompts
 from bench.studies.ranking import rank
 from fastflux.errors import FastFluxError
@@ -38,9 +34,7 @@ TASKS = {
 
 
 @pytest.fixture
-def given(
-    tmp_path: Path, tiny_hps: tuple[str, Path], tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, str]:
+def given(tmp_path: Path, tiny_hps: tuple[str, Path], tiny_clip: Path) -> dict[str, str]:
     """All files that a user gives, as `--set` takes them, with settings that make the run short."""
     write_tiny_pipeline(tmp_path / "pipeline")
     (tmp_path / "hpdv2").mkdir()
@@ -49,7 +43,6 @@ def given(
     lines = [json.dumps({"tag": tag, **rest, "prompt": f"a photo of {tag}"}) for tag, rest in TASKS.items()]
     (tmp_path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     architecture, checkpoint = tiny_hps
-    monkeypatch.setattr(public_scorers, "clip_spec", lambda *_: OpenClipSpec(f"local-dir:{tiny_clip}"))
     calibration = [
         json.dumps({"id": f"c{index}", "set": "calibration", "prompt": f"a {word}"})
         for index, word in enumerate(("star", "ring", "red star", "blue ring"))
@@ -62,10 +55,10 @@ def given(
         "disk_mib": "1",
         "device": "cpu",
         "dtype": "float32",
-        "scorer_settings.hps": str(checkpoint),
-        "scorer_settings.hps_architecture": architecture,
-        "scorer_settings.geneval_weights": str(saved(tmp_path / "detector", sees=16)),
-        "scorer_settings.clip": str(tiny_clip / "open_clip_model.safetensors"),
+        "metrics.hps.checkpoint": str(checkpoint),
+        "metrics.hps.model": architecture,
+        "metrics.geneval.weights": str(saved(tmp_path / "detector", sees=16)),
+        **{f"metrics.{name}.model": str(tiny_clip) for name in ("geneval.clip", "clip_score", "retrieval", "paired")},
         "sampling.height": "32",
         "sampling.width": "32",
         "sampling.steps": "2",
@@ -121,10 +114,11 @@ def test_the_whole_road_with_public_scorers(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("scorer_settings.hps", "/nowhere/HPS_v2_compressed.pt", "download HPS_v2_compressed.pt"),
-        ("scorer_settings.hps", '""', "give its weights by --set scorer_settings.hps=PATH"),
-        ("scorer_settings.hps_version", "v2.1", "is HPS v2.0, and v2.1 was asked for"),
-        ("scorer_settings.geneval_weights", "/nowhere", "/nowhere"),
+        ("metrics.hps.checkpoint", "/nowhere/HPS_v2_compressed.pt", "download HPS_v2_compressed.pt"),
+        ("metrics.hps.checkpoint", '""', "metrics.hps: checkpoint is not set: .* by --set metrics.hps.checkpoint=PATH"),
+        ("metrics.hps.version", "v2.1", "is HPS v2.0, and v2.1 was asked for"),
+        ("metrics.geneval.weights", "/nowhere", "/nowhere"),
+        ("sampling.samples", "{hps = 1}", "has prompts of the set geneval, .* set sampling.samples.geneval"),
         ("prompts", '["hpdv2:/nowhere"]', "/nowhere/anime.json"),
         ("prompts", '["parti:/nowhere"]', "Unknown kind of prompt file 'parti'"),
         ("pipeline", "nobody/nothing", "nobody/nothing"),
@@ -151,21 +145,16 @@ def test_the_profiles_prompts_come_from_their_files(given: dict[str, str]) -> No
 
 
 @pytest.mark.slow
-def test_the_blocks_are_ranked_by_public_scorers(
-    given: dict[str, str], tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fid(_weights: Path | None, reference: list[Pixels], **_options: object) -> FID:
-        return FID(f"local-dir:{tiny_clip}", reference_images=reference)
-
-    monkeypatch.setattr(public_scorers, "inception_fid", fid)
+def test_the_blocks_are_ranked_by_public_scorers(given: dict[str, str], tiny_clip: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in given.items() if not key.startswith("sampling.samples")}
+    settings |= {"ranking.fid.model": str(tiny_clip)}
     path = rank(profile_name="flux-dev", samples=2, changes=settings, runs=tmp_path / "runs")
     found = json.loads(path.read_text())
     assert len(found["blocks"]) == 6
     assert all(entry["fid"] > 0 for entry in found["blocks"])
-    monkeypatch.undo()
-    with pytest.raises(FastFluxError, match="No weights of InceptionV3 are given"):
-        rank(profile_name="flux-dev", samples=2, changes=settings, runs=tmp_path / "other")
+    public = {**settings, "ranking.fid.model": "inception"}
+    with pytest.raises(FastFluxError, match=r"metrics\.fid: checkpoint is not set: download"):
+        rank(profile_name="flux-dev", samples=2, changes=public, runs=tmp_path / "other")
 
 
 @pytest.mark.slow

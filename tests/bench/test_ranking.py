@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import bench.studies.ranking
 from bench.cli import main
@@ -25,7 +25,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
     """`load_profile` with four calibration prompts and two steps."""
     profile = load_profile("shapes")
     prompts = tmp_path_factory.mktemp("prompts") / "calibration.jsonl"
-    lines = profile.path(profile.calibration_prompts).read_text().splitlines(keepends=True)
+    lines = Path(profile.calibration_prompts).read_text().splitlines(keepends=True)
     prompts.write_text("".join(lines[:4]))
     shortened = replace(
         profile,

@@ -263,10 +263,6 @@ def _weights(data: dict[str, Any]) -> None:
     data["records"][0]["base_revision"] = "others"
 
 
-def _scorers(data: dict[str, Any]) -> None:
-    data["records"][0]["inputs"]["scorers"] = "others"
-
-
 def _threads(data: dict[str, Any]) -> None:
     data["suite"]["threads"] = 7
 
@@ -279,7 +275,6 @@ def _threads(data: dict[str, Any]) -> None:
         (_cut, "is no whole one"),
         (_prompts, "sampling's prompts (others there"),
         (_weights, "the base model's weights (others there"),
-        (_scorers, "the scorers' weights (others there"),
         (_threads, "the suite's threads (7 there, 1 here)"),
     ],
 )

@@ -228,6 +228,15 @@ def test_a_metric_of_another_version_is_refused() -> None:
         verdicts(base, now)
 
 
+def test_scores_of_another_scorer_are_refused() -> None:
+    base, now = (
+        changed(made_snapshot(), "hps", lambda m, sha=sha: replace(m, settings={"weights_sha256": sha}), "fastflux-10")
+        for sha in ("abc", "def")
+    )
+    with pytest.raises(NoVerdictError, match=r"hps .* something else: weights_sha256 \(abc there, def here\)"):
+        verdicts(base, now)
+
+
 def test_nothing_checked_is_not_passed() -> None:
     assert verdict_of([]) == "undecided"
 

@@ -1,18 +1,17 @@
 """The whole road on the committed weights, as small as it goes: prune, generate, score, measure, report, continue."""
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace as structs_replace
+from msgspec.structs import replace
 from torch import nn
 
-import bench.metrics.catalogue
 import bench.run.prune
 import bench.run.reproduce
 from bench.cli import main
-from bench.metrics.catalogue import metric_named, metrics
+from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
@@ -220,13 +219,6 @@ def test_records_are_plain_json(quick: Path) -> None:
         assert json.loads(path.read_text())["profile"] == "shapes"
 
 
-def test_the_versions_known_without_a_scorer_are_the_scorers(tmp_path: Path) -> None:
-    evaluation = Evaluation(load_profile("shapes"), tmp_path, ())
-    for metric in evaluation.scorers:
-        assert metric.info.version == metric_named(metric.info.name).info.version
-    assert {metric.info.name for metric in evaluation.scorers} == set(evaluation.profile.metrics)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "stage"), [("clip_score", "score"), ("pruning_cost", "measure")])
 def test_a_figure_of_another_version_is_measured_again(
@@ -234,9 +226,9 @@ def test_a_figure_of_another_version_is_measured_again(
 ) -> None:
     shorten(monkeypatch)
     info = metric_named(name).info
-    newer = replace(metric_named(name), info=structs_replace(info, version="99"))
-    known = {**metrics(), name: newer}
-    monkeypatch.setattr(bench.metrics.catalogue, "metrics", lambda: known)
+    newer = dataclasses.replace(metric_named(name), info=replace(info, version="99"))
+    known = metric_named
+    monkeypatch.setattr(f"bench.run.{stage}.metric_named", lambda given: newer if given == name else known(given))
     folder = quick / "shapes-limit1-seeds1" / stage
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     run(quick)

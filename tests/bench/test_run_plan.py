@@ -1,13 +1,14 @@
 """What a run takes, told beforehand: counts by hand, and nothing made."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import bench.run.dry_run
 import bench.run.reproduce
 from bench.cli import main
+from bench.metrics.quality.hps import HPSSettings
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
@@ -41,7 +42,7 @@ def test_hours_are_those_of_the_steps() -> None:
 
 def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:
     for changes, message in (
-        ({"scorer_files": ("absent.pt",)}, "absent.pt is neither a file nor a folder"),
+        ({"metrics": {"hps": HPSSettings()}}, r"metrics\.hps: checkpoint is not set"),
         ({"prompts": ("absent.jsonl",)}, "cannot read the prompts"),
         ({"calibration_prompts": "absent.jsonl"}, "cannot read the prompts"),
         ({"pipeline": "absent"}, "There is no .*absent"),
@@ -64,10 +65,10 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("sampling.stesp=5", "did you mean 'steps'"),
+        ("sampling.stesp=5", "did you mean 'sampling.steps'"),
         ("samling.steps=5", "did you mean 'sampling'"),
         ("tilte=x", "did you mean 'title'"),
-        ("dtype=float31", "the profile's dtype is 'float31'"),
+        ("dtype=float31", "Unknown dtype 'float31': expected one of bfloat16, float16, float32"),
     ],
 )
 def test_settings_that_cannot_be_are_one_sentence(

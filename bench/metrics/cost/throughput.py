@@ -20,9 +20,10 @@ import torch
 from cyclopts import App
 
 from bench.metrics.models.open_clip_model import OpenClipModel
-from bench.metrics.quality.public_metrics import HPS_FILES, hps_v2
+from bench.metrics.quality.hps import HPS, HPS_FILES, HPSSettings
 from bench.progress import console
 from bench.samples.image_set import Pixels
+from bench.settings import Place, PlaceOrName
 from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 
@@ -87,15 +88,16 @@ def measure_throughput(
         batch_size: images of a batch.
 
     Raises:
-        FastFluxError: fewer than 1 image, or what `hps_v2` raises.
+        FastFluxError: fewer than 1 image, or what `HPS.load` raises.
     """
     if not 1 <= singles <= images or rounds < 1:
         raise FastFluxError(
             f"{images} images, {singles} of them one by one, in {rounds} rounds cannot be timed; expected 1 or more, "
             "and no more one by one than in batches."
         )
-    version = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
-    model = hps_v2(checkpoint, version, architecture=architecture, device=device, batch_size=batch_size).model
+    version: Any = next((version for version, file in HPS_FILES.items() if file == checkpoint.name), "v2.0")
+    settings = HPSSettings(PlaceOrName(architecture), Place(checkpoint), version, batch_size=batch_size)
+    model = HPS.load(settings, device).model
     generator = np.random.default_rng(0)
     pixels: list[Pixels] = list(generator.integers(0, 256, (images, size, size, 3), dtype=np.uint8))
     prompts = [f"a photo of {number} stars" for number in range(images)]

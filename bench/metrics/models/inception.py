@@ -34,10 +34,10 @@ class InceptionFeatures:
         FastFluxError: no such file, one that is damaged, or other weights.
     """
 
-    def __init__(self, weights: Path | None, device: str = "cpu", batch_size: int = 64) -> None:
-        if weights is None or not weights.is_file():
-            what = "No weights of InceptionV3 are given" if weights is None else f"{weights} is not there"
-            raise FastFluxError(f"{what}; download {SOURCE} and give its path.")
+    def __init__(self, weights: Path, device: str = "cpu", batch_size: int = 64) -> None:
+        if not weights.is_file():
+            what = f"The checkpoint of InceptionV3 {weights} is not there" if weights.name else "checkpoint is not set"
+            raise FastFluxError(f"{what}: download {SOURCE} and give its path.")
         self.device = device
         self.batch_size = batch_size
         self._network = _load(weights).to(device)
@@ -77,7 +77,7 @@ class InceptionFeatures:
 
 
 @lru_cache(maxsize=2)
-def load_inception(weights: Path | None, device: str = "cpu", batch_size: int = 64) -> InceptionFeatures:
+def load_inception(weights: Path, device: str = "cpu", batch_size: int = 64) -> InceptionFeatures:
     """`InceptionFeatures`, one for all metrics that ask for the same."""
     return InceptionFeatures(weights, device, batch_size)
 

@@ -79,7 +79,11 @@ class Mask2FormerDetector:
 
         try:
             model, info = Mask2FormerForUniversalSegmentation.from_pretrained(
-                str(weights), output_loading_info=True, dtype=torch.float32
+                str(weights),
+                output_loading_info=True,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]

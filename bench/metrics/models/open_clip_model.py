@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -173,14 +174,6 @@ def load_open_clip(spec: OpenClipSpec, device: str = "cpu", batch_size: int = 64
     return OpenClipModel(spec, device, batch_size)
 
 
-def open_clip_of(
-    model: str | OpenClipSpec, pretrained: str, resize_mode: str | None, device: str, batch_size: int
-) -> OpenClipModel:
-    """The model that a metric's arguments name, in full by an `OpenClipSpec` or by their parts (`load_open_clip`)."""
-    spec = model if isinstance(model, OpenClipSpec) else OpenClipSpec(model, pretrained, resize_mode)
-    return load_open_clip(spec, device, batch_size)
-
-
 def _require_resizing(spec: OpenClipSpec) -> None:
     if spec.resized_by == "PIL" and spec.antialias:
         return
@@ -206,6 +199,14 @@ def _weights_of(spec: OpenClipSpec) -> Path | None:
     return Path(spec.pretrained) if Path(spec.pretrained).is_file() else None
 
 
+def _tokenizer_options(spec: OpenClipSpec) -> dict[str, bool]:
+    """A tokenizer of transformers in a folder runs no code of that folder, whatever its configuration asks for."""
+    if not spec.model.startswith(LOCAL):
+        return {}
+    config = json.loads((Path(spec.model.removeprefix(LOCAL)) / "open_clip_config.json").read_text(encoding="utf-8"))
+    return {"trust_remote_code": False} if config["model_cfg"].get("text_cfg", {}).get("hf_tokenizer_name") else {}
+
+
 def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
     import open_clip
 
@@ -223,8 +224,8 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
                 pretrained_text=False,
                 weights_only=True,
             )
-        return model, preprocess, open_clip.get_tokenizer(spec.model)
+        return model, preprocess, open_clip.get_tokenizer(spec.model, **_tokenizer_options(spec))
     except UserWarning as error:
         raise FastFluxError(f"{error} Use the architecture name that ends in -quickgelu.") from error
-    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+    except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError) as error:
         raise FastFluxError(f"open_clip cannot load {spec.model!r} with {spec.pretrained!r}: {error}") from error

@@ -13,7 +13,8 @@ import torch
 
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel, OpenClipSpec, open_clip_of
+from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import Estimate, mean_interval
 from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
@@ -27,25 +28,22 @@ class ClipScore:
     """Scores all images it is given.
 
     Args:
-        model: the CLIP model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete it.
+        model: the CLIP model.
         reference: what the scores may be called.
         seed: of the interval's resampling.
     """
 
-    def __init__(
-        self,
-        model: str | OpenClipSpec,
-        pretrained: str = "",
-        *,
-        reference: str = "CLIP score",
-        resize_mode: str | None = None,
-        device: str = "cpu",
-        batch_size: int = 64,
-        seed: int = 0,
-    ) -> None:
+    Settings = ClipSettings
+
+    def __init__(self, model: OpenClipModel, *, reference: str = "CLIP score", seed: int = 0) -> None:
         self.info = metric_named("clip_score").described(reference)
         self.seed = seed
-        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
+        self.model = model
+
+    @classmethod
+    def load(cls, settings: ClipSettings, device: str = "cpu") -> ClipScore:
+        """The metric with its model; model, tag and precision are in its reference."""
+        return cls(settings.load(device), reference=settings.title("CLIP score of"))
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Value "mean"; the settings count the prompts the model cannot read to the end."""

@@ -24,15 +24,21 @@ from PIL import Image
 from torch import Tensor
 
 from bench.metrics.base import incomplete
-from bench.metrics.catalogue import metric_named
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
+from bench.metrics.catalogue import load_object, metric_named
+from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.inception import load_inception
+from bench.metrics.models.open_clip_model import FeatureError
 from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError, Pixels
+from bench.settings import PlaceOrName
+from fastflux.errors import FastFluxError
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
 NEIGHBORS = 3
 """Precision and recall take an image's surroundings to reach as far as this nearest neighbor of it."""
+#: Reference images that are drawn here.
+RENDERED = {"shapes": "bench.shapes.pictures:reference_images"}
 _LAYER = "image"
 
 
@@ -51,13 +57,28 @@ class ImageFeatures(Protocol):
         ...
 
 
+class FIDSettings(ClipSettings, frozen=True):
+    """FID on InceptionV3, as published figures have it, or on a CLIP's image tower.
+
+    Args:
+        model: "inception", whose `checkpoint` is torch-fidelity's file, or as `ClipSettings` has it.
+        reference_images: a folder of pictures; "shapes" for renders of FLUX-Shapes; "dense" for the dense model's own,
+            which `python -m bench rank` gives.
+        precision_recall: whether to give precision and recall as well, on the same features.
+    """
+
+    model: PlaceOrName = PlaceOrName("inception")
+    reference_images: PlaceOrName = PlaceOrName()
+    precision_recall: bool = True
+
+
 class FID:
     """Compares all images it is given with a fixed reference set.
 
     Args:
-        model: whose image tower gives the features: an `OpenClipSpec` or its architecture, which `pretrained` and
-            `resize_mode` complete; or any `ImageFeatures`.
+        model: whose features of images are compared.
         reference_images: (height, width, 3) uint8 images, or a folder with their .png and .jpg files; all of one size.
+            None where `against` gives them.
         reference: what the distances may be called.
         kid_subset_size: images in each of KID's subsets; None takes 1000, or half of what there is if that is less.
         precision_recall: whether to give precision and recall as well, on the same features.
@@ -67,35 +88,50 @@ class FID:
         ImageSetError: fewer than 2 reference images, unreadable ones, or ones of different sizes.
     """
 
+    Settings = FIDSettings
+
     def __init__(
         self,
-        model: str | OpenClipSpec | ImageFeatures,
-        pretrained: str = "",
+        model: ImageFeatures,
         *,
-        reference_images: Path | Sequence[Pixels],
+        reference_images: Path | Sequence[Pixels] | None,
         reference: str = "FID and KID of CLIP features",
-        resize_mode: str | None = None,
-        device: str = "cpu",
-        batch_size: int = 64,
         kid_subset_size: int | None = None,
         precision_recall: bool = False,
         seed: int = 0,
     ) -> None:
         self.info = metric_named("fid").described(reference)
-        self.model: ImageFeatures = (
-            open_clip_of(model, pretrained, resize_mode, device, batch_size)
-            if isinstance(model, str | OpenClipSpec)
-            else model
-        )
+        self.model = model
         self.kid_subset_size = kid_subset_size
         self.precision_recall = precision_recall
         self.seed = seed
-        readers: list[Callable[[], Pixels]] = (
-            [partial(_read_file, file) for file in _image_files(reference_images)]
-            if isinstance(reference_images, Path)
-            else [partial(np.asarray, image) for image in reference_images]
-        )
-        self._set_reference(readers)
+        self._reference: _Images | None = None
+        if isinstance(reference_images, Path):
+            self._set_reference([partial(_read_file, file) for file in _image_files(reference_images)])
+        elif reference_images is not None:
+            self._set_reference([partial(np.asarray, image) for image in reference_images])
+
+    @classmethod
+    def load(cls, settings: FIDSettings, device: str = "cpu") -> FID:
+        """The metric with its model and the reference images, if there are any but the dense model's.
+
+        Raises:
+            FastFluxError: no weights or no reference images, or others than they should be.
+        """
+        if settings.model == "inception":
+            features: ImageFeatures = load_inception(settings.checkpoint.path, device, settings.batch_size)
+            reference = settings.reference or "FID and KID, InceptionV3"
+        else:
+            features = settings.load(device)
+            reference = settings.title("FID and KID of features of")
+        if not settings.reference_images:
+            raise FastFluxError("reference_images is not set: give a folder of pictures to compare with.")
+        images: Path | Sequence[Pixels] | None = settings.reference_images.path
+        if settings.reference_images in RENDERED:
+            images = load_object(RENDERED[settings.reference_images])()
+        elif settings.reference_images == "dense":
+            images = None
+        return cls(features, reference_images=images, reference=reference, precision_recall=settings.precision_recall)
 
     def _set_reference(self, readers: Sequence[Callable[[], Pixels]]) -> None:
         self._reference = _Images(readers)
@@ -111,6 +147,8 @@ class FID:
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "fid", "kid" and "kid_std" (over KID's subsets), "precision" and "recall" if wanted."""
+        if self._reference is None:
+            return Measurement.failed(self.info, "there are no reference images to compare with")
         fewest = min(len(images), len(self._reference))
         # A subset of nearly all images would be the same one a hundred times over.
         subset_size = self.kid_subset_size or min(KID_SUBSET_SIZE, max(1, fewest // 2))

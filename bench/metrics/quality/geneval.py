@@ -10,11 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, Literal
 
-from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
-from bench.metrics.catalogue import metric_named
-from bench.metrics.detection import Detection, Detector, DetectorError
+from bench.metrics.base import incomplete
+from bench.metrics.catalogue import load_object, metric_named
+from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError
+from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError
+from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES, ClipColorClassifier
 from bench.metrics.quality.geneval_judge import (
     COUNTING_SCORE_THRESHOLD,
     MAX_OBJECTS,
@@ -23,13 +26,48 @@ from bench.metrics.quality.geneval_judge import (
     ColorClassifier,
     judge,
 )
-from bench.records.results import JSON, Measurement, MetricInfo
-from bench.records.statistics import strata_of, stratified_means
-from bench.samples.geneval_vocabulary import TASKS
-from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError, Pixels
+from bench.metrics.quality.geneval_official import OfficialGenEval
+from bench.metrics.quality.geneval_scores import other_tasks, task_means, task_of
+from bench.metrics.quality.known_images import KnownImage, read_known_images
+from bench.records.results import JSON, Data, Measurement, RecordError, read_data
+from bench.samples.geneval_metadata import GenEvalMetadata
+from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
+from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.settings import Batch, Place, PlaceOrName
+
+#: Known images that are drawn here.
+RENDERED = {"shapes": "bench.shapes.pictures:known_images"}
+PUBLIC_CLIP = ClipSettings()
+"""GenEval's CLIP, OpenAI's ViT-L-14."""
 
 SelfTest = Callable[[Detector], str]
 """Tries a detector on images whose objects are known; says what is wrong, or "" if nothing is."""
+
+
+class GenEvalSettings(Data, frozen=True):
+    """GenEval's judge behind a detector, colors by CLIP; or the verdicts of the official evaluator.
+
+    The scores are called a variant of GenEval, since its own detector is another one.
+
+    Args:
+        detector: the kind of detector, and `weights` a folder with its weights, or a hub id (mask2former).
+        clip: names the colors, with the `templates`, each with ``{color}`` and ``{name}``.
+        known_images: a folder as `read_known_images` takes it, tried first; "shapes" for renders of FLUX-Shapes.
+            Without one, a detector that finds nothing at all fails the measurement, and the share of single objects'
+            images with any object is measured too.
+        results: the official evaluator's results of these images, which then stand for all the rest.
+        batch_size: images at once; the masks of a batch are kept, each of the size of its image, up to 100 an image.
+        reference: what the scores may be called; "" names the models.
+    """
+
+    detector: Literal["mask2former", "shapes"] = "mask2former"
+    weights: Place = Place("facebook/mask2former-swin-small-coco-instance")
+    clip: ClipSettings = PUBLIC_CLIP
+    templates: tuple[str, ...] = GENEVAL_TEMPLATES
+    known_images: PlaceOrName = PlaceOrName()
+    results: Place = Place()
+    batch_size: Batch = 4
+    reference: str = ""
 
 
 class GenEval:
@@ -43,9 +81,12 @@ class GenEval:
             "single_object_found", the share of that task's images with any object, stands beside the scores.
         reference: what the scores may be called.
         settings: what determines detector and classifier, kept in the measurement.
+        classes: what the detector can find; None where that is not known.
         tasks: the tasks (metadata "tag") there must be; their order is that of the values.
         seed: of the intervals' resampling.
     """
+
+    Settings = GenEvalSettings
 
     def __init__(
         self,
@@ -55,6 +96,7 @@ class GenEval:
         self_test: SelfTest | None,
         reference: str = "GenEval",
         settings: Mapping[str, JSON] | None = None,
+        classes: Sequence[str] | None = None,
         tasks: Sequence[str] = TASKS,
         batch_size: int = 32,
         seed: int = 0,
@@ -62,6 +104,7 @@ class GenEval:
         self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
+        self.classes = None if classes is None else frozenset(classes)
         self.tasks = tuple(tasks)
         self.batch_size = batch_size
         self.seed = seed
@@ -76,14 +119,51 @@ class GenEval:
         self._self_test = self_test
         self._fault: str | None = None
 
+    @classmethod
+    def load(cls, settings: GenEvalSettings, device: str = "cpu") -> GenEval | OfficialGenEval:
+        """The metric with its models.
+
+        Raises:
+            FastFluxError: weights or images that are missing or of another kind, before any scoring.
+        """
+        if settings.results:
+            return OfficialGenEval(settings.results.path)
+        known: Sequence[KnownImage] = ()
+        if settings.known_images in RENDERED:
+            known = load_object(RENDERED[settings.known_images])()
+        elif settings.known_images:
+            known = read_known_images(settings.known_images.path, COCO_CLASSES)
+        photos = settings.known_images not in RENDERED
+        detector: Any = load_object(DETECTORS[settings.detector]).load(settings.weights, device)
+        colors = ClipColorClassifier(settings.clip.load(device), settings.templates)
+        others = f"objects by {detector.settings['detector']} {detector.settings['weights']}"
+        if settings.clip != PUBLIC_CLIP:
+            others += f", colors by {colors.settings['model']} {colors.settings['pretrained']}".rstrip()
+        return cls(
+            detector,
+            colors,
+            self_test=known_images_test(known, listed_only=photos) if known else None,
+            reference=settings.reference or f"GenEval, variant: {others}",
+            settings={
+                **detector.settings,
+                **{f"color_{key}": value for key, value in colors.settings.items()},
+                "known_images": len(known),
+            },
+            classes=detector.classes,
+            batch_size=settings.batch_size,
+        )
+
     def __call__(self, images: ImageSet) -> Measurement:
         """Values: the mean of each task and "overall", the mean of these; samples are 1 (right) or 0."""
         images = images.subset("geneval")
-        if (failed := incomplete(self.info, images, self._settings)) is not None:
-            return failed
         # Before the long work, not after it.
-        if (failed := _other_tasks(self.info, images.images, self.tasks, self._settings)) is not None:
+        failed = incomplete(self.info, images, self._settings) or other_tasks(
+            self.info, images.images, self.tasks, self._settings
+        )
+        if failed is not None:
             return failed
+        if reason := _unjudgeable(images.images, self.classes):
+            return self._failed(reason, images)
         try:
             if self._self_test is not None and self._fault is None:
                 self._fault = self._self_test(self.detector)
@@ -100,7 +180,7 @@ class GenEval:
                     "test it on known images",
                     images,
                 )
-            single = [one.anything for one in judged if _task(one.image) == "single_object"]
+            single = [one.anything for one in judged if task_of(one.image) == "single_object"]
             extra = {"single_object_found": sum(single) / len(single)} if single else {}
         scored = [(one.image, one.right) for one in judged]
         return task_means(self.info, scored, self.tasks, seed=self.seed, settings=self._settings, extra=extra)
@@ -126,37 +206,7 @@ class _Judged:
     anything: bool
 
 
-def task_means(
-    info: MetricInfo,
-    judged: Sequence[tuple[GeneratedImage, bool]],
-    tasks: Sequence[str],
-    *,
-    seed: int,
-    settings: Mapping[str, JSON],
-    extra: Mapping[str, float] | None = None,
-) -> Measurement:
-    """GenEval's aggregation of verdicts: the mean of each task and "overall", the mean of these; `extra` follows.
-
-    A failed measurement where the tasks of the images are not `tasks`.
-    """
-    if (failed := _other_tasks(info, [image for image, _ in judged], tasks, settings)) is not None:
-        return failed
-    samples = samples_by_prompt((_task(image), image, float(right)) for image, right in judged)
-    means = stratified_means(strata_of(samples), weighting="strata", seed=seed)
-    ordered = {task: means.strata[task] for task in tasks}
-    values, intervals = values_and_intervals({**ordered, "overall": means.overall})
-    return Measurement(
-        info,
-        "ok",
-        values={**values, **(extra or {})},
-        intervals=intervals,
-        scored=len(judged),
-        samples=samples,
-        settings=settings,
-    )
-
-
-def known_images_test(known: Sequence[tuple[Pixels, Mapping[str, int]]], *, listed_only: bool = False) -> SelfTest:
+def known_images_test(known: Sequence[KnownImage], *, listed_only: bool = False) -> SelfTest:
     """A self-test on images with their numbers of objects by class, counted above GenEval's score threshold.
 
     With `listed_only`, only the classes that an image's numbers name are counted, as in photographs full of things.
@@ -175,19 +225,17 @@ def known_images_test(known: Sequence[tuple[Pixels, Mapping[str, int]]], *, list
     return test
 
 
-def _other_tasks(
-    info: MetricInfo, images: Sequence[GeneratedImage], tasks: Sequence[str], settings: Mapping[str, JSON]
-) -> Measurement | None:
-    """A failed measurement when the images' tasks are not `tasks`, else None."""
-    present = {_task(image) for image in images}
-    if present == set(tasks):
-        return None
-    reason = f"the images have the tasks {sorted(present)}; expected {sorted(tasks)}"
-    return Measurement.failed(info, reason, settings=settings)
-
-
-def _task(image: GeneratedImage) -> str:
-    return str((image.metadata or {}).get("tag"))
+def _unjudgeable(images: Sequence[GeneratedImage], classes: frozenset[str] | None) -> str:
+    """Which prompt's metadata asks for nothing, or for what a detector cannot find; "" if none does."""
+    for image in {image.prompt_id: image for image in images}.values():
+        try:
+            asked = read_data(GenEvalMetadata, image.metadata, f"the metadata of {image.prompt_id}")
+        except RecordError as error:
+            return str(error)
+        unknown = {entry.name for entry in (*asked.include, *asked.exclude)} - (classes or set())
+        if unknown and classes is not None:
+            return f"{image.prompt_id} asks for {sorted(unknown)}, which the detector does not know"
+    return ""
 
 
 def _counts(detections: Sequence[Detection]) -> dict[str, int]:

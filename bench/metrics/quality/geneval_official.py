@@ -6,26 +6,34 @@ metadata and details. The score is the mean of the task means, as in evaluation/
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
-from bench.metrics.quality.geneval import task_means
+from bench.metrics.quality.geneval_scores import task_means
 from bench.records.environment import sha256_of
-from bench.records.results import JSON, Measurement
+from bench.records.results import JSON, Data, Measurement, json_lines, json_of, read_data
 from bench.samples.geneval_layout import content_of, parse_prompt
 from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
 from fastflux.errors import FastFluxError
 
 REFERENCE = "GenEval: verdicts of the official evaluator"
-_FIELDS = {"filename", "tag", "prompt", "correct", "reason", "metadata"}
 _PLACE = re.compile(r"(\d+)[\\/]samples[\\/](\d+)\.png$")
+
+
+class EvaluatorLine(Data, frozen=True, forbid_unknown_fields=False):
+    """A line of the evaluator's results."""
+
+    filename: str
+    tag: str
+    prompt: str
+    correct: bool
+    reason: str
+    metadata: str
 
 
 @dataclass(frozen=True)
@@ -99,40 +107,28 @@ def read_official_results(path: Path) -> tuple[OfficialVerdict, ...]:
     Raises:
         FastFluxError: a missing or empty file, a line of another form, or an image judged twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FastFluxError(f"{path} cannot be read ({error}); give the results of GenEval's evaluator.") from error
     verdicts: dict[tuple[str, int], OfficialVerdict] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            verdict = _verdict(line, f"{path}, line {number}")
-            key = (verdict.image.prompt_id, verdict.image.sample)
-            if verdicts.setdefault(key, verdict) is not verdict:
-                raise FastFluxError(f"{path}, line {number}: {verdict.image.file} is judged twice; evaluate again.")
+    for where, line in json_lines(path, "give the results of GenEval's evaluator"):
+        verdict = _verdict(line, where)
+        key = (verdict.image.prompt_id, verdict.image.sample)
+        if verdicts.setdefault(key, verdict) is not verdict:
+            raise FastFluxError(f"{where}: {verdict.image.file} is judged twice; evaluate again.")
     if not verdicts:
         raise FastFluxError(f"{path} holds no verdicts; give the results of GenEval's evaluator.")
     return tuple(verdicts[key] for key in sorted(verdicts))
 
 
 def _verdict(line: str, where: str) -> OfficialVerdict:
-    try:
-        data: Any = json.loads(line)
-    except ValueError as error:
-        raise FastFluxError(f"{where} is not whole JSON ({error}); evaluate again.") from error
-    if not isinstance(data, dict) or not data.keys() >= _FIELDS:
-        raise FastFluxError(f"{where} is not the evaluator's; expected the fields {', '.join(sorted(_FIELDS))}.")
-    place = _PLACE.search(str(data["filename"]))
+    data = read_data(EvaluatorLine, json_of(line, where, "evaluate again"), where)
+    place = _PLACE.search(data.filename)
     if place is None:
-        raise FastFluxError(f"{where}: {data['filename']!r} is not <number>/samples/<number>.png; evaluate again.")
-    if not isinstance(data["correct"], bool):
-        raise FastFluxError(f"{where}: correct is {data['correct']!r}; expected true or false.")
-    prompt = parse_prompt(str(data["metadata"]), int(place.group(1)), f"{where}, metadata")
-    if (prompt.metadata or {})["tag"] != data["tag"] or prompt.prompt != data["prompt"]:
+        raise FastFluxError(f"{where}: {data.filename!r} is not <number>/samples/<number>.png; evaluate again.")
+    prompt = parse_prompt(data.metadata, int(place.group(1)), f"{where}, metadata")
+    if (prompt.metadata or {})["tag"] != data.tag or prompt.prompt != data.prompt:
         raise FastFluxError(f"{where}: tag and prompt are not those of its metadata; evaluate again.")
-    file, sample = Path(str(data["filename"])), int(place.group(2))
+    file, sample = Path(data.filename), int(place.group(2))
     image = GeneratedImage(file, prompt.id, sample, UNKNOWN_SEED, "geneval", None, prompt.metadata, prompt.prompt)
-    return OfficialVerdict(image, data["correct"], str(data["reason"]))
+    return OfficialVerdict(image, data.correct, data.reason)
 
 
 def _key(image: GeneratedImage) -> tuple[str, int]:

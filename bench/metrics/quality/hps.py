@@ -7,49 +7,89 @@ the mean of 10 groups of 80 images, which is the mean of its 800; "Averaged" is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.open_clip_model import OpenClipSpec, open_clip_of
+from bench.metrics.models.open_clip_checkpoint import require_architecture
+from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
 from bench.metrics.quality.clip_score import SCALE, Samples, measure_cosines
-from bench.records.results import JSON, Measurement
+from bench.records.results import JSON, Data, Measurement
 from bench.records.statistics import Estimate, strata_of, stratified_means
 from bench.samples.hps_layout import SET, STYLES
 from bench.samples.image_set import ImageSet
+from bench.settings import Batch, Place, PlaceOrName
+from fastflux.errors import FastFluxError
 
 GROUPS = 10
+HPS_FILES = {"v2.0": "HPS_v2_compressed.pt", "v2.1": "HPS_v2.1_compressed.pt"}
+"""Checkpoints in https://huggingface.co/xswu/HPSv2 by version."""
+
+
+class HPSSettings(Data, frozen=True):
+    """HPS v2 as hpsv2 computes it, in float32: on a GPU hpsv2 itself runs in half precision (amp).
+
+    Args:
+        model: open_clip's name of the architecture, or a folder with ``open_clip_config.json`` and the weights.
+        checkpoint: the file of that version; the paper's scores are of v2.0. Not of a folder.
+        antialias: whether images are filtered when they shrink: so does hpsv2 with torchvision 0.17 and later; the
+            figures in its README were made without.
+        reference: what the scores may be called; "" is HPS and its version.
+    """
+
+    model: PlaceOrName = PlaceOrName("ViT-H-14")
+    checkpoint: Place = Place()
+    version: Literal["v2.0", "v2.1"] = "v2.0"
+    antialias: bool = True
+    batch_size: Batch = 32
+    reference: str = ""
+
+    def spec(self) -> OpenClipSpec:
+        """The model in open_clip's terms.
+
+        Raises:
+            FastFluxError: no such file, one of the other version, or of another architecture.
+        """
+        if self.model.is_path:
+            return OpenClipSpec(f"{LOCAL}{self.model}", "", "longest")
+        file = HPS_FILES[self.version]
+        if not self.checkpoint.path.is_file():
+            what = f"checkpoint {self.checkpoint} is not there" if self.checkpoint else "checkpoint is not set"
+            raise FastFluxError(
+                f"{what}: download {file} from https://huggingface.co/xswu/HPSv2 and give it by "
+                "--set metrics.hps.checkpoint=PATH."
+            )
+        # The two versions differ in nothing but their numbers.
+        others = {file: other for other, file in HPS_FILES.items() if other != self.version}
+        if other := others.get(self.checkpoint.path.name):
+            raise FastFluxError(f"{self.checkpoint} is HPS {other}, and {self.version} was asked for; give {file}.")
+        require_architecture(self.checkpoint.path, self.model)
+        return OpenClipSpec(self.model, self.checkpoint, "longest", resized_by="torch", antialias=self.antialias)
 
 
 class HPS:
     """Scores the images of the set "hps".
 
     Args:
-        model: the preference model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete
-            it. `bench.metrics.quality.public_metrics.hps_v2` has the published one.
+        model: the preference model; HPS v2 shrinks the longest side and pads with black.
         reference: what the scores may be called.
-        styles: the styles there must be; their order is that of the values.
-        resize_mode: HPS v2 shrinks the longest side and pads with black.
         seed: of the intervals' resampling.
     """
 
-    def __init__(
-        self,
-        model: str | OpenClipSpec,
-        pretrained: str = "",
-        *,
-        reference: str = "HPS v2",
-        styles: Sequence[str] = STYLES,
-        resize_mode: str = "longest",
-        device: str = "cpu",
-        batch_size: int = 64,
-        seed: int = 0,
-    ) -> None:
+    Settings = HPSSettings
+
+    def __init__(self, model: OpenClipModel, *, reference: str = "HPS v2", seed: int = 0) -> None:
         self.info = metric_named("hps").described(reference)
-        self.styles = tuple(styles)
         self.seed = seed
-        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
+        self.model = model
+
+    @classmethod
+    def load(cls, settings: HPSSettings, device: str = "cpu") -> HPS:
+        """The metric with its model, checked before the first image."""
+        model = load_open_clip(settings.spec(), device, settings.batch_size)
+        return cls(model, reference=settings.reference or f"HPS {settings.version}")
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values: each style's mean, "averaged" over all images, and "<style>_group_std" where there are ten groups.
@@ -61,10 +101,10 @@ class HPS:
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
         present = {image.style for image in images.images}
-        if present != set(self.styles):
+        if present != set(STYLES):
             names = sorted(str(style) for style in present)
             return Measurement.failed(
-                self.info, f"the images have the styles {names}; expected {sorted(self.styles)}", settings=settings
+                self.info, f"the images have the styles {names}; expected {sorted(STYLES)}", settings=settings
             )
         return measure_cosines(
             self.info,
@@ -79,11 +119,11 @@ class HPS:
         means = stratified_means(strata_of(samples), weighting="images", seed=self.seed)
         spreads = {style: group_std(list(prompts.values())) for style, prompts in strata_of(samples).items()}
         return {
-            **{style: means.strata[style] for style in self.styles},
+            **{style: means.strata[style] for style in STYLES},
             "averaged": means.overall,
             **{
                 f"{style}_group_std": Estimate(spread, None)
-                for style in self.styles
+                for style in STYLES
                 if (spread := spreads[style]) is not None
             },
         }

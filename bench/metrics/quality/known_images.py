@@ -13,9 +13,11 @@ from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
 
 COUNTS = "counts.json"
+KnownImage = tuple[Pixels, Mapping[str, int]]
+"""Pixels, and the number of objects by class."""
 
 
-def read_known_images(folder: Path, classes: tuple[str, ...]) -> list[tuple[Pixels, Mapping[str, int]]]:
+def read_known_images(folder: Path, classes: tuple[str, ...]) -> list[KnownImage]:
     """The images that `folder`/counts.json names, with their numbers of objects by class.
 
     The file reads ``{"street.jpg": {"car": 2, "person": 1}, ...}``; 0 says that there is none of a class. Classes it
@@ -36,6 +38,8 @@ def read_known_images(folder: Path, classes: tuple[str, ...]) -> list[tuple[Pixe
             raise FastFluxError(f"{path}: {name} counts {unknown}, which the detector does not know.")
         if not any(counts.values()) or not all(type(count) is int and count >= 0 for count in counts.values()):
             raise FastFluxError(f"{path}: {name} has the numbers {counts}; expected whole ones, at least one above 0.")
+    if outside := [name for name in known if not (folder / name).resolve().is_relative_to(folder.resolve())]:
+        raise FastFluxError(f"{path} names {outside[0]!r} outside of its folder; expected images in it.")
     return [(_pixels(folder / name), counts) for name, counts in known.items()]
 
 

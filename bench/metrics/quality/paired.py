@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
+from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.metrics.quality.clip_score import SCALE
 from bench.metrics.quality.image_similarity import K1, K2, mean_squared_error, psnr, ssim
 from bench.records.results import JSON, Measurement
@@ -28,29 +29,36 @@ class Paired:
     """Compares all images it is given with those of the dense model.
 
     Args:
-        reference: the dense model's images; the features of these are taken once.
-        model: the CLIP model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete it.
+        model: the CLIP model.
+        reference: the dense model's images, as `against` takes them; the features of these are taken once.
         label: what the numbers may be called.
         seed: of the intervals' resampling.
     """
 
+    Settings = ClipSettings
+
     def __init__(
         self,
-        reference: ImageSet,
-        model: str | OpenClipSpec,
-        pretrained: str = "",
+        model: OpenClipModel,
+        reference: ImageSet | None = None,
         *,
         label: str = "paired with the dense model",
-        resize_mode: str | None = None,
-        device: str = "cpu",
-        batch_size: int = 64,
         seed: int = 0,
     ) -> None:
         self.info = metric_named("paired").described(label)
-        self.reference = reference
+        self.reference = reference or ImageSet(())
         self.seed = seed
-        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
+        self.model = model
         self._features: Tensor | None = None
+
+    @classmethod
+    def load(cls, settings: ClipSettings, device: str = "cpu") -> Paired:
+        """The metric with its model, and no reference yet."""
+        return cls(settings.load(device), label=settings.title("paired with the dense model, CLIP similarity by"))
+
+    def against(self, reference: ImageSet) -> Paired:
+        """The same metric with the dense model's images to compare with."""
+        return Paired(self.model, reference, label=self.info.reference, seed=self.seed)
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "psnr", "ssim" and "clip_image"; samples "mse/<prompt>", "ssim/<prompt>" and "clip_image/<prompt>".

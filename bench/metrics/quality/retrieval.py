@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipSpec, open_clip_of
+from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError
 
@@ -28,28 +29,31 @@ class Retrieval:
     """Ranks one image of each different prompt; further ones would count right answers as wrong.
 
     Args:
-        model: the CLIP model, an `OpenClipSpec` or its architecture; then `pretrained` and `resize_mode` complete it.
+        model: the CLIP model.
         reference: what the recalls may be called.
         recall_at: the numbers of nearest ones that are looked at.
         prompt_set: the set whose images are ranked.
     """
 
+    Settings = ClipSettings
+
     def __init__(
         self,
-        model: str | OpenClipSpec,
-        pretrained: str = "",
+        model: OpenClipModel,
         *,
         reference: str = "clip_benchmark's zero-shot retrieval",
         recall_at: Sequence[int] = RECALL_AT,
         prompt_set: str = "hps",
-        resize_mode: str | None = None,
-        device: str = "cpu",
-        batch_size: int = 64,
     ) -> None:
         self.info = metric_named("retrieval").described(reference)
         self.recall_at = tuple(recall_at)
         self.prompt_set = prompt_set
-        self.model = open_clip_of(model, pretrained, resize_mode, device, batch_size)
+        self.model = model
+
+    @classmethod
+    def load(cls, settings: ClipSettings, device: str = "cpu") -> Retrieval:
+        """The metric with its model."""
+        return cls(settings.load(device), reference=settings.title("clip_benchmark with"))
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "image_retrieval_recall@k" (of prompts) and "text_retrieval_recall@k" (of images), fractions."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from enum import IntEnum
 from pathlib import Path
 
 import torch
+from msgspec.structs import asdict
 
 from bench.metrics.cost.idle import other_work
 from bench.profiles.profile import Profile, load_profile
@@ -17,6 +17,7 @@ from bench.records.environment import describe_environment, device_name
 from bench.records.results import JSON, digest, read_records
 from bench.run.folders import RUNS, locked
 from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit, reason_of
+from bench.settings import changed
 from bench.studies.full_size import calibrating, pruning
 from bench.studies.full_size.dry_run import show_plan
 from bench.studies.full_size.records import write_records
@@ -67,7 +68,7 @@ def full_size(
     sizes = sizes_of(profile)
     known = stages_of(sizes)
     chosen = _chosen(known, stages)
-    profile = replace(profile, device=device or profile.device, dtype=dtype or profile.dtype)
+    profile = changed(profile, "", device=device, dtype=dtype)
     alone = [stage.name for stage in chosen] == [COUNTED]
     kind = "meta" if alone else profile.device
     if accept:
@@ -140,7 +141,7 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
     The first piece starts whatever the budget: calls that are shorter than a piece would never end otherwise.
     """
     environment = describe_environment("cpu" if kind == "meta" else bench.device)
-    runner = Runner(bench.store, lambda: environment, budget=bench.budget, retry=False)
+    runner = Runner(bench.store, lambda: environment, budget=bench.budget)
     try:
         for stage in stages:
             left = stage.left(bench)
@@ -150,7 +151,7 @@ def _run(bench: Workbench, stages: Sequence[Stage], kind: str) -> Ending:
             pieces = iter(stage.pieces(bench, left))
             while (piece := _next(bench, stage, pieces)) is not None:
                 console.print(f"{stage.name}: {', '.join(piece.names)}", markup=False, soft_wrap=True)
-                done = runner.settle(stage.name, piece)
+                done = runner.make(stage.name, piece)  # the stage knows what is left
                 release(bench.device)
                 for variant, reason in done.failures.items():
                     console.print(f"  {variant} failed: {reason}", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from bench.metrics.models.open_clip_model import load_open_clip
 from bench.metrics.quality.fid import FID
 from bench.samples.image_set import ImageSet, Pixels
 from fastflux.errors import FastFluxError
-from tests.bench.conftest import WriteImages
+from tests.bench.conftest import WriteImages, clip_of
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -39,7 +39,7 @@ def images(write_images: WriteImages) -> ImageSet:
 
 def test_fid_equals_the_formula_on_the_same_features(tiny_clip: Path, images: ImageSet) -> None:
     reference = pixels(50, seed=1, low=60)
-    metric = FID(f"local-dir:{tiny_clip}", reference_images=reference, batch_size=16)
+    metric = FID(clip_of(tiny_clip, 16), reference_images=reference)
     found = metric(images)
     assert found.status == "ok"
     one, two = (metric.model.raw_image_features(each).double().numpy() for each in (images, reference))
@@ -52,8 +52,8 @@ def test_fid_equals_the_formula_on_the_same_features(tiny_clip: Path, images: Im
 
 
 def test_a_nearer_set_has_smaller_distances(tiny_clip: Path, images: ImageSet) -> None:
-    near = FID(f"local-dir:{tiny_clip}", reference_images=pixels(40, seed=2))(images)
-    far = FID(f"local-dir:{tiny_clip}", reference_images=pixels(40, seed=2, low=150))(images)
+    near = FID(clip_of(tiny_clip), reference_images=pixels(40, seed=2))(images)
+    far = FID(clip_of(tiny_clip), reference_images=pixels(40, seed=2, low=150))(images)
     assert near.values["fid"] < far.values["fid"]
     assert near.values["kid"] < far.values["kid"]
     assert near.settings["reference_sha256"] != far.settings["reference_sha256"]
@@ -65,7 +65,7 @@ def test_a_folder_is_read_as_its_pixels(tiny_clip: Path, images: ImageSet, tmp_p
     folder.mkdir()
     for index, image in enumerate(reference):
         Image.fromarray(image).save(folder / f"{index}.png")
-    model = f"local-dir:{tiny_clip}"
+    model = clip_of(tiny_clip)
     assert FID(model, reference_images=folder)(images) == FID(model, reference_images=reference)(images)
     (folder / "7.png").write_bytes(b"no image")
     with pytest.raises(FastFluxError, match=r"7\.png is damaged"):
@@ -73,7 +73,7 @@ def test_a_folder_is_read_as_its_pixels(tiny_clip: Path, images: ImageSet, tmp_p
 
 
 def test_what_cannot_be_compared_is_refused(tiny_clip: Path, images: ImageSet, tmp_path: Path) -> None:
-    model = f"local-dir:{tiny_clip}"
+    model = clip_of(tiny_clip)
     with pytest.raises(FastFluxError, match="0 images are none"):
         FID(model, reference_images=tmp_path)
     with pytest.raises(FastFluxError, match="expected one size"):
@@ -87,7 +87,7 @@ def test_what_cannot_be_compared_is_refused(tiny_clip: Path, images: ImageSet, t
 
 
 def test_precision_and_recall_are_given_when_asked_for(tiny_clip: Path, images: ImageSet) -> None:
-    model, reference = f"local-dir:{tiny_clip}", pixels(50, seed=1, low=60)
+    model, reference = clip_of(tiny_clip), pixels(50, seed=1, low=60)
     without = FID(model, reference_images=reference)(images)
     found = FID(model, reference_images=reference, precision_recall=True)(images)
     assert sorted(without.values) == ["fid", "kid", "kid_std"]
@@ -110,13 +110,13 @@ def share_within(points: FloatArray, others: FloatArray) -> float:
 
 def test_equal_sets_cover_each_other(tiny_clip: Path, images: ImageSet) -> None:
     own = [image.read() for image in images.images]
-    found = FID(f"local-dir:{tiny_clip}", reference_images=own, precision_recall=True)(images)
+    found = FID(clip_of(tiny_clip), reference_images=own, precision_recall=True)(images)
     assert (found.values["precision"], found.values["recall"]) == (1, 1)
     assert found.values["fid"] == pytest.approx(0, abs=1e-6)
 
 
 def test_subsets_and_neighbors_that_do_not_exist_fail(tiny_clip: Path, images: ImageSet) -> None:
-    model = f"local-dir:{tiny_clip}"
+    model = clip_of(tiny_clip)
     found = FID(model, reference_images=pixels(30, 0), kid_subset_size=31)(images)
     assert (found.status, found.values) == ("failed", {})
     assert found.reason == "KID's subsets are of 31 images, and there are 30; take smaller ones"
@@ -127,7 +127,7 @@ def test_subsets_and_neighbors_that_do_not_exist_fail(tiny_clip: Path, images: I
 
 def test_features_that_are_not_finite_fail(tiny_clip: Path, images: ImageSet) -> None:
     load_open_clip.cache_clear()  # the weights are broken below
-    metric = FID(f"local-dir:{tiny_clip}", reference_images=pixels(4, 0))
+    metric = FID(clip_of(tiny_clip), reference_images=pixels(4, 0))
     metric.model._model.visual.proj.fill_(float("nan"))
     found = metric(images)
     load_open_clip.cache_clear()
@@ -145,6 +145,6 @@ def test_damaged_images_fail_with_the_reason(tiny_clip: Path, images: ImageSet, 
         Image.new("L", (64, 64)).save(first.file)
     else:
         others = (*others, first)
-    found = FID(f"local-dir:{tiny_clip}", reference_images=pixels(4, 0))(ImageSet((first, *others)))
+    found = FID(clip_of(tiny_clip), reference_images=pixels(4, 0))(ImageSet((first, *others)))
     assert (found.status, found.values) == ("failed", {})
     assert {"truncated": "damaged", "grey": "mode 'L'", "twice": "there twice"}[damage] in found.reason

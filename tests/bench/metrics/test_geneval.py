@@ -1,5 +1,6 @@
 """The GenEval metric with a detector that reads images of one flat color, and the CLIP color classifier."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,25 @@ def images(write_images: WriteImages) -> ImageSet:
         for i in range(3)
     ]
     return ImageSet.read(write_images(prompts, samples=4))
+
+
+@pytest.mark.parametrize(
+    ("include", "reason"),
+    [
+        ([], r"no GenEvalMetadata: .* length >= 1"),
+        ([{"class": "unicorn", "count": 1}], r"asks for \['unicorn'\], which the detector does not know"),
+        ([{"class": "star", "count": 1, "color": "gray"}], "'gray'"),
+    ],
+)
+def test_a_prompt_that_cannot_be_judged_fails_before_the_detector_runs(
+    write_images: WriteImages, include: list[Any], reason: str
+) -> None:
+    metadata = {"tag": "counting", "include": include}
+    images = ImageSet.read(write_images([{"id": "p", "set": "geneval", "prompt": "x", "metadata": metadata}]))
+    metric = GenEval(lambda _: pytest.fail("it ran"), all_red, self_test=None, classes=("star",), tasks=("counting",))
+    found = metric(images)
+    assert (found.status, found.values) == ("failed", {})
+    assert re.search(reason, found.reason)
 
 
 def test_tasks_are_shares_of_right_images_and_overall_is_their_mean(images: ImageSet) -> None:

@@ -116,12 +116,12 @@ def test_results_of_some_tasks_only_fail(results: Path) -> None:
     ("bad", "what"),
     [
         ("{broken", "not whole JSON"),
-        ("{}", "not the evaluator's"),
-        (line(0, 9, correct="yes"), "correct is 'yes'"),
+        ("{}", r"is no EvaluatorLine: .* missing required field"),
+        (line(0, 9, correct="yes"), r"got `str` - at `\$\.correct`"),
         (line(0, 9, filename="0.png"), "'0.png' is not <number>/samples"),
         (line(0, 9, tag="colors"), "not those of its metadata"),
         (line(0, 9, prompt="a photo of a cat"), "not those of its metadata"),
-        (line(0, 9, metadata="{}"), "metadata is not GenEval's metadata"),
+        (line(0, 9, metadata="{}"), "metadata is no GenEvalLine"),
         (line(0, 0), "judged twice"),
     ],
 )

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from bench.metrics.models import mask2former
-from bench.metrics.models.mmdet_detector import MMDetDetector
-from bench.metrics.models.open_clip_model import OpenClipSpec
+from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
+from bench.metrics.quality.geneval import PUBLIC_CLIP, GenEval, GenEvalSettings
 from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.metrics.quality.geneval_public import PUBLIC_CLIP, official_geneval, public_geneval
 from bench.metrics.quality.known_images import read_known_images
 from bench.samples.geneval_layout import read_geneval_folder, write_geneval_folder
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
 from bench.samples.image_set import ImageSet
+from bench.settings import Place, PlaceOrName, read_settings
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 from tests.bench.metrics.tiny_mask2former import DOG, NOTHING, saved
@@ -30,8 +30,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def clip(tiny_clip: Path) -> OpenClipSpec:
-    return OpenClipSpec(f"local-dir:{tiny_clip}")
+def clip(tiny_clip: Path) -> ClipSettings:
+    return ClipSettings(PlaceOrName(tiny_clip))
+
+
+def public_geneval(weights: Path | str, clip: ClipSettings, known_images: Path | str = "") -> Any:
+    return GenEval.load(GenEvalSettings("mask2former", Place(weights), clip, known_images=PlaceOrName(known_images)))
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def known_folder(root: Path, counts: Any) -> Path:
 
 
 def test_images_are_judged_by_tiny_models_of_the_public_architectures(
-    images: ImageSet, clip: OpenClipSpec, tmp_path: Path
+    images: ImageSet, clip: ClipSettings, tmp_path: Path
 ) -> None:
     metric = public_geneval(weights=saved(tmp_path / "mask2former", DOG), clip=clip)
     found = metric(images)
@@ -78,14 +82,14 @@ def test_images_are_judged_by_tiny_models_of_the_public_architectures(
 
 
 def test_the_same_images_in_genevals_folders_score_the_same(
-    images: ImageSet, clip: OpenClipSpec, tmp_path: Path
+    images: ImageSet, clip: ClipSettings, tmp_path: Path
 ) -> None:
     metric = public_geneval(weights=saved(tmp_path / "mask2former", DOG), clip=clip)
     elsewhere = read_geneval_folder(write_geneval_folder(images, tmp_path / "out"))
     assert metric(elsewhere) == metric(images)
 
 
-def test_a_detector_that_finds_nothing_at_all_fails(images: ImageSet, clip: OpenClipSpec, tmp_path: Path) -> None:
+def test_a_detector_that_finds_nothing_at_all_fails(images: ImageSet, clip: ClipSettings, tmp_path: Path) -> None:
     found = public_geneval(weights=saved(tmp_path / "blind", NOTHING), clip=clip)(images)
     assert found.status == "failed"
     assert "finds no object in any of 24 images" in found.reason
@@ -95,7 +99,7 @@ def test_a_detector_that_finds_nothing_at_all_fails(images: ImageSet, clip: Open
 
 @pytest.mark.parametrize(("counts", "fault"), [({"cat": 0}, ""), ({"cat": 1}, "shows {'cat': 1}, found {'cat': 0}")])
 def test_known_images_come_first(
-    images: ImageSet, clip: OpenClipSpec, tmp_path: Path, counts: dict[str, int], fault: str
+    images: ImageSet, clip: ClipSettings, tmp_path: Path, counts: dict[str, int], fault: str
 ) -> None:
     # The detector sees dogs everywhere; how many the file does not say, so that they are not counted.
     known = known_folder(tmp_path / "known", {"yard.jpg": {**counts, "dog": dogs_in_black(tmp_path)}})
@@ -140,33 +144,15 @@ def test_known_images_are_read_with_their_counts(tmp_path: Path) -> None:
         read_known_images(tmp_path / "absent", COCO_CLASSES)
 
 
-def test_genevals_own_models_alone_give_geneval(
-    clip: OpenClipSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Own(MMDetDetector):
-        def __init__(self, config: Path, checkpoint: Path, device: str = "cpu") -> None:
-            self.checkpoint_sha256 = "743b7d99"
-            self._names = config.name, checkpoint.name
-
-    monkeypatch.setattr("bench.metrics.quality.geneval_public.MMDetDetector", Own)
-    monkeypatch.setattr("bench.metrics.quality.geneval_public.PUBLIC_CLIP", clip)
-    own = public_geneval("mmdet", weights="a.pth", config="a.py", clip=clip)
-    assert own.info.reference == "GenEval"
-    other = public_geneval("mmdet", weights="a.pth", config="a.py", clip=OpenClipSpec(clip.model, precision="fp16"))
-    assert other.info.reference.startswith("GenEval, variant: colors by local-dir:")
-
-
 def test_the_public_clip_has_the_activation_it_was_trained_with() -> None:
-    assert (PUBLIC_CLIP.model, PUBLIC_CLIP.pretrained) == ("ViT-L-14-quickgelu", "openai")
+    assert (PUBLIC_CLIP.spec().model, PUBLIC_CLIP.spec().pretrained) == ("ViT-L-14-quickgelu", "openai")
 
 
-def test_what_is_missing_is_said_before_anything_is_scored(clip: OpenClipSpec, tmp_path: Path) -> None:
-    with pytest.raises(FastFluxError, match="no detector 'yolo'; expected 'mask2former' or 'mmdet'"):
-        public_geneval("yolo", clip=clip)  # type: ignore[arg-type]
-    with pytest.raises(FastFluxError, match="needs weights"):
-        public_geneval("mmdet", clip=clip)
+def test_what_is_missing_is_said_before_anything_is_scored(clip: ClipSettings) -> None:
+    with pytest.raises(FastFluxError, match=r"Unknown metrics\.geneval\.detector 'yolo': .* mask2former, shapes"):
+        read_settings(GenEvalSettings, {"detector": "yolo"}, "metrics.geneval")
     with pytest.raises(FastFluxError, match=r"facebook/mask2former-swin-small-coco-instance.*give a folder"):
-        public_geneval(clip=clip)
+        GenEval.load(GenEvalSettings(clip=clip))
 
 
 def test_official_results_are_a_metric_too(tmp_path: Path) -> None:
@@ -174,6 +160,6 @@ def test_official_results_are_a_metric_too(tmp_path: Path) -> None:
     line = {"filename": "out/00000/samples/0000.png", "tag": "colors", "prompt": "a photo of a dog", "correct": True}
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps({**line, "reason": "", "metadata": json.dumps(metadata), "details": "{}"}) + "\n")
-    metric = official_geneval(path)
+    metric = GenEval.load(GenEvalSettings(results=Place(path)))
     assert isinstance(metric, OfficialGenEval)
     assert len(metric.verdicts) == 1

@@ -11,9 +11,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from bench.metrics.models.inception import InceptionFeatures, load_inception
 from bench.metrics.models.open_clip_model import FeatureError
-from bench.metrics.quality.fid import FID
-from bench.metrics.quality.public_metrics import inception_fid
+from bench.metrics.quality.fid import FID, FIDSettings
 from bench.samples.image_set import ImageSet, Pixels
+from bench.settings import Place, PlaceOrName
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 
@@ -67,7 +67,9 @@ def test_distances_are_those_of_torch_fidelity(
     reference.mkdir()
     for index, image in enumerate(pixels(7, seed=1)):
         Image.fromarray(image[:32, :30]).resize((32, 32)).save(reference / f"{index}.png")
-    found = inception_fid(weights, reference)(images)
+    found = FID.load(
+        FIDSettings(checkpoint=Place(weights), reference_images=PlaceOrName(reference), precision_recall=True)
+    )(images)
     load_inception.cache_clear()
     assert found.status == "ok"
     assert found.info.reference == "FID and KID, InceptionV3"
@@ -96,9 +98,9 @@ def test_distances_are_those_of_torch_fidelity(
 
 
 def test_weights_that_are_not_there_or_others_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FastFluxError, match=r"No weights of InceptionV3 are given; download https://github"):
-        inception_fid(None, pixels(2, 0))
-    with pytest.raises(FastFluxError, match=r"absent\.pth is not there; download https://github"):
+    with pytest.raises(FastFluxError, match=r"checkpoint is not set: download https://github"):
+        FID.load(FIDSettings())
+    with pytest.raises(FastFluxError, match=r"absent\.pth is not there: download https://github"):
         InceptionFeatures(tmp_path / "absent.pth")
     other = tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(1)}, other)

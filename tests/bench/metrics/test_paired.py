@@ -14,7 +14,7 @@ from bench.metrics.quality.paired import Paired
 from bench.records.results import Measurement
 from bench.records.statistics import paired_difference, strata_of
 from bench.samples.image_set import UNKNOWN_SEED, ImageSet, ImageSetError, Pixels
-from tests.bench.conftest import WriteImages
+from tests.bench.conftest import WriteImages, clip_of
 
 
 def noisy(image: Pixels, sigma: float, seed: int = 0) -> Pixels:
@@ -80,7 +80,7 @@ def pruned(write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> Imag
 @pytest.fixture
 def metric(tiny_clip: Path, dense: ImageSet) -> Paired:
     load_open_clip.cache_clear()  # a test may break the weights
-    return Paired(dense, f"local-dir:{tiny_clip}")
+    return Paired(clip_of(tiny_clip), dense)
 
 
 def test_values_are_means_over_the_pairs(metric: Paired, dense: ImageSet, pruned: ImageSet) -> None:
@@ -120,7 +120,7 @@ def test_variants_can_be_compared_prompt_by_prompt(metric: Paired, dense: ImageS
 
 
 def test_the_reference_decides_the_hash(tiny_clip: Path, metric: Paired, dense: ImageSet, pruned: ImageSet) -> None:
-    other = Paired(pruned, f"local-dir:{tiny_clip}")
+    other = metric.against(pruned)
     assert metric(pruned).settings["reference_sha256"] == metric(dense).settings["reference_sha256"]
     assert metric(pruned).settings["reference_sha256"] != other(pruned).settings["reference_sha256"]
 
@@ -147,7 +147,7 @@ def test_sets_that_cannot_be_paired_fail_with_the_reason(
     larger = write_images(hps_prompts, folder="larger", size=33)
     refuse(metric(ImageSet.read(larger)), "has the shape (33, 33, 3), the dense model's (32, 32, 3)")
     refuse(metric(ImageSet((*pruned.images, first))), "twice or were not asked for: sample 0 of hps-anime-000")
-    refuse(Paired(ImageSet(()), f"local-dir:{tiny_clip}")(pruned), "of the dense model, the image set holds no images")
+    refuse(Paired(clip_of(tiny_clip))(pruned), "of the dense model, the image set holds no images")
 
 
 def test_damage_fails_with_the_reason(metric: Paired, dense: ImageSet, pruned: ImageSet) -> None:

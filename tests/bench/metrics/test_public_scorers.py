@@ -13,17 +13,26 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from bench.metrics.models.clip_settings import ClipSettings, clip_spec
 from bench.metrics.models.open_clip_checkpoint import require_architecture
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality import public_metrics as public_scorers
-from bench.metrics.quality.public_metrics import clip_spec, hps_v2
-from bench.samples.hps_layout import read_layout, write_layout
+from bench.metrics.quality.clip_score import ClipScore
+from bench.metrics.quality.hps import HPS, HPSSettings
+from bench.metrics.quality.paired import Paired
+from bench.metrics.quality.retrieval import Retrieval
+from bench.samples.hps_layout import read_layout
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
+from bench.settings import Place, PlaceOrName
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
+from tests.bench.hpsv2_layout import write_layout
 
 Hps = tuple[str, Path]
+
+
+def hps_v2(checkpoint: Path, version: Any = "v2.0", *, architecture: str = "ViT-H-14", antialias: bool = True) -> HPS:
+    return HPS.load(HPSSettings(PlaceOrName(architecture), Place(checkpoint), version, antialias))
 
 
 def changed(checkpoint: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
@@ -87,8 +96,8 @@ def test_a_checkpoint_that_is_not_there_says_where_it_is(tmp_path: Path, tiny_hp
         hps_v2(tmp_path / "absent.pt")
     with pytest.raises(FastFluxError, match=r"HPS_v2\.1_compressed\.pt from"):
         hps_v2(tmp_path / "absent.pt", "v2.1")
-    with pytest.raises(FastFluxError, match=r"no HPS 'v3'; expected one of v2\.0, v2\.1"):
-        hps_v2(tmp_path / "absent.pt", "v3")
+    with pytest.raises(FastFluxError, match=r"checkpoint is not set: download .* --set metrics\.hps\.checkpoint=PATH"):
+        HPS.load(HPSSettings())
     with pytest.raises(FastFluxError, match=r"is HPS v2\.0, and v2\.1 was asked for"):
         hps_v2(tiny_hps[1], "v2.1")
 
@@ -164,7 +173,7 @@ def test_old_and_safe_formats_are_read_as_well(tiny_hps: Hps, tmp_path: Path) ->
     ],
 )
 def test_the_weights_decide_the_activation(architecture: str, tag: str, name: str) -> None:
-    assert clip_spec(architecture, tag) == OpenClipSpec(name, tag)
+    assert clip_spec(architecture, tag, Place()) == OpenClipSpec(name, tag)
 
 
 def test_quick_gelu_is_no_detail(tiny_hps: Hps, tmp_path: Path) -> None:
@@ -202,9 +211,9 @@ def test_clip_metrics_name_model_tag_and_precision(
 ) -> None:
     architecture, checkpoint = tiny_hps
     images = ImageSet.read(write_images(hps_prompts, samples=1))
-    score = public_scorers.clip_score(architecture, "small", checkpoint)
-    retrieval = public_scorers.retrieval(architecture, "small", checkpoint)
-    paired = public_scorers.paired(images, architecture, "small", checkpoint)
+    settings = ClipSettings(PlaceOrName(architecture), "small", Place(checkpoint))
+    score, retrieval = ClipScore.load(settings), Retrieval.load(settings)
+    paired = Paired.load(settings).against(images)
     assert score.info.reference == "CLIP score of tiny-hps small, fp32"
     assert retrieval.info.reference == "clip_benchmark with tiny-hps small, fp32"
     assert paired.info.reference == "paired with the dense model, CLIP similarity by tiny-hps small, fp32"
@@ -216,19 +225,19 @@ def test_clip_metrics_name_model_tag_and_precision(
 def test_clip_checkpoints_are_checked_as_well(tiny_hps: Hps, known_tag: dict[str, Any], tmp_path: Path) -> None:
     architecture, checkpoint = tiny_hps
     with pytest.raises(FastFluxError, match=r"open_clip_model\.safetensors from https://huggingface\.co/someone/small"):
-        clip_spec(architecture, "small", tmp_path / "absent.pt")
+        clip_spec(architecture, "small", Place(tmp_path / "absent.pt"))
     with pytest.raises(FastFluxError, match="expected ViT-B-32, which is"):
-        clip_spec("ViT-B-32", "small", checkpoint)
+        clip_spec("ViT-B-32", "small", Place(checkpoint))
     known_tag["mean"] = (0.5, 0.5, 0.5)
     with pytest.raises(FastFluxError, match="prepared in another way"):
-        clip_spec(architecture, "small", checkpoint)
+        clip_spec(architecture, "small", Place(checkpoint))
 
 
 def test_unknown_weights_are_refused_with_the_list() -> None:
     with pytest.raises(FastFluxError, match=r"no weights 'opneai' of ViT-L-14; it has openai, laion400m_e31"):
-        clip_spec("ViT-L-14", "opneai")
+        clip_spec("ViT-L-14", "opneai", Place())
     with pytest.raises(FastFluxError, match="it has none, or no such architecture"):
-        clip_spec("ViT-L-15")
+        clip_spec("ViT-L-15", "openai", Place())
 
 
 def test_resizings_that_do_not_exist_are_refused(tiny_clip: Path) -> None:

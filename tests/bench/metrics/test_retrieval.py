@@ -9,7 +9,7 @@ import torch
 from bench.metrics.models.open_clip_model import load_open_clip
 from bench.metrics.quality.retrieval import Retrieval
 from bench.samples.image_set import ImageSet
-from tests.bench.conftest import WriteImages
+from tests.bench.conftest import WriteImages, clip_of
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def images(write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> Imag
 @pytest.fixture
 def metric(tiny_clip: Path) -> Retrieval:
     load_open_clip.cache_clear()  # a test may break the weights
-    return Retrieval(f"local-dir:{tiny_clip}", batch_size=5)
+    return Retrieval(clip_of(tiny_clip, 5))
 
 
 def test_recalls_are_those_of_clip_benchmark(metric: Retrieval, images: ImageSet) -> None:
@@ -45,7 +45,7 @@ def test_recalls_are_those_of_clip_benchmark(metric: Retrieval, images: ImageSet
 
 
 def test_right_answers_are_found(tiny_clip: Path, images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    metric = Retrieval(f"local-dir:{tiny_clip}", recall_at=(1, 12))
+    metric = Retrieval(clip_of(tiny_clip), recall_at=(1, 12))
     monkeypatch.setattr(metric.model, "image_features", lambda each: torch.eye(12))
     monkeypatch.setattr(metric.model, "text_features", lambda each: torch.eye(12).roll(1, 0))
     wrong = metric(images)

@@ -14,7 +14,7 @@ from bench.metrics.quality.hps import HPS, group_std
 from bench.records.results import Measurement
 from bench.records.statistics import paired_difference, strata_of
 from bench.samples.image_set import ImageSet
-from tests.bench.conftest import WriteImages
+from tests.bench.conftest import WriteImages, clip_of
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 
@@ -27,7 +27,7 @@ def images(write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> Imag
 @pytest.fixture
 def hps(tiny_clip: Path) -> HPS:
     load_open_clip.cache_clear()  # a test may break the weights
-    return HPS(f"local-dir:{tiny_clip}", reference="a random scorer")
+    return HPS(clip_of(tiny_clip), reference="a random scorer")
 
 
 def test_hps_is_100_times_the_cosine_by_style(hps: HPS, images: ImageSet) -> None:
@@ -106,7 +106,7 @@ def test_clip_score_is_the_mean_over_all_images_and_counts_long_prompts(
 ) -> None:
     long = {"id": "long", "set": "hps", "style": "photo", "prompt": "star " * 30}
     short = {"id": "short", "set": "geneval", "prompt": "a star", "metadata": {}}
-    found = ClipScore(f"local-dir:{tiny_clip}")(ImageSet.read(write_images([long, short], samples=3)))
+    found = ClipScore(clip_of(tiny_clip))(ImageSet.read(write_images([long, short], samples=3)))
     assert found.status == "ok"
     assert found.values["mean"] == pytest.approx(np.mean([*found.samples["long"], *found.samples["short"]]))
     assert found.settings["prompts_too_long"] == 1
@@ -115,7 +115,7 @@ def test_clip_score_is_the_mean_over_all_images_and_counts_long_prompts(
 
 
 def test_scores_are_the_same_twice(tiny_clip: Path, images: ImageSet) -> None:
-    metric: Metric = ClipScore(f"local-dir:{tiny_clip}")
+    metric: Metric = ClipScore(clip_of(tiny_clip))
     torch.manual_seed(1)
     first = metric(images)
     torch.manual_seed(2)
@@ -124,7 +124,7 @@ def test_scores_are_the_same_twice(tiny_clip: Path, images: ImageSet) -> None:
 
 def test_clip_score_fails_when_an_image_is_gone(tiny_clip: Path, images: ImageSet) -> None:
     images.images[3].file.unlink()
-    refuse(ClipScore(f"local-dir:{tiny_clip}")(images), "hps-anime-001_1.png")
+    refuse(ClipScore(clip_of(tiny_clip))(images), "hps-anime-001_1.png")
 
 
 def test_ten_groups_have_the_spread_that_hpsv2_prints(hps: HPS, write_images: WriteImages) -> None:

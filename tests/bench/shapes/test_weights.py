@@ -11,8 +11,8 @@ import pytest
 from bench.shapes import WEIGHTS
 from bench.shapes.cards import write_cards
 from bench.shapes.detector import ShapesDetector
+from bench.shapes.pictures import counts_of, pixels_of
 from bench.shapes.quality import precision_recall
-from bench.shapes.scorers import counts_of, pixels_of
 from bench.shapes.world import sample_scenes
 
 PLAIN = """
