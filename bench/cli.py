@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench.options import MEASURED, RUN, Measured, Names, Numbers, Out, Run, pairs, quiet_libraries
+from bench.options import (
+    FULL_SIZE,
+    MEASURED,
+    RUN,
+    FullSizeRun,
+    Measured,
+    Names,
+    Numbers,
+    Out,
+    Run,
+    pairs,
+    quiet_libraries,
+)
 from bench.progress import console
 from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
 from fastflux.command_line import run as run_app
@@ -21,17 +32,6 @@ app = App(
     default_parameter=Parameter(negative=()),
     version_flags=[],
 )
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class FullSizeRun(Run):
-    """The same of random weights."""
-
-    profile: str = "flux-dev-random"
-
-
-_FULL_SIZE = FullSizeRun()
 
 
 @app.command(
@@ -252,7 +252,7 @@ the end.""",
 )
 def _full_size(
     *,
-    run: FullSizeRun = _FULL_SIZE,
+    run: FullSizeRun = FULL_SIZE,
     stages: Names = None,
     budget: float | None = None,
     offload: bool = False,

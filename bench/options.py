@@ -78,7 +78,15 @@ class Run(Measured):
         return {**super().options, "runs": self.out}
 
 
-MEASURED, RUN = Measured(), Run()
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FullSizeRun(Run):
+    """The same of random weights."""
+
+    profile: str = "flux-dev-random"
+
+
+MEASURED, RUN, FULL_SIZE = Measured(), Run(), FullSizeRun()
 
 
 def quiet_libraries() -> None:

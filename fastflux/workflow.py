@@ -99,7 +99,7 @@ def prune(
         require_new_folder(out, overwrite=overwrite, foreign=foreign_to_pipeline, inputs=inputs)
     base = local_pipeline(source)
     require_output(base, out, overwrite=overwrite, inputs=inputs)
-    _require_runnable(base, data, len(items), config)
+    _require_runnable(base, data, items, config)
     if config.needs_statistics:
         require_progress_folder(work, out)
     saved = _as_dtype(save_dtype) or stored_dtype(_weights(base, resources))
@@ -166,7 +166,7 @@ def rank(
     _device(place or Place())
     kind, items = _calibration_data(data, "rank")
     base = local_pipeline(Path(pipeline))
-    _require_runnable(base, data, len(items))
+    _require_runnable(base, data, items)
     loaded = open_pipeline(base, place or Place())
     transformer = loaded.transformer
     require_finite(transformer)
@@ -272,20 +272,24 @@ def _require_settings(config: PruningConfig, resources: Resources, *, fold: bool
         raise FastFluxError(f"--fold is for linear replacements, and {config.method} makes none: leave it away.")
 
 
-def _require_runnable(base: Path, data: CalibrationSettings, items: int, config: PruningConfig | None = None) -> None:
+def _require_runnable(
+    base: Path, data: CalibrationSettings, items: list[Any], config: PruningConfig | None = None
+) -> None:
     """Raise ``FastFluxError`` for what cannot be calibrated or pruned, as far as it shows without any weights."""
     outline: Any = load_outline(base)
     if (plan := plan_of(outline.transformer)) is not None:
         raise FastFluxError(f"{base} is pruned already, by plan {plan.hash}: give the dense pipeline.")
     require_sizes(outline, data.height, data.width, data.text_tokens)
+    for path, _ in items if data.image_folder is not None else ():
+        open_picture(path)  # a damaged one is better found now than behind those before it
     if config is None:
         return
     require_fits(config, outline.transformer)
     samples = getattr(config, "samples", 0) if config.needs_statistics else 0
-    states = items * data.steps * (2 if data.guidance > 1 else 1)  # SD3 runs every prompt and the empty one
+    states = len(items) * data.steps * (2 if data.guidance > 1 else 1)  # SD3 runs every prompt and the empty one
     if samples > states:
         raise FastFluxError(
-            f"{samples} samples are asked for, but {items} prompts or pictures in {data.steps} steps give at most "
+            f"{samples} samples are asked for, but {len(items)} prompts or pictures in {data.steps} steps give at most "
             f"{states}: give more prompts or steps, or ask for fewer samples."
         )
 
@@ -297,10 +301,7 @@ def _calibration_data(data: CalibrationSettings, what: str) -> tuple[type[Calibr
             f"{what} calibrates on prompts or on pictures: give a file with --prompts or a folder with --images."
         )
     if data.image_folder is not None:
-        pictures = read_captioned_images(data.image_folder)[: data.limit]
-        for path, _ in pictures:
-            open_picture(path)  # a damaged one is better found now than behind those before it
-        return NoisedImages, pictures
+        return NoisedImages, read_captioned_images(data.image_folder)[: data.limit]
     prompts = data.prompt_list if data.prompt_file is None else read_prompts(data.prompt_file)
     return Trajectories, (prompts or [])[: data.limit]
 

@@ -69,7 +69,8 @@ class Contents:
 _ALL = Contents()
 app = App(
     name="python -m reports",
-    help="Tables, figures and pages from the records of an evaluation.",
+    help="Tables, figures and pages from the records of an evaluation.\n\n"
+    "As `fastflux-bench` also draw, score, speed, regress: the suite's own commands (python -m bench --help).",
     help_format="plaintext",
     help_epilogue="""examples:
   python -m reports reproduce --only table6
@@ -338,3 +339,11 @@ def _write(text: str, out: Path | None) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status."""
     return run(app, arguments, interrupted="interrupted; every document is whole, the old or the new one")
+
+
+def suite(arguments: Sequence[str] | None = None) -> int:
+    """`fastflux-bench`: all commands of `python -m reports`, and those of `python -m bench` that it lacks."""
+    tokens = sys.argv[1:] if arguments is None else list(arguments)
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in list(app):
+        return run_bench(*tokens)[0]
+    return main(tokens)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,8 @@ LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_
 MIB = 2**20
 
 
-def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(*command: str, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def tracked_files() -> list[Path]:
@@ -85,17 +87,59 @@ def test_importing_leaves_the_model_libraries_alone(modules: list[str]) -> None:
     assert imported.returncode == 0, imported.stderr
 
 
-def test_the_wheel_holds_fastflux_alone(tmp_path: Path) -> None:
-    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder))
     assert built.returncode == 0, built.stdout + built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"fastflux", f"fastflux-{fastflux.__version__}.dist-info"}
-    assert {name for name in names if name.endswith(".py")} == {
-        str(path.relative_to(ROOT))
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_packages_with_their_data_and_no_weights(wheel: Path) -> None:
+    entries = {entry.filename: entry.file_size for entry in zipfile.ZipFile(wheel).infolist()}
+    packages = ("fastflux", "bench", "reports")
+    assert {name.split("/")[0] for name in entries} == {*packages, f"fastflux-{fastflux.__version__}.dist-info"}
+    assert {name for name in entries if name.endswith(".py")} == {
+        name
         for path in tracked_files()
-        if path.suffix == ".py" and path.is_relative_to(ROOT / "fastflux")
+        if path.suffix == ".py" and (name := str(path.relative_to(ROOT))).split("/")[0] in packages
     }
+    profiles = {
+        str(path.relative_to(ROOT)) for path in (ROOT / "bench" / "profiles").rglob("*.*") if path.suffix != ".pyc"
+    }
+    prompts = {f"bench/{path.relative_to(ROOT)}" for path in tracked_files() if path.is_relative_to(ROOT / "prompts")}
+    assert {*profiles, *prompts, "reports/data/paper_tables.json", "fastflux/py.typed"} <= entries.keys()
+    assert not [name for name in entries if name.endswith((".safetensors", ".png", ".avif"))]
+    assert sum(entries.values()) < 4 * 2**20
+
+
+def test_what_the_wheel_installs_runs_in_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    """Nothing of the checkout is used: commands answer, profiles and their prompts are found, nothing is written."""
+    installed = tmp_path / "installed"
+    zipfile.ZipFile(wheel).extractall(installed)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code = """
+import sys
+from pathlib import Path
+import bench, fastflux, reports
+assert {Path(package.__file__).parents[1] for package in (bench, fastflux, reports)} == {Path(sys.argv[1])}
+from bench.profiles.profile import load_profile
+from bench.samples.prompt_files import read_all_prompts
+from reports.cli import suite
+from reports.paper import paper_data
+assert read_all_prompts(load_profile("shapes"))
+assert paper_data()
+assert suite(["build", "--help"]) == 0
+assert suite(["score", "--help"]) == 0
+assert suite(["reproduce", "--only", "tabel1"]) == 1
+"""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = run(sys.executable, "-c", code, str(installed), cwd=empty, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "did you mean 'table1'?" in ran.stderr
+    assert not list(empty.iterdir())
 
 
 def test_every_direct_dependency_is_pinned() -> None:

@@ -184,7 +184,7 @@ def read_images(place: Path, profile: Profile) -> ImageSet:
         return ImageSet.read(place if place.is_file() else place / MANIFEST)
     prompts = read_all_prompts(profile)
     if (place / "00000").is_dir():
-        return read_geneval_folder(place)
+        return read_geneval_folder(place, [prompt for prompt in prompts if prompt.set == "geneval"])
     preferred = [prompt for prompt in prompts if prompt.set == "hps"]
     if any((place / str(prompt.style)).is_dir() for prompt in preferred):
         return read_layout(place, preferred)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +43,6 @@ def read_metadata(path: Path) -> tuple[Prompt, ...]:
     return prompts
 
 
-def write_metadata(prompts: tuple[Prompt, ...], path: Path) -> None:
-    """Write prompts as an `evaluation_metadata.jsonl`, to draw images with GenEval's own script."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [metadata_line(prompt.metadata or {}, prompt.prompt) for prompt in prompts]
-    write_text(path, "".join(lines))
-
-
 def metadata_line(metadata: Mapping[str, Any], prompt: str, identity: str | None = None) -> str:
     """GenEval's metadata of a prompt as a line; `identity` adds our id, which GenEval's evaluator carries along."""
     shown = {key: metadata[key] for key in ("tag", "include", "exclude") if key in metadata}
@@ -71,28 +66,41 @@ def parse_prompt(text: str, number: int, where: str) -> Prompt:
     return Prompt(line.id or f"geneval-{number:05}", "geneval", line.prompt, None, metadata)
 
 
-def read_geneval_folder(root: Path) -> ImageSet:
+def read_geneval_folder(root: Path, prompts: Sequence[Prompt] = ()) -> ImageSet:
     """The images of a folder in GenEval's layout, whoever made them; their seeds are unknown.
 
+    Args:
+        prompts: those that images are wanted of. Where the folder's are among them, all of them are expected; where it
+            holds another set, its folders must be numbered without a gap.
+
     Raises:
-        ImageSetError: no folders with numbers, one without metadata or images, or one prompt in two of them.
+        ImageSetError: no folders with numbers, one without metadata or images, one prompt in two of them, or a folder
+            that lacks prompts.
     """
     if not root.is_dir():
         raise ImageSetError(f"{root} is not a folder; expected one with {'00000'}/{METADATA} and {'00000'}/{SAMPLES}.")
-    folders = sorted(
-        (folder for folder in root.iterdir() if folder.is_dir() and folder.name.isdigit()),
-        key=lambda folder: int(folder.name),
-    )
-    if not folders:
+    numbered = {int(folder.name): folder for folder in root.iterdir() if folder.is_dir() and folder.name.isdigit()}
+    if not numbered:
         raise ImageSetError(f"{root} has no folders 00000, 00001, ...; give the folder that GenEval's script wrote.")
+    wanted = {content_of(prompt.metadata or {}, prompt.prompt): prompt.id for prompt in prompts}
     images: list[GeneratedImage] = []
     seen: dict[str, Path] = {}
-    for folder in folders:
+    known = 0
+    for folder in (numbered[number] for number in sorted(numbered)):
         found = _images_of(folder)
+        if (identity := wanted.get(content_of(found[0].metadata or {}, found[0].prompt))) is not None:
+            found, known = [replace(image, prompt_id=identity) for image in found], known + 1
         if (other := seen.setdefault(found[0].prompt_id, folder)) is not folder:
             raise ImageSetError(f"{other} and {folder} both hold {found[0].prompt_id!r}; keep one.")
         images += found
-    return ImageSet(tuple(sorted(images, key=lambda image: (image.prompt_id, image.sample))))
+    there = ImageSet(tuple(sorted(images, key=lambda image: (image.prompt_id, image.sample))))
+    if known:
+        samples = max(Counter(image.prompt_id for image in images).values())
+        return there.expecting(dict.fromkeys(wanted.values(), "geneval"), {"geneval": samples})
+    if prompts and len(numbered) <= max(numbered):
+        lacking = min(set(range(max(numbered))) - numbered.keys())
+        raise ImageSetError(f"{root} has no folder {lacking:05}, though later ones; draw the whole set.")
+    return there
 
 
 def write_geneval_folder(images: ImageSet, root: Path) -> Path:

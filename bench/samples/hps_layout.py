@@ -1,8 +1,8 @@
 """HPDv2's benchmark on disk: its prompts, and images in the folders that `hpsv2.evaluate` reads.
 
 Prompts are ``<style>.json``, a list of texts each (folder ``benchmark`` of zhwang/HPDv2, a data set of huggingface.co);
-images are ``<root>/<style>/<index of the prompt, five digits>.jpg``. So images made elsewhere are scored here without
-being generated, and ours by hpsv2. Source: https://github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, commit 866735e.
+images are ``<root>/<style>/<index of the prompt, five digits>.jpg``. So images made elsewhere are scored here.
+Source: https://github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, commit 866735e.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 SET = "hps"
@@ -34,46 +31,6 @@ def read_benchmark_prompts(folder: Path, styles: Sequence[str] = STYLES) -> tupl
         for style in styles
         for index, text in enumerate(_texts(folder / f"{style}.json"))
     )
-
-
-def write_benchmark_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
-    """Write the prompts of the set "hps" as hpsv2 reads them, for its ``data_path``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, list[str]] = {}
-    for prompt, _ in _places(prompts):
-        texts.setdefault(str(prompt.style), []).append(prompt.prompt)
-    for style, lines in texts.items():
-        write_text(folder / f"{style}.json", json.dumps(lines, ensure_ascii=False, indent=1))
-
-
-def write_layout(images: ImageSet, prompts: Sequence[Prompt], root: Path, *, sample: int = 0) -> None:
-    """Lay out one image of each prompt for hpsv2: JPEG files are linked to, others saved as JPEG of PIL's quality.
-
-    Args:
-        prompts: the whole set, whose order in each style gives the files' numbers.
-        sample: which image of each prompt; the benchmark has one.
-
-    Raises:
-        FastFluxError: `root` has files already (hpsv2 scores all that it finds), or an image is missing or damaged.
-    """
-    if root.exists() and any(root.iterdir()):
-        raise FastFluxError(f"{root} is not empty, and hpsv2 scores all that it finds there; give a new folder.")
-    made = {image.prompt_id: image for image in images.subset(SET).images if image.sample == sample}
-    places = _places(prompts)
-    if absent := [prompt.id for prompt, _ in places if prompt.id not in made]:
-        raise ImageSetError(
-            f"{len(absent)} of {len(places)} prompts have no image of sample {sample}, e.g. {absent[0]!r}; "
-            "hpsv2 would leave them out of its mean: generate them first."
-        )
-    for prompt, place in places:
-        file = root / place
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image = made[prompt.id]
-        pixels = image.read()  # before a link as well: what hpsv2 cannot open is to be found here
-        if image.file.suffix.lower() in {".jpg", ".jpeg"}:
-            file.symlink_to(image.file.resolve())
-        else:
-            Image.fromarray(pixels).save(file)
 
 
 def read_layout(root: Path, prompts: Sequence[Prompt]) -> ImageSet:

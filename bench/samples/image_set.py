@@ -29,12 +29,12 @@ class ManifestLine(Data, frozen=True, omit_defaults=True):
     """One image of a manifest; `file` lies in the manifest's folder."""
 
     file: Annotated[str, msgspec.Meta(min_length=1)]
-    prompt_id: str
+    prompt_id: Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
     sample: Annotated[int, msgspec.Meta(ge=0)]
     seed: int
     set: str
     prompt: str
-    style: str | None = None
+    style: Annotated[str, msgspec.Meta(pattern="^[^/]+$")] | None = None
     metadata: dict[str, Any] | None = None
     sha256: str | None = None
 

@@ -5,10 +5,10 @@ Every figure goes to weights/quality.json; `cards` turns it into the model cards
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cyclopts import App
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -33,20 +34,25 @@ from bench.shapes.clip import image_features, preference_images, preference_scor
 from bench.shapes.degradation import KINDS, degrade
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.pictures import counts_of, to_pixels
-from bench.shapes.transformer import pack, position_ids
+from bench.shapes.transformer import pack, velocity_of
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
+from fastflux.command_line import run
+from fastflux.errors import unknown_name
 from fastflux.files import write_text
 from fastflux.io.pipelines import load_pipeline
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
 
+app = App(name="python -m bench.shapes.quality")
+
 SCENES = 1000
 #: GenEval's score threshold, and the overlap that counts as found.
 THRESHOLD, OVERLAP = 0.3, 0.5
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal")
 REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
 
 
@@ -65,20 +71,16 @@ def precision_recall(found: Sequence[Sequence[Detection]], scenes: Scenes) -> di
         objects += len(free)
         for detection in kept:
             overlaps = box_iou(torch.tensor([detection.box]), boxes[row])[0]
-            same = [
-                slot
-                for slot in free
-                if SHAPES[scenes.shapes[row, slot]] == detection.label and overlaps[slot] >= OVERLAP
-            ]
+            label = SHAPES.index(detection.label)
+            same = [slot for slot in free if scenes.shapes[row, slot] == label and overlaps[slot] >= OVERLAP]
             if same:
                 free.remove(max(same, key=lambda slot: float(overlaps[slot])))
                 hits += 1
     return {"precision": hits / max(1, detections), "recall": hits / objects}
 
 
-def _counts(found: Sequence[Detection]) -> dict[str, int]:
-    labels = [detection.label for detection in found if detection.score > THRESHOLD]
-    return {label: labels.count(label) for label in labels}
+def _counts(found: Sequence[Detection]) -> Counter[str]:
+    return Counter(detection.label for detection in found if detection.score > THRESHOLD)
 
 
 def measure_detector_and_vae(vae: Any, detector: ShapesDetector) -> dict[str, Any]:
@@ -162,25 +164,18 @@ def validation_losses(pipeline: Any, count: int = 4096) -> Tensor:
     noise = torch.randn(clean.shape, generator=generator)
     time = torch.sigmoid(torch.randn(count, generator=generator))
     sequence, pooled, _ = pipeline.encode_prompt(list(scenes.captions), None, max_sequence_length=12)
-    text_ids, image_ids = position_ids("cpu")
     losses = []
     for rows in torch.arange(count).split(128):
-        at = time[rows][:, None, None]
-        velocity = pipeline.transformer(
-            hidden_states=(1 - at) * clean[rows] + at * noise[rows],
-            encoder_hidden_states=sequence[rows],
-            pooled_projections=pooled[rows],
-            timestep=time[rows],
-            guidance=torch.ones(len(rows)),
-            txt_ids=text_ids,
-            img_ids=image_ids,
-            return_dict=False,
-        )[0]
+        at, ones = time[rows][:, None, None], torch.ones(len(rows))
+        noisy, text = (1 - at) * clean[rows] + at * noise[rows], (sequence[rows], pooled[rows])
+        velocity = velocity_of(pipeline.transformer, (noisy, time[rows], ones), text)
         losses.append((velocity - (noise - clean)[rows]).square().mean(dim=(1, 2)))
     return torch.cat(losses)
 
 
-def measure_removal(pipeline: Any, profile: Profile, scorer: Any, dense: float) -> dict[str, Any]:
+def measure_removal(
+    pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, scorer: Any, dense: float
+) -> dict[str, Any]:
     """What removing each single block costs in loss, and what removing the least costly 5 to 20% costs in GenEval."""
     transformer = pipeline.transformer
     blocks = architecture_of(transformer).blocks(transformer)
@@ -194,7 +189,6 @@ def measure_removal(pipeline: Any, profile: Profile, scorer: Any, dense: float) 
         stack[block.index] = kept
         rise[block] = (float(change.mean()), float(change.std() / len(change) ** 0.5))
     order = sorted(blocks, key=lambda block: rise[block][0])
-    prompts = read_prompts(ROOT / "prompts/shapes/geneval.jsonl")
     curve = {"0%": dense}
     removed = 0
     for share, count in REMOVED.items():
@@ -216,47 +210,43 @@ def measure_removal(pipeline: Any, profile: Profile, scorer: Any, dense: float) 
 
 
 def measure(parts: Sequence[str]) -> dict[str, Any]:
-    """The chosen parts, merged into weights/quality.json."""
+    """The chosen parts, merged into weights/quality.json after each; then the cards."""
     path = WEIGHTS / "quality.json"
     quality: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    profile = load_profile("shapes")
+    profile, scorer = load_profile("shapes"), _judge()
     pipeline: Any = load_pipeline(WEIGHTS / "pipeline")
-    if "detector" in parts:
-        quality["detector_and_vae"] = measure_detector_and_vae(pipeline.vae, ShapesDetector.load(WEIGHTS / "detector"))
-    if "clip" in parts:
-        quality["clip"] = measure_clip(_open_clip("clip"))
-    if "hps" in parts:
-        quality["preference"] = measure_preference(_open_clip("hps"))
-    if "geneval" in parts:
-        scorer = _judge(profile)
-        dense = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval.jsonl"), profile, scorer)
-        quality["geneval"] = {
-            "values": dict(dense.values),
-            "intervals": {k: list(v) for k, v in dense.intervals.items()},
-        }
-        scorer.tasks = ("colors", "color_attr")
-        unseen = _geneval(pipeline, read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl"), profile, scorer)
-        quality["geneval_held_out_pairs"] = dict(unseen.values)
+    prompts = read_prompts(ROOT / "prompts/shapes/geneval.jsonl")
+    for part in parts:
+        match part:
+            case "detector":
+                detector = ShapesDetector.load(WEIGHTS / "detector")
+                quality["detector_and_vae"] = measure_detector_and_vae(pipeline.vae, detector)
+            case "clip":
+                quality["clip"] = measure_clip(_open_clip("clip"))
+            case "hps":
+                quality["preference"] = measure_preference(_open_clip("hps"))
+            case "geneval":
+                dense = _geneval(pipeline, prompts, profile, scorer)
+                intervals = {key: list(pair) for key, pair in dense.intervals.items()}
+                quality["geneval"] = {"values": dict(dense.values), "intervals": intervals}
+                unseen, held_out = _judge(), read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl")
+                unseen.tasks = ("colors", "color_attr")
+                quality["geneval_held_out_pairs"] = dict(_geneval(pipeline, held_out, profile, unseen).values)
+            case "sd3":
+                drawn = _geneval(load_pipeline(WEIGHTS / "sd3"), prompts, profile.of("sd3"), scorer)
+                quality["sd3_geneval"] = dict(drawn.values)
+            case "removal":
+                overall = quality["geneval"]["values"]["overall"]
+                quality["removal"] = measure_removal(pipeline, prompts, profile, scorer, overall)
+            case _:
+                raise unknown_name("part", part, PARTS)
         write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
-    if "sd3" in parts:
-        small: Any = load_pipeline(WEIGHTS / "sd3")
-        drawn = _geneval(
-            small,
-            read_prompts(ROOT / "prompts/shapes/geneval.jsonl"),
-            profile.of("sd3"),
-            _judge(profile),
-        )
-        quality["sd3_geneval"] = dict(drawn.values)
-    if "removal" in parts:
-        scorer = _judge(profile)
-        quality["removal"] = measure_removal(pipeline, profile, scorer, quality["geneval"]["values"]["overall"])
-    write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
     write_cards(quality)
     return quality
 
 
-def _judge(profile: Profile) -> Any:
-    return load_metric("geneval", profile.metrics["geneval"], "cpu")
+def _judge() -> Any:
+    return load_metric("geneval", load_profile("shapes").metrics["geneval"], "cpu")
 
 
 def _open_clip(name: str) -> Any:
@@ -265,17 +255,15 @@ def _open_clip(name: str) -> Any:
     return open_clip.create_model(f"local-dir:{WEIGHTS / name}").eval()
 
 
-PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal")
+@app.default
+def main(*, parts: str = ",".join(PARTS)) -> None:
+    """Measure the FLUX-Shapes models against the bars they were built to, and print the figures.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; prints the figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench.shapes.quality", description=__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    sys.stdout.write(json.dumps(measure(options.parts.split(",")), indent=1) + "\n")
-    return 0
+    Args:
+        parts: comma-separated.
+    """
+    sys.stdout.write(json.dumps(measure(parts.split(",")), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(app))

@@ -39,6 +39,7 @@ def test_settings_may_be_given_again_and_hold_signs_of_equality() -> None:
         (["reproduce", "--limit", "few"], 2, "--limit"),
         (["rank", "--sampels", "3"], 2, "Did you mean --samples"),
         (["full_size", "--budget", "nan", "--stages", "flops"], 1, "--budget is nan"),
+        (["full_size", "--set", "random.heads=0", "--set", "random.axes=[1, 2]"], 1, "random.heads is 0"),
         (["nothing"], 2, "nothing"),
     ],
 )

@@ -89,6 +89,8 @@ def test_other_modes_than_rgb_are_refused(write_images: WriteImages) -> None:
         ({"seed": "3"}, r"Expected `int`, got `str` - at `\$\.seed`"),
         ({"metadata": "colors"}, r"got `str` - at `\$\.metadata`"),
         ({"sample": -1}, r">= 0 - at `\$\.sample`"),
+        ({"prompt_id": "hps/a"}, r"regex .* - at `\$\.prompt_id`"),
+        ({"style": "anime/b"}, r"regex .* - at `\$\.style`"),
         ({"file": "../../elsewhere.png"}, r"'\.\./\.\./elsewhere\.png', which lies outside of"),
         ({"file": "/etc/passwd"}, "'/etc/passwd', which lies outside of"),
         ({"sample": 1}, "sample 1 of 'geneval-colors-000' twice"),

@@ -1,6 +1,8 @@
 """GenEval's metadata file and image folders, both ways."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.samples.geneval_layout import (
-    read_geneval_folder,
-    read_metadata,
-    write_geneval_folder,
-    write_metadata,
-)
+from bench.samples.geneval_layout import read_geneval_folder, read_metadata, write_geneval_folder
 from bench.samples.image_set import UNKNOWN_SEED, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
@@ -60,11 +57,6 @@ def test_prompts_are_named_by_their_lines(metadata: Path) -> None:
     )
 
 
-def test_metadata_is_written_as_it_was_read(metadata: Path, tmp_path: Path) -> None:
-    write_metadata(read_metadata(metadata), tmp_path / "again" / "metadata.jsonl")
-    assert (tmp_path / "again" / "metadata.jsonl").read_text() == metadata.read_text()
-
-
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -81,6 +73,7 @@ def test_metadata_is_written_as_it_was_read(metadata: Path, tmp_path: Path) -> N
         ({"include": [DOG, {**DOG, "position": ["beside", 0]}]}, r"'beside' - at `\$\.include\[1\]\.position\[0\]`"),
         ({"exclude": [{**DOG, "color": "red"}]}, r"`color` - at `\$\.exclude\[0\]`"),
         ({"id": "../dog"}, r"matching regex .* - at `\$\.id`"),
+        ({"id": "a/dog"}, r"matching regex .* - at `\$\.id`"),
         ({"id": ""}, r"matching regex .* - at `\$\.id`"),
         ({"include": [DOG, {**DOG, "position": None}]}, r"got `null` - at `\$\.include\[1\]\.position`"),
         ({"exclude": {}}, r"got `object` - at `\$\.exclude`"),
@@ -92,6 +85,19 @@ def test_another_form_is_named_with_its_line(metadata: Path, change: str | dict[
         file.write(line + "\n")
     with pytest.raises(FastFluxError, match=f"line 4.*{what}"):
         read_metadata(metadata)
+
+
+def test_a_part_of_the_prompts_is_no_whole(metadata: Path, tmp_path: Path, write_images: WriteImages) -> None:
+    prompts = [replace(prompt, id=f"own-{prompt.id}") for prompt in read_metadata(metadata)]
+    whole = write_geneval_folder(ImageSet.read(write_images(entries(metadata), size=8)), tmp_path / "out")
+    assert read_geneval_folder(whole, prompts).missing() == ()
+    shutil.rmtree(whole / "00001")
+    found = read_geneval_folder(whole, prompts)
+    assert {image.prompt_id for image in found.images} == {"own-geneval-00000", "own-geneval-00002"}
+    assert found.missing() == ("sample 0 of own-geneval-00001", "sample 1 of own-geneval-00001")
+    others = [replace(prompt, prompt="another") for prompt in prompts]
+    with pytest.raises(ImageSetError, match="has no folder 00001, though later ones"):
+        read_geneval_folder(whole, others)
 
 
 def test_no_file_and_no_lines_are_errors(tmp_path: Path) -> None:

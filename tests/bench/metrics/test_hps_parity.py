@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from PIL import Image
 
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality.hps import HPS, HPSSettings
-from bench.samples.hps_layout import read_layout, write_benchmark_prompts, write_layout
+from bench.samples.hps_layout import read_layout
 from bench.samples.image_set import ImageSet, Pixels
 from bench.samples.prompts import Prompt
 from bench.settings import Place, PlaceOrName
 from tests.bench.conftest import WriteImages
+from tests.bench.hpsv2_layout import write_layout
 from tests.bench.metrics import reference_clip
 
 PROMPTS = ["a photo of a cat", "An oil painting, 'still life', of 3 pears & a jug!", "star " * 100]
@@ -192,7 +194,10 @@ def test_the_benchmarks_table_is_that_of_hpsv2(
     ]
     prompts = [Prompt(**entry) for entry in entries]
     write_layout(ImageSet.read(write_images(entries, samples=1)), prompts, tmp_path / "layout")
-    write_benchmark_prompts(prompts, tmp_path / "prompts")
+    (tmp_path / "prompts").mkdir()
+    for style in ("anime", "concept-art", "paintings", "photo"):
+        texts = [prompt.prompt for prompt in prompts if prompt.style == style]
+        (tmp_path / "prompts" / f"{style}.json").write_text(json.dumps(texts))
     evaluation = hpsv2_module("hpsv2.evaluation")
     network, preprocess = hpsv2_model(hpsv2_module, architecture, checkpoint.parent)
     network.load_state_dict(state_of(checkpoint))

@@ -20,12 +20,13 @@ from bench.metrics.quality.clip_score import ClipScore
 from bench.metrics.quality.hps import HPS, HPSSettings
 from bench.metrics.quality.paired import Paired
 from bench.metrics.quality.retrieval import Retrieval
-from bench.samples.hps_layout import read_layout, write_layout
+from bench.samples.hps_layout import read_layout
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
 from bench.settings import Place, PlaceOrName
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
+from tests.bench.hpsv2_layout import write_layout
 
 Hps = tuple[str, Path]
 
