@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastflux.calibration.fingerprints import fingerprint
-from fastflux.calibration.images import NoisedImages, open_picture, read_captioned_images
+from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
@@ -32,6 +32,7 @@ from fastflux.models.folding import fold_
 from fastflux.models.plain import require_finite
 from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.models.sizes import drawing_sizes, require_sizes
+from fastflux.pictures import open_picture
 from fastflux.plan import BlockRef, PruningPlan
 from fastflux.progress import progress_bar
 from fastflux.pruning import prune_

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bench.records.results import Data, RecordError, json_lines, json_of, read_data
 from fastflux.errors import FastFluxError
+from fastflux.pictures import as_seen
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -64,10 +65,10 @@ class GeneratedImage:
     sha256: str | None = None
 
     def read(self) -> Pixels:
-        """The pixels, (height, width, 3) uint8.
+        """The pixels as people see them (`fastflux.pictures.as_seen`), (height, width, 3) uint8.
 
         Raises:
-            ImageSetError: the file is missing, truncated, no RGB image, or not the file the manifest was made with.
+            ImageSetError: the file is missing, truncated, no image, or not the file the manifest was made with.
         """
         try:
             data = self.file.read_bytes()
@@ -77,13 +78,9 @@ class GeneratedImage:
             raise ImageSetError(f"{self.file} is not the file its manifest was written for; generate the image again.")
         try:
             with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                mode, pixels = image.mode, np.array(image)
+                return np.array(as_seen(ImageOps.exif_transpose(image)))
         except (OSError, SyntaxError, ValueError) as error:
             raise ImageSetError(f"{self.file} is damaged or no image ({error}); generate it again.") from error
-        if mode != "RGB":
-            raise ImageSetError(f"{self.file} has mode {mode!r}; expected an RGB image.")
-        return pixels
 
 
 @dataclass(frozen=True)

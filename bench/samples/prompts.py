@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.records.results import read_data
 from bench.samples.geneval_metadata import GenEvalMetadata
+from fastflux.calibration.prompts import read_json_lines
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -38,20 +39,12 @@ def read_prompts(path: Path) -> tuple[Prompt, ...]:
     Raises FastFluxError that names file and line for a missing file, bad JSON, a missing or unknown field, or an id
     that occurs twice.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FastFluxError(f"cannot read the prompts {path}: {error}; give a JSONL file in UTF-8") from error
     prompts: list[Prompt] = []
     seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        prompt = _parse(line, f"{path}, line {number}")
+    for where, data in read_json_lines(path):
+        prompt = _parse(data, where)
         if prompt.id in seen:
-            raise FastFluxError(
-                f"{path}, line {number}: the id {prompt.id!r} occurs twice; ids name images, give another"
-            )
+            raise FastFluxError(f"{where}: the id {prompt.id!r} occurs twice; ids name images, give another")
         seen.add(prompt.id)
         prompts.append(prompt)
     if not prompts:
@@ -65,11 +58,10 @@ def write_prompts(prompts: Iterable[Prompt], path: Path) -> None:
     write_text(path, "".join(prompt.line() + "\n" for prompt in prompts))
 
 
-def _parse(line: str, where: str) -> Prompt:
+def _parse(data: Any, where: str) -> Prompt:
     try:
-        data = json.loads(line)
         prompt = Prompt(**data)
-    except (ValueError, TypeError) as error:
+    except TypeError as error:
         raise FastFluxError(f"{where}: not a prompt ({error}); expected {{'id', 'set', 'prompt', ...}}") from error
     if not all(isinstance(value, str) and value for value in (prompt.id, prompt.set, prompt.prompt)):
         raise FastFluxError(f"{where}: id, set and prompt must be non-empty texts")

@@ -1,12 +1,10 @@
 """Calibration data from pictures with captions: the states a model meets where noise was added to real images."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from fastflux.calibration.prompts import read_json_lines, read_text, text_of
@@ -14,8 +12,8 @@ from fastflux.calibration.run import CalibrationRun
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of
 from fastflux.models.sizes import drawing_sizes
+from fastflux.pictures import SUFFIXES, open_picture, picture_files
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 METADATA = "metadata.jsonl"
 
 
@@ -25,7 +23,7 @@ def read_captioned_images(folder: Path) -> list[tuple[Path, str]]:
     Captions stand in ``metadata.jsonl`` (objects with ``file_name`` and ``text`` or ``prompt``, as Hugging Face's image
     folders have them) or else in a text file of the picture's name. Raises ``FastFluxError`` naming what is missing.
     """
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    files = picture_files(folder)
     if not files:
         raise FastFluxError(f"{folder} holds no picture: expected files ending in {', '.join(SUFFIXES)}.")
     if not (folder / METADATA).exists():
@@ -103,31 +101,3 @@ def _noise_like(clean: Tensor, seed: int) -> Tensor:
     """Noise of the shape (n, ...) of ``clean``, each picture's from a seed of its own."""
     generators = [torch.Generator().manual_seed(seed + i) for i in range(len(clean))]
     return torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators]).to(clean)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture in RGB as people see it: turned as its EXIF says, on white where it is transparent, 16-bit grey scaled.
-
-    Raises ``FastFluxError`` for a file that is damaged, no picture, or of more pixels than Pillow takes for sane.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return as_seen(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise FastFluxError(f"{path} is damaged or no picture ({error}): replace it or take it away.") from error
-
-
-def as_seen(image: Image.Image) -> Image.Image:
-    """A picture of any mode in RGB, 8 bits a channel; raises ``ValueError`` for a mode without a range."""
-    if image.mode.startswith("I"):  # grey of 16 bits, which convert would cut off at 255
-        values = torch.frombuffer(bytearray(image.convert("I").tobytes()), dtype=torch.int32)
-        grey = (values.clamp(0, 65535).float() / 257).round().to(torch.uint8)
-        image = Image.frombytes("L", image.size, grey.numpy().tobytes())
-    if image.mode == "F":
-        raise ValueError("its values are floating-point numbers")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        ("{broken", "not a prompt"),
+        ("{broken", "no JSON"),
         ("[1]", "not a prompt"),
         ('{"id": "b", "set": "hps", "prompt": "x", "stlye": "anime"}', "stlye"),
         ('{"id": "b", "set": "hps", "prompt": "x"}', "needs a style"),

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux.calibration.images import open_picture, read_captioned_images
+from fastflux.calibration.images import read_captioned_images
 from fastflux.calibration.prompts import read_prompts
 from fastflux.errors import FastFluxError
+from fastflux.pictures import open_picture
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from bench.metrics.base import incomplete
@@ -32,6 +31,7 @@ from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError, Pixels
 from bench.settings import PlaceOrName
 from fastflux.errors import FastFluxError
+from fastflux.pictures import open_picture, picture_files
 
 KID_SUBSETS = 100
 KID_SUBSET_SIZE = 1000
@@ -107,7 +107,7 @@ class FID:
         self.seed = seed
         self._reference: _Images | None = None
         if isinstance(reference_images, Path):
-            self._set_reference([partial(_read_file, file) for file in _image_files(reference_images)])
+            self._set_reference([partial(_read_file, file) for file in picture_files(reference_images, "**/*")])
         elif reference_images is not None:
             self._set_reference([partial(np.asarray, image) for image in reference_images])
 
@@ -282,13 +282,8 @@ def _registered_extractor(model: ImageFeatures) -> str:
     return name
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(file for kind in ("*.png", "*.jpg", "*.jpeg") for file in folder.glob(kind))
-
-
 def _read_file(file: Path) -> Pixels:
     try:
-        with Image.open(file) as image:
-            return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageSetError(f"{file} is damaged or no image ({error}); replace this reference image.") from error
+        return np.array(open_picture(file))
+    except FastFluxError as error:
+        raise ImageSetError(str(error)) from error

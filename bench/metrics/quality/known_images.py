@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
+from fastflux.pictures import open_picture
 
 COUNTS = "counts.json"
 KnownImage = tuple[Pixels, Mapping[str, int]]
@@ -40,12 +40,4 @@ def read_known_images(folder: Path, classes: tuple[str, ...]) -> list[KnownImage
             raise FastFluxError(f"{path}: {name} has the numbers {counts}; expected whole ones, at least one above 0.")
     if outside := [name for name in known if not (folder / name).resolve().is_relative_to(folder.resolve())]:
         raise FastFluxError(f"{path} names {outside[0]!r} outside of its folder; expected images in it.")
-    return [(_pixels(folder / name), counts) for name, counts in known.items()]
-
-
-def _pixels(path: Path) -> Pixels:
-    try:
-        with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise FastFluxError(f"{path} is no image ({error}); give the one that {COUNTS} tells of.") from error
+    return [(np.array(open_picture(folder / name)), counts) for name, counts in known.items()]

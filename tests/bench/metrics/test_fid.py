@@ -62,9 +62,10 @@ def test_a_nearer_set_has_smaller_distances(tiny_clip: Path, images: ImageSet) -
 def test_a_folder_is_read_as_its_pixels(tiny_clip: Path, images: ImageSet, tmp_path: Path) -> None:
     reference = pixels(6, seed=3)
     folder = tmp_path / "reference"
-    folder.mkdir()
-    for index, image in enumerate(reference):
-        Image.fromarray(image).save(folder / f"{index}.png")
+    (folder / "zoo").mkdir(parents=True)
+    for index, image in enumerate(reference):  # in folders below it, and by any case of the name's end
+        name = f"{index}.png" if index < 4 else f"zoo/{index}.PNG"
+        Image.fromarray(image).save(folder / name)
     model = clip_of(tiny_clip)
     assert FID(model, reference_images=folder)(images) == FID(model, reference_images=reference)(images)
     (folder / "7.png").write_bytes(b"no image")
@@ -74,8 +75,10 @@ def test_a_folder_is_read_as_its_pixels(tiny_clip: Path, images: ImageSet, tmp_p
 
 def test_what_cannot_be_compared_is_refused(tiny_clip: Path, images: ImageSet, tmp_path: Path) -> None:
     model = clip_of(tiny_clip)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     with pytest.raises(FastFluxError, match="0 images are none"):
-        FID(model, reference_images=tmp_path)
+        FID(model, reference_images=empty)
     with pytest.raises(FastFluxError, match="expected one size"):
         FID(model, reference_images=[*pixels(2, 0), np.zeros((8, 8, 3), dtype=np.uint8)])
     metric = FID(model, reference_images=pixels(4, 0))
@@ -135,16 +138,14 @@ def test_features_that_are_not_finite_fail(tiny_clip: Path, images: ImageSet) ->
     assert "not finite" in found.reason
 
 
-@pytest.mark.parametrize("damage", ["truncated", "grey", "twice"])
+@pytest.mark.parametrize("damage", ["truncated", "twice"])
 def test_damaged_images_fail_with_the_reason(tiny_clip: Path, images: ImageSet, damage: str) -> None:
     first = dataclasses.replace(images.images[0], sha256=None)
     others = images.images[1:]
     if damage == "truncated":
         first.file.write_bytes(first.file.read_bytes()[:2000])
-    elif damage == "grey":
-        Image.new("L", (64, 64)).save(first.file)
     else:
         others = (*others, first)
     found = FID(clip_of(tiny_clip), reference_images=pixels(4, 0))(ImageSet((first, *others)))
     assert (found.status, found.values) == ("failed", {})
-    assert {"truncated": "damaged", "grey": "mode 'L'", "twice": "there twice"}[damage] in found.reason
+    assert {"truncated": "damaged", "twice": "there twice"}[damage] in found.reason

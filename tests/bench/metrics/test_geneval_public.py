@@ -129,7 +129,7 @@ def dogs_in_black(tmp_path: Path) -> int:
         ({"yard.jpg": {"wolf": 1}}, r"counts \['wolf'\]"),
         ({"yard.jpg": {"dog": 1.5}}, "expected whole ones"),
         ({"yard.jpg": {"dog": 0}}, "at least one above 0"),
-        ({"absent.jpg": {"dog": 1}}, r"absent\.jpg is no image"),
+        ({"absent.jpg": {"dog": 1}}, r"absent\.jpg is damaged or no picture"),
     ],
 )
 def test_known_images_of_another_form_are_errors(tmp_path: Path, counts: Any, what: str) -> None:
