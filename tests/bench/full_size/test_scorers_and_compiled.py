@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from bench.profiles.profile import load_profile
 from bench.records.variant_id import DENSE
@@ -45,7 +46,7 @@ def test_the_detector_is_mask2former_swin_s() -> None:
 
 def test_random_scorers_are_the_same_for_the_same_seed(bench: Workbench) -> None:
     def feature(seed: int) -> Any:
-        sizes = Sizes(**{**vars(bench.sizes), "seed": seed})
+        sizes = replace(bench.sizes, seed=seed)
         return scorers.RandomOpenClip(sizes.clip_architecture, sizes, "cpu", 1).text_features(["a star"])
 
     assert torch.equal(feature(0), feature(0))
@@ -55,7 +56,7 @@ def test_random_scorers_are_the_same_for_the_same_seed(bench: Workbench) -> None
 def test_compiled_steps_are_timed_beside_the_compiled_dense_one(bench: Workbench) -> None:
     pieces = latency.way_pieces(latency.COMPILED)(bench, ["32/fastflux-20"])
     (piece,) = pieces
-    assert piece.units == ("32/fastflux-20",)
+    assert piece.names == ("32/fastflux-20",)
     results = piece.make()
     assert set(results) == {"dense", "fastflux-20"}
     for measurements in results.values():
