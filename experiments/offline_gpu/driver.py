@@ -1,8 +1,8 @@
 """Run the steps of a plan one after another in one process, each within its seconds, and collect after each.
 
-``driver.py WORK OUT SECONDS`` measures, ``driver.py WORK OUT SECONDS flops`` counts FLOPs beside it, ``driver.py WORK OUT
-0`` only collects, ``driver.py plan`` shows the steps. All work is done by `python -m bench`, which is called in this
-process: what torch and diffusers take to import is taken once.
+``driver.py WORK OUT SECONDS`` measures, with ``flops`` behind it counts FLOPs beside that, and with 0 seconds only
+collects; ``driver.py plan`` shows the steps. All work is that of `python -m bench`, which is called in this process: the
+seconds that torch and diffusers take to import are spent once.
 """
 
 from __future__ import annotations
@@ -50,60 +50,21 @@ class Plan(NamedTuple):
     steps: tuple[Step, ...]
 
 
-_QUICK = """--set random.ratios=[0.2] --set random.equal_ratios=[0.2] --set random.resolutions=[1024]
---set random.samples=32 --set random.save_every=32 --set random.scorer_batches=[1,32]
---set methods.sandwich_training.steps=4"""
-_TINY = "--device cpu --dtype float32 " + " ".join(
-    f"--set {pair}"
-    for pair in [
-        "random.heads=2",
-        "random.head_dim=16",
-        "random.axes=[4,6,6]",
-        "random.double_blocks=2",
-        "random.single_blocks=8",
-        "random.in_channels=16",
-        "random.text_tokens=16",
-        "random.t5_width=16",
-        "random.t5_heads=2",
-        "random.t5_head_dim=8",
-        "random.t5_mlp=16",
-        "random.t5_layers=1",
-        "random.clip_width=16",
-        "random.clip_heads=2",
-        "random.clip_mlp=16",
-        "random.clip_layers=1",
-        "random.vae_channels=[4,4,4,4]",
-        "random.vae_layers=1",
-        "random.vae_groups=2",
-        "random.hps_architecture=ViT-S-32-alt",
-        "random.clip_architecture=ViT-S-32-alt",
-        "random.detector_width=8",
-        "random.detector_depths=[1,1,1,1]",
-        "random.detector_heads=[1,1,1,1]",
-        "random.detector_hidden=32",
-        "random.scorer_images=1",
-        "random.scorer_batches=[1]",
-        "random.resolutions=[32,48]",
-        "random.ratios=[0.2]",
-        "random.equal_ratios=[0.2]",
-        "random.pruning_pixels=32",
-        "random.samples=6",
-        "random.save_every=4",
-        "random.compile_backend=eager",
-        "random.replacement_rounds=2",
-        "sampling.height=32",
-        "sampling.width=32",
-        "sampling.steps=1",
-        "calibration.batch=2",
-        "latency.warmup=1",
-        "latency.rounds=2",
-        "latency.end_to_end=1",
-        "methods.sandwich_training.rank=2",
-        "methods.sandwich_training.steps=2",
-        "methods.sandwich_training.batch=2",
-        "disk_mib=100",
-    ]
+_QUICK = (
+    "--set random.ratios=[0.2] --set random.equal_ratios=[0.2] --set random.resolutions=[1024] --set random.samples=32 "
+    "--set random.save_every=32 --set random.scorer_batches=[1,32] --set methods.sandwich_training.steps=4"
 )
+_TINY_SIZES = """random.heads=2 random.head_dim=16 random.axes=[4,6,6] random.double_blocks=2 random.single_blocks=8
+random.in_channels=16 random.text_tokens=16 random.t5_width=16 random.t5_heads=2 random.t5_head_dim=8 random.t5_mlp=16
+random.t5_layers=1 random.clip_width=16 random.clip_heads=2 random.clip_mlp=16 random.clip_layers=1
+random.vae_channels=[4,4,4,4] random.vae_layers=1 random.vae_groups=2 random.hps_architecture=ViT-S-32-alt
+random.clip_architecture=ViT-S-32-alt random.detector_width=8 random.detector_depths=[1,1,1,1]
+random.detector_heads=[1,1,1,1] random.detector_hidden=32 random.scorer_images=1 random.scorer_batches=[1]
+random.resolutions=[32,48] random.ratios=[0.2] random.equal_ratios=[0.2] random.pruning_pixels=32 random.samples=6
+random.save_every=4 random.compile_backend=eager random.replacement_rounds=2 sampling.height=32 sampling.width=32
+sampling.steps=1 calibration.batch=2 latency.warmup=1 latency.rounds=2 latency.end_to_end=1
+methods.sandwich_training.rank=2 methods.sandwich_training.steps=2 methods.sandwich_training.batch=2 disk_mib=100"""
+_TINY = " ".join(["--device cpu --dtype float32", *(f"--set {pair}" for pair in _TINY_SIZES.split())])
 
 
 def plan(*, tiny: bool) -> Plan:
@@ -200,7 +161,7 @@ class Driver:
             if step.name == THROUGHPUT:
                 return self.throughput(*step.options.split())
             return self.bench(step.run, f"--budget={seconds:.0f}", *step.options.split(), *options)
-        except (Exception, KeyboardInterrupt) as error:  # the steps behind it are worth having all the same
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the steps behind it are worth having
             traceback.print_exc()
             return type(error).__name__
         finally:
@@ -235,7 +196,7 @@ class Driver:
             self.bench(run, "--stages=flops", f"--budget={self.left:.0f}")
 
     def collect(self) -> None:
-        """Write the records of all that is finished, and pack what a later call goes on from; no tensors, which are GBs."""
+        """Write the records of all that is finished, and pack what a later call goes on from; no tensors: GBs."""
         runs = self.work / "runs"
         for run in self.plan.runs:
             for place in (runs / run).glob("*/*"):  # <profile>/<device>-<hash>

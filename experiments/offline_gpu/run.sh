@@ -13,9 +13,9 @@
 set -uo pipefail
 
 # What torch, torchvision, transformers and scipy do not bring along; constraints.txt says which version.
-WHEELS=(accelerate attrs cyclopts diffusers docstring_parser filelock ftfy importlib_metadata lazy-importer lazy-loader
-        markdown-it-py mdurl msgspec nvidia-ml-py open_clip_torch peft psutil Pygments rich rich-rst timm torch_fidelity
-        wcwidth zipp)
+WHEELS=(accelerate attrs certifi charset-normalizer cyclopts diffusers docstring_parser filelock ftfy idna
+        importlib_metadata lazy-importer lazy-loader markdown-it-py mdurl msgspec nvidia-ml-py open_clip_torch peft psutil
+        Pygments requests rich rich-rst timm torch_fidelity urllib3 wcwidth zipp)
 SOURCE=(fastflux bench prompts experiments/offline_gpu .git_archival.txt ':(exclude)bench/shapes/weights')
 HEAVY=(bench/shapes/weights reports/generated reports/data/galleries)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
