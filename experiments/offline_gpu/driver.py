@@ -1,8 +1,8 @@
 """Run the steps of a plan one after another in one process, each within its seconds, and collect after each.
 
 ``driver.py WORK OUT SECONDS`` measures, with ``flops`` behind it counts FLOPs beside that, and with 0 seconds only
-collects; ``driver.py plan`` shows the steps. All work is that of `python -m bench`, which is called in this process: the
-seconds that torch and diffusers take to import are spent once.
+collects; ``driver.py plan`` shows the steps. All work is that of `python -m bench`, called in this process, so that the
+seconds which torch and diffusers take to import are spent once.
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ class Driver:
     def flops(self) -> None:
         """Count FLOPs, each run's beside it, on no device."""
         for run in self.plan.runs:
-            self.bench(run, "--stages=flops", f"--budget={self.left:.0f}")
+            if self.bench(run, "--stages=flops", f"--budget={self.left:.0f}") not in (0, 1):
+                break  # it was stopped
 
     def collect(self) -> None:
         """Write the records of all that is finished, and pack what a later call goes on from; no tensors: GBs."""

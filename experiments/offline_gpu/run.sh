@@ -9,7 +9,7 @@
 #   run.sh plan                        the steps, and the least and most seconds of each
 #
 # That machine needs Python 3.12 (pack for another one with PYTHON_THERE=3.13), torch, torchvision, transformers and scipy.
-# RETRY=1 run.sh device SECONDS takes again what failed.
+# RETRY=1 takes again what failed.
 set -uo pipefail
 
 # What torch, torchvision, transformers and scipy do not bring along; constraints.txt says which version.
@@ -79,7 +79,8 @@ device() {
     local driver=("$python" "$work/source/experiments/offline_gpu/driver.py" "$work" "$out")
     cd "$work/source" || exit 1
     # Counting takes a core, and no GPU; not while the other process imports.
-    (sleep 30; exec env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 nice timeout "$((seconds - SECONDS))" "${driver[@]}" "$seconds" flops) &
+    (sleep 30; remaining=$((seconds - SECONDS)); [ "$remaining" -gt 0 ] && exec env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 \
+        nice timeout --kill-after=5 "$remaining" "${driver[@]}" "$remaining" flops) &
     beside=$!
     while remaining=$((seconds - SECONDS)); [ "$remaining" -ge 20 ] && [ "$tried" -gt "$before" ]; do
         before=$tried   # again where an error has cost the process its GPU or its life: the steps behind that one
