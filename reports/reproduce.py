@@ -4,6 +4,7 @@ The suite runs in a process of its own, since it needs the model libraries, whic
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     measured = {row.variant for row in rows}
     if any(committed.glob("*.json")) and (before := [row for row in read_rows(committed) if row.variant in measured]):
         _print("\n## This run against the committed records\n\n" + to_markdown(difference_of(before, rows)))
-    _print(f"Tables, figures and page.html are in {folder / 'reports'}.\n")
+    _print(f"\nTables, figures and page.html are in {os.path.relpath(folder / 'reports')}.\n")
     if accept:
         if run["limit"] is not None or run["seeds"] is not None or set(tables) != set(TABLES):
             raise FastFluxError(f"{ACCEPT} keeps whole runs only, and {where} is of a part: run it without options.")

@@ -127,8 +127,8 @@ def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile
     """The profile of that name, or in that file (``mine.toml``), with `changes` ("sampling.steps": "28") to it.
 
     A file may say ``extends = "shapes"`` (a name, or another file beside it): its tables are then laid over that
-    profile's, of which it can leave some away (``without = ["others.sd3"]``). Paths are looked up in the folder of the
-    file, or where this package's own data lies, then in the working directory.
+    profile's, of which it can leave some away, as `changes` can too (``without = ["others.sd3"]``). Paths are looked up
+    in the folder of the file, or where this package's own data lies, then in the working directory.
 
     Raises:
         FastFluxError: no such profile, or one that is faulty: the key, its value, what was expected.
@@ -137,6 +137,7 @@ def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile
     for key, text in (changes or {}).items():
         _change(data, key, text)
     with _under(f"The profile {name}"):
+        _leave_away(data, data.pop("without", []))
         return _profile(data, [*folders, Path.cwd()])
 
 
@@ -213,16 +214,16 @@ def _read(name: str, seen: tuple[Path, ...]) -> tuple[dict[str, Any], tuple[Path
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise FastFluxError(f"The profile {path} cannot be read ({error}): give a file of TOML in UTF-8.") from error
     own = (ROOT, ROOT / "bench") if path.parent == FOLDER else (path.parent,)
-    extended, without = data.pop("extends", None), data.pop("without", [])
+    extended = data.pop("extends", None)
     data.setdefault("name", path.stem)
     if extended is None:
         return data, own
-    if not isinstance(extended, str) or not isinstance(without, list):
-        raise FastFluxError(f"The profile {path}: extends must be a text, and without a list of keys.")
+    if not isinstance(extended, str):
+        raise FastFluxError(f"The profile {path}: extends is {extended!r}: expected a profile's name or file.")
     with _under(f"{path.name}, extends"):
         base, folders = _read(extended, (*seen, path))
-    for key in without:
-        _leave_away(base, str(key), path)
+    with _under(f"The profile {path}"):
+        _leave_away(base, data.pop("without", []))
     return _merged(base, data), (*own, *folders)
 
 
@@ -236,14 +237,15 @@ def _file(name: str, beside: Path) -> Path:
     return FOLDER / f"{name}.toml"
 
 
-def _leave_away(data: dict[str, Any], key: str, path: Path) -> None:
-    *tables, name = key.split(".")
-    place: Any = data
-    for table in tables:
-        place = place.get(table) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or name not in place:
-        raise FastFluxError(f"The profile {path}: without names {key!r}, which the extended profile does not have.")
-    del place[name]
+def _leave_away(data: dict[str, Any], keys: object) -> None:
+    for key in keys if isinstance(keys, list) else [keys]:
+        *tables, name = str(key).split(".")
+        place: Any = data
+        for table in tables:
+            place = place.get(table) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or name not in place:
+            raise FastFluxError(f"without names {key!r}, which is not there: expected a list of keys that are.")
+        del place[name]
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

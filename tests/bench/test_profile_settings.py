@@ -42,6 +42,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("scorers scorer_settings.hps scorer_files paired ranking_scorers", ["os:system"]),
     ("others methods metrics ranking random", ["5", "[]"]),
     ("others.sd3 metrics.hps methods.l1_norm ranking.fid", ["5", "[]", "x"]),
+    ("without", ["5", '["metrics.hsp"]', '[["a"]]', "{}", "metrics.hsp"]),
     ("families", ["5", "[5]", '[""]']),
     ("metrics", ['["hsp"]', "{}", "{hsp = {}}", "{latency = {}}"]),
     ("metrics.hsp.checkpoint metrics.hps.chekpoint metrics.flops.x ranking.hsp.x ranking.fid.weights", ["x"]),
@@ -180,7 +181,7 @@ def test_a_profile_of_ones_own_extends_another_and_looks_for_files_beside_itself
     [
         ('extends = "mine.toml"', "extends itself"),
         ('extends = "shpes"', "did you mean 'shapes'"),
-        ("extends = 5", "extends must be a text"),
+        ("extends = 5", "extends is 5: expected a profile's name"),
         ('extends = "shapes"\nwithout = ["others.sd4"]', "without names 'others.sd4'"),
         ('extends = "shapes"\nsteps = 3', "Unknown setting 'steps'"),
         ("name = ", "cannot be read"),

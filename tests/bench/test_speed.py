@@ -23,7 +23,6 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "sampling.height": "32",
         "sampling.width": "32",
         "sampling.steps": "2",
-        "methods.l1_norm.samples": "0",
         "methods.l1_norm.steps": "0",
     }
 
