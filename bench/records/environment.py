@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastflux.errors import FastFluxError
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "torch-fidelity", "numpy")
 _CHUNK = 1 << 20
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
 def describe_environment(device: str = "cpu", repository: Path | None = None) -> dict[str, JSON]:
@@ -62,12 +64,14 @@ def device_name(device: str) -> str:
 
 
 def git_commit(folder: Path) -> dict[str, JSON] | None:
-    """The checked-out commit and whether tracked files differ from it; None outside of a checkout or without git."""
+    """The checked-out commit and whether tracked files differ from it; without git that of an archive that git made."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"hash": commit, "dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return None
+        notes = [note for place in (folder, *folder.parents) if (note := place / ".git_archival.txt").is_file()]
+        commit = notes[0].read_text(encoding="utf-8").removeprefix("node: ").strip() if notes else ""
+        return {"hash": commit, "dirty": False} if _COMMIT.fullmatch(commit) else None
 
 
 def sha256_of(path: Path) -> str:

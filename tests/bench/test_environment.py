@@ -65,6 +65,13 @@ def test_a_commit_is_dirty_once_a_tracked_file_changes(tmp_path: Path) -> None:
     assert git_commit(tmp_path) == {"hash": clean["hash"], "dirty": True}
 
 
+@pytest.mark.parametrize(("node", "known"), [("0123456789" * 4, True), ("$Format:%H$", False)])
+def test_an_archive_that_git_made_names_its_commit(tmp_path: Path, node: str, known: bool) -> None:
+    (tmp_path / "bench").mkdir()
+    (tmp_path / ".git_archival.txt").write_text(f"node: {node}\n")
+    assert git_commit(tmp_path / "bench") == ({"hash": node, "dirty": False} if known else None)
+
+
 def test_hashes_follow_content_and_names_only(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     for folder in (one, two):

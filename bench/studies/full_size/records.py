@@ -10,6 +10,7 @@ from bench.records.results import JSON, Measurement, RunRecord
 from bench.studies.full_size.calibrating import PART
 from bench.studies.full_size.replacement import VARIANT as REPLACEMENT
 from bench.studies.full_size.scorers import VARIANT as SCORERS
+from bench.studies.full_size.stages import COUNTED
 from bench.studies.full_size.variants import BASE, plan_for
 from bench.studies.full_size.workbench import Workbench
 
@@ -22,7 +23,8 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     found: dict[str, list[Measurement]] = {}
     environments: dict[str, dict[str, JSON]] = {}
     created: dict[str, str] = {}
-    for variant, measurement, done in bench.store.measurements(stages):
+    # FLOPs last: they may have been counted elsewhere, and the record is of the machine that measured.
+    for variant, measurement, done in bench.store.measurements(sorted(stages, key=COUNTED.__eq__)):
         if measurement.info.name != PART.name:
             found.setdefault(variant, []).append(measurement)
         environments.setdefault(variant, dict(done.environment))
