@@ -43,8 +43,8 @@ def test_hours_are_those_of_the_steps() -> None:
 def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:
     for changes, message in (
         ({"metrics": {"hps": HPSSettings()}}, r"metrics\.hps: checkpoint is not set"),
-        ({"prompts": ("absent.jsonl",)}, "cannot read the prompts"),
-        ({"calibration_prompts": "absent.jsonl"}, "cannot read the prompts"),
+        ({"prompts": ("absent.jsonl",)}, "Cannot read"),
+        ({"calibration_prompts": "absent.jsonl"}, "Cannot read"),
         ({"pipeline": "absent"}, "There is no .*absent"),
     ):
         with pytest.raises(FastFluxError, match=message):
