@@ -44,7 +44,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def no_old_garbage() -> None:
-    """Take what imports and earlier tests left out of later collections: each looks through it for a second otherwise."""
+    """Take what imports and earlier tests left out of later collections, which look through it for a second each."""
     gc.collect()
     gc.freeze()
 
