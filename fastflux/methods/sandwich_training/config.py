@@ -13,7 +13,7 @@ from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training.span import require_layers
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import hidden_size
-from fastflux.plan import REPLACEMENT_KINDS, BlockRef
+from fastflux.plan import WHOLE_KINDS, BlockRef
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class SandwichTrainingConfig(LinearReplacementConfig):
         require_layers(self.layers)
         if self.samples < 1:
             raise FastFluxError(f"The sandwich's samples are {self.samples}, but there must be at least 1.")
-        if self.replacement not in REPLACEMENT_KINDS:
-            raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
+        if self.replacement not in WHOLE_KINDS:
+            raise unknown_name("replacement kind", self.replacement, WHOLE_KINDS)
         if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
             raise FastFluxError(
                 f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."

@@ -12,7 +12,7 @@ from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora,
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_
-from fastflux.plan import BlockRef, Replacement
+from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
 from tests.bench.metrics.flops_by_hand import lora_flops, sd3_flops
 from tests.bench.metrics.test_flops import FLUX_DEV, SD3_MEDIUM, TINY_SD3, flux, sd3
@@ -63,6 +63,18 @@ def test_flux_dev_pruned_is_the_sum_of_its_blocks(size: int) -> None:
     assert table.rest == dense.rest
     saved = by_hand("double", size) + 3 * by_hand("single", size) - 3 * by_hand("linear", size)
     assert dense.forward - table.forward == saved
+
+
+@pytest.mark.parametrize("kind", SUBLAYER_KINDS)
+@pytest.mark.parametrize("block", ["double", "single"])
+def test_flux_dev_with_linear_layers_inside_a_block(block: Any, kind: str) -> None:
+    model = flux_dev()
+    stack = "transformer_blocks" if block == "double" else "single_transformer_blocks"
+    replace_block_(model, Replacement(BlockRef(stack, 3), kind))
+    table = flops_by_block(model, 1024, 1024)
+    tokens = 64 * 64 + TEXT
+    by_formula = block_flops(block, dim=DIM, tokens=tokens, attention_dim=DIM, mlp_dim=4 * DIM, sublayers=kind)
+    assert table.each[f"{block}_{kind}"] == by_formula < table.each[block]
 
 
 @pytest.mark.parametrize("size", SIZES)
