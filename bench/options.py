@@ -14,6 +14,7 @@ from cyclopts import Parameter, Token
 
 from bench.run.folders import RUNS
 from fastflux.errors import FastFluxError
+from fastflux.threads import use_threads
 
 
 def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -90,7 +91,12 @@ MEASURED, RUN, FULL_SIZE = Measured(), Run(), FullSizeRun()
 
 
 def quiet_libraries() -> None:
-    """Third-party chatter (progress bars of loaders, advice to developers) would bury our own messages."""
+    """What every command does first: one thread, and no third-party chatter, which would bury our own messages.
+
+    With one thread, results are the same to the bit on any number of cores, and other work on the machine delays a run
+    by its share only.
+    """
+    use_threads(1)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 from fastflux.settings import CalibrationSettings, Format, Place, Resources
+from fastflux.threads import use_threads_for
 
 if TYPE_CHECKING:
     from fastflux.plan import JSON
@@ -114,6 +115,7 @@ def prune(
     """
     from rich.console import Console
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_new_folder
     from fastflux.io.pipeline_files import foreign_to_pipeline
@@ -194,6 +196,7 @@ def rank(
     from rich.console import Console
     from rich.table import Column, Table
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.calibration.importance import MEASURED_RANKINGS
     from fastflux.calibration.least_squares import DEFAULT_RIDGE
@@ -246,6 +249,7 @@ def generate(
     from rich.console import Console
     from rich.markup import escape
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_room, whole_file
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fastflux.threads import usable_cores, use_threads
+
 # Before any test imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a test a core: more threads than cores make both slower
-    os.environ["OMP_NUM_THREADS"] = "1"
+use_threads(1)  # a test a core, and no waiting for another thread where other work takes the cores
 
 # No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same
 # examples on every run, so that a red run is about the change; elsewhere they differ from run to run.
@@ -20,6 +21,11 @@ settings.register_profile(
     "fastflux", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("fastflux")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means."""
+    return usable_cores()
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ class Metric:
         weighting: what counts once in the headline value; None where there are no scores of single images.
         spec: the headline's number format.
         machine: whether the numbers hang on the machine, or the keys of those that do.
+        prompts: the prompt set whose images it takes; "" takes all.
     """
 
     info: MetricInfo
@@ -42,6 +43,7 @@ class Metric:
     weighting: Weighting | None = None
     spec: str = ".2f"
     machine: Literal[True] | tuple[str, ...] = ()
+    prompts: str = ""
 
     @property
     def name(self) -> str:
@@ -77,11 +79,12 @@ _QUALITY, _COST = "bench.metrics.quality", "bench.metrics.cost"
 _OWN = (
     Metric(
         _info("hps", "1", "100 x cosine", "higher", "HPS v2"),
-        f"{_QUALITY}.hps:HPS", "images", "HPS averaged", "averaged", "images",
+        f"{_QUALITY}.hps:HPS", "images", "HPS averaged", "averaged", "images", prompts="hps",
     ),
     Metric(
         _info("geneval", "1", "fraction", "higher", "GenEval"),
         f"{_QUALITY}.geneval:GenEval", "images", "GenEval overall", "overall", "strata", ".3f",
+        prompts="geneval",
     ),
     Metric(
         _info("clip_score", "1", "100 x cosine", "higher", "CLIP score"),
@@ -90,6 +93,7 @@ _OWN = (
     Metric(
         _info("retrieval", "1", "recall", "higher", "image and text retrieval by clip_benchmark"),
         f"{_QUALITY}.retrieval:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
+        prompts="hps",
     ),
     Metric(
         _info("fid", "2", "distance", "lower", "FID and KID by torch-fidelity"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import subprocess
@@ -15,6 +14,7 @@ import psutil
 from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
 from bench.records.results import JSON
 from fastflux.errors import FastFluxError
+from fastflux.threads import usable_cores
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "torch-fidelity", "numpy")
 _CHUNK = 1 << 20
@@ -40,7 +40,7 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
     return {
         "device": device_name(device),
         "device_type": torch.device(device).type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "os": platform.platform(),
