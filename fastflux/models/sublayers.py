@@ -13,7 +13,7 @@ from diffusers.models.transformers.transformer_flux import FluxSingleTransformer
 from torch import Tensor, nn
 
 from fastflux.models.architecture import STREAMS
-from fastflux.models.blocks import WithoutAttention
+from fastflux.models.blocks import LinearReplacementBlock, WithoutAttention
 from fastflux.plan import SUBLAYER_KINDS
 
 HALVES = ("attention", "mlp")
@@ -139,6 +139,17 @@ def sublayer_kind(block: Any) -> str | None:
     return {(True, False): SUBLAYER_KINDS[0], (False, True): SUBLAYER_KINDS[1], (True, True): SUBLAYER_KINDS[2]}.get(
         (attention, mlp)
     )
+
+
+def replaced_layers(block: Any) -> list[nn.Linear]:
+    """The linear layers that stand in the place of the block or of halves of it."""
+    if isinstance(block, LinearReplacementBlock | _SingleBlock):
+        layers = [block.linear, getattr(block, "linear_context", None)]
+    else:
+        halves = HALVES_OF.get(sublayer_kind(block) or "", ())
+        layers = [block.attn.linear, block.attn.linear_context] if "attention" in halves else []
+        layers += [block.ff, block.ff_context] if "mlp" in halves else []
+    return [layer for layer in layers if layer is not None]
 
 
 def add_fits_(block: Any, kind: str, fits: Mapping[str, tuple[Tensor, Tensor]]) -> None:

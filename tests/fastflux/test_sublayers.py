@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
-from fastflux.calibration.sublayers import SublayerObserver
+from fastflux.calibration.sublayers import BlockStatistics, SublayerObserver
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.models.architecture import STREAMS, architecture_of, example_inputs
 from fastflux.models.pruned import attach_plan_
@@ -63,17 +63,18 @@ def test_a_half_that_is_linear_is_replaced_exactly(stack: str, kind: str) -> Non
             if attention:
                 block.attn.forward = lambda hidden_states, **_: block.attn.to_v(hidden_states)
     expected = run(transformer)
-    observer = SublayerObserver(block)
+    observer, statistics = SublayerObserver(block), BlockStatistics()
     for seed in range(8):
         run(transformer, tiny_inputs(transformer, seed, batch=8))
+        seen = observer.take()
+        statistics.add(seen, seen)
     observer.close()
-    fits = observer.fits(1e-12)
     if attention:
         del block.attn.forward
     assert not attention or not torch.allclose(run(transformer), expected)
     new = replace_block_(transformer, Replacement(BlockRef(stack, 0), kind))
     assert not torch.allclose(run(transformer), expected)
-    add_fits_(new, kind, fits)
+    add_fits_(new, kind, statistics.layers(1e-12))
     torch.testing.assert_close(run(transformer), expected, rtol=1e-4, atol=1e-5)
     assert sublayer_kind(new) == kind
 

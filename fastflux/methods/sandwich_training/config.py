@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
+from fastflux.methods.adapters import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training.span import require_layers
 from fastflux.models.architecture import architecture_of
-from fastflux.models.surgery import hidden_size
 from fastflux.plan import WHOLE_KINDS, BlockRef
 
 
@@ -33,9 +33,7 @@ class SandwichSettings:
 
     def require_sensible(self, transformer: nn.Module) -> None:
         """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
-        width = hidden_size(transformer)
-        if not 1 <= self.rank <= width:
-            raise FastFluxError(f"The LoRA rank is {self.rank}, but it must lie between 1 and the width, {width}.")
+        require_rank(self.rank, transformer)
         for name, value in (("steps", self.steps), ("batch", self.batch)):
             if value < 1:
                 raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
