@@ -14,6 +14,7 @@ from fastflux.errors import FastFluxError
 from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
 from fastflux.models.architecture import architecture_of
+from fastflux.models.offload import resident
 from fastflux.models.surgery import get_block
 
 
@@ -66,8 +67,8 @@ def finetune_(
     """Train in place so that the samples' outputs meet ``targets`` in the mean square; return how many parameters.
 
     All of them, or with a ``rank`` the ``replaced`` layers in full and LoRA, at ``lora_lr``, in the blocks' other
-    linear layers, which ends merged. Samples are drawn by ``seed``; training runs in float32 whatever the weights' dtype.
-    Raises ``FastFluxError`` when the loss is not finite.
+    linear layers, which ends merged. Samples are drawn by ``seed``; training runs in float32 whatever the weights' dtype,
+    with offloaded blocks on their device meanwhile. Raises ``FastFluxError`` when the loss is not finite.
     """
     if settings.steps == 0:
         return 0
@@ -77,8 +78,8 @@ def finetune_(
         transformer.float()
     transformer.requires_grad_(rank is None)
     tuners = []
+    chain = architecture_of(transformer).chain(transformer)
     if rank is not None:
-        chain = architecture_of(transformer).chain(transformer)
         tuners = adapt([get_block(transformer, block) for block in chain], rank, seed=seed, spared=replaced)
     lora = adapter_parameters(transformer)
     full = list(transformer.parameters()) if rank is None else [p for layer in replaced for p in layer.parameters()]
@@ -93,7 +94,7 @@ def finetune_(
         output: Tensor = transformer(**on_device(arguments, transformer), return_dict=False)[0]
         return (output - targets[rows].to(output)).square().mean()
 
-    with ExitStack() as undo:
+    with resident([get_block(transformer, block) for block in chain]), ExitStack() as undo:
         for tuner in tuners:
             undo.callback(tuner.merge_and_unload)
         descend(
