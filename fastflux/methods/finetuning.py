@@ -67,7 +67,7 @@ def finetune_(
     """Train in place so that the samples' outputs meet ``targets`` in the mean square; return how many parameters.
 
     All of them, or with a ``rank`` the ``replaced`` layers in full and LoRA, at ``lora_lr``, in the blocks' other
-    linear layers, which ends merged. Samples are drawn by ``seed``; training runs in float32 whatever the weights' dtype,
+    linear layers, which ends merged. Samples are drawn by ``seed``; training runs in float32 whatever the dtype,
     with offloaded blocks on their device meanwhile. Raises ``FastFluxError`` when the loss is not finite.
     """
     if settings.steps == 0:
