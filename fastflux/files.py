@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -23,7 +21,6 @@ Foreign = Callable[[Path], Sequence[str]]
 """Names what must not be deleted with a folder that is to be replaced; nothing where all of it may go."""
 
 _REMEDY = "free some space or choose another place"
-_SEAL = "sha256"
 _IMMOVABLE = (errno.EBUSY, errno.EXDEV)
 """What renaming a mount point gives, and a folder of a lower layer of an overlay."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -100,43 +97,6 @@ def save_tensors(
             save_file(dict(tensors), partial, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:
             raise FastFluxError(f"Cannot write {path}: {error}; {remedy}.") from error
-
-
-def save_sealed(
-    tensors: Mapping[str, Any], path: Path, *, remedy: str, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write torch tensors as `save_tensors` does, with a hash of all that the file says, which `load_sealed` checks."""
-    noted = dict(metadata or {})
-    save_tensors(tensors, path, remedy=remedy, metadata={**noted, _SEAL: _digest(tensors, noted)})
-
-
-def load_sealed(path: Path, *, remedy: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors and the metadata that `save_sealed` wrote.
-
-    Raises ``FastFluxError`` that ends with the ``remedy`` for a file that is missing or damaged, be it by one bit.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            noted = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # is no mapping
-    except (OSError, SafetensorError) as error:
-        raise FastFluxError(f"Cannot read {path} ({error}): {remedy}.") from error
-    if noted.pop(_SEAL, "") != _digest(tensors, noted):
-        raise FastFluxError(f"{path} is damaged: its content is not what was written; {remedy}.")
-    return tensors, noted
-
-
-def _digest(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of every name, format, shape and byte."""
-    import torch
-
-    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def require_new_folder(

@@ -13,9 +13,9 @@ from fastflux.calibration.activations import KEEP, ActivationStore, Streams, req
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
+from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.files import load_sealed, save_sealed
 from fastflux.models.architecture import STREAMS, architecture_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef

@@ -15,10 +15,10 @@ from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
+from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.calibration.statistics import Calibration, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.files import load_sealed, save_sealed
 from fastflux.methods.linear_replacement import copy_fit_
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sandwich_training.span import sandwich_around
