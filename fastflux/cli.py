@@ -177,7 +177,7 @@ def rank(
     pipeline: Path,
     /,
     *,
-    ranking: str = "residual_r2",
+    ranking: str = "block_influence",
     ridge: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     data: Calibrating = CalibrationSettings(),  # noqa: B008  # frozen

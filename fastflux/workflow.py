@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fastflux.calibration.fingerprints import fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
-from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
+from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
@@ -155,7 +155,7 @@ def rank(
     pipeline: Path | str,
     data: CalibrationSettings,
     *,
-    ranking: str = "residual_r2",
+    ranking: str = DEFAULT_RANKING,
     ridge: float = DEFAULT_RIDGE,
     place: Place | None = None,
 ) -> dict[BlockRef, BlockFit]:
