@@ -8,12 +8,12 @@ from typing import ClassVar
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
+from fastflux.methods.adapters import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training.span import require_layers
 from fastflux.models.architecture import architecture_of
-from fastflux.models.surgery import hidden_size
-from fastflux.plan import REPLACEMENT_KINDS, BlockRef
+from fastflux.plan import WHOLE_KINDS, BlockRef
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class SandwichSettings:
 
     def require_sensible(self, transformer: nn.Module) -> None:
         """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
-        width = hidden_size(transformer)
-        if not 1 <= self.rank <= width:
-            raise FastFluxError(f"The LoRA rank is {self.rank}, but it must lie between 1 and the width, {width}.")
+        require_rank(self.rank, transformer)
         for name, value in (("steps", self.steps), ("batch", self.batch)):
             if value < 1:
                 raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
@@ -73,8 +71,8 @@ class SandwichTrainingConfig(LinearReplacementConfig):
         require_layers(self.layers)
         if self.samples < 1:
             raise FastFluxError(f"The sandwich's samples are {self.samples}, but there must be at least 1.")
-        if self.replacement not in REPLACEMENT_KINDS:
-            raise unknown_name("replacement kind", self.replacement, REPLACEMENT_KINDS)
+        if self.replacement not in WHOLE_KINDS:
+            raise unknown_name("replacement kind", self.replacement, WHOLE_KINDS)
         if self.reuse_from is not None and (self.ratio is None or not self.ratio < self.reuse_from <= 1):
             raise FastFluxError(
                 f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
