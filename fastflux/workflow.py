@@ -36,7 +36,15 @@ from fastflux.pictures import open_picture
 from fastflux.plan import BlockRef, PruningPlan
 from fastflux.progress import progress_bar
 from fastflux.pruning import prune_
-from fastflux.settings import CalibrationSettings, Format, Place, Resources, require_guidance, require_positive
+from fastflux.settings import (
+    CalibrationSettings,
+    Format,
+    Place,
+    Resources,
+    require_device,
+    require_guidance,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -244,14 +252,7 @@ def _weights(folder: Path, place: Place) -> Path:
 
 def _device(place: Place) -> str:
     """The device asked for, or the one there is; raises ``FastFluxError`` for one that computes nothing."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if place.device is None else place.device
-    try:
-        torch.ones(1, device=device).item()  # "meta" can be named, but has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FastFluxError(
-            f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
-        ) from error
-    return device
+    return require_device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _require_settings(config: PruningConfig, resources: Resources, *, fold: bool) -> None:

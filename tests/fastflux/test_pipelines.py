@@ -277,7 +277,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read nowhere.txt: No such file"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
         (["--ratio", "0.2", "--method", "l1_norm", "--keep", "-1"], "kept at -1 places, but it must not be negative"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "There is no device 'abacus' here"),
         ([], "exactly one of the two"),
     ],
 )

@@ -1,6 +1,7 @@
 """FLOPs by kind of block, counted on the meta device, against the hand formulas; dense models at two resolutions."""
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block, has_un
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_
-from fastflux.plan import BlockRef, Replacement
+from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
 from tests.bench.metrics.flops_by_hand import lora_flops, sd3_flops
 from tests.bench.metrics.test_flops import FLUX_DEV, SD3_MEDIUM, TINY_SD3, flux, sd3
@@ -71,6 +72,18 @@ def test_flux_dev_pruned_is_the_sum_of_its_blocks() -> None:
     assert table.rest == dense.rest
     saved = by_hand("double") + 3 * by_hand("single") - 3 * by_hand("linear")
     assert dense.forward - table.forward == saved
+
+
+def test_flux_dev_with_linear_layers_inside_its_blocks() -> None:
+    model = flux_dev()
+    stacks = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
+    for (_, stack), (index, kind) in product(stacks.items(), enumerate(SUBLAYER_KINDS)):
+        replace_block_(model, Replacement(BlockRef(stack, index), kind))
+    table = flops_by_block(model, 1024, 1024)
+    shape = {"dim": DIM, "tokens": 64 * 64 + TEXT, "attention_dim": DIM, "mlp_dim": 4 * DIM}
+    for block, kind in product(stacks, SUBLAYER_KINDS):
+        by_formula = block_flops(block, **shape, sublayers=kind)  # type: ignore[arg-type]
+        assert table.each[f"{block}_{kind}"] == by_formula < table.each[block]
 
 
 def test_flux_dev_sliced_by_l1_norm() -> None:
