@@ -38,7 +38,7 @@ BATCH = 64
 RECONSTRUCTIONS_FROM = 2000
 #: Then what is no shape is taught: faulty renders, half of them reconstructions, and what models of too few blocks
 #: drew.
-FAULTS_SCHEDULE = Schedule(steps=300, lr=1e-3, ema=0.97, weight_decay=0.01, warmup=20)
+FAULTS_SCHEDULE = Schedule(steps=200, lr=1e-3, ema=0.97, weight_decay=0.01, warmup=20)
 FAULTY, DRAWN = 40, 24
 FAULTY_SHARE = 0.4
 #: From which `visible_fit` on an object is sound, and below which it is none; between the two it is nobody's fault.

@@ -39,14 +39,17 @@ def _merge(pieces: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
         pieces = joined
 
 
-def build_clip_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer with just the merges that make each word one token; letters serve for any other word."""
+def build_clip_tokenizer(halved: str = "") -> CLIPTokenizer:
+    """A byte-pair tokenizer with just the merges that make each word one token, but the `halved` one two.
+
+    Letters serve for any other word.
+    """
     letters = "abcdefghijklmnopqrstuvwxyz"
     merges: dict[tuple[str, str], int] = {}
     for word in words():
         pieces = [*word[:-1], word[-1] + "</w>"]
         # A later merge ranks below all earlier ones, so it can only join what those leave apart.
-        while len(pieces := _merge(pieces, merges)) > 1:
+        while len(pieces := _merge(pieces, merges)) > 1 + (word == halved):
             merges[pieces[0], pieces[1]] = len(merges)
     vocab: dict[str, int] = {}
     joined = ("".join(pair) for pair in merges)

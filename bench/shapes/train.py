@@ -22,6 +22,7 @@ from bench.shapes.detector import DetectorNetwork, ShapesDetector, teach_faults,
 from bench.shapes.growth import deepen, guide, part
 from bench.shapes.sd3 import BLOCKS, build_sd3, deepen_sd3, sd3_pipeline, train_sd3
 from bench.shapes.text import TextEncoders
+from bench.shapes.training import halved
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, train_vae
 from bench.shapes.world import object_coverage, render, sample_scenes
@@ -96,8 +97,7 @@ def _transformers(stage: str, folder: Path, device: str) -> None:
 def _save_detector(network: DetectorNetwork) -> None:
     target = WEIGHTS / "detector" / "model.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    state = network.state_dict()
-    save_file({key: value.cpu().contiguous() for key, value in state.items()}, target)
+    save_file(halved(network.state_dict()), target)
 
 
 def _export(folder: Path) -> None:

@@ -33,9 +33,9 @@ assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modul
 """
 
 
-def test_they_take_at_most_60_mb_and_no_pickle() -> None:
+def test_they_take_at_most_31_mb_and_no_pickle() -> None:
     files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 60e6
+    assert sum(path.stat().st_size for path in files) <= 31e6
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jsonl", ".md", ".txt", ".jinja"}
 
 
