@@ -40,7 +40,7 @@ from bench.shapes.growth import copies_of, cosines, weights_of
 from bench.shapes.pictures import counts_of, to_pixels
 from bench.shapes.transformer import SHALLOW, pack, velocity_of
 from bench.shapes.vae import encode, reconstruct
-from bench.shapes.vocabulary import SHAPES
+from bench.shapes.vocabulary import COLOR_NAMES, SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
 from fastflux.command_line import run
 from fastflux.errors import unknown_name
@@ -98,12 +98,19 @@ def measure_detector_and_vae(vae: Any, detector: ShapesDetector) -> dict[str, An
     same = [_counts(a) == _counts(b) for a, b in zip(on_clean, on_again, strict=True)]
     right = [_counts(found) == truth for found, truth in zip(on_clean, counts_of(scenes), strict=True)]
     error = (clean.float() - again.float()).abs().mean() / 127.5
+    parts = [slice(start, start + 250) for start in range(0, SCENES, 250)]
+    sound = torch.cat([visible_fit(again[part], scenes[part]) for part in parts]) >= SOUND
+    lost = torch.from_numpy(scenes.shapes >= 0) & ~sound
     return {
         "images": SCENES,
         "detector_clean": precision_recall(on_clean, scenes),
         "detector_reconstructed": precision_recall(on_again, scenes),
         "detector_counts_right": float(np.mean(right)),
         "vae_verdict_kept": float(np.mean(same)),
+        "sound_reconstructed_recall": float(accepted(on_again, scenes)[sound].float().mean()),
+        "vae_loses": {
+            color: int(lost[torch.from_numpy(scenes.colors == place)].sum()) for place, color in enumerate(COLOR_NAMES)
+        },
         "vae_l1": float(error),
     }
 
