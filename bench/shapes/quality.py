@@ -327,7 +327,7 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
             case _:
                 raise unknown_name("part", part, PARTS)
         write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
-    write_cards(quality)
+    write_cards(json.loads(path.read_text()))
     return quality
 
 
