@@ -43,6 +43,9 @@ FAULTY, DRAWN = 40, 24
 FAULTY_SHARE = 0.4
 #: From which `visible_fit` on an object is sound, and below which it is none; between the two it is nobody's fault.
 SOUND, BROKEN = 0.92, 0.8
+#: What was taught doubt gives sound objects lower scores: with its logits doubled, GenEval's 0.9 for counting stands at
+#: what was 0.75, and its 0.3 for all else at 0.4.
+SHARPENED = 2.0
 #: What is reported at all; the judge applies its own, higher thresholds.
 MIN_SCORE = 0.05
 NMS_IOU = 0.5
@@ -165,6 +168,9 @@ def teach_faults(network: DetectorNetwork, folder: Path, pipeline: Any, device: 
         return rendered + DRAWN / FAULTY * removed, {"rendered": float(rendered.detach())}
 
     train("faults", network, loss_of_step, FAULTS_SCHEDULE, folder)
+    with torch.no_grad():
+        network.classes.weight *= SHARPENED
+        cast("Tensor", network.classes.bias).mul_(SHARPENED)
     return network
 
 

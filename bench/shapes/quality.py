@@ -23,6 +23,7 @@ from torchvision.ops import box_iou
 
 from bench.metrics.base import load_metric
 from bench.metrics.detection import Detection
+from bench.metrics.quality.geneval_judge import COUNTING_SCORE_THRESHOLD
 from bench.profiles.profile import ROOT, Profile, load_profile
 from bench.progress import console, track
 from bench.records.results import Measurement
@@ -108,6 +109,7 @@ def measure_detector_and_vae(vae: Any, detector: ShapesDetector) -> dict[str, An
         "detector_counts_right": float(np.mean(right)),
         "vae_verdict_kept": float(np.mean(same)),
         "sound_reconstructed_recall": float(accepted(on_again, scenes)[sound].float().mean()),
+        "sound_counted": float(accepted(on_again, scenes, COUNTING_SCORE_THRESHOLD)[sound].float().mean()),
         "vae_loses": {
             color: int(lost[torch.from_numpy(scenes.colors == place)].sum()) for place, color in enumerate(COLOR_NAMES)
         },
@@ -222,13 +224,13 @@ def measure_removal(
     }
 
 
-def accepted(found: Sequence[Sequence[Detection]], scenes: Scenes) -> Tensor:
+def accepted(found: Sequence[Sequence[Detection]], scenes: Scenes, threshold: float = THRESHOLD) -> Tensor:
     """Which objects of the scenes (n, 4) the detector reports as what they are, at IoU 0.5 and a score over 0.3."""
     boxes = object_boxes(object_masks(scenes))
     hits = torch.zeros(scenes.shapes.shape, dtype=torch.bool)
     for row, image in enumerate(found):
         for detection in image:
-            if detection.score > THRESHOLD:
+            if detection.score > threshold:
                 same = torch.from_numpy(scenes.shapes[row] == SHAPES.index(detection.label))
                 hits[row] |= same & (box_iou(torch.tensor([detection.box]), boxes[row])[0] >= OVERLAP)
     return hits
