@@ -38,14 +38,12 @@ class Evaluation:
 
     Args:
         models: folder of calibration and pruned models, which runs with fewer images can share; `folder` without one.
-        force: make and measure again what is there.
     """
 
     profile: Profile
     folder: Path
     variants: Sequence[Variant]
     limit: int | None = None
-    force: bool = False
     device: str = "cpu"
     models: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -62,19 +60,27 @@ class Evaluation:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + monotonic() - began
 
     @property
-    def worked(self) -> bool:
-        """Whether anything had to be made or measured."""
-        return self.runner.worked or self.pruner.worked
+    def on_cpu(self) -> bool:
+        """Whether models compute on the cores of the machine."""
+        return torch.device(self.device).type == "cpu"
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that id."""
+        return next(variant for variant in self.variants if variant.id == name)
+
+    def dense(self, base: str) -> Variant:
+        """The dense model of that name as a variant."""
+        return next(variant for variant in self.variants if variant.is_dense and variant.base == base)
 
     @cached_property
     def runner(self) -> Runner:
         """Settles what belongs to this run alone: images, scores, times."""
-        return Runner(Store(self.folder), lambda: self.environment, force=self.force)
+        return Runner(Store(self.folder), lambda: self.environment)
 
     @cached_property
     def pruner(self) -> Runner:
         """Settles what runs with fewer images share: pruned models, and what they are found by."""
-        return Runner(Store(self.models or self.folder), lambda: self.environment, force=self.force)
+        return Runner(Store(self.models or self.folder), lambda: self.environment)
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -95,7 +101,7 @@ class Evaluation:
         """A dense model of the profile by name, "" for its own."""
         if name not in self._bases:
             store = (self.models or self.folder) / name
-            self._bases[name] = BaseModel(self.profile.of(name), store, device=self.device, force=self.force)
+            self._bases[name] = BaseModel(self.profile.of(name), store, device=self.device)
         return self._bases[name]
 
     @cached_property
@@ -194,9 +200,8 @@ class Evaluation:
         if metric_named(name).measures == "images":
             return metric
         if (name, variant.base) not in self._paired:
-            dense = next(item for item in self.variants if item.is_dense and item.base == variant.base)
             # One metric serves all variants of a base: it takes the features of the dense images once.
-            self._paired[name, variant.base] = self.scorers[name].against(self.images(dense))
+            self._paired[name, variant.base] = self.scorers[name].against(self.images(self.dense(variant.base)))
         return self._paired[name, variant.base]
 
 
