@@ -46,6 +46,7 @@ class Finished:
         limit, seeds: the options that made the run shorter, None for a whole one.
         worked: whether anything had to be made or measured.
         seconds: by stage.
+        left: units that were not done when this was written; then `tables` are those whose rows are all there.
         failures: reasons by unit, of what could not be made; a metric that failed is in its record alone.
     """
 
@@ -60,6 +61,7 @@ class Finished:
     worked: bool
     seconds: Mapping[str, float]
     failures: Mapping[str, str]
+    left: int
 
     def to_json(self) -> str:
         """As JSON text."""
@@ -144,6 +146,7 @@ def reproduce(
                 seeds=seeds,
                 worked=bool(left),
                 seconds={stage: round(seconds, 1) for stage, seconds in evaluation.seconds.items()},
+                left=len(schedule.left),
                 failures={key: why for key, why in schedule.failures.items() if not key.startswith("score:")},
             )
             write_text(folder / NOTE, finished.to_json())
