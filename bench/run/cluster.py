@@ -26,7 +26,7 @@ from bench.quiet import quiet_libraries
 from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, board_of, settle
 from bench.run.evaluation import Evaluation
-from bench.run.graph import Node, Schedule
+from bench.run.schedule import Node, Schedule
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.threads import usable_cores
@@ -135,7 +135,7 @@ def run_on_ray(
             }
             kind = ray.remote(**options)(Worker)
             with board_of(schedule, count) as board:
-                _Pool(ray, kind, Job.of(evaluation, token), schedule, board, done).run(count)
+                Pool(ray, kind, Job.of(evaluation, token), schedule, board, done).run(count)
     finally:
         (evaluation.folder / token).unlink(missing_ok=True)
 
@@ -197,12 +197,12 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
 
 
 @dataclass
-class _Pool:
-    """Workers, what each of them does, and what is left for them."""
+class Pool:
+    """Workers of a `kind`, what each of them does, and what is left for them; `job` is what each begins with."""
 
     ray: Any
     kind: Any
-    job: Job
+    job: Any
     schedule: Schedule
     board: Board
     done: Done

@@ -22,8 +22,9 @@ from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import count, forget, nodes_of, run_here, todo, write_records
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
-from bench.run.graph import FIRST_TABLES, Node, Schedule, groups_of
+from bench.run.graph import FIRST_TABLES, groups_of
 from bench.run.prune import meet_latencies
+from bench.run.schedule import Node, Schedule
 from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
