@@ -40,6 +40,7 @@ def unit(evaluation: Evaluation, variants: Sequence[Variant]) -> Unit:
         **evaluation.step_settings(),
         "warmup": latency.warmup,
         "rounds": latency.rounds,
+        "precision": latency.precision,
         "end_to_end": latency.end_to_end,
         "versions": {metric: metric_named(metric).info.version for metric in metrics_of(evaluation)},
     }
@@ -74,8 +75,8 @@ def _measure_together(
     steps = {name: ModelStep(model, inputs) for name, model in models.items()}
     console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
     times = measure_latency(
-        steps, warmup=latency.warmup, rounds=latency.rounds, seed=evaluation.sampling.seed, baseline=baseline,
-        device=device, settings=run,
+        steps, warmup=latency.warmup, rounds=latency.rounds, precision=latency.precision,
+        seed=evaluation.sampling.seed, baseline=baseline, device=device, settings=run,
     )  # fmt: skip
     timed: dict[str, Measurement] = {}
     if latency.end_to_end:
