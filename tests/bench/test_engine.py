@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -218,6 +217,10 @@ def figures(folder: Path) -> dict[str, object]:
     }
 
 
+def is_worker(process: Any) -> bool:
+    return "".join(process.cmdline()).startswith("ray::Worker")
+
+
 def children(pid: int) -> list[int]:
     import psutil
 
@@ -242,8 +245,8 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path)
     assert again.wait() == 1
     assert "another run works in" in (again.stderr.read() if again.stderr else "")
     everyone = children(two.pid)
-    busy = [pid for pid in everyone if psutil.pid_exists(pid) and "Worker" in " ".join(psutil.Process(pid).cmdline())]
-    os.kill(busy[0], signal.SIGKILL)
+    worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
+    worker.kill()
     assert two.wait() == 0, two.stderr and two.stderr.read()
     assert not [pid for pid in everyone if psutil.pid_exists(pid)], "nothing is left behind"
     assert small_run(folders[1], 1).wait() == 0
