@@ -10,15 +10,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from bench.run.folders import RUNS
+from fastflux.command_line import names
 from fastflux.errors import FastFluxError
 
 
-def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
-
-
 def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(int(name) for name in _names(_type, tokens))
+    return tuple(int(name) for name in names(_type, tokens))
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -29,7 +26,7 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 Names = Annotated[
-    tuple[str, ...] | None, Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=False)
+    tuple[str, ...] | None, Parameter(converter=names, n_tokens=1, accepts_keys=False, show_default=False)
 ]
 Numbers = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=lambda found: found[0])]
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]

@@ -87,7 +87,7 @@ def sha256_of(path: Path) -> str:
                 digest.update(chunk)
         return digest.hexdigest()
     if not path.is_dir():
-        raise FastFluxError(f"{path} is neither a file nor a folder; give the path of the weights.")
+        raise FastFluxError(f"{path} is neither a file nor a folder; give the path of one that is there.")
     files = (entry for entry in path.rglob("*") if entry.is_file())
     names = {entry.relative_to(path).as_posix(): entry for entry in files}
     lines = [

@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 
 from bench.metrics.base import load_metric
 from bench.metrics.catalogue import metric_named
-from bench.profiles.profile import load_profile, require_device
+from bench.profiles.profile import load_profile
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, Measurement, RunRecord, digest
@@ -28,6 +28,9 @@ from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
 from fastflux.errors import FastFluxError
 from fastflux.io.hub import local_pipeline
+from fastflux.models.architecture import is_supported
+from fastflux.models.sizes import require_sizes
+from fastflux.settings import require_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,6 +74,8 @@ def draw(
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
+    if is_supported(getattr(pipeline, "transformer", None)):
+        require_sizes(pipeline, sampling.height, sampling.width, None)
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     ticks = Ticks(len(jobs_of(prompts, sampling)), f"draw {model}")
@@ -113,7 +118,9 @@ def score(
     if other := [name for name in metrics or () if name not in names]:
         raise FastFluxError(f"{other[0]} does not measure images alone: choose other --metrics.")
     chosen: list[Metric] = [load_metric(name, profile.metrics.get(name), device) for name in names]
-    identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
+    # One that is not there is told by each metric, with all others.
+    there = [image for image in found.images if image.file.is_file()]
+    identity = digest([image.sha256 or sha256_of(image.file) for image in there])
     folder = runs / profile.name / EXTERNAL
     path = folder / f"{VariantId(EXTERNAL, name)}.json"
     with locked(folder):
@@ -195,12 +202,12 @@ def shown(record: RunRecord) -> str:
 
 def read_images(place: Path, prompts: Sequence[Prompt]) -> ImageSet:
     """Images in any layout known here; raises FastFluxError naming what was looked for when there is none."""
-    from bench.samples.geneval_layout import read_geneval_folder
+    from bench.samples.geneval_layout import numbered_folders, read_geneval_folder
     from bench.samples.hps_layout import read_layout
 
     if place.is_file() or (place / MANIFEST).is_file():
         return ImageSet.read(place if place.is_file() else place / MANIFEST)
-    if (place / "00000").is_dir():
+    if numbered_folders(place):
         return read_geneval_folder(place, [prompt for prompt in prompts if prompt.set == "geneval"])
     preferred = [prompt for prompt in prompts if prompt.set == "hps"]
     if any((place / str(prompt.style)).is_dir() for prompt in preferred):
