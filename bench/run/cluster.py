@@ -20,7 +20,6 @@ import psutil
 import torch
 
 import bench
-from bench.profiles.profile import require_device
 from bench.progress import Board, console
 from bench.quiet import quiet_libraries
 from bench.records.environment import sha256_of_sources
@@ -29,6 +28,7 @@ from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node, Schedule
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.settings import require_device
 from fastflux.threads import usable_cores
 
 MEMORY_BYTES = 2.5 * 2**30

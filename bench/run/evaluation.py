@@ -111,12 +111,13 @@ class Evaluation:
         """The names of the dense models of all variants."""
         return tuple(dict.fromkeys(variant.base for variant in self.variants))
 
-    def require_inputs(self) -> None:
-        """Read or hash all files that the run will need, before the long work."""
-        require_device(self.device)
+    def require_inputs(self, *, here: bool = True) -> None:
+        """Read or hash all files that the run will need, before the long work; `here` or by workers of their own."""
+        if here:
+            require_device(self.device)
         _ = self.prompts, self.scorers_hash
         if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
-            _ = self.scorers
+            _ = self.scorers if here else self._loaded_scorers("cpu")
         for name in self.bases:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
@@ -190,7 +191,10 @@ class Evaluation:
 
         Raises FastFluxError for a file that is not set, not there or not what it should be.
         """
-        return {name: load_metric(name, settings, self.device) for name, settings in self.profile.metrics.items()}
+        return self._loaded_scorers(self.device)
+
+    def _loaded_scorers(self, device: str) -> dict[str, Any]:
+        return {name: load_metric(name, settings, device) for name, settings in self.profile.metrics.items()}
 
     @cached_property
     def scorers_hash(self) -> str:

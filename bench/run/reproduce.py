@@ -124,7 +124,7 @@ def reproduce(
     require_current_rankings(profile, evaluation.main.revision)
     with locked(models, folder):
         (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
-        evaluation.require_inputs()
+        evaluation.require_inputs(here=workers == 1 and address is None)
         nodes = nodes_of(evaluation)
         if force:
             forget(evaluation, nodes)
