@@ -56,7 +56,9 @@ class Job:
         """The job of a run."""
         fields = ("profile", "folder", "variants", "limit", "device", "models")
         weights = sum(path.stat().st_size for path in evaluation.main.folder.rglob("*.safetensors"))
-        return cls({name: getattr(evaluation, name) for name in fields}, str(Path.cwd()), token, _sources(), weights)
+        made = {name: getattr(evaluation, name) for name in fields}
+        made |= {name: made[name].resolve() for name in ("folder", "models")}
+        return cls(made, str(Path.cwd()), token, _sources(), weights)
 
 
 def _sources() -> str:
@@ -101,9 +103,8 @@ def run_on_ray(
     evaluation: Evaluation,
     schedule: Schedule,
     done: Done,
-    *,
-    workers: int | None = None,
-    address: str | None = None,
+    workers: int | None,
+    address: str | None,
 ) -> None:
     """Settle a schedule by workers on this machine, or on those of a running cluster.
 
@@ -116,8 +117,6 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise FastFluxError('Ray is not installed: pip install "fastflux[cluster]", or use --workers 1') from error
-    if address is None:
-        workers = local_workers(evaluation, workers)
     token = f".seen-{secrets.token_hex(4)}"
     write_text(evaluation.folder / token, "workers look for it\n")
     try:
@@ -142,11 +141,13 @@ def run_on_ray(
 
 def local_workers(evaluation: Evaluation, workers: int | None) -> int:
     """How many workers this machine gets: as many as asked for, or one a GPU or a core, as far as its memory goes."""
+    if workers is not None and workers < 1:
+        raise FastFluxError(f"--workers is {workers}: it is the number of processes that share the work, at least 1")
     if not evaluation.on_cpu:
-        there = torch.cuda.device_count()
+        there = 1 if torch.device(evaluation.device).index is not None else torch.cuda.device_count()
         if workers is not None and workers > there:
-            raise FastFluxError(f"{workers} workers are asked for, but this machine has {there} GPUs: ask for fewer.")
-        return workers or there
+            raise FastFluxError(f"{workers} workers are asked for, but there are {there} GPUs for them: ask for fewer.")
+        return workers or max(1, there)
     chosen = workers or usable_cores()
     fitting = max(1, int(psutil.virtual_memory().available / MEMORY_BYTES))
     if fitting < chosen:

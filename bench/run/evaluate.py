@@ -89,7 +89,7 @@ def settle_here(evaluation: Evaluation, *goals: Stage) -> None:
     """
     evaluation.require_inputs()
     schedule = Schedule(todo(evaluation, nodes_of(evaluation), goals))
-    run_here(evaluation, schedule, lambda node, seconds: count(evaluation, node, seconds))
+    run_here(evaluation, schedule, lambda node, seconds: add_seconds(evaluation, node, seconds))
     for key, reason in schedule.failures.items():
         if not key.startswith("score:"):  # a metric that failed is noted as such
             raise FastFluxError(reason)
@@ -118,7 +118,7 @@ def board_of(schedule: Schedule, workers: int = 1) -> Board:
     return Board(len(left), sum(node.steps for node in left), workers)
 
 
-def count(evaluation: Evaluation, node: Node, seconds: float) -> None:
+def add_seconds(evaluation: Evaluation, node: Node, seconds: float) -> None:
     """Add the seconds of a node to those of its stage."""
     stage = SHOWN.get(node.stage, node.stage)
     evaluation.seconds[stage] = evaluation.seconds.get(stage, 0.0) + seconds

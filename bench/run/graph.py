@@ -18,6 +18,8 @@ PART = 512
 """Pictures of a variant that are drawn by one unit, at the least."""
 FIRST_TABLES = ("table1", "table2", "table6")
 """Those that are shown before all others are measured, where the run makes others too."""
+FIRST_MEASURED = "measure:"
+"""The key of the node that measures the variants of these."""
 #: A training step by the forwards of as many pictures: one forward, a backward pass of twice the work.
 _TRAINING = 3
 #: Scoring a picture by one metric, likewise: from a third (a step of FLUX.1-dev) to twice that (FLUX-Shapes').

@@ -18,11 +18,12 @@ from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.profiles.variants import Variant, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
 from bench.records.variant_id import EXTERNAL
+from bench.run.cluster import local_workers, run_on_ray
 from bench.run.dry_run import plan_run, show_plan
-from bench.run.evaluate import count, forget, nodes_of, run_here, todo, write_records
+from bench.run.evaluate import Done, add_seconds, forget, nodes_of, run_here, todo, write_records
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
-from bench.run.graph import FIRST_TABLES, groups_of
+from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, groups_of
 from bench.run.prune import meet_latencies
 from bench.run.schedule import Node, Schedule
 from bench.settings import changed
@@ -124,13 +125,13 @@ def reproduce(
     require_current_rankings(profile, evaluation.main.revision)
     with locked(models, folder):
         (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
-        evaluation.require_inputs(here=workers == 1 and address is None)
+        count = workers if address is not None else local_workers(evaluation, workers)
+        evaluation.require_inputs(here=count == 1 and address is None)
         nodes = nodes_of(evaluation)
         if force:
             forget(evaluation, nodes)
         left = todo(evaluation, nodes)
         early, late = groups_of(variants)
-        first = next((node.key for node in left if node.stage == "measure"), None) if early and late else None
         schedule = Schedule(left)
 
         def finish(shown: Sequence[str], chosen: Sequence[Variant]) -> Finished:
@@ -154,33 +155,28 @@ def reproduce(
             return finished
 
         def settled(node: Node, seconds: float) -> None:
-            count(evaluation, node, seconds)
-            if node.key == first and (shown := [table for table in FIRST_TABLES if table in tables]):
+            add_seconds(evaluation, node, seconds)
+            if (
+                node.key == FIRST_MEASURED
+                and early
+                and late
+                and (shown := [table for table in FIRST_TABLES if table in tables])
+            ):
                 told(finish(shown, early))
 
-        execute(evaluation, schedule, settled, workers=workers, address=address)
+        if not schedule.ended:
+            execute(evaluation, schedule, settled, count, address)
         finished = finish(tables, variants)
     _show_stages(evaluation, monotonic() - began, worked=bool(left))
     return finished
 
 
-def execute(
-    evaluation: Evaluation,
-    schedule: Schedule,
-    settled: Callable[[Node, float], None],
-    *,
-    workers: int | None,
-    address: str | None,
-) -> None:
+def execute(evaluation: Evaluation, schedule: Schedule, done: Done, workers: int | None, address: str | None) -> None:
     """Settle a schedule in this process or by workers."""
-    if schedule.ended:
-        return
     if workers == 1 and address is None:
-        run_here(evaluation, schedule, settled)
+        run_here(evaluation, schedule, done)
     else:
-        from bench.run.cluster import run_on_ray
-
-        run_on_ray(evaluation, schedule, settled, workers=workers, address=address)
+        run_on_ray(evaluation, schedule, done, workers, address)
 
 
 def _shortened(profile: Profile, seeds: int | None) -> Profile:
