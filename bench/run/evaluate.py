@@ -77,7 +77,7 @@ def settle(evaluation: Evaluation, node: Node) -> str:
         else:
             runner, stage, unit = unit_of(evaluation, node)
             return next(iter(runner.settle(stage, unit).failures.values()), "")
-    except (RuntimeError, ValueError, ArithmeticError, FastFluxError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError, ArithmeticError, FastFluxError) as error:
         return reason_of(error)
     return ""
 
