@@ -37,8 +37,8 @@ def run_python(session: nox.Session, *arguments: str) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests: CPU only, no network, about 10 minutes; two at a time, `-- -n 0` one by one."""
-    run_python(session, "-m", "pytest", "--benchmark-disable", "-n", "2", "--dist", "loadfile", *session.posargs)
+    """Run the tests: CPU only, no network, about 10 minutes on two cores; one a core, `-- -n 0` one by one."""
+    run_python(session, "-m", "pytest", "--benchmark-disable", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session

@@ -24,6 +24,7 @@ from bench.options import (
 from bench.progress import console
 from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
 from fastflux.command_line import run as run_app
+from fastflux.text import printable
 
 app = App(
     name="python -m bench",
@@ -194,8 +195,9 @@ def _score(
     from bench.run.external import score, shown
 
     record = score(images, name, label=label, metrics=metrics, **run.options)
-    print(shown(record))
-    return 0 if any(measurement.status == "ok" for measurement in record.measurements) else 1
+    print(printable(shown(record)))
+    asked = [found for found in record.measurements if metrics is None or found.info.name in metrics]
+    return 0 if any(measurement.status == "ok" for measurement in asked) else 1
 
 
 @app.command(

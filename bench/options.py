@@ -13,15 +13,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter, Token
 
 from bench.run.folders import RUNS
+from fastflux.command_line import names
 from fastflux.errors import FastFluxError
-
-
-def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
+from fastflux.threads import use_threads
 
 
 def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
-    return tuple(int(name) for name in _names(_type, tokens))
+    return tuple(int(name) for name in names(_type, tokens))
 
 
 def pairs(texts: Sequence[str]) -> dict[str, str]:
@@ -32,7 +30,7 @@ def pairs(texts: Sequence[str]) -> dict[str, str]:
 
 
 Names = Annotated[
-    tuple[str, ...] | None, Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=False)
+    tuple[str, ...] | None, Parameter(converter=names, n_tokens=1, accepts_keys=False, show_default=False)
 ]
 Numbers = Annotated[tuple[int, ...], Parameter(converter=_numbers, n_tokens=1, show_default=lambda found: found[0])]
 Texts = Annotated[tuple[str, ...], Parameter(show_default=False)]
@@ -90,7 +88,12 @@ MEASURED, RUN, FULL_SIZE = Measured(), Run(), FullSizeRun()
 
 
 def quiet_libraries() -> None:
-    """Third-party chatter (progress bars of loaders, advice to developers) would bury our own messages."""
+    """What every command does first: one thread, and no third-party chatter, which would bury our own messages.
+
+    With one thread, results are the same to the bit on any number of cores, and other work on the machine delays a run
+    by its share only.
+    """
+    use_threads(1)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")

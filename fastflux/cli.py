@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 from fastflux.settings import CalibrationSettings, Format, Place, Resources
+from fastflux.threads import use_threads_for
 
 if TYPE_CHECKING:
     from fastflux.plan import JSON
@@ -24,6 +25,7 @@ PRUNE_EXAMPLES = """examples:
   fastflux prune flux-dev --ratio 0.1 --ranking ranking.json --prompts prompts.txt -o fastflux-10
   fastflux prune black-forest-labs/FLUX.1-dev --ratio 0.1 --images pictures/ -o fastflux-10
   fastflux prune flux-dev --method l1_norm --ratio 0.12 -o l1-12
+  fastflux prune flux-dev --method sublayer_replacement --flops 0.8 --prompts prompts.txt -o fastflux-plus
   fastflux prune sd3-medium --ratio 0.1 --guidance 7 --prompts prompts.txt -o fastsd3-10
 """
 RANK_EXAMPLES = """examples:
@@ -76,6 +78,11 @@ def prune(
     ridge: Annotated[float | None, Method] = None,
     seed: Annotated[int | None, Method] = None,
     layers: Annotated[int | None, Method] = None,
+    flops: Annotated[float | None, Method] = None,
+    latency: Annotated[float | None, Method] = None,
+    kinds: Annotated[str | None, Method] = None,
+    targets: Annotated[str | None, Method] = None,
+    scored: Annotated[int | None, Method] = None,
     samples: Annotated[int | None, Method] = None,
     rank: Annotated[int | None, Method] = None,
     train_steps: Annotated[int | None, Method] = None,
@@ -96,8 +103,8 @@ def prune(
         overwrite: replace the output folder when it exists
         save_dtype: to write the pruned transformer in (what the dense one is stored in)
         base_model: name of the base model in the plan (the folder's name)
-        method: linear_replacement, sandwich_training (the same, each block followed by training), block_removal or
-            l1_norm
+        method: linear_replacement, sandwich_training (the same, each block followed by training), block_removal,
+            l1_norm or sublayer_replacement (attentions, MLPs and blocks chosen by budget, then distilled as a whole)
         ratio: share to prune, from 0 to 1: of blocks, or of parameters (l1_norm)
         blocks: number of blocks instead of a ratio
         ranking: residual_r2, relative_output_error, output_mse, block_influence, start2end, end2start, random, or a
@@ -105,15 +112,23 @@ def prune(
         ridge: relative ridge of the regression
         seed: seed of the random ranking and of training
         layers: blocks in a sandwich: 1, 3 or 5 (sandwich_training)
+        flops: share of the dense step's FLOPs to leave (sublayer_replacement)
+        latency: share of the dense step's measured time to leave instead
+        kinds: what may stand in a block's place, separated by commas (sublayer_replacement): linear, linear_attention,
+            linear_mlp, linear_halves, removed
+        targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
+            sandwich_training)
+        scored: samples that measure the error of each replacement (sublayer_replacement)
         samples: images at one time step each to train on
-        rank: rank of LoRA (sandwich_training)
-        train_steps: training steps, for each block or for the whole model (l1_norm)
+        rank: rank of LoRA
+        train_steps: training steps, for each block or for the whole model (l1_norm, sublayer_replacement)
         batch: samples in a training step
         lr: learning rate
         fold: fold adjacent linear replacements into one (not for ControlNet)
     """
     from rich.console import Console
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_new_folder
     from fastflux.io.pipeline_files import foreign_to_pipeline
@@ -132,6 +147,11 @@ def prune(
         "ridge": ridge,
         "seed": seed,
         "layers": layers,
+        "flops": flops,
+        "latency": latency,
+        "kinds": kinds,
+        "targets": targets,
+        "scored": scored,
         "samples": samples,
         "rank": rank,
         "steps": train_steps,
@@ -175,7 +195,7 @@ def rank(
     pipeline: Path,
     /,
     *,
-    ranking: str = "residual_r2",
+    ranking: str = "block_influence",
     ridge: float | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     data: Calibrating = CalibrationSettings(),  # noqa: B008  # frozen
@@ -194,6 +214,7 @@ def rank(
     from rich.console import Console
     from rich.table import Column, Table
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.calibration.importance import MEASURED_RANKINGS
     from fastflux.calibration.least_squares import DEFAULT_RIDGE
@@ -246,6 +267,7 @@ def generate(
     from rich.console import Console
     from rich.markup import escape
 
+    use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_room, whole_file
 

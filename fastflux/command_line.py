@@ -10,9 +10,10 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import get_args
 
-from cyclopts import App, ArgumentCollection, CycloptsError
+from cyclopts import App, ArgumentCollection, CycloptsError, Token
 
 from fastflux.errors import FastFluxError
+from fastflux.text import one_line
 
 _ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 """Signals that end a run, and the exit status that a shell gives a process which they ended."""
@@ -33,6 +34,14 @@ class _Ended(KeyboardInterrupt):
 
 def _end(number: int, _frame: FrameType | None) -> None:
     raise _Ended(number)
+
+
+def names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """The names of an option that takes several, comma-separated, or given again."""
+    found = tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
+    if not found:
+        raise ValueError("it names nothing")
+    return found
 
 
 def _require_whole_numbers(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -92,6 +101,5 @@ def _explain(error: BaseException, interrupted: str) -> tuple[int, str]:
 
 def _say(name: str, sentence: str) -> None:
     """One line on stderr, without what the terminal cannot show or what would steer it: names come from outside."""
-    plain = "".join(character if character.isprintable() else repr(character)[1:-1] for character in sentence)
     encoding = sys.stderr.encoding or "ascii"
-    sys.stderr.write(f"{name}: {plain}\n".encode(encoding, "backslashreplace").decode(encoding))
+    sys.stderr.write(f"{name}: {one_line(sentence)}\n".encode(encoding, "backslashreplace").decode(encoding))

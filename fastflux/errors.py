@@ -8,6 +8,11 @@ class FastFluxError(Exception):
     """An error the user can cause and mend; its message says how."""
 
 
+def first_sentence(error: Exception) -> str:
+    """The first line of an error's message, without its full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> FastFluxError:
     """The error for ``name``, which is not among the ``known`` names of its ``kind``, with the nearest one proposed."""
     choices = sorted(known)

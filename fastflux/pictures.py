@@ -1,10 +1,11 @@
 """Pictures from outside, as people see them; free of torch, for all that reads pictures."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastflux.errors import FastFluxError
 
@@ -19,18 +20,20 @@ def picture_files(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if path.suffix.lower() in SUFFIXES)
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, data: bytes | None = None) -> Image.Image:
     """A picture in RGB as people see it: turned as its EXIF says, on white where it is transparent, 16-bit grey scaled.
 
-    Raises ``FastFluxError`` for a file that is damaged, no picture, or of more pixels than Pillow takes for sane.
+    ``data`` is what was read of the file already. Raises ``FastFluxError`` for a file that is damaged, no picture, or
+    of more pixels than Pillow takes for sane.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
+            with Image.open(path if data is None else BytesIO(data)) as opened:
                 return as_seen(ImageOps.exif_transpose(opened))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise FastFluxError(f"{path} is damaged or no picture ({error}): replace it or take it away.") from error
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        raise FastFluxError(f"{path} is damaged or no picture ({reason}): replace it or take it away.") from error
 
 
 def as_seen(image: Image.Image) -> Image.Image:

@@ -11,7 +11,9 @@ from fastflux.errors import FastFluxError, unknown_name
 JSON: TypeAlias = 'str | int | float | bool | list["JSON"] | dict[str, "JSON"] | None'
 
 SCHEMA_VERSION = 1
-REPLACEMENT_KINDS = ("linear", "removed")
+WHOLE_KINDS = ("linear", "removed")
+SUBLAYER_KINDS = ("linear_attention", "linear_mlp", "linear_halves")
+REPLACEMENT_KINDS = (*WHOLE_KINDS, *SUBLAYER_KINDS)
 
 
 @dataclass(frozen=True, order=True)
@@ -37,7 +39,11 @@ class BlockRef:
 
 @dataclass(frozen=True)
 class Replacement:
-    """What stands in a block's place: ``linear`` (shortcut + linear layers) or ``removed`` (shortcut alone)."""
+    """What stands in a block's place: ``linear`` (shortcut + linear layers) or ``removed`` (shortcut alone).
+
+    Or linear layers inside the block, between its norms and gates, in the place of its attention
+    (``linear_attention``), of its MLP (``linear_mlp``) or of both (``linear_halves``).
+    """
 
     block: BlockRef
     kind: str

@@ -18,6 +18,18 @@ def require_positive(**values: int | None) -> None:
             raise FastFluxError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1.")
 
 
+def require_device(device: str) -> str:
+    """The device, where PyTorch computes on it; raises ``FastFluxError`` that names those that are there."""
+    import torch
+
+    try:
+        torch.ones(1, device=device).item()  # "meta" can be named, but has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise FastFluxError(f"There is no device {device!r} here: expected one of {there} (by --device).") from error
+    return device
+
+
 def require_guidance(guidance: float) -> None:
     """Raise ``FastFluxError`` for a guidance scale that is not finite or negative."""
     if not (math.isfinite(guidance) and guidance >= 0):

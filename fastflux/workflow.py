@@ -12,7 +12,7 @@ from rich.console import Console
 
 from fastflux.calibration.fingerprints import fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
-from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
+from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
@@ -36,7 +36,15 @@ from fastflux.pictures import open_picture
 from fastflux.plan import BlockRef, PruningPlan
 from fastflux.progress import progress_bar
 from fastflux.pruning import prune_
-from fastflux.settings import CalibrationSettings, Format, Place, Resources, require_guidance, require_positive
+from fastflux.settings import (
+    CalibrationSettings,
+    Format,
+    Place,
+    Resources,
+    require_device,
+    require_guidance,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ def rank(
     pipeline: Path | str,
     data: CalibrationSettings,
     *,
-    ranking: str = "residual_r2",
+    ranking: str = DEFAULT_RANKING,
     ridge: float = DEFAULT_RIDGE,
     place: Place | None = None,
 ) -> dict[BlockRef, BlockFit]:
@@ -244,14 +252,7 @@ def _weights(folder: Path, place: Place) -> Path:
 
 def _device(place: Place) -> str:
     """The device asked for, or the one there is; raises ``FastFluxError`` for one that computes nothing."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if place.device is None else place.device
-    try:
-        torch.ones(1, device=device).item()  # "meta" can be named, but has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise FastFluxError(
-            f"--device {device} cannot be used here: name one that PyTorch finds, such as cpu."
-        ) from error
-    return device
+    return require_device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _require_settings(config: PruningConfig, resources: Resources, *, fold: bool) -> None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter, Token
+from cyclopts import App, Parameter
 
 from bench.tables import TABLES
-from fastflux.command_line import run
+from fastflux.command_line import names, run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.text import printable
 from reports.build import FORMATS, build, build_importance
 from reports.contents import build_claims
 from reports.difference import difference
@@ -26,19 +27,14 @@ from reports.rebuild import PACKAGE, check, replace_all
 from reports.reproduce import ACCEPT, full_size, reproduce, run_bench
 from reports.rows import read_rows
 from reports.table import to_markdown
-from reports.text import printable
 from reports.why import why
 
 _COMMITTED = Path(os.path.relpath(PACKAGE / "data" / "results" / "cpu" / "shapes"))
 
 
-def _names(_type: object, tokens: Sequence[Token]) -> tuple[str, ...]:
-    return tuple(name for token in tokens for part in token.value.split(",") if (name := part.strip()))
-
-
 _Names = Annotated[
     tuple[str, ...],
-    Parameter(converter=_names, n_tokens=1, accepts_keys=False, show_default=",".join),
+    Parameter(converter=names, n_tokens=1, accepts_keys=False, show_default=",".join),
 ]
 _Out = Annotated[Path, Parameter(name=("--out", "-o"))]
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True)]

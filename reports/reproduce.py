@@ -16,6 +16,7 @@ from typing import Any
 from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
+from fastflux.text import printable
 from reports.build import build
 from reports.difference import difference_of
 from reports.figures.gallery_files import collect
@@ -24,7 +25,6 @@ from reports.manifest import write_manifest
 from reports.rebuild import PACKAGE, replace_all
 from reports.rows import read_rows
 from reports.table import to_markdown
-from reports.text import printable
 
 ACCEPT = "--accept"
 #: What makes a run another one than the profile's whole.

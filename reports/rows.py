@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bench.metrics.catalogue import on_machine
+from bench.metrics.catalogue import metrics, on_machine
 from bench.record_checks import check_records
 from bench.records.results import read_records
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
@@ -15,22 +16,28 @@ from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from bench.records.results import Measurement, MetricInfo, RunRecord
+    from bench.records.results import JSON, Measurement, MetricInfo, RunRecord
 
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)
+_NO_DEFINITION = {"interval_seed", "prompts_too_long", "equal_images", "results", "results_sha256"}
+"""Settings of scores that tell of the images, or of intervals, and not of what is computed."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A number with its 95% interval, or None with the reason; `note` says what limits a number that is there."""
+    """A number with its 95% interval, or None with the reason; `note` says what limits a number that is there.
+
+    A number of a part of the images is shown with that note, and is never the best of its column.
+    """
 
     value: float | None
     interval: tuple[float, float] | None = None
     note: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
 
 def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
     """Records as sorted rows; raises as `read_rows` does for records that may not share a table."""
-    rows = tuple(sorted(_with_baselines([_row(record) for record in records]), key=_order))
+    rows = tuple(sorted(_with_baselines(_named_apart([_row(record) for record in records])), key=_order))
     profiles = sorted({row.profile for row in rows})
     if len(profiles) > 1:
         raise FastFluxError(
@@ -127,7 +134,44 @@ def rows_of(records: Iterable[RunRecord]) -> tuple[Row, ...]:
                     f"Metric {name} has version {first.version} in {variant} and {info.version} in {row.variant}, "
                     "or another direction; measure both with the same version."
                 )
-    return rows
+    return tuple(_of_one_definition(rows))
+
+
+def _named_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their ids behind labels that others have too, or have for an id."""
+    names = Counter(name for row in rows for name in {row.label.lower(), row.variant.lower()})
+    return [
+        row if names[row.label.lower()] == 1 else replace(row, label=f"{row.label} ({row.variant})") for row in rows
+    ]
+
+
+def _of_one_definition(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows without scores that are defined otherwise than those of the first row, the dense model's.
+
+    Of other weights, other reference images, another judge or other prompts, numbers that stand in one column would
+    be taken for one thing.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        values = dict(row.values)
+        for name, measurement in row.measurements.items():
+            kind = metrics()[name].measures if name in metrics() else ""
+            if measurement.status != "ok" or kind not in ("images", "pairs"):
+                continue
+            leader = first.setdefault((name, row.baseline if kind == "pairs" else ""), row)
+            theirs, ours = (_definition(each.measurements[name]) for each in (leader, row))
+            if differing := [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]:
+                note = f"{name}: defined otherwise than in {leader.label} ({', '.join(differing)})"
+                values |= {key: Value(None, note=note) for key in values if key.startswith(f"{name}.")}
+        yield replace(row, values=values)
+
+
+def _definition(measurement: Measurement) -> dict[str, JSON]:
+    """What a score is: its name, its settings and the number of images; weights by their hash, whatever their file."""
+    settings = measurement.settings
+    unsaid = {*_NO_DEFINITION, *(["pretrained"] if settings.get("weights_sha256") else [])}
+    found = {key: value for key, value in settings.items() if key not in unsaid}
+    return {**found, "reference": measurement.info.reference, "images": measurement.scored + measurement.missing}
 
 
 def _with_baselines(rows: Iterable[Row]) -> list[Row]:
@@ -181,9 +225,11 @@ def conditions(row: Row, metric: str) -> str:
 def _values(measurement: Measurement) -> dict[str, Value]:
     name = measurement.info.name
     total = measurement.scored + measurement.missing
-    note = f"{name}: {measurement.missing} of {total} could not be scored" if measurement.missing else ""
+    partial = measurement.missing > 0
+    note = f"{name}: {measurement.scored} of {total} scored" if partial else ""
     values = {
-        f"{name}.{key}": Value(value, measurement.intervals.get(key), note) for key, value in measurement.values.items()
+        f"{name}.{key}": Value(value, measurement.intervals.get(key), note, partial)
+        for key, value in measurement.values.items()
     }
     ratio = values.get(RATIO)
     if ratio is not None and ratio.value:

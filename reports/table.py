@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from reports.text import one_line
+from fastflux.text import one_line
 
 Direction = Literal["up", "down", ""]
 

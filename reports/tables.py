@@ -170,14 +170,15 @@ def _direction(column: Column, rows: Sequence[Row]) -> Direction:
 
 def _shown(column: Column, row: Row) -> float | None:
     """A ranked value rounded as it is displayed: two rows that show the same number are equally good."""
-    number = row.number(column.key)
-    return float(format(number, column.spec)) if column.ranked and number is not None else None
+    found = row.value(column.key)
+    ranked = column.ranked and found.value is not None and not found.partial
+    return float(format(found.value, column.spec)) if ranked else None
 
 
 def best_rows(column: Column, rows: Sequence[Row]) -> frozenset[str]:
     """The variants that show the best value of a column.
 
-    Nothing is best among fewer than two values, or where neither direction is better.
+    Nothing is best among fewer than two values, or where neither direction is better; nor is a value of a part.
     """
     shown = [(number, row.variant) for row in rows if (number := _shown(column, row)) is not None]
     direction = _direction(column, rows)

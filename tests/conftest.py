@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fastflux.threads import usable_cores, use_threads
+
 # Before any test imports a library that reads them.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
-if "PYTEST_XDIST_WORKER" in os.environ:  # a test a core: more threads than cores make both slower
-    os.environ["OMP_NUM_THREADS"] = "1"
+use_threads(1)  # a test a core, and no waiting for another thread where other work takes the cores
 
 # No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same
 # examples on every run, so that a red run is about the change; elsewhere they differ from run to run.
@@ -20,6 +22,11 @@ settings.register_profile(
     "fastflux", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
 )
 settings.load_profile("fastflux")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means."""
+    return usable_cores()
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +40,18 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_old_garbage() -> None:
+    """Take what imports and earlier tests left out of later collections, which look through it for a second each."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything be taken down as usual: nanobind counts what is left at the end and complains of it."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

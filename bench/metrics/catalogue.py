@@ -34,6 +34,7 @@ class Metric:
         spec: the headline's number format.
         bounds: what no value may lie outside of.
         machine: whether the numbers hang on the machine, or the keys of those that do.
+        prompts: the prompt set whose images it takes; "" takes all.
     """
 
     info: MetricInfo
@@ -45,6 +46,7 @@ class Metric:
     spec: str = ".2f"
     bounds: tuple[float, float] = (0.0, math.inf)
     machine: Literal[True] | tuple[str, ...] = ()
+    prompts: str = ""
 
     @property
     def name(self) -> str:
@@ -82,11 +84,12 @@ _OWN = (
     Metric(
         _info("hps", "1", "100 x cosine", "higher", "HPS v2"),
         f"{_QUALITY}.hps:HPS", "images", "HPS averaged", "averaged", "images",
-        bounds=_COSINE,
+        bounds=_COSINE, prompts="hps",
     ),
     Metric(
         _info("geneval", "1", "fraction", "higher", "GenEval"),
         f"{_QUALITY}.geneval:GenEval", "images", "GenEval overall", "overall", "strata", ".3f", (0.0, 1.0),
+        prompts="geneval",
     ),
     Metric(
         _info("clip_score", "1", "100 x cosine", "higher", "CLIP score"),
@@ -96,7 +99,7 @@ _OWN = (
     Metric(
         _info("retrieval", "1", "recall", "higher", "image and text retrieval by clip_benchmark"),
         f"{_QUALITY}.retrieval:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
-        bounds=(0.0, 1.0),
+        bounds=(0.0, 1.0), prompts="hps",
     ),
     Metric(
         _info("fid", "2", "distance", "lower", "FID and KID by torch-fidelity"),

@@ -272,17 +272,6 @@ def _change(data: dict[str, Any], key: str, text: str) -> None:
     place[name] = value["value"] if len(value) == 1 else text
 
 
-def require_device(device: str) -> None:
-    """Raise FastFluxError unless the machine has such a torch device, "cpu", "cuda" or "cuda:1"."""
-    import torch
-
-    kind, _, number = device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
-    if device != "cpu" and not (kind == "cuda" and (number or "0").isdigit() and int(number or 0) < count):
-        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(count))])
-        raise FastFluxError(f"There is no device {device!r} here: expected one of {there} (by --device).")
-
-
 def require_disk(folder: Path, mib: int) -> None:
     """Raise FastFluxError when the file system of `folder` has less than `mib` free, before long work starts."""
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 import subprocess
@@ -15,6 +14,7 @@ import psutil
 from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
 from bench.records.results import JSON
 from fastflux.errors import FastFluxError
+from fastflux.threads import usable_cores
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "torch-fidelity", "numpy")
 _CHUNK = 1 << 20
@@ -40,7 +40,7 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
     return {
         "device": device_name(device),
         "device_type": torch.device(device).type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": psutil.virtual_memory().total / 2**30,
         "os": platform.platform(),
@@ -87,7 +87,7 @@ def sha256_of(path: Path) -> str:
                 digest.update(chunk)
         return digest.hexdigest()
     if not path.is_dir():
-        raise FastFluxError(f"{path} is neither a file nor a folder; give the path of the weights.")
+        raise FastFluxError(f"{path} is neither a file nor a folder; give the path of one that is there.")
     files = (entry for entry in path.rglob("*") if entry.is_file())
     names = {entry.relative_to(path).as_posix(): entry for entry in files}
     lines = [

@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -72,21 +72,6 @@ def json_of(text: str, source: str, remedy: str = "make it again") -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{source} is not whole JSON ({error}); {remedy}.") from error
-
-
-def json_lines(path: Path, remedy: str) -> Iterator[tuple[str, str]]:
-    """The lines of a JSONL file that are not blank, each with its place ("FILE, line 3") before it.
-
-    Raises:
-        RecordError: the file cannot be read; `remedy` is what to do then.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} cannot be read ({error}); {remedy}.") from error
-    # Not `splitlines`, which splits texts at the line separators of Unicode.
-    numbered = enumerate(text.split("\n"), start=1)
-    return ((f"{path}, line {number}", line) for number, line in numbered if line.strip())
 
 
 def read_data(cls: type[_Data], data: object, source: str) -> _Data:

@@ -16,7 +16,6 @@ from bench.progress import console
 from bench.run.draw import count_single_removals
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.samples.generate import jobs_of
-from fastflux.errors import FastFluxError
 from fastflux.methods.registry import amount
 
 _GIB = 2**30
@@ -105,10 +104,7 @@ def _bytes(folder: Path) -> int:
 
 def _memory(device: str) -> str:
     if torch.device(device).type == "cuda":
-        try:
-            free, total = torch.cuda.mem_get_info(device)
-        except (RuntimeError, AssertionError) as error:
-            raise FastFluxError(f"the device {device} cannot be used ({error}); give another --device") from error
+        free, total = torch.cuda.mem_get_info(device)
         return f"{free / _GIB:.1f} of {total / _GIB:.1f} GiB free on {torch.cuda.get_device_name(device)}"
     return "the machine's own"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -17,7 +17,7 @@ from torch import nn
 from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.pruning_cost import PRUNING_COST
-from bench.profiles.profile import Profile, require_device
+from bench.profiles.profile import Profile
 from bench.profiles.variants import Variant
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
@@ -29,7 +29,9 @@ from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import Prompt, limited, prompts_hash
 from bench.samples.sampling import Sampling
 from fastflux.io.checkpoint import revision_of
-from fastflux.methods.registry import version_of
+from fastflux.methods.registry import settings_of, version_of
+from fastflux.models.sizes import require_sizes
+from fastflux.settings import require_device
 
 
 @dataclass
@@ -112,6 +114,7 @@ class Evaluation:
         for name in self.bases:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
+            require_sizes(base.outline, self.sampling.height, self.sampling.width, None)
 
     # -- what determines the numbers
 
@@ -128,7 +131,7 @@ class Evaluation:
             "method": "" if config is None else config.method,
             "version": 0 if config is None else version_of(config),
             "cost": PRUNING_COST.version,
-            "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
+            "config": {} if config is None else settings_of(config),
             **({} if variant.folder is None else {"weights": revision_of(variant.folder)}),
         }
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from bench.metrics.base import load_metric
 from bench.metrics.catalogue import metric_named
-from bench.profiles.profile import load_profile, require_device
+from bench.profiles.profile import load_profile
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, Measurement, RunRecord, digest
@@ -28,12 +28,17 @@ from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
 from fastflux.errors import FastFluxError
 from fastflux.io.hub import local_pipeline
+from fastflux.models.architecture import is_supported
+from fastflux.models.sizes import require_sizes
+from fastflux.settings import require_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from bench.metrics.base import Metric
     from bench.profiles.profile import Profile
+    from bench.samples.prompts import Prompt
+    from bench.samples.sampling import Sampling
 
 
 def draw(
@@ -69,6 +74,8 @@ def draw(
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
+    if is_supported(getattr(pipeline, "transformer", None)):
+        require_sizes(pipeline, sampling.height, sampling.width, None)
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     ticks = Ticks(len(jobs_of(prompts, sampling)), f"draw {model}")
@@ -95,21 +102,25 @@ def score(
     `images` is a manifest or its folder, a folder in HPS v2's layout (<style>/00000.jpg) or in GenEval's
     (00000/metadata.jsonl, samples/). A metric that finds no images of its own fails and says so, as does one that
     cannot be computed; each is written when it is there. What an earlier call measured by other metrics stays, be it of
-    other images: a model's images for HPS and for GenEval lie in two layouts.
+    other images: a model's images for HPS and for GenEval lie in two layouts. Of the images that the profile's prompts
+    ask for, those that are not there count as missing: tables say so, and show no score of other prompts.
 
     Raises FastFluxError for images that cannot be read, a metric that the profile lacks, or a name that is no id.
     """
     if not name or not all(character.isalnum() or character == "_" for character in name):
         raise FastFluxError(f"the name {name!r} is no id: use letters, digits and _, such as sd14")
     profile = load_profile(profile_name, changes)
-    found = read_images(images, profile)
+    prompts = read_all_prompts(profile)
+    found = read_images(images, prompts)
     device = device or profile.device
     require_device(device)
     names = [name for name in metrics or profile.metrics if metric_named(name).measures == "images"]
     if other := [name for name in metrics or () if name not in names]:
         raise FastFluxError(f"{other[0]} does not measure images alone: choose other --metrics.")
     chosen: list[Metric] = [load_metric(name, profile.metrics.get(name), device) for name in names]
-    identity = digest([image.sha256 or sha256_of(image.file) for image in found.images])
+    # One that is not there is told by each metric, with all others.
+    there = [image for image in found.images if image.file.is_file()]
+    identity = digest([image.sha256 or sha256_of(image.file) for image in there])
     folder = runs / profile.name / EXTERNAL
     path = folder / f"{VariantId(EXTERNAL, name)}.json"
     with locked(folder):
@@ -127,10 +138,23 @@ def score(
             )
             done = Runner(Store(folder), lambda: environment).settle("score", unit)
             for measurement in done.results[name]:
-                record = record.with_measurement(measurement)
+                absent = 0 if measurement.status != "ok" else _absent(found, info.name, prompts, profile.sampling)
+                record = record.with_measurement(replace(measurement, missing=absent or measurement.missing))
             record.write(path)
     console.print(f"the record is {path}", markup=False, soft_wrap=True)
     return record
+
+
+def _absent(images: ImageSet, metric: str, prompts: Sequence[Prompt], sampling: Sampling) -> int:
+    """How many of the images that a metric takes are not there, of those that the prompts ask for."""
+    kind = metric_named(metric).prompts
+    asked = {
+        (prompt.id, prompt.prompt, sample)
+        for prompt in prompts
+        if kind in ("", prompt.set)
+        for sample in range(sampling.samples[prompt.set])
+    }
+    return len(asked - {(image.prompt_id, image.prompt, image.sample) for image in images.images})
 
 
 def _claimed(path: Path, profile: Profile, label: str, identity: str, metrics: Sequence[str]) -> RunRecord:
@@ -168,22 +192,22 @@ def shown(record: RunRecord) -> str:
         if found.status != "ok":
             lines.append(f"  {found.info.name}: {found.status}, {found.reason}")
             continue
-        lines.append(f"  {found.info.name} ({found.info.reference}; {found.scored} scored)")
+        of = f" of {found.scored + found.missing}" if found.missing else ""
+        lines.append(f"  {found.info.name} ({found.info.reference}; {found.scored}{of} scored)")
         for name, value in found.values.items():
             bounds = found.intervals.get(name)
             lines.append(f"    {name:<16} {value:.4g}" + (f"  [{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""))
     return "\n".join(lines)
 
 
-def read_images(place: Path, profile: Profile) -> ImageSet:
+def read_images(place: Path, prompts: Sequence[Prompt]) -> ImageSet:
     """Images in any layout known here; raises FastFluxError naming what was looked for when there is none."""
-    from bench.samples.geneval_layout import read_geneval_folder
+    from bench.samples.geneval_layout import numbered_folders, read_geneval_folder
     from bench.samples.hps_layout import read_layout
 
     if place.is_file() or (place / MANIFEST).is_file():
         return ImageSet.read(place if place.is_file() else place / MANIFEST)
-    prompts = read_all_prompts(profile)
-    if (place / "00000").is_dir():
+    if numbered_folders(place):
         return read_geneval_folder(place, [prompt for prompt in prompts if prompt.set == "geneval"])
     preferred = [prompt for prompt in prompts if prompt.set == "hps"]
     if any((place / str(prompt.style)).is_dir() for prompt in preferred):

@@ -93,7 +93,7 @@ def reproduce(
     if not tables:
         raise FastFluxError("--only names no table: name some, or leave it away for all")
     chosen_variants(profile, needed_by(tables), variant_names)
-    profile = _shortened(profile, limit, seeds)
+    profile = _shortened(profile, seeds)
     if ranking is not None:
         profile = with_ranking(profile, ranking)
     # Pruned models, images and times of one kind of device never stand for those of another.
@@ -129,10 +129,8 @@ def reproduce(
     return finished
 
 
-def _shortened(profile: Profile, limit: int | None, seeds: int | None) -> Profile:
+def _shortened(profile: Profile, seeds: int | None) -> Profile:
     """The profile with `seeds` images of each prompt."""
-    if limit is not None and not 1 <= limit <= 10**6:
-        raise FastFluxError(f"--limit is {limit}: it is the number of prompts of each style and task, at least 1")
     if seeds is None:
         return profile
     samples = dict.fromkeys(profile.sampling.samples, seeds)

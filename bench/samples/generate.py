@@ -134,6 +134,9 @@ def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> 
         generator=[torch.Generator().manual_seed(job.seed) for job in batch],
         output_type="np",
     ).images
+    if images.shape[1:3] != (sampling.height, sampling.width):
+        drawn, asked = f"{images.shape[2]}x{images.shape[1]}", f"{sampling.width}x{sampling.height}"
+        raise FastFluxError(f"The pipeline draws {drawn} pixels where {asked} are asked for: give a size it can draw.")
     faulty = [job for job, image in zip(batch, images, strict=True) if not np.isfinite(image).all()]
     if faulty:
         raise FastFluxError(

@@ -17,10 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from bench.records.results import json_lines, json_of, read_data
+from bench.records.results import read_data
 from bench.samples.geneval_metadata import GenEvalLine
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
+from fastflux.calibration.prompts import parse_json, read_lines, read_text
 from fastflux.errors import FastFluxError
 from fastflux.files import new_folder, write_text
 
@@ -36,8 +37,7 @@ def read_metadata(path: Path) -> tuple[Prompt, ...]:
 
     Raises FastFluxError that names file and line for a missing file, bad JSON or metadata of another form.
     """
-    lines = json_lines(path, "give GenEval's evaluation_metadata.jsonl")
-    prompts = tuple(parse_prompt(line, number, where) for number, (where, line) in enumerate(lines))
+    prompts = tuple(parse_prompt(line, number, where) for number, (where, line) in enumerate(read_lines(path)))
     if not prompts:
         raise FastFluxError(f"{path} holds no prompts; give GenEval's evaluation_metadata.jsonl.")
     return prompts
@@ -60,10 +60,15 @@ def parse_prompt(text: str, number: int, where: str) -> Prompt:
     Raises:
         FastFluxError: `where`, and what is not as GenEval has it.
     """
-    data = json_of(text, where, "take the file anew")
+    data = parse_json(text, where)
     line = read_data(GenEvalLine, data, where)
     metadata = {key: data[key] for key in ("tag", "include", "exclude") if key in data}
     return Prompt(line.id or f"geneval-{number:05}", "geneval", line.prompt, None, metadata)
+
+
+def numbered_folders(root: Path) -> list[Path]:
+    """The folders 00000, 00001, ... in a folder, with however many digits; none where there is no such folder."""
+    return sorted(path for path in root.glob("*") if path.name.isdecimal() and path.is_dir())
 
 
 def read_geneval_folder(root: Path, prompts: Sequence[Prompt] = ()) -> ImageSet:
@@ -79,7 +84,10 @@ def read_geneval_folder(root: Path, prompts: Sequence[Prompt] = ()) -> ImageSet:
     """
     if not root.is_dir():
         raise ImageSetError(f"{root} is not a folder; expected one with {'00000'}/{METADATA} and {'00000'}/{SAMPLES}.")
-    numbered = {int(folder.name): folder for folder in root.iterdir() if folder.is_dir() and folder.name.isdigit()}
+    numbered: dict[int, Path] = {}
+    for folder in numbered_folders(root):
+        if (other := numbered.setdefault(int(folder.name), folder)) is not folder:
+            raise ImageSetError(f"{other} and {folder} have one number; keep one.")
     if not numbered:
         raise ImageSetError(f"{root} has no folders 00000, 00001, ...; give the folder that GenEval's script wrote.")
     wanted = {content_of(prompt.metadata or {}, prompt.prompt): prompt.id for prompt in prompts}
@@ -149,11 +157,11 @@ def _numbers(ids: list[str]) -> dict[str, int]:
 
 def _images_of(folder: Path) -> list[GeneratedImage]:
     try:
-        text = (folder / METADATA).read_text(encoding="utf-8")
-        prompt = parse_prompt(text, int(folder.name), str(folder / METADATA))
+        text = read_text(folder / METADATA)
         names = sorted(path.name for path in (folder / SAMPLES).iterdir())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, FastFluxError) as error:
         raise ImageSetError(f"{folder} lacks {METADATA} or {SAMPLES} ({error}); write the folder again.") from error
+    prompt = parse_prompt(text, int(folder.name), str(folder / METADATA))
     files = {int(match.group(1)): name for name in names if (match := _SAMPLE.fullmatch(name))}
     if not files:
         raise ImageSetError(f"{folder / SAMPLES} holds no images 00000.png, 00001.png, ...; generate them.")

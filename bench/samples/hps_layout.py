@@ -7,13 +7,13 @@ Source: https://github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, commit 866735e.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import Prompt
+from fastflux.calibration.prompts import parse_json, read_text
 from fastflux.errors import FastFluxError
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
@@ -74,13 +74,12 @@ def _places(prompts: Sequence[Prompt]) -> list[tuple[Prompt, Path]]:
 
 
 def _texts(file: Path) -> list[str]:
-    try:
-        texts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    if not file.is_file():
         raise FastFluxError(
-            f"{file} cannot be read ({error}); download the folder benchmark of the data set zhwang/HPDv2 from "
+            f"{file} is not there; download the folder benchmark of the data set zhwang/HPDv2 from "
             "https://huggingface.co/datasets/zhwang/HPDv2."
-        ) from error
+        )
+    texts = parse_json(read_text(file), str(file))
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
         raise FastFluxError(f"{file} is no list of texts; expected a style of HPDv2's benchmark, 800 prompts.")
     return texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
-from bench.records.results import Data, RecordError, json_lines, json_of, read_data
+from bench.records.results import Data, read_data
+from fastflux.calibration.prompts import parse_json, read_lines
 from fastflux.errors import FastFluxError
-from fastflux.pictures import as_seen
+from fastflux.pictures import open_picture
 
 Pixels = npt.NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -65,7 +64,7 @@ class GeneratedImage:
     sha256: str | None = None
 
     def read(self) -> Pixels:
-        """The pixels as people see them (`fastflux.pictures.as_seen`), (height, width, 3) uint8.
+        """The pixels as people see them (`fastflux.pictures.open_picture`), (height, width, 3) uint8.
 
         Raises:
             ImageSetError: the file is missing, truncated, no image, or not the file the manifest was made with.
@@ -77,10 +76,9 @@ class GeneratedImage:
         if self.sha256 is not None and hashlib.sha256(data).hexdigest() != self.sha256:
             raise ImageSetError(f"{self.file} is not the file its manifest was written for; generate the image again.")
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                return np.array(as_seen(ImageOps.exif_transpose(image)))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise ImageSetError(f"{self.file} is damaged or no image ({error}); generate it again.") from error
+            return np.array(open_picture(self.file, data))
+        except FastFluxError as error:
+            raise ImageSetError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -102,9 +100,8 @@ class ImageSet:
             ImageSetError: no manifest, a line that is no entry, or two images of one prompt and sample.
         """
         try:
-            lines = json_lines(manifest, "generate the images first")
-            images = [_parse(line, manifest.parent, where) for where, line in lines]
-        except RecordError as error:
+            images = [_parse(line, manifest.parent, where) for where, line in read_lines(manifest)]
+        except FastFluxError as error:
             raise ImageSetError(str(error)) from error
         found: dict[tuple[str, int], GeneratedImage] = {}
         for image in images:
@@ -157,7 +154,7 @@ class ImageSet:
 
 
 def _parse(line: str, folder: Path, where: str) -> GeneratedImage:
-    entry = read_data(ManifestLine, json_of(line, where, "generate the images again"), where)
+    entry = read_data(ManifestLine, parse_json(line, where), where)
     file = folder / entry.file
     if not file.resolve().is_relative_to(folder.resolve()):
         raise ImageSetError(

@@ -14,6 +14,7 @@ from bench.samples.geneval_metadata import GenEvalMetadata
 from fastflux.calibration.prompts import read_json_lines
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.settings import require_positive
 
 SETS = ("hps", "geneval", "calibration")
 
@@ -78,6 +79,7 @@ def _parse(data: Any, where: str) -> Prompt:
 
 def limited(prompts: tuple[Prompt, ...], limit: int | None) -> tuple[Prompt, ...]:
     """The first `limit` prompts of every style and task, so that each keeps its share; all where `limit` is None."""
+    require_positive(limit=limit)
     if limit is None:
         return prompts
     counts: dict[tuple[str, str], int] = {}

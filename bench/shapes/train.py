@@ -28,6 +28,7 @@ from bench.shapes.world import object_coverage, render, sample_scenes
 from fastflux.command_line import run
 from fastflux.errors import unknown_name
 from fastflux.files import new_folder, write_text
+from fastflux.threads import usable_cores, use_threads
 
 app = App(name="python -m bench.shapes.train")
 
@@ -181,6 +182,7 @@ def main(*, stages: str = ",".join(STAGES), folder: Path = RUNS, device: str = "
     for stage in chosen:
         if stage not in STAGES:
             raise unknown_name("stage", stage, STAGES)
+    use_threads(usable_cores())
     folder.mkdir(parents=True, exist_ok=True)
     run_stages(chosen, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 

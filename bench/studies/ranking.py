@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from msgspec import structs
 from msgspec.structs import replace
 from rich.console import Console
 from rich.table import Table
+from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -33,13 +36,13 @@ from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
 from bench.run.units import Results, Unit
 from bench.samples.generate import MANIFEST, generate
-from bench.samples.image_set import ImageSet
+from bench.samples.image_set import ImageSet, Pixels
 from bench.samples.prompts import prompts_hash
 from bench.settings import changed
 from fastflux.calibration.importance import MEASURED_RANKINGS, BlockFit, fit_blocks, importance_scores, unimportance
 from fastflux.calibration.statistics import collect_statistics
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
+from fastflux.files import whole_file, write_text
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
 
@@ -48,6 +51,12 @@ RANK_SAMPLES = 2
 STAGE, DENSE = "removal", "dense"
 _VALUES = {"fid": "fid", "clip_score": "mean"}
 """The metrics that the importance is made of, and their values."""
+FEATURES = "features"
+"""Folder of what FID sees of the images without each block."""
+RESAMPLES, HALVINGS = 100, 20
+FIRST = (5, 11)
+"""How many of the least important blocks the order's stability is told of: those that 10 and 20% replace."""
+_Array: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,14 @@ class Removal:
     fid: float
     clip_score: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Of each image without a block, in order: what FID sees of it (images, dim), and its CLIP score."""
+
+    features: _Array
+    scores: _Array
 
 
 def rank(
@@ -100,9 +117,10 @@ def rank(
     folder = folder / digest(inputs)
     evaluation = Evaluation(profile, folder, (), device=base.device, models=folder.parent, force=force)
     with locked(folder):
-        removals, cost = _remove_each(evaluation, inputs)
+        removals, parts, cost = _remove_each(evaluation, inputs)
         fits, seconds = _fit(evaluation, removals)
-    ranking = _ranking(removals, fits)
+    errors, halves = noise(parts[DENSE], {block: parts[str(block)] for block in removals}, samples)
+    ranking = _ranking(removals, fits, errors) | {"halves": halves}
     one_pass: dict[str, JSON] = {
         "forwards": len(base.calibration_prompts) * profile.calibration.steps,
         "seconds": round(seconds, 1),
@@ -134,7 +152,9 @@ def committed_ranking(profile: Profile) -> Path:
     return RANKINGS / f"{profile.name}.json"
 
 
-def _remove_each(evaluation: Evaluation, inputs: Mapping[str, JSON]) -> tuple[dict[BlockRef, Removal], dict[str, JSON]]:
+def _remove_each(
+    evaluation: Evaluation, inputs: Mapping[str, JSON]
+) -> tuple[dict[BlockRef, Removal], dict[str, Parts], dict[str, JSON]]:
     """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
     transformer = evaluation.main.dense().eval()
     pipeline, sampling = evaluation.main.pipeline, evaluation.sampling
@@ -153,14 +173,23 @@ def _remove_each(evaluation: Evaluation, inputs: Mapping[str, JSON]) -> tuple[di
     metrics = (distance.against(dense), score)
     blocks = architecture_of(transformer).blocks(transformer)
     removals: dict[BlockRef, Removal] = {}
+    parts = {DENSE: Parts(_features(distance, dense), np.zeros(len(dense)))}
     for block in track(blocks, "rank", total=len(blocks)):
-        make = partial(_remove, transformer, block, evaluation.folder / "without", draw, metrics)
-        done = runner.settle(STAGE, Unit({str(block): dict(inputs)}, make))
+        seen = evaluation.folder / FEATURES / f"{block}.safetensors"
+        make = partial(_remove, transformer, block, evaluation.folder / "without", draw, metrics, seen)
+        done = runner.settle(STAGE, Unit({str(block): dict(inputs)}, make, (seen,)))
         fid, clip_score = (found.values[_VALUES[found.info.name]] for found in done.results[str(block)])
         removals[block] = Removal(fid, clip_score, done.seconds)
+        scores = [score for prompt in done.results[str(block)][1].samples.values() for score in prompt]
+        parts[str(block)] = Parts(load_file(seen)["features"], np.array(scores))
     forwards = len(dense) * sampling.steps * (len(blocks) + 1)
     seconds = drawn.seconds + sum(removal.seconds for removal in removals.values())
-    return removals, {"forwards": forwards, "seconds": round(seconds, 1)}
+    return removals, parts, {"forwards": forwards, "seconds": round(seconds, 1)}
+
+
+def _features(distance: Any, images: Iterable[Pixels]) -> _Array:
+    """What FID sees of images: (images, dim)."""
+    return distance.model.raw_image_features(images).double().numpy()  # type: ignore[no-any-return]
 
 
 def _remove(
@@ -169,6 +198,7 @@ def _remove(
     place: Path,
     draw: Callable[[Path], ImageSet],
     metrics: Sequence[Metric],
+    seen: Path,
 ) -> Results:
     """Draw and score without one block, and put it back."""
     shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
@@ -177,6 +207,8 @@ def _remove(
     found = [metric(images) for metric in metrics]
     if failed := [measurement for measurement in found if measurement.status != "ok"]:
         raise FastFluxError(f"{failed[0].info.name} without {block}: {failed[0].reason}")
+    with whole_file(seen) as partial_file:
+        save_file({"features": _features(metrics[0], images)}, partial_file)
     shutil.rmtree(place)
     return {str(block): found}
 
@@ -190,7 +222,9 @@ def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Ma
     return fits, monotonic() - began
 
 
-def _ranking(removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, BlockFit]) -> dict[str, JSON]:
+def _ranking(
+    removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, BlockFit], errors: Mapping[BlockRef, float]
+) -> dict[str, JSON]:
     """All blocks, least important first, with every score; and Spearman's correlation of each order with that one."""
     scores = importance_scores(
         {block: removal.fid for block, removal in removals.items()},
@@ -201,6 +235,7 @@ def _ranking(removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, Block
         {
             "block": str(block),
             "importance": scores[block],
+            "importance_error": errors[block],
             **asdict(removals[block]),
             **{name: getattr(fits[block], name) for name in MEASURED_RANKINGS},
         }
@@ -214,6 +249,45 @@ def _ranking(removals: Mapping[BlockRef, Removal], fits: Mapping[BlockRef, Block
     return {"blocks": entries, "spearman": agreement}
 
 
+def frechet_distance(one: _Array, other: _Array) -> float:
+    """FID's formula on two sets of features (images, dim); arXiv 1706.08500."""
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    roots = np.sqrt(np.clip(np.linalg.eigvals(first @ second).real, 0, None)).sum()
+    gap = one.mean(axis=0) - other.mean(axis=0)
+    return float(gap @ gap + np.trace(first) + np.trace(second) - 2 * roots)
+
+
+def noise(
+    dense: Parts, without: Mapping[BlockRef, Parts], samples: int
+) -> tuple[dict[BlockRef, float], dict[str, float]]:
+    """The importance's standard errors, and how alike the orders of random halves of the prompts are.
+
+    Prompts are resampled with all their images, the same ones for all blocks and the dense model. A half has fewer
+    images than the whole, so its order repeats less well than the whole's would.
+    """
+    rng = np.random.default_rng(0)
+    images = np.arange(len(dense.features)).reshape(-1, samples)  # (prompts, samples)
+
+    def scores(prompts: npt.NDArray[np.int64]) -> _Array:
+        rows = images[prompts].ravel()
+        fid = {block: frechet_distance(dense.features[rows], part.features[rows]) for block, part in without.items()}
+        clip = {block: float(part.scores[rows].mean()) for block, part in without.items()}
+        return np.array([*importance_scores(fid, clip).values()])
+
+    resampled = [scores(rng.integers(len(images), size=len(images))) for _ in range(RESAMPLES)]
+    errors = np.std(resampled, axis=0, ddof=1)
+    shuffled = [rng.permutation(len(images)) for _ in range(HALVINGS)]
+    pairs = [tuple(scores(half) for half in np.array_split(prompts, 2)) for prompts in shuffled]
+    halves = {
+        "images": images.size / 2,
+        "spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs])),
+    }
+    for count in FIRST:
+        common = [len(set.intersection(*({*half.argsort()[:count].tolist()} for half in pair))) for pair in pairs]
+        halves[f"first_{count}"] = float(np.mean(common))
+    return dict(zip(without, errors.tolist(), strict=True)), halves
+
+
 def _spearman(
     blocks: Sequence[BlockRef], other: Callable[[BlockRef], float], scores: Mapping[BlockRef, float]
 ) -> float:
@@ -222,9 +296,9 @@ def _spearman(
 
 def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     measured = (name.replace("_", " ") for name in MEASURED_RANKINGS)
-    table = Table("#", "block", "importance", "FID", "CLIP score", *measured, box=None)
+    table = Table("#", "block", "importance", "±", "FID", "CLIP score", *measured, box=None)
     for place, entry in enumerate(ranking["blocks"], 1):
-        figures = (entry[key] for key in ("importance", "fid", "clip_score", *MEASURED_RANKINGS))
+        figures = (entry[key] for key in ("importance", "importance_error", "fid", "clip_score", *MEASURED_RANKINGS))
         table.add_row(str(place), entry["block"], *(f"{figure:.4g}" for figure in figures))
     out = Console(width=max(Console().width, 140), soft_wrap=True)  # whole rows, wherever they are written
     out.print(table)
@@ -232,5 +306,11 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     for name, value in ranking["spearman"].items():
         agreement.add_row(name, f"{value:.3f}")
     out.print(agreement)
+    halves = ranking["halves"]
+    shared = " and ".join(f"{halves[f'first_{count}']:.1f} of the first {count} blocks" for count in FIRST)
+    out.print(
+        f"±: standard error. Two halves of the prompts ({halves['images']:g} images each) share {shared}; Spearman's "
+        f"correlation {halves['spearman']:.3f}. More --samples make the order stabler."
+    )
     for name, spent in cost.items():
         console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")

@@ -29,10 +29,10 @@ def collect_in_parts(
 ) -> Statistics:
     """The statistics of a run, as `collect_statistics` gives them, written to ``folder`` behind every ``every`` data.
 
-    What earlier parts of the same run left there is not collected again; ``advance`` is told of it too. The same run is
-    one of the same data, pipeline and settings, bit by bit, which takes a while to tell (`fingerprint`). Parts end with
-    a batch, so that batches are those of a run in one go. Raises ``FastFluxError`` for ``every`` below 1, and when a
-    file cannot be written or read.
+    What earlier parts of the same run left there is not collected again unless it is damaged; ``advance`` is told of it
+    too. The same run is one of the same data, pipeline and settings, bit by bit, which takes a while to tell
+    (`fingerprint`). Parts end with a batch, so that batches are those of a run in one go. Raises ``FastFluxError`` for
+    ``every`` below 1, and when a file cannot be written.
     """
     if every < 1:
         raise FastFluxError(f"Statistics are to be saved every {every} prompts or pictures, but it must be at least 1.")
@@ -40,8 +40,14 @@ def collect_in_parts(
     prefix = f"statistics-{_key(transformer, run)}-"
     folder.mkdir(parents=True, exist_ok=True)
     ends = {int(path.stem.removeprefix(prefix)): path for path in folder.glob(f"{prefix}*.safetensors")}
-    done = max(ends, default=0)
-    statistics = load_statistics(ends[done], device=next(transformer.parameters()).device) if done else None
+    done, statistics = 0, None
+    for end in sorted(ends, reverse=True):
+        try:
+            statistics = load_statistics(ends[end], device=next(transformer.parameters()).device)
+        except FastFluxError:  # damaged: it is collected again
+            continue
+        done = end
+        break
     advance(done)
     for start in range(done, len(run.data), step):
         part = replace(run, data=run.data[start : start + step], seed=run.seed + start)

@@ -8,6 +8,8 @@ from typing import Any
 from fastflux.errors import FastFluxError
 
 TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile("[\ud800-\udfff]")
 _KEYS = ("prompt", "text", "caption")
 
 
@@ -56,11 +58,14 @@ def read_json_lines(path: Path) -> list[tuple[str, Any]]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """A JSON value; raises ``FastFluxError`` naming ``where`` it stands."""
+    """A JSON value of whole characters; raises ``FastFluxError`` naming ``where`` it stands."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FastFluxError(f"{where} is no JSON ({str(error)[:80]}): {text[:60]!r}.") from error
+    if _SURROGATE.search(text) and _HALF.search(json.dumps(found, ensure_ascii=False)):
+        raise FastFluxError(f"{where} has half a surrogate pair, which no tokenizer takes: {text[:60]!r}.")
+    return found
 
 
 def text_of(entry: Any, where: str) -> str:
@@ -72,8 +77,4 @@ def text_of(entry: Any, where: str) -> str:
         entry = entry[key]
     if not isinstance(entry, str) or not entry.strip():
         raise FastFluxError(f"{where} has a prompt that is no text: {str(entry)[:60]!r}.")
-    try:
-        entry.encode()
-    except UnicodeEncodeError as error:
-        raise FastFluxError(f"{where} has half a surrogate pair, which no tokenizer takes: {entry[:60]!r}.") from error
     return entry

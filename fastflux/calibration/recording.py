@@ -142,7 +142,7 @@ class BlockStates:
             self._arguments.append(
                 {name: first[name] if _same(value, first.get(name)) else value for name, value in arguments.items()}
             )
-            yield _on_host(streams)
+            yield on_host(streams)
 
     def arguments(self, batch: int) -> Mapping[str, Any]:
         """What every block is given besides the streams, for one batch of samples."""
@@ -190,7 +190,7 @@ class BlockStates:
         """Run ``streams`` of all samples through consecutive blocks; ``observe`` as in `run_blocks`."""
         began = monotonic()
         batches = zip(streams, self._arguments, strict=True)
-        out = self.store.keep(map(_on_host, run_blocks(self.transformer, blocks, batches, observe)))
+        out = self.store.keep(map(on_host, run_blocks(self.transformer, blocks, batches, observe)))
         self.seconds += monotonic() - began
         self.block_forwards += len(blocks) * out.samples
         return out
@@ -209,5 +209,6 @@ def _same(value: object, other: object) -> bool:
     return isinstance(value, Tensor) and isinstance(other, Tensor) and torch.equal(value, other)
 
 
-def _on_host(streams: Streams) -> Streams:
+def on_host(streams: Streams) -> Streams:
+    """Both streams in the machine's memory."""
     return streams[0].cpu(), streams[1].cpu()

@@ -7,17 +7,15 @@ from tempfile import gettempdir
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastflux.calibration.activations import KEEP, ActivationStore, Streams, require_bounds
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
+from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.files import save_tensors
 from fastflux.models.architecture import STREAMS, architecture_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
@@ -234,13 +232,14 @@ def save_statistics(statistics: Statistics, path: Path | str) -> None:
         for stream, moments in streams.items()
         for field in fields(LinearStatistics)
     }
-    save_tensors(tensors, path, remedy="free some space or choose another place")
+    save_sealed(tensors, path, remedy="free some space or choose another place")
 
 
 def load_statistics(path: Path | str, *, device: torch.device | str = "cpu") -> Statistics:
-    """Read what `save_statistics` wrote; raises ``FastFluxError`` when the file is missing, truncated or another's."""
+    """Read what `save_statistics` wrote; raises ``FastFluxError`` when the file is missing, damaged or another's."""
+    read, _ = load_sealed(Path(path), remedy="collect and save them again")
+    tensors = {name: tensor.to(device) for name, tensor in read.items()}
     try:
-        tensors = load_file(path, device=str(device))
         statistics: Statistics = {}
         for name in tensors:
             prefix, _, field = name.rpartition("/")
@@ -250,6 +249,6 @@ def load_statistics(path: Path | str, *, device: torch.device | str = "cpu") -> 
             moments = {field.name: tensors[f"{prefix}/{field.name}"] for field in fields(LinearStatistics)}
             count = int(moments.pop("count"))
             statistics.setdefault(BlockRef.parse(block), {})[stream] = LinearStatistics(count=count, **moments)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise FastFluxError(f"Cannot read the statistics in {path} ({error}): collect and save them again.") from error
     return statistics

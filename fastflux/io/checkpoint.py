@@ -16,7 +16,7 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fastflux.errors import FastFluxError, unknown_name
+from fastflux.errors import FastFluxError, first_sentence, unknown_name
 from fastflux.files import new_folder, write_text
 from fastflux.models.plain import require_finite, require_plain
 from fastflux.models.pruned import model_classes, plan_of, require_all_weights
@@ -292,8 +292,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise FastFluxError(f"{path} holds no JSON object: restore it from its source.")
     return data
-
-
-def first_sentence(error: Exception) -> str:
-    """The first line of an error's message, without its full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")

@@ -6,8 +6,7 @@ from diffusers import DiffusionPipeline
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # imported there, without an __all__
 
-from fastflux.errors import FastFluxError
-from fastflux.io.checkpoint import first_sentence
+from fastflux.errors import FastFluxError, first_sentence
 
 
 def is_hub_id(text: str) -> bool:

@@ -19,13 +19,20 @@ from fastflux.io.hub import is_hub_id
 from fastflux.methods.registry import pruning_method
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.pruned import parameter_count, pruned_class_of
-from fastflux.plan import JSON, PruningPlan
+from fastflux.plan import JSON, REPLACEMENT_KINDS, PruningPlan
 
 CARD = "README.md"
 PAPER = "https://arxiv.org/abs/2506.10035"
 PREVIOUS_CARDS = re.compile(r"README\.previous(-\d+)?\.md")
 _LICENCE_FILES = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)([-_.].*)?", re.IGNORECASE)
 
+_MEANINGS = (
+    "by linear layers",
+    "by their shortcut alone",
+    "attention by linear layers",
+    "MLP by linear layers",
+    "attention and MLP by linear layers",
+)
 _LOADING = """## How to load it
 
 ```python
@@ -149,7 +156,7 @@ def _plan(transformer: nn.Module, plan: PruningPlan) -> Iterator[str]:
     order = architecture_of(transformer).chain(transformer)
     yield f"- Blocks replaced: {len(plan.replacements)} of {len(order)}"
     kinds = {item.block: item.kind for item in plan.replacements}
-    for kind, meaning in (("linear", "by linear layers"), ("removed", "by their shortcut alone")):
+    for kind, meaning in zip(REPLACEMENT_KINDS, _MEANINGS, strict=True):
         for stack in dict.fromkeys(block.stack for block in order):
             if indices := [block.index for block in order if block.stack == stack and kinds.get(block) == kind]:
                 yield f"  - {_code(stack)} {_ranges(indices)}: {meaning}"

@@ -11,10 +11,9 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from fastflux.calibration.run import CalibrationRun
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence
 from fastflux.files import new_folder, write_text
 from fastflux.io.checkpoint import (
-    first_sentence,
     load_model,
     load_single_file,
     load_skeleton,

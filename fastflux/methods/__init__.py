@@ -1,5 +1,5 @@
 """Pruning methods: a frozen config class and a function each, registered on the config's type."""
 
-from fastflux.methods import block_removal, l1_norm, linear_replacement, sandwich_training
+from fastflux.methods import block_removal, l1_norm, linear_replacement, sandwich_training, sublayer_replacement
 
-__all__ = ["block_removal", "l1_norm", "linear_replacement", "sandwich_training"]
+__all__ = ["block_removal", "l1_norm", "linear_replacement", "sandwich_training", "sublayer_replacement"]

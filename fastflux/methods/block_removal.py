@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from fastflux.calibration.importance import (
+    DEFAULT_RANKING,
     MEASURED_RANKINGS,
     fit_blocks,
     rank_blocks,
@@ -26,7 +27,7 @@ class BlockRemovalConfig:
 
     ratio: float | None = None
     blocks: int | None = None
-    ranking: str = "residual_r2"
+    ranking: str = DEFAULT_RANKING
     seed: int = 0
 
     def __post_init__(self) -> None:

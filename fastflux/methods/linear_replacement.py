@@ -7,7 +7,14 @@ from typing import ClassVar, cast
 import torch
 from torch import nn
 
-from fastflux.calibration.importance import BlockFit, fit_blocks, rank_blocks, require_ranking, require_ranking_of
+from fastflux.calibration.importance import (
+    DEFAULT_RANKING,
+    BlockFit,
+    fit_blocks,
+    rank_blocks,
+    require_ranking,
+    require_ranking_of,
+)
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, require_ridge
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
@@ -41,7 +48,7 @@ class LinearReplacementConfig:
 
     ratio: float | None = None
     blocks: int | None = None
-    ranking: str = "residual_r2"
+    ranking: str = DEFAULT_RANKING
     ridge: float = DEFAULT_RIDGE
     seed: int = 0
 

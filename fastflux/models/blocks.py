@@ -15,7 +15,7 @@ class NoProcessor:
     """What a block without attention has for an attention processor."""
 
 
-class _WithoutAttention(nn.Module):
+class WithoutAttention(nn.Module):
     """Keeps the block's place among the attention processors.
 
     Diffusers numbers IP-Adapter's weights and scales by that place: without it those of the later blocks would shift.
@@ -36,7 +36,7 @@ class _WithoutAttention(nn.Module):
         """Let the processor go, weights and all: there is no attention that it could serve."""
 
 
-class LinearReplacementBlock(_WithoutAttention):
+class LinearReplacementBlock(WithoutAttention):
     """A block whose residual branch is one linear layer: ``y = x + W x + b`` (paper section 3.1).
 
     With ``joint`` (FLUX's single blocks) the one layer serves text and image tokens, otherwise (double blocks) each
@@ -72,7 +72,7 @@ class LinearReplacementBlock(_WithoutAttention):
         return encoder_hidden_states, hidden_states
 
 
-class RemovedBlock(_WithoutAttention):
+class RemovedBlock(WithoutAttention):
     """A block of which only the shortcut is left."""
 
     def forward(

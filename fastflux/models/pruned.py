@@ -13,8 +13,9 @@ from torch import nn
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import Architecture, architecture_of, architectures
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.sublayers import BLOCK_CLASSES
 from fastflux.models.surgery import get_block
-from fastflux.plan import PruningPlan
+from fastflux.plan import WHOLE_KINDS, PruningPlan
 
 __all__ = ["ModelMixin"]  # for the package: diffusers asks a foreign one for it before it loads a class from there
 
@@ -85,6 +86,7 @@ def pruned_class_of(architecture: Architecture) -> Any:
     __init__.__signature__ = Signature([*parameters, plan])  # type: ignore[attr-defined]  # what inspect goes by
     # diffusers reads the names of blocks for device maps and for compile_repeated_blocks.
     blocks = [*(dense._no_split_modules or dense._repeated_blocks or ()), LinearReplacementBlock.__name__]  # noqa: SLF001
+    blocks += [cls.__name__ for cls in BLOCK_CLASSES]
     content = {
         "__doc__": f"A {architecture.name} transformer pruned by FastFLUX: ``{dense.__name__}``'s arguments and a "
         "``pruning_plan``.",
@@ -116,7 +118,7 @@ def model_classes() -> dict[str, Any]:
 
 def _require_unfolded(transformer: Any) -> None:
     plan = plan_of(transformer)
-    if plan is not None and plan.config.get("folded") and len({item.kind for item in plan.replacements}) > 1:
+    if plan is not None and plan.config.get("folded") and {item.kind for item in plan.replacements} >= {*WHOLE_KINDS}:
         raise FastFluxError(
             "ControlNet adds residuals between blocks that folding has merged: use the model pruned without folding."
         )

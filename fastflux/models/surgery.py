@@ -9,7 +9,8 @@ from torch import nn
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
-from fastflux.plan import BlockRef, Replacement
+from fastflux.models.sublayers import replace_sublayers_
+from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 
 RUNS_ON = "fastflux_runs_on"
 """The attribute of an offloaded block (`fastflux.models.offload`): the device it runs on while its weights lie
@@ -40,6 +41,9 @@ def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Modul
     require_prunable(transformer, replacement.block)
     stack = _stack(transformer, replacement.block)
     old = stack[replacement.block.index]
+    if replacement.kind in SUBLAYER_KINDS:
+        replace_sublayers_(old, replacement.kind, hidden_size(transformer))
+        return old
     if replacement.kind == "removed":
         new: nn.Module = RemovedBlock()
     else:

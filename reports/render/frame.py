@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from fastflux.files import whole_file
+from fastflux.text import one_line
 from reports.table import Cell, Header, Table, display, number_parts
-from reports.text import one_line
 
 #: A spreadsheet takes text that begins so for a formula; an apostrophe before it says that it is none.
 _FORMULA = ("=", "+", "-", "@")

@@ -130,3 +130,9 @@ def test_a_manifest_that_is_no_text_is_made_again(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_bytes(b"\xff\xfe" + before)
     generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path, {})
     assert (tmp_path / MANIFEST).read_bytes() == before
+
+
+def test_pictures_of_another_size_are_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(FastFluxError, match="draws 8x8 pixels where 8x16 are asked for"):
+        generate(FakePipeline(), PROMPTS, replace(SAMPLING, height=16), tmp_path, {})
+    assert not list(tmp_path.glob("images/*"))

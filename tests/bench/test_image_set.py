@@ -125,10 +125,10 @@ def test_separators_of_unicode_and_a_byte_order_mark_are_no_ends_of_lines(write_
 
 def test_unreadable_manifests_are_named(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.jsonl"
-    with pytest.raises(ImageSetError, match="cannot be read"):
+    with pytest.raises(ImageSetError, match="Cannot read"):
         ImageSet.read(manifest)
     manifest.write_text('{"file": ')
-    with pytest.raises(ImageSetError, match="line 1 is not whole JSON"):
+    with pytest.raises(ImageSetError, match="line 1 is no JSON"):
         ImageSet.read(manifest)
     manifest.write_text("[]\n")
     with pytest.raises(ImageSetError, match=r"line 1 is no .* got `array`"):

@@ -25,6 +25,7 @@ from bench.records.variant_id import VariantId
 from bench.run.evaluation import Evaluation
 from bench.run.reproduce import reproduce
 from bench.tables import TABLES, needed_by
+from fastflux.calibration.importance import DEFAULT_RANKING
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
 
@@ -64,7 +65,7 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
     profile = structs.replace(load_profile("shapes"), methods={"linear_replacement": {"ranking": str(path)}})
     configs = {variant.id: variant.config for variant in paper_variants(profile)}
     assert configs["brll-10"].ranking == ",".join(order)  # type: ignore[union-attr]
-    assert configs["fastflux-10"].ranking == "residual_r2"  # type: ignore[union-attr]
+    assert configs["fastflux-10"].ranking == DEFAULT_RANKING  # type: ignore[union-attr]
     require_current_rankings(profile, "abc")
     with pytest.raises(FastFluxError, match=r"ranks the weights abc, but .* holds def: run `python -m bench rank"):
         require_current_rankings(profile, "def")

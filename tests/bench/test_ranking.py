@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -13,11 +14,10 @@ from bench.cli import main
 from bench.metrics.quality.fid import FID
 from bench.profiles.profile import Profile, load_profile
 from bench.records.results import Measurement
-from bench.studies.ranking import committed_ranking, rank
+from bench.studies.ranking import Parts, committed_ranking, frechet_distance, noise, rank
 from fastflux.calibration.importance import MEASURED_RANKINGS, listed_blocks
 from fastflux.errors import FastFluxError
-
-pytestmark = pytest.mark.slow
+from fastflux.plan import BlockRef
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.slow
 def test_every_block_is_scored_and_the_least_important_comes_first(ranked: Path) -> None:
     found = read(ranked)
     assert len(listed_blocks(",".join(entry["block"] for entry in found["blocks"]))) == 57
@@ -56,13 +57,41 @@ def test_every_block_is_scored_and_the_least_important_comes_first(ranked: Path)
     assert -1 <= scores[0] <= scores[-1] <= 0
     for entry in found["blocks"]:
         assert entry["fid"] > 0  # against the dense model's images of the same noise: 0 only if nothing was removed
+        assert entry["importance_error"] > 0
         assert all(name in entry for name in MEASURED_RANKINGS)
     assert set(found["spearman"]) == {*MEASURED_RANKINGS, "start2end"}
     assert all(-1 <= value <= 1 for value in found["spearman"].values())
     assert found["cost"]["importance"]["forwards"] == 4 * 2 * 58
     assert found["cost"]["one calibration pass"]["forwards"] == 4 * 2
+    assert (found["halves"]["images"], 0 <= found["halves"]["first_11"] <= 11) == (2, True)
 
 
+def test_the_frechet_distance_is_fids() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(200, 6))
+    covariance = np.cov(one, rowvar=False)
+    assert frechet_distance(one, one + 2.0) == pytest.approx(6 * 4.0)
+    assert frechet_distance(one, 3 * (one - one.mean(axis=0))) == pytest.approx(
+        np.square(one.mean(axis=0)).sum() + 4 * np.trace(covariance)
+    )
+
+
+@pytest.mark.parametrize(("spread", "repeats", "error"), [(1.0, True, 0.05), (0.0, False, 0.1)])
+def test_an_order_within_its_noise_is_told_from_one_that_repeats(spread: float, repeats: bool, error: float) -> None:
+    rng = np.random.default_rng(1)
+    dense = rng.normal(size=(64, 3))
+    blocks = [BlockRef("transformer_blocks", index) for index in range(20)]
+    without = {
+        block: Parts(dense + 0.2 * rng.normal(size=dense.shape) + spread * place, rng.normal(size=64) - spread * place)
+        for place, block in enumerate(blocks)
+    }
+    errors, halves = noise(Parts(dense, np.zeros(64)), without, samples=2)
+    assert (halves["first_5"] > 4.5) is repeats
+    assert (halves["spearman"] > 0.9) is repeats
+    assert (max(errors.values()) < error) is repeats
+
+
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_at_its_block(
     ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +114,7 @@ def test_an_interrupted_run_goes_on_at_its_block(
     assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
 
 
+@pytest.mark.slow
 def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
     ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +128,7 @@ def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
         rank(profile_name="shapes", samples=1, runs=ranked.parents[3])
 
 
+@pytest.mark.slow
 def test_accepting_writes_where_the_profile_reads(
     ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

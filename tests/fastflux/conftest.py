@@ -192,3 +192,18 @@ def dies_at_the_third(monkeypatch: pytest.MonkeyPatch) -> DiesAtTheThird:
     stand_in = DiesAtTheThird()
     monkeypatch.setattr(sandwich_training, "train_sandwich_", stand_in)
     return stand_in
+
+
+DAMAGES = ("cut", "first bit", "last bit", "a bit of the header")
+
+
+def harm(path: Path, damage: str) -> None:
+    """Damage a safetensors file: cut it, or flip one bit of its tensors or of its metadata."""
+    data = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    place = {"first bit": header, "last bit": len(data) - 1, "a bit of the header": data.index(b"sha256") + 9}
+    if damage == "cut":
+        data = data[:100]
+    else:
+        data[place[damage]] ^= 1
+    path.write_bytes(data)

@@ -242,4 +242,4 @@ def test_progress_of_another_model_is_named(drive: Drive, tmp_path: Path) -> Non
     transformer = make_tiny_flux()
     sandwich_training.replace_block_(transformer, Replacement(BlockRef("transformer_blocks", 0), "linear"))
     with pytest.raises(FastFluxError, match=r"another model's block transformer_blocks\.0: delete it"):
-        sandwich_training.load_change_(transformer, path)
+        sandwich_training.load_change_(transformer, sandwich_training.read_change(path), path)

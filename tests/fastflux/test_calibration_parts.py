@@ -20,6 +20,7 @@ from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import load_pipeline
+from tests.fastflux.conftest import DAMAGES, harm
 
 PROMPTS = ("a red star", "a blue ring", "a green cross", "two stars", "a ring")
 
@@ -61,6 +62,17 @@ def test_a_killed_pass_goes_on_behind_its_last_part(run: Trajectories, tmp_path:
     again = collect_in_parts(transformer, run, tmp_path, every=2, advance=told.append)
     assert told == [2, 2, 1], "the first two prompts were done"
     assert alike(collect_statistics(transformer, run), again)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_part_is_collected_again(damage: str, run: Trajectories, tmp_path: Path) -> None:
+    transformer: Any = run.pipeline.transformer
+    told: list[int] = []
+    whole = collect_in_parts(transformer, run, tmp_path, every=9)
+    (path,) = tmp_path.iterdir()
+    harm(path, damage)
+    assert alike(collect_in_parts(transformer, run, tmp_path, every=9, advance=told.append), whole)
+    assert told[0] == 0
 
 
 def test_parts_of_another_precision_are_not_taken(

@@ -32,7 +32,7 @@ def test_the_status_is_what_the_command_returns(returned: int | None, status: in
     ("error", "status", "sentence"),
     [
         (FastFluxError("There is no x: give another."), 1, "tool: There is no x: give another.\n"),
-        (FastFluxError("named \x1b[2J\u202e"), 1, "tool: named \\x1b[2J\\u202e\n"),
+        (FastFluxError("named \x1b[2J\u202e"), 1, "tool: named ⟨U+001B⟩[2J⟨U+202E⟩\n"),
         (OSError(28, "No space left on device", "/a"), 1, "No space left on device: '/a'; mend that"),
         (MemoryError(), 1, "the memory is full"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, "the memory is full"),

@@ -173,9 +173,9 @@ def test_statistics_survive_the_disk(statistics: Statistics, tmp_path: Path) -> 
     assert prune_(one, config, loaded) == prune_(other, config, statistics)
     assert torch.equal(run(one), run(other))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(FastFluxError, match="Cannot read the statistics"):
+    with pytest.raises(FastFluxError, match=r"Cannot read .*collect and save them again"):
         load_statistics(path)
-    with pytest.raises(FastFluxError, match="Cannot read the statistics"):
+    with pytest.raises(FastFluxError, match=r"Cannot read .*nowhere"):
         load_statistics(tmp_path / "nowhere")
     with pytest.raises(FastFluxError, match="Cannot write"):
         save_statistics(statistics, path / "below")

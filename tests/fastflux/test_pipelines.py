@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from fastflux.calibration.importance import DEFAULT_RANKING
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
@@ -238,9 +239,9 @@ def test_rank_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest.
     assert main(command) == 0
     told = capsys.readouterr().out
     found = json.loads(out.read_text())["blocks"]
-    scores = [entry["residual_r2"] for entry in found]
+    scores = [entry[DEFAULT_RANKING] for entry in found]
     assert len(found) == 6
-    assert scores == sorted(scores, reverse=True)
+    assert scores == sorted(scores)
     assert all(entry["block"] in told for entry in found)
     assert [entry["ridge"] for entry in found] == [1e-6] * 6
     assert main([*command, "--ranking", "residual_r3"]) == 1
@@ -276,7 +277,7 @@ def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixt
         (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read nowhere.txt: No such file"),
         (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
         (["--ratio", "0.2", "--method", "l1_norm", "--keep", "-1"], "kept at -1 places, but it must not be negative"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "--device abacus cannot be used here"),
+        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "There is no device 'abacus' here"),
         ([], "exactly one of the two"),
     ],
 )

@@ -17,10 +17,11 @@ from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_chan
 from fastflux.methods.sandwich_training import progress as sandwich_training
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.models.architecture import architecture_of
+from fastflux.models.pruned import plan_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, run, tiny_inputs
+from tests.fastflux.conftest import DAMAGES, DiesAtTheThird, Drive, harm, make_tiny_flux, run, tiny_inputs
 
 SMALL: dict[str, Any] = {"ranking": "random", "samples": 32, "steps": 6, "rank": 2, "batch": 8}
 
@@ -53,6 +54,14 @@ def many(transformer: nn.Module) -> Callable[[], None]:
             run(transformer, tiny_inputs(transformer, seed, batch=16))
 
     return forwards
+
+
+def test_dense_targets_bring_the_model_nearer_than_its_own(drive: Drive) -> None:
+    settings: dict[str, Any] = {"blocks": 3, "ranking": "start2end", "steps": 100, "lr": 1e-2, "linear_lr": 1e-2}
+    own, dense = (pruned(drive, targets=targets, **settings) for targets in ("current", "dense"))
+    assert error(dense) < error(own)
+    assert "targets" not in plan_of(own).config, "plans from before there was a choice keep their hashes"
+    assert plan_of(dense).config["targets"] == "dense"
 
 
 def test_training_brings_the_model_nearer_to_the_dense_one() -> None:
@@ -201,10 +210,13 @@ def test_a_diverging_sandwich_is_an_error(drive: Drive) -> None:
         pruned(drive, blocks=1, lr=1e30, linear_lr=1e30, steps=30)
 
 
-def test_a_damaged_change_names_its_file(drive: Drive, tmp_path: Path) -> None:
-    pruned(drive, tmp_path, blocks=1)
+@pytest.mark.parametrize("damage", DAMAGES[::2])
+def test_a_damaged_change_is_made_again(damage: str, drive: Drive, tmp_path: Path) -> None:
+    whole = pruned(drive, tmp_path, blocks=1)
     (path,) = tmp_path.rglob("*.safetensors")
     assert all(isinstance(block, BlockRef) for block in read_change(path))
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(FastFluxError, match=path.name):
-        pruned(drive, tmp_path, blocks=1)
+    harm(path, damage)
+    with pytest.raises(FastFluxError, match=f"{path.name}.*: delete it|{path.name} is damaged"):
+        read_change(path)
+    assert equal(pruned(drive, tmp_path, blocks=1), whole)
+    assert read_change(path)

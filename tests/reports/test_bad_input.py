@@ -17,11 +17,11 @@ from test_latex import HOSTILE
 from bench.records.results import RecordError
 from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
+from fastflux.text import one_line
 from reports.build import build
 from reports.pdf import build_pdf, overfull
 from reports.rows import read_rows
 from reports.table import Cell, Group, Header, Table, to_markdown
-from reports.text import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.tables import TABLES
+from fastflux.text import one_line
 from reports.build import build
 from reports.paired_differences import differences_table
 from reports.render.frame import to_frame, write_csv
 from reports.rows import rows_of
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
-from reports.text import one_line
 
 if TYPE_CHECKING:
     from conftest import MakeRecord, Measured, Sampled

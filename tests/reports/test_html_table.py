@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastflux.text import one_line
 from reports.render.html.document import element_id, environment
 from reports.table import Cell, Group, Header, Table
-from reports.text import one_line
 
 TABLE = Table(
     name="sample_1",

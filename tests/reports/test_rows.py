@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.tables import headline
 from fastflux.errors import FastFluxError
-from reports.rows import conditions, read_rows, rows_of
+from reports.rows import Value, conditions, read_rows, rows_of
+from reports.tables import best_rows
+from reports.why import why
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +45,59 @@ def test_gaps_carry_their_reason(hps_records: tuple[RunRecord, ...]) -> None:
     assert [row.number(key) for key in ("hps.anime", "fid.fid", "latency.p90_ms")] == [None, None, None]
 
 
-def test_samples_that_could_not_be_scored_are_told(make_record: MakeRecord, measured: Measured) -> None:
-    (row,) = rows_of([make_record("dense", "D", measured("hps", {"averaged": 1.0}, scored=6, missing=2))])
-    assert row.value("hps.averaged").note == "hps: 2 of 8 could not be scored"
-    assert conditions(row, "hps") == "n = 8"
+def test_a_part_is_told_and_never_the_best(make_record: MakeRecord, measured: Measured) -> None:
+    whole = measured("hps", {"averaged": 1.0}, scored=8)
+    part = measured("hps", {"averaged": 2.0}, scored=6, missing=2)
+    rows = rows_of(
+        [make_record("dense", "D", whole), make_record("l1-12", "L", part), make_record("l1-21", "M", whole)]
+    )
+    assert rows[1].value("hps.averaged") == Value(2.0, note="hps: 6 of 8 scored", partial=True)
+    assert conditions(rows[1], "hps") == "n = 8"
+    assert best_rows(headline("hps"), rows) == {"dense", "l1-21"}
+
+
+SCORED = {"weights_sha256": "a", "pretrained": "a.pt", "model": "ViT", "detector": "one", "reference_sha256": "r"}
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "extra"),
+    [
+        ("hps", "weights_sha256", {}), ("clip_score", "model", {}), ("fid", "reference_sha256", {}),
+        ("geneval", "detector", {}), ("fid", "antialias", {}), ("hps", "images", {"scored": 9}),
+        ("hps", "images", {"scored": 4, "missing": 3}),
+    ],
+)  # fmt: skip
+def test_scores_of_two_definitions_stand_in_no_column(
+    metric: str, key: str, extra: dict[str, int], make_record: MakeRecord, measured: Measured
+) -> None:
+    ours = measured(metric, {"mean": 9.0}, settings=SCORED | {key: "other"}, **{"scored": 8} | extra)
+    ours = ours if not extra else measured(metric, {"mean": 9.0}, settings=SCORED, **extra)
+    theirs = measured(metric, {"mean": 1.0}, settings=SCORED, scored=8)
+    rows = rows_of([make_record("dense", "D", theirs), make_record("external-x", "X", ours)])
+    note = f"{metric}: defined otherwise than in D ({key})"
+    assert [row.value(f"{metric}.mean") for row in rows] == [Value(1.0), Value(None, note=note)]
+
+
+@pytest.mark.parametrize("key", ["pretrained", "prompts_too_long", "results_sha256"])
+def test_a_renamed_file_and_counts_of_the_images_define_nothing(
+    key: str, make_record: MakeRecord, measured: Measured
+) -> None:
+    found = [measured("hps", {"mean": 1.0}, settings=SCORED | {key: value}) for value in ("a.pt", "b.pt")]
+    rows = rows_of([make_record("dense", "D", found[0]), make_record("external-x", "X", found[1])])
+    assert [row.number("hps.mean") for row in rows] == [1.0, 1.0]
+
+
+def test_rows_of_one_label_are_told_apart_by_their_ids(make_record: MakeRecord, measured: Measured) -> None:
+    score = measured("hps", {"averaged": 1.0})
+    names = (("dense", "D"), ("external-a", "Mine"), ("external-b", "mine"), ("external-c", "dense"), ("l1-12", "L"))
+    rows = rows_of([make_record(*name, score) for name in names])
+    labels = {row.variant: row.label for row in rows}
+    assert labels == {
+        "dense": "D", "external-a": "Mine (external-a)", "external-b": "mine (external-b)",
+        "external-c": "dense (external-c)", "l1-12": "L",
+    }  # fmt: skip
+    with pytest.raises(FastFluxError, match=r"Unknown row 'Mine': .*Mine \(external-a\)"):
+        why(rows, "table1", "Mine", "averaged")
 
 
 def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: MakeRecord, measured: Measured) -> None:

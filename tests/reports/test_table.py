@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastflux.text import one_line
 from reports.table import Cell, Group, Header, Table, escape_markdown, letter, to_markdown
-from reports.text import one_line
 
 TABLE = Table(
     name="sample_1",

@@ -101,7 +101,13 @@ def count_by_module(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> dic
 
 
 def block_flops(
-    kind: Literal["double", "single", "linear", "removed"], *, dim: int, tokens: int, attention_dim: int, mlp_dim: int
+    kind: Literal["double", "single", "linear", "removed"],
+    *,
+    dim: int,
+    tokens: int,
+    attention_dim: int,
+    mlp_dim: int,
+    sublayers: str = "",
 ) -> int:
     """FLOPs of one block at batch 1, by hand.
 
@@ -111,6 +117,7 @@ def block_flops(
         tokens: text and image tokens together: each stream has like weights of its own.
         attention_dim: heads x head size (dim when dense, less when heads are sliced off).
         mlp_dim: MLP channels (4 x dim when dense).
+        sublayers: which halves of the block are linear layers, as plans say it ("linear_mlp").
     """
     if kind == "removed":
         return 0
@@ -120,7 +127,12 @@ def block_flops(
     attention = 2 * tokens * tokens * attention_dim  # scores, and their product with the values
     mlp = tokens * 2 * dim * mlp_dim
     modulation = (12 if kind == "double" else 3) * dim * dim  # shift, scale, gate; twice per stream if double
-    return 2 * (projections + attention + mlp + modulation)
+    linear = tokens * dim * dim
+    halves = linear if sublayers == "linear_attention" else projections + attention
+    halves += linear if sublayers == "linear_mlp" else mlp
+    if sublayers == "linear_halves":  # one layer for both, but for double blocks, whose halves have gates of their own
+        halves = 2 * linear if kind == "double" else linear
+    return 2 * (halves + modulation)
 
 
 def flux_flops(

@@ -15,6 +15,7 @@ from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.sublayers import BLOCK_CLASSES, sublayer_kind
 from fastflux.models.surgery import get_block
 
 FLOPS_BY_BLOCK = metric_named("flops_by_block").info
@@ -24,6 +25,7 @@ CLIP_TOKENS = 77
 _KINDS = {
     "FluxTransformerBlock": "double",
     "FluxSingleTransformerBlock": "single",
+    **{cls.__name__: "single" for cls in BLOCK_CLASSES},
     "JointTransformerBlock": "joint",
     LinearReplacementBlock.__name__: "linear",
     RemovedBlock.__name__: "removed",
@@ -56,7 +58,8 @@ def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens:
     """Count a forward that draws one image of ``height`` x ``width`` pixels; the transformer is not touched.
 
     Kinds are "double" and "single" (FLUX), "joint" (SD3; "joint_dual" with a second attention, "joint_last" for the
-    last one, which ends before the text's output), "linear" (replacement) and "removed", each with "+lora" behind it
+    last one, which ends before the text's output), "linear" (replacement) and "removed", with linear layers inside
+    "double_linear_mlp" and the like, each with "+lora" behind it
     while LoRA adapters are not merged. Where blocks of one kind differ in cost, as adapters of two ranks do, the later
     cost is a kind of its own: "double_2".
 
@@ -130,6 +133,8 @@ def kind_of_block(block: Any) -> str:
         kind += "_dual"
     if getattr(block, "context_pre_only", False):
         kind += "_last"
+    if (replaced := sublayer_kind(block)) is not None:
+        kind += f"_{replaced}"
     return f"{kind}+lora" if has_unmerged_lora(block) else kind
 
 

@@ -18,7 +18,7 @@ from bench.metrics.models.open_clip_model import FeatureError
 from bench.records.environment import sha256_of
 from bench.records.results import JSON
 from bench.samples.image_set import Pixels
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence
 
 LAYER = "2048"
 SOURCE = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -93,5 +93,5 @@ def _load(weights: Path) -> Any:
         copy.seek(0)
         return FeatureExtractorInceptionV3("inception-v3-compat", [LAYER], feature_extractor_weights_path=copy)
     except (RuntimeError, OSError, EOFError, ValueError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_sentence(error)
         raise FastFluxError(f"{weights} holds no weights of InceptionV3 ({reason}); download {SOURCE}.") from error

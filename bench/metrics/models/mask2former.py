@@ -22,7 +22,7 @@ from bench.records.environment import sha256_of
 from bench.records.results import JSON
 from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import Pixels
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence
 
 PUBLIC_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"
 SHORT_EDGE, LONG_EDGE = 800, 1333
@@ -86,7 +86,7 @@ class Mask2FormerDetector:
                 trust_remote_code=False,
             )
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_sentence(error)
             raise FastFluxError(
                 f"cannot load a Mask2Former from {str(weights)!r} ({first}); give a folder with config.json and "
                 "model.safetensors, or a hub id that can be fetched or has been"

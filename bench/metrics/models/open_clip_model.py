@@ -101,7 +101,14 @@ class OpenClipModel:
     def preprocess(self, image: Pixels) -> Tensor:
         """(height, width, 3) uint8 -> (3, size, size) float32, resized and normalised."""
         if self.spec.resized_by == "PIL":
-            found: Tensor = self._preprocess(Image.fromarray(image))
+            try:
+                found: Tensor = self._preprocess(Image.fromarray(image))
+            except ValueError as error:
+                height, width = image.shape[:2]
+                raise FeatureError(
+                    f"An image of {width}x{height} pixels cannot be brought to the size of {self._name} ({error}): "
+                    "leave it away."
+                ) from error
             return found
         config = self._model.visual.preprocess_cfg
         mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))  # (3, 1, 1)

@@ -15,10 +15,11 @@ from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
 from bench.metrics.quality.geneval_scores import task_means
 from bench.records.environment import sha256_of
-from bench.records.results import JSON, Data, Measurement, json_lines, json_of, read_data
+from bench.records.results import JSON, Data, Measurement, json_of, read_data
 from bench.samples.geneval_layout import content_of, parse_prompt
 from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
+from fastflux.calibration.prompts import read_lines
 from fastflux.errors import FastFluxError
 
 REFERENCE = "GenEval: verdicts of the official evaluator"
@@ -108,7 +109,7 @@ def read_official_results(path: Path) -> tuple[OfficialVerdict, ...]:
         FastFluxError: a missing or empty file, a line of another form, or an image judged twice.
     """
     verdicts: dict[tuple[str, int], OfficialVerdict] = {}
-    for where, line in json_lines(path, "give the results of GenEval's evaluator"):
+    for where, line in read_lines(path):
         verdict = _verdict(line, where)
         key = (verdict.image.prompt_id, verdict.image.sample)
         if verdicts.setdefault(key, verdict) is not verdict:

@@ -7,7 +7,9 @@ the mean of 10 groups of 80 images, which is the mean of its 800; "Averaged" is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
+from zipfile import ZipFile, is_zipfile
 
 import numpy as np
 
@@ -62,8 +64,8 @@ class HPSSettings(Data, frozen=True):
                 "--set metrics.hps.checkpoint=PATH."
             )
         # The two versions differ in nothing but their numbers.
-        others = {file: other for other, file in HPS_FILES.items() if other != self.version}
-        if other := others.get(self.checkpoint.path.name):
+        names = {self.checkpoint.path.name, f"{_saved_as(self.checkpoint.path)}.pt"}
+        if other := next((other for other, name in HPS_FILES.items() if name in names - {file}), None):
             raise FastFluxError(f"{self.checkpoint} is HPS {other}, and {self.version} was asked for; give {file}.")
         require_architecture(self.checkpoint.path, self.model)
         return OpenClipSpec(self.model, self.checkpoint, "longest", resized_by="torch", antialias=self.antialias)
@@ -127,6 +129,14 @@ class HPS:
                 if (spread := spreads[style]) is not None
             },
         }
+
+
+def _saved_as(checkpoint: Path) -> str:
+    """The name under which torch.save wrote a file, which it keeps in it; "" where there is none."""
+    if not is_zipfile(checkpoint):
+        return ""
+    with ZipFile(checkpoint) as file:
+        return next(iter(file.namelist()), "").partition("/")[0]
 
 
 def group_std(scores: Sequence[Sequence[float]]) -> float | None:

@@ -20,7 +20,7 @@ from bench.studies.full_size import calibrating
 from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.workbench import Workbench
 from fastflux.block_counts import block_count
-from fastflux.calibration.importance import fit_blocks, rank_blocks
+from fastflux.calibration.importance import DEFAULT_RANKING, fit_blocks, rank_blocks
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, load_statistics
 from fastflux.errors import FastFluxError
@@ -97,7 +97,7 @@ def _rank(bench: Workbench, path: Path) -> Results:
     began, memory = monotonic(), PeakMemory(bench.device)
     statistics = load_statistics(path, device=bench.device)
     fits = fit_blocks(bench.outline, statistics)
-    order = rank_blocks("residual_r2", bench.outline, fits)
+    order = rank_blocks(DEFAULT_RANKING, bench.outline, fits)
     values = {"seconds": monotonic() - began}
     if (peak := memory.read()) is not None:
         values["peak_device_mib"] = peak / _MIB

@@ -11,6 +11,7 @@ import torch
 from bench.studies.full_size.stage import Stage
 from bench.studies.full_size.workbench import Workbench, free_bytes, host_free_bytes
 from fastflux.errors import FastFluxError
+from fastflux.settings import require_device
 
 GIB = 2**30
 
@@ -25,13 +26,7 @@ def usable_dtype(name: str, device: str, *, strict: bool) -> torch.dtype:
         raise FastFluxError(f"The dtype is {name!r}: give float32, bfloat16 or float16.")
     if not strict:
         return dtype
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise FastFluxError(
-            f"The device {device} cannot be used ({str(error).splitlines()[0]}): give another --device; "
-            "--stages flops needs none."
-        ) from error
+    require_device(device)
     if dtype == torch.bfloat16 and torch.device(device).type == "cuda":
         with torch.cuda.device(device):
             if not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -1,6 +1,5 @@
-"""Settings of L1-norm pruning and of the fine-tuning after it."""
+"""Settings of L1-norm pruning."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,26 +7,8 @@ from torch import nn
 
 from fastflux.block_counts import require_fraction
 from fastflux.errors import FastFluxError
+from fastflux.methods.finetuning import FinetuningSettings
 from fastflux.methods.l1_norm.widths import choose_widths
-
-
-@dataclass(frozen=True)
-class FinetuningSettings:
-    """AdamW over all parameters, linear warm-up over 5 % of the steps, cosine decay to 0; no step leaves all as it is.
-
-    The paper says that L1-norm pruning is followed by global fine-tuning (section 4.2) and names no values.
-    """
-
-    steps: int = 0
-    batch: int = 8
-    lr: float = 1e-4
-
-    def __post_init__(self) -> None:
-        for name, value, least in (("steps", self.steps, 0), ("batch", self.batch, 1)):
-            if value < least:
-                raise FastFluxError(f"Fine-tuning's {name} is {value}, but it must be at least {least}.")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise FastFluxError(f"Fine-tuning's lr is {self.lr}, but it must be a positive number.")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.methods.finetuning import finetune_, outputs_of
 from fastflux.methods.l1_norm.config import L1NormConfig
-from fastflux.methods.l1_norm.finetuning import finetune_, outputs_of
 from fastflux.methods.l1_norm.slicing import SlicedBlock, largest, sliced_blocks
 from fastflux.methods.l1_norm.widths import choose_widths
 from fastflux.methods.registry import Pruned, register_pruning_method

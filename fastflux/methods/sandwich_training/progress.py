@@ -1,9 +1,11 @@
 """The progress of Sandwich Training: what each block changed, in a file each, and the turns that make or read them."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,11 +16,12 @@ from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
+from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.calibration.statistics import Calibration, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.files import save_tensors
 from fastflux.methods.linear_replacement import copy_fit_
+from fastflux.methods.registry import settings_of
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.methods.sandwich_training.train import train_sandwich_
@@ -26,6 +29,9 @@ from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
+
+Change: TypeAlias = dict[BlockRef, dict[str, Tensor]]
+"""Weights of blocks by their names."""
 
 
 @dataclass
@@ -41,15 +47,20 @@ class Progress:
     states: BlockStates | None = None
     cost: PruningCost = field(default_factory=PruningCost)
     """Of all turns taken, wherever their files come from."""
+    dense: BlockStates | None = None
+    """Of a copy of the dense model, made when its outputs are the targets."""
+
+    def __post_init__(self) -> None:
+        self._dense = copy.deepcopy(self.transformer) if self.config.targets == "dense" else None
 
     def run(self, order: Sequence[BlockRef], turns: Iterable[int]) -> None:
         """Take the given turns of Algorithm 1's second loop."""
         for turn in turns:
             center = order[turn]
             path = self.folder / f"{turn:03d}-{center}.safetensors"
-            if path.exists():
+            if (change := _kept(path)) is not None:
                 replace_block_(self.transformer, Replacement(center, self.config.replacement))
-                load_change_(self.transformer, path)
+                load_change_(self.transformer, change, path)
                 self.states = None  # the model has changed under them
             else:
                 if self.states is None:
@@ -76,6 +87,10 @@ class Progress:
 
         before = states.before(sandwich.blocks[0])
         targets = states.through(before, sandwich.blocks, observe)
+        if self._dense is not None:
+            if self.dense is None:
+                self.dense = self.calibration.block_states(self._dense, self.inputs, self.store)
+            targets = self.dense.through(self.dense.before(sandwich.blocks[-1]), sandwich.blocks[-1:])
         new = replace_block_(transformer, Replacement(center, config.replacement))
         if isinstance(new, LinearReplacementBlock):
             copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
@@ -101,7 +116,7 @@ def progress_key(
 ) -> str:
     """16 hex digits of all that decides the changes but the amount; what the pipeline computed is in the inputs."""
     amounts = ("ratio", "blocks", "reuse_from", "ranking")
-    settings = {name: value for name, value in asdict(config).items() if name not in amounts}
+    settings = {name: value for name, value in settings_of(config).items() if name not in amounts}
     order = [str(block) for block in ranked]
     at_once = calibration.at_once(transformer, inputs)
     device = next(transformer.parameters()).device.type
@@ -117,7 +132,7 @@ def save_change(transformer: nn.Module, blocks: Iterable[BlockRef], path: Path, 
         for name, value in get_block(transformer, block).state_dict().items()
     }
     metadata = {name: repr(value) for name, value in figures.items()}
-    save_tensors(tensors, path, remedy="free some space, then run the same again", metadata=metadata)
+    save_sealed(tensors, path, remedy="free some space, then run the same again", metadata=metadata)
 
 
 def read_cost(path: Path) -> PruningCost:
@@ -130,23 +145,30 @@ def read_cost(path: Path) -> PruningCost:
         raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
 
 
-def read_change(path: Path) -> dict[BlockRef, dict[str, Tensor]]:
+def read_change(path: Path) -> Change:
     """What `save_change` wrote, by block; raises ``FastFluxError`` naming a file that cannot be read."""
-    states: dict[BlockRef, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118  # a safetensors handle is no mapping
-                block, _, name = key.partition("/")
-                states.setdefault(BlockRef.parse(block), {})[name] = file.get_tensor(key)
-    except (OSError, SafetensorError) as error:
-        raise FastFluxError(f"Cannot read {path} ({error}): delete it and run the same again.") from error
+    states: Change = {}
+    tensors, _ = load_sealed(path, remedy="delete it and run the same again")
+    for key, value in tensors.items():
+        block, _, name = key.partition("/")
+        states.setdefault(BlockRef.parse(block), {})[name] = value
     return states
 
 
-def load_change_(transformer: nn.Module, path: Path) -> None:
-    """Fill blocks with the weights that `save_change` wrote; raises ``FastFluxError`` when they do not fit."""
+def _kept(path: Path) -> Change | None:
+    """The change in a file; None where there is none, or a damaged one, which is made again."""
+    if not path.exists():
+        return None
+    try:
+        return read_change(path)
+    except FastFluxError:
+        return None
+
+
+def load_change_(transformer: nn.Module, change: Change, path: Path) -> None:
+    """Fill blocks with what `read_change` gave; raises ``FastFluxError`` naming its file when that does not fit."""
     with torch.no_grad():
-        for block, state in read_change(path).items():
+        for block, state in change.items():
             try:
                 get_block(transformer, block).load_state_dict(state)
             except RuntimeError as error:

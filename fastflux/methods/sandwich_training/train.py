@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraModel
 from torch import Tensor, nn
 
 from fastflux.calibration.activations import KeptStreams, Streams
@@ -15,14 +13,13 @@ from fastflux.calibration.block_runs import run_block
 from fastflux.calibration.recording import BlockStates, has_rows
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
+from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
 from fastflux.methods.sandwich_training.config import SandwichSettings
 from fastflux.methods.sandwich_training.span import Sandwich
 from fastflux.models.architecture import architecture_of
 from fastflux.models.offload import resident
 from fastflux.models.surgery import get_block
-
-ADAPTER = "sandwich"
 
 
 @dataclass(frozen=True)
@@ -72,13 +69,11 @@ def _train_(
     frozen = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}
     transformer.requires_grad_(requires_grad=False)
     dtype = next(modules[0].parameters(), next(transformer.parameters())).dtype
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # peft draws the LoRA matrices from the global generator
-        tuners = [_adapt(get_block(transformer, block).float(), settings.rank) for block in sandwich.adapted]
+    tuners = adapt([get_block(transformer, block).float() for block in sandwich.adapted], settings.rank, seed=seed)
     linear = [p for block in sandwich.replaced for p in get_block(transformer, block).float().parameters()]
     for parameter in linear:
         parameter.requires_grad_()
-    lora = [p for module in modules for name, p in module.named_parameters() if f".{ADAPTER}." in name]
+    lora = [parameter for module in modules for parameter in adapter_parameters(module)]
     trainable = sum(parameter.numel() for parameter in (*lora, *linear))
     batches = _Batches(states, inputs, targets, len(read) == 1, next(transformer.parameters()).device)
     try:
@@ -114,13 +109,6 @@ def _train_(
         trainable_parameters=trainable,
     )
     return SandwichResult(before, after, cost)
-
-
-def _adapt(block: nn.Module, rank: int) -> Any:
-    """LoRA on all linear layers of a block; peft's tuner, which can merge it again."""
-    names = [name for name, module in block.named_modules() if isinstance(module, nn.Linear)]
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=names)
-    return LoraModel(block, config, ADAPTER)
 
 
 class _Batches:

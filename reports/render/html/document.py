@@ -20,13 +20,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fastflux.text import one_line
 from reports.figures.gallery import Gallery
 from reports.render.html.images import browser_data, sheet_uris
 from reports.render.html.pareto import pareto_data
 from reports.rows import Row
 from reports.table import Header, Table, behind, display, letter
 from reports.tables import model_name, profile_label
-from reports.text import one_line
 from reports.why import Fact, measurement_facts, record_facts
 
 PAGE = "page.html"

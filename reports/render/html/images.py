@@ -10,9 +10,9 @@ from bench.records.results import JSON
 from bench.records.variant_id import DENSE, FASTFLUX
 from bench.tables import CLIP, GENEVAL, HPS
 from fastflux.errors import FastFluxError
+from fastflux.text import one_line
 from reports.figures.gallery import Gallery, GalleryShot
 from reports.rows import Row
-from reports.text import one_line
 
 _MEDIA_TYPES = {".avif": "image/avif", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
 #: By their name in the data.

@@ -9,8 +9,8 @@ from itertools import product
 from bench.records.results import JSON
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
 from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES, Column
+from fastflux.text import one_line
 from reports.rows import Row
-from reports.text import one_line
 
 #: Ratios to the dense model, of which less is better; of the scores more is.
 COSTS = (LATENCY_RATIO, FLOPS_RATIO)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from reports.text import code_points
+from fastflux.text import code_points
 
 #: Greek letters that look like Latin ones, for which LaTeX has no names.
 _GREEK_TWINS = dict(

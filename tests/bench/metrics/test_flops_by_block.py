@@ -1,5 +1,7 @@
-"""FLOPs by kind of block: counted on the meta device, against the hand formulas, for every variant and resolution."""
+"""FLOPs by kind of block, counted on the meta device, against the hand formulas; dense models at two resolutions."""
 
+from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,17 +10,18 @@ from peft import LoraConfig
 from torch import nn
 
 from bench.metrics.cost.flops import block_flops, flux_flops
-from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora, measure_flops_by_block
+from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block, has_unmerged_lora, measure_flops_by_block
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_
-from fastflux.plan import BlockRef, Replacement
+from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
 from tests.bench.metrics.flops_by_hand import lora_flops, sd3_flops
 from tests.bench.metrics.test_flops import FLUX_DEV, SD3_MEDIUM, TINY_SD3, flux, sd3
 from tests.fastflux.conftest import TINY, make_tiny_flux
 
 SIZES = (512, 1024)
+SIZE = 1024
 DIM = 3072
 SD3_DIM = 1536
 TEXT, SD3_TEXT = 512, 333
@@ -30,7 +33,14 @@ def flux_dev() -> nn.Module:
         return flux(FLUX_DEV)
 
 
-def by_hand(kind: Any, size: int, dim: int = DIM, text: int = TEXT, heads: float = 1.0, mlp: int | None = None) -> int:
+@cache
+def dense_flux_dev(size: int) -> FlopsTable:
+    return flops_by_block(flux_dev(), size, size)
+
+
+def by_hand(
+    kind: Any, size: int = SIZE, dim: int = DIM, text: int = TEXT, heads: float = 1.0, mlp: int | None = None
+) -> int:
     """One block; `heads` is the share that is left."""
     tokens = (size // 16) ** 2 + text
     return block_flops(kind, dim=dim, tokens=tokens, attention_dim=round(dim * heads), mlp_dim=mlp or 4 * dim)
@@ -38,7 +48,7 @@ def by_hand(kind: Any, size: int, dim: int = DIM, text: int = TEXT, heads: float
 
 @pytest.mark.parametrize("size", SIZES)
 def test_flux_dev_dense_is_what_the_formulas_say(size: int) -> None:
-    table = flops_by_block(flux_dev(), size, size)
+    table = dense_flux_dev(size)
     assert table.each == {kind: by_hand(kind, size) for kind in ("double", "single")}
     assert table.counts == {"double": 19, "single": 38}
     assert table.forward == flux_flops(FLUX_DEV, image_tokens=(size // 16) ** 2, text_tokens=TEXT)
@@ -46,10 +56,9 @@ def test_flux_dev_dense_is_what_the_formulas_say(size: int) -> None:
     assert table.text_tokens == TEXT, "FluxPipeline's own"
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_flux_dev_pruned_is_the_sum_of_its_blocks(size: int) -> None:
+def test_flux_dev_pruned_is_the_sum_of_its_blocks() -> None:
     model = flux_dev()
-    dense = flops_by_block(model, size, size)
+    dense = dense_flux_dev(SIZE)
     for stack, index, kind in (
         ("transformer_blocks", 3, "linear"),
         ("single_transformer_blocks", 5, "linear"),
@@ -57,50 +66,59 @@ def test_flux_dev_pruned_is_the_sum_of_its_blocks(size: int) -> None:
         ("single_transformer_blocks", 7, "removed"),
     ):
         replace_block_(model, Replacement(BlockRef(stack, index), kind))  # type: ignore[arg-type]
-    table = flops_by_block(model, size, size)
-    assert table.each == {kind: by_hand(kind, size) for kind in ("double", "linear", "single", "removed")}
+    table = flops_by_block(model, SIZE, SIZE)
+    assert table.each == {kind: by_hand(kind) for kind in ("double", "linear", "single", "removed")}
     assert table.counts == {"double": 18, "linear": 3, "single": 35, "removed": 1}
     assert table.rest == dense.rest
-    saved = by_hand("double", size) + 3 * by_hand("single", size) - 3 * by_hand("linear", size)
+    saved = by_hand("double") + 3 * by_hand("single") - 3 * by_hand("linear")
     assert dense.forward - table.forward == saved
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_flux_dev_sliced_by_l1_norm(size: int) -> None:
+def test_flux_dev_with_linear_layers_inside_its_blocks() -> None:
+    model = flux_dev()
+    stacks = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
+    for (_, stack), (index, kind) in product(stacks.items(), enumerate(SUBLAYER_KINDS)):
+        replace_block_(model, Replacement(BlockRef(stack, index), kind))
+    table = flops_by_block(model, 1024, 1024)
+    shape = {"dim": DIM, "tokens": 64 * 64 + TEXT, "attention_dim": DIM, "mlp_dim": 4 * DIM}
+    for block, kind in product(stacks, SUBLAYER_KINDS):
+        by_formula = block_flops(block, **shape, sublayers=kind)  # type: ignore[arg-type]
+        assert table.each[f"{block}_{kind}"] == by_formula < table.each[block]
+
+
+def test_flux_dev_sliced_by_l1_norm() -> None:
     model = flux_dev()
     config = prune_(model, L1NormConfig(0.21)).config
     heads, mlp = int(str(config["heads"])), int(str(config["mlp_channels"]))
     assert heads < 24
-    table = flops_by_block(model, size, size)
-    assert table.each == {kind: by_hand(kind, size, heads=heads / 24, mlp=mlp) for kind in ("double", "single")}
-    shape = {"image_tokens": (size // 16) ** 2, "text_tokens": TEXT}
+    table = flops_by_block(model, SIZE, SIZE)
+    assert table.each == {kind: by_hand(kind, heads=heads / 24, mlp=mlp) for kind in ("double", "single")}
+    shape = {"image_tokens": (SIZE // 16) ** 2, "text_tokens": TEXT}
     assert table.forward == flux_flops(FLUX_DEV, **shape, heads=heads, mlp_dim=mlp)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_sd3_medium_dense_and_pruned(size: int) -> None:
+def test_sd3_medium_dense_and_pruned() -> None:
     model = sd3(SD3_MEDIUM)
-    shape = {"image_tokens": (size // 16) ** 2, "text_tokens": SD3_TEXT}
-    joint, linear = by_hand("double", size, SD3_DIM, SD3_TEXT), by_hand("linear", size, SD3_DIM, SD3_TEXT)
-    dense = flops_by_block(model, size, size)
+    shape = {"image_tokens": (SIZE // 16) ** 2, "text_tokens": SD3_TEXT}
+    joint, linear = by_hand("double", SIZE, SD3_DIM, SD3_TEXT), by_hand("linear", SIZE, SD3_DIM, SD3_TEXT)
+    dense = flops_by_block(model, SIZE, SIZE)
     assert (dense.each["joint"], dense.forward) == (joint, sd3_flops(SD3_MEDIUM, **shape))
     assert dense.each["joint_last"] < joint, "it ends before the text's half"
     assert dense.counts == {"joint": 23, "joint_last": 1}
     for index in (2, 9):
         replace_block_(model, Replacement(BlockRef("transformer_blocks", index), "linear"))
-    pruned = flops_by_block(model, size, size)
+    pruned = flops_by_block(model, SIZE, SIZE)
     assert pruned.each == {**dense.each, "linear": linear}
     assert pruned.forward == sd3_flops(SD3_MEDIUM, **shape, linear=2)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_sd3_medium_sliced_by_l1_norm(size: int) -> None:
+def test_sd3_medium_sliced_by_l1_norm() -> None:
     model = sd3(SD3_MEDIUM)
     config = prune_(model, L1NormConfig(0.12)).config
     heads, mlp = int(str(config["heads"])), int(str(config["mlp_channels"]))
-    table = flops_by_block(model, size, size)
-    assert table.each["joint"] == by_hand("double", size, SD3_DIM, SD3_TEXT, heads / 24, mlp)
-    shape = {"image_tokens": (size // 16) ** 2, "text_tokens": SD3_TEXT}
+    table = flops_by_block(model, SIZE, SIZE)
+    assert table.each["joint"] == by_hand("double", SIZE, SD3_DIM, SD3_TEXT, heads / 24, mlp)
+    shape = {"image_tokens": (SIZE // 16) ** 2, "text_tokens": SD3_TEXT}
     assert table.forward == sd3_flops(SD3_MEDIUM, **shape, heads=heads, mlp_dim=mlp)
 
 
@@ -110,15 +128,14 @@ def test_a_second_attention_is_a_kind_of_its_own() -> None:
     assert table.each["joint_dual"] > table.each["joint"] > table.each["joint_last"]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_lora_on_flux_dev_counts_until_it_is_merged(size: int) -> None:
+def test_lora_on_flux_dev_counts_until_it_is_merged() -> None:
     with torch.device("meta"):
         model: Any = flux({**FLUX_DEV, "num_layers": 1, "num_single_layers": 2})  # its blocks are all alike
-    dense = flops_by_block(model, size, size)
-    rank, image = 16, (size // 16) ** 2
+    dense = flops_by_block(model, SIZE, SIZE)
+    rank, image = 16, (SIZE // 16) ** 2
     with torch.device("meta"):
         model.add_adapter(LoraConfig(r=rank, target_modules=ATTENTION))
-    unmerged = flops_by_block(model, size, size)
+    unmerged = flops_by_block(model, SIZE, SIZE)
     layer = {"rank": rank, "in_features": DIM, "out_features": DIM}
     # In double blocks the four names are the image's layers; single blocks have no to_out.
     double = 4 * lora_flops(rows=image, **layer)
@@ -129,11 +146,11 @@ def test_lora_on_flux_dev_counts_until_it_is_merged(size: int) -> None:
     }
     assert unmerged.forward == dense.forward + double + 2 * single
     model.fuse_lora()
-    assert flops_by_block(model, size, size) == dense
+    assert flops_by_block(model, SIZE, SIZE) == dense
     model.unfuse_lora()
-    assert flops_by_block(model, size, size) == unmerged
+    assert flops_by_block(model, SIZE, SIZE) == unmerged
     model.disable_lora()
-    assert flops_by_block(model, size, size) == dense
+    assert flops_by_block(model, SIZE, SIZE) == dense
 
 
 def test_adapters_on_some_blocks_and_of_two_ranks_are_told_apart() -> None:

@@ -133,7 +133,7 @@ def test_a_bad_line_is_named(results: Path, bad: str, what: str) -> None:
 
 
 def test_no_file_and_no_verdicts_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(FastFluxError, match="cannot be read"):
+    with pytest.raises(FastFluxError, match="Cannot read"):
         OfficialGenEval(tmp_path / "absent.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(FastFluxError, match="holds no verdicts"):

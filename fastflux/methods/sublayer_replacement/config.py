@@ -1,0 +1,85 @@
+"""Settings of sublayer replacement: how much may be left, what may stand in a block's place, and the last training."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
+from fastflux.errors import FastFluxError, unknown_name
+from fastflux.methods.adapters import require_rank
+from fastflux.methods.finetuning import FinetuningSettings
+from fastflux.methods.targets import require_targets
+from fastflux.plan import REPLACEMENT_KINDS
+
+
+@dataclass(frozen=True)
+class SublayerReplacementConfig:
+    """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the output least.
+
+    Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
+    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`); ``scored`` of the ``samples``
+    measure the error of the model's output that each kind in each block makes, and a knapsack takes the least sum.
+    The layers are then fitted one behind the other to what the ``targets`` give: the "dense" model's blocks, or the
+    "current" model's own. ``steps`` of distillation from the dense model follow, 0 for none: in full for the linear
+    layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for the rest. ``ridge`` as in `LinearReplacementConfig`.
+
+    Raises:
+        FastFluxError: A value that cannot be meant.
+    """
+
+    method: ClassVar[str] = "sublayer_replacement"
+
+    flops: float | None = None
+    latency: float | None = None
+    kinds: str = "linear,linear_attention,linear_mlp,linear_halves"
+    targets: str = "dense"
+    scored: int = 64
+    samples: int = 512
+    ridge: float = DEFAULT_RIDGE
+    seed: int = 0
+    rank: int = 16
+    steps: int = 200
+    batch: int = 8
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if (self.flops is None) == (self.latency is None):
+            raise FastFluxError(f"{self.method} takes either flops or latency: give exactly one of the two.")
+        if not 0 < self.left <= 1:
+            raise FastFluxError(
+                f"{self.left} of the dense step's cost is to be left, but it must lie above 0 and not above 1."
+            )
+        for kind in self.allowed:
+            if kind not in REPLACEMENT_KINDS:
+                raise unknown_name("replacement kind", kind, REPLACEMENT_KINDS)
+        if not 1 <= self.scored <= self.samples:
+            raise FastFluxError(f"{self.scored} samples are to be scored, but it must be between 1 and {self.samples}.")
+        require_targets(self.targets)
+        require_ridge(self.ridge)
+        _ = self.settings, FinetuningSettings(lr=self.lr)  # which check themselves
+
+    @property
+    def left(self) -> float:
+        """The share of the dense step's cost that may be left."""
+        return (self.latency if self.flops is None else self.flops) or 0.0
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """What may stand in a block's place."""
+        return tuple(kind.strip() for kind in self.kinds.split(","))
+
+    @property
+    def settings(self) -> FinetuningSettings:
+        """How the pruned model is distilled; ``lr`` is that of the linear layers."""
+        return FinetuningSettings(self.steps, self.batch, self.linear_lr)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """It always runs the model."""
+        return True
+
+    def require_fits(self, transformer: nn.Module) -> None:
+        """Raise ``FastFluxError`` for a LoRA rank that this transformer has no room for."""
+        require_rank(self.rank, transformer)

@@ -1,0 +1,103 @@
+"""Sublayer replacement: score every kind in every block, choose by budget, fit to the dense model, distil."""
+
+from time import monotonic
+
+import torch
+from torch import nn
+
+from fastflux.calibration.activations import ActivationStore
+from fastflux.calibration.recording import BlockStates, RecordedInputs
+from fastflux.calibration.statistics import Calibration
+from fastflux.calibration.sublayers import run_and_fit
+from fastflux.cost import PruningCost
+from fastflux.methods.finetuning import finetune_, outputs_of
+from fastflux.methods.registry import Pruned, register_pruning_method
+from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
+from fastflux.methods.sublayer_replacement.search import Option, Scoring, choose, fill_
+from fastflux.models.architecture import architecture_of
+from fastflux.models.memory import PeakMemory
+from fastflux.models.sublayers import replaced_layers
+from fastflux.models.surgery import get_block
+from fastflux.plan import Replacement
+
+
+@register_pruning_method(SublayerReplacementConfig)
+def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, calibration: Calibration) -> Pruned:
+    """Replace the attentions, MLPs and blocks whose replacement changes the output least, and distil the rest."""
+    config.require_fits(transformer)
+    inputs = calibration.inputs(transformer, config.samples, config.seed)
+    began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
+    at_once = calibration.at_once(transformer, inputs)
+    chain = architecture_of(transformer).chain(transformer)
+    targets = outputs_of(transformer, inputs, at_once)
+    with calibration.store() as store:
+        states = BlockStates(transformer, inputs, at_once, keep=0, store=store)
+        options, scored = _scored(transformer, config, calibration, states, store)
+        chosen = choose(options, 1 - config.left)
+        _fit_(transformer, config, states, chosen)
+        cost = PruningCost(
+            block_forwards=states.block_forwards + scored + len(inputs) * len(chain),
+            activation_bytes=inputs.nbytes + targets.nbytes + store.peak_bytes,
+        )
+    layers = [layer for item in chosen for layer in replaced_layers(get_block(transformer, item.block))]
+    trained = finetune_(
+        transformer,
+        inputs,
+        targets,
+        config.settings,
+        seed=config.seed,
+        rank=config.rank,
+        replaced=layers,
+        lora_lr=config.lr,
+    )
+    cost += PruningCost(
+        block_trainings=config.steps * config.batch * len(chain),
+        training_steps=config.steps,
+        trainable_parameters=trained,
+        seconds=monotonic() - began,
+        peak_memory_bytes=memory.read(),
+    )
+    return Pruned(tuple(chosen), cost=cost)
+
+
+def _scored(
+    transformer: nn.Module,
+    config: SublayerReplacementConfig,
+    calibration: Calibration,
+    states: BlockStates,
+    store: ActivationStore,
+) -> tuple[list[Option], int]:
+    """All options of all blocks, fitted on all samples and scored on some; and the block forwards of the scoring."""
+    inputs = states.inputs
+    some = torch.arange(config.scored) * len(inputs) // config.scored  # all time steps among them
+    few = RecordedInputs({name: rows[some] for name, rows in inputs.rows.items()}, inputs.shared)
+    scoring = Scoring(
+        BlockStates(transformer, few, states.batch_size, keep=0, store=store),
+        timed=config.latency is not None,
+        ridge=config.ridge,
+    )
+    options: list[Option] = []
+    blocks = architecture_of(transformer).blocks(transformer)
+    run = states.before(states.blocks[0])
+    for number, block in enumerate(blocks):
+        statistics, [run] = run_and_fit(states, block, [run])
+        options += scoring.options(block, config.allowed, statistics)
+        scoring.leave(block)
+        calibration.advance(number + 1, len(blocks))
+    return options, scoring.states.block_forwards
+
+
+def _fit_(
+    transformer: nn.Module, config: SublayerReplacementConfig, states: BlockStates, chosen: list[Replacement]
+) -> None:
+    """Replace what is chosen in the order of the data flow, each fitted to what the pruned model gives it."""
+    kinds = {item.block: item for item in chosen}
+    dense = current = states.before(states.blocks[0])
+    for block in states.blocks[: 1 + max(map(states.blocks.index, kinds), default=-1)]:
+        statistics, [dense, behind] = run_and_fit(
+            states, block, [dense, current], outputs_of=0 if config.targets == "dense" else 1
+        )
+        if block in kinds:
+            fill_(transformer, kinds[block], statistics, config.ridge)
+            behind = states.through(current, [block])
+        current = behind

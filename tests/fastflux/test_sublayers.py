@@ -1,0 +1,141 @@
+"""Linear layers in the place of a block's attention or MLP: what they compute, and what diffusers can do with them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxTransformer2DModel
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor
+
+from fastflux.calibration.sublayers import BlockStatistics, SublayerObserver
+from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.models.architecture import STREAMS, architecture_of, example_inputs
+from fastflux.models.pruned import attach_plan_
+from fastflux.models.sublayers import HALVES, HALVES_OF, add_fits_, sublayer_kind
+from fastflux.models.surgery import get_block, replace_block_
+from fastflux.plan import SUBLAYER_KINDS, BlockRef, PruningPlan, Replacement
+from tests.fastflux.conftest import Make, make_tiny_flux, run, tiny_inputs
+from tests.fastflux.test_compatibility import lora_of_the_dense_model
+
+KINDS = ("linear_attention", "linear_mlp", "linear_attention", "linear_mlp", "linear_halves")
+
+
+def make_halved(make: Make, kinds: tuple[str, ...] = KINDS) -> Any:
+    """A tiny model whose first blocks have random linear layers in the halves that ``kinds`` name."""
+    transformer = make()
+    replacements = tuple(
+        Replacement(block, kind)
+        for block, kind in zip(architecture_of(transformer).blocks(transformer), kinds, strict=False)
+    )
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return 0.1 * torch.randn(shape, generator=generator)
+
+    for item in replacements:
+        block = replace_block_(transformer, item)
+        add_fits_(block, item.kind, {f"{h}.{s}": (draw(16, 16), draw(16)) for h in HALVES for s in STREAMS})
+    attach_plan_(transformer, PruningPlan("tiny", "r1", "linear_replacement", {"blocks": 5}, replacements))
+    return transformer
+
+
+@pytest.mark.parametrize("stack", ["transformer_blocks", "single_transformer_blocks"])
+@pytest.mark.parametrize("kind", SUBLAYER_KINDS)
+def test_a_half_that_is_linear_is_replaced_exactly(stack: str, kind: str) -> None:
+    """Halves that are linear layers already are found by least squares, and nothing changes."""
+    transformer = make_tiny_flux()
+    block: Any = get_block(transformer, BlockRef(stack, 0))
+    attention, mlp = ("attention" in HALVES_OF[kind]), ("mlp" in HALVES_OF[kind])
+    with torch.no_grad():
+        if stack == "transformer_blocks":
+            if mlp:
+                block.ff.net[0] = block.ff_context.net[0] = torch.nn.Linear(16, 64)
+            if attention:
+                block.attn.forward = lambda hidden_states, encoder_hidden_states, **_: (
+                    block.attn.to_out[0](hidden_states),
+                    block.attn.to_add_out(encoder_hidden_states),
+                )
+        else:
+            if mlp:
+                block.act_mlp = torch.nn.Identity()
+            if attention:
+                block.attn.forward = lambda hidden_states, **_: block.attn.to_v(hidden_states)
+    expected = run(transformer)
+    observer, statistics = SublayerObserver(block), BlockStatistics()
+    for seed in range(8):
+        run(transformer, tiny_inputs(transformer, seed, batch=8))
+        seen = observer.take()
+        statistics.add(seen, seen)
+    observer.close()
+    if attention:
+        del block.attn.forward
+    assert not attention or not torch.allclose(run(transformer), expected)
+    new = replace_block_(transformer, Replacement(BlockRef(stack, 0), kind))
+    assert not torch.allclose(run(transformer), expected)
+    add_fits_(new, kind, statistics.layers(1e-12))
+    torch.testing.assert_close(run(transformer), expected, rtol=1e-4, atol=1e-5)
+    assert sublayer_kind(new) == kind
+
+
+def test_it_saves_and_loads_with_its_plan(make: Make, folder: Path) -> None:
+    halved = make_halved(make)
+    save_transformer(halved, folder)
+    again: Any = load_transformer(folder)
+    assert torch.equal(run(again), run(halved))
+    found = [sublayer_kind(get_block(again, block)) for block in architecture_of(again).chain(again)]
+    assert found[:5] == list(KINDS)
+    assert found[5:] == [None] * (len(found) - 5)
+
+
+@pytest.mark.slow
+def test_it_compiles_without_a_graph_break(make: Make) -> None:
+    halved = make_halved(make)
+    expected = run(halved)
+    torch._dynamo.reset()
+    halved.compile(fullgraph=True, backend="eager")
+    torch.testing.assert_close(run(halved), expected)
+    torch._dynamo.reset()
+
+
+def test_it_runs_at_other_sizes_with_controlnet_and_a_gradient(make: Make) -> None:
+    halved = make_halved(make)
+    inputs = example_inputs(halved, 1, 64, 32, 7, torch.Generator().manual_seed(0))
+    plain = run(halved, inputs)
+    assert plain.shape[0] == 1
+    if isinstance(halved, FluxTransformer2DModel):
+        residuals = [torch.ones(1, 1, 1)]
+        names = ("controlnet_block_samples", "controlnet_single_block_samples")
+        assert not torch.equal(run(halved, {**inputs, **dict.fromkeys(names, residuals)}), plain)
+    halved.enable_gradient_checkpointing()
+    halved(**inputs, return_dict=False)[0].square().sum().backward()
+    grown = [name for name, parameter in halved.named_parameters() if "linear" in name and parameter.grad is None]
+    assert grown == []
+
+
+def test_group_offload_moves_what_is_left(tmp_path: Path) -> None:
+    halved = make_halved(make_tiny_flux)
+    expected = run(halved)
+    cpu = torch.device("cpu")
+    halved.enable_group_offload(
+        onload_device=cpu, offload_device=cpu, offload_to_disk_path=str(tmp_path), offload_type="leaf_level"
+    )
+    assert torch.equal(run(halved), expected)
+
+
+def test_a_lora_of_the_base_model_reaches_the_halves_that_are_left() -> None:
+    halved = make_halved(make_tiny_flux)
+    before = run(halved)
+    lora = lora_of_the_dense_model("to_q", "to_out.0", "proj_mlp", "proj_out", "ff.net.0.proj", "norm.linear")
+    halved.load_lora_adapter(lora, adapter_name="style")
+    loaded = {name.removesuffix("_A.weight") for name in get_peft_model_state_dict(halved, adapter_name="style")}
+    assert {"transformer_blocks.0.ff.net.0.proj.lora", "transformer_blocks.1.attn.to_q.lora"} <= loaded
+    assert {"single_transformer_blocks.0.proj_mlp.lora", "single_transformer_blocks.1.attn.to_q.lora"} <= loaded
+    assert not any(
+        name.startswith(
+            ("transformer_blocks.0.attn", "transformer_blocks.1.ff", "single_transformer_blocks.0.proj_out")
+        )
+        for name in loaded
+    )
+    assert not torch.equal(run(halved), before)
