@@ -51,9 +51,9 @@ def test_what_cannot_be_compared_has_a_reason(make_record: MakeRecord, sampled: 
     dense = make_record("dense", "D", sampled(HPS, 60.0))
     reasons = {
         "failed": make_record("a-1", "A", measured("hps", "no weights")),
-        "no scores": make_record("b-1", "B", measured("hps", {"averaged": 1.0})),
+        "no scores": make_record("b-1", "B", measured("hps", {"averaged": 1.0}, scored=12)),
         "sampled differently": make_record("c-1", "C", sampled(HPS, 60.0), steps=8),
-        "other prompts": make_record("d-1", "E", measured("hps", {"averaged": 1.0}, samples={"a/x": [1.0]})),
+        "other prompts": make_record("d-1", "E", measured("hps", {"averaged": 1.0}, samples={"a/x": [1.0]}, scored=12)),
     }
     rows = {row.variant: row for row in rows_of([dense, *reasons.values()])}
     found = [compare([rows[variant]], [rows["dense"]], HPS) for variant in ("a-1", "b-1", "c-1", "d-1")]
