@@ -12,7 +12,7 @@ from bench.progress import Board
 from bench.records.results import Measurement
 from bench.run import draw, measure, prune, score
 from bench.run.evaluation import Evaluation
-from bench.run.graph import Extent, graph_of, groups_of
+from bench.run.graph import Extent, graph_of, groups_of, searched
 from bench.run.records import write_record
 from bench.run.schedule import Node, Schedule, Stage, wanted
 from bench.run.units import Done as Settled
@@ -57,10 +57,11 @@ def unit_of(evaluation: Evaluation, node: Node) -> tuple[Runner, str, Unit]:  # 
         return evaluation.runner, stage, draw.unit_without(evaluation, name)
     if stage == "measure":
         return evaluation.runner, stage, measure.unit(evaluation, measured_with(evaluation, node))
+    if stage == "equal_latency":
+        chosen = next(each for each in evaluation.variants if each.as_fast_as and searched(each) == name)
+        return evaluation.pruner, prune.SEARCH, prune.search_unit(evaluation, chosen)
     variant, _, metric = name.partition(",")
     chosen = evaluation.variant(variant)
-    if stage == "equal_latency":
-        return evaluation.pruner, prune.SEARCH, prune.search_unit(evaluation, chosen)
     if stage == "prune":
         return evaluation.pruner, stage, prune.unit(evaluation, chosen)
     if stage == "score":

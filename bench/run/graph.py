@@ -61,7 +61,7 @@ def graph_of(profile: Profile, variants: Sequence[Variant], extent: Extent, *, s
             for variant in (variant for variant in group if variant.as_fast_as):
                 steps = float(_SEARCH_STEPS * profile.latency.batch)
                 target = f"prune:{variant.as_fast_as}"
-                _add(nodes, Node("equal_latency", variant.id, 0, (target,), tuple(timed), shared, steps))
+                _add(nodes, Node("equal_latency", searched(variant), 0, (target,), tuple(timed), shared, steps))
         _add_pruning(nodes, profile, group, extent, ends)
         _add_pictures(nodes, profile, group, variants, extent)
         if number == 1 or not late:
@@ -85,6 +85,11 @@ def groups_of(variants: Sequence[Variant]) -> tuple[list[Variant], list[Variant]
     return early, [variant for variant in variants if variant not in early]
 
 
+def searched(variant: Variant) -> str:
+    """By what name the ratio of equal latency is searched: other seeds have the same shapes."""
+    return str(variant.name.repeated or variant.name)
+
+
 def _add(nodes: dict[str, Node], node: Node) -> None:
     nodes[node.key] = node
 
@@ -105,7 +110,7 @@ def _add_pruning(
             calibration = float(extent.calibration * profile.calibration.steps)
             nodes.setdefault(needs[0], Node("calibration", variant.base, steps=calibration))
         if variant.as_fast_as:
-            needs.append(f"equal_latency:{variant.id}")
+            needs.append(f"equal_latency:{searched(variant)}")
         training = getattr(config, "steps", 0) * getattr(config, "batch", 0) * _TRAINING
         after: tuple[str, ...] = ()
         if isinstance(config, SandwichTrainingConfig):  # of which a few blocks are trained for each that is replaced

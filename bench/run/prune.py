@@ -18,6 +18,7 @@ from bench.records.environment import device_name
 from bench.records.results import JSON, Measurement
 from bench.run.equal_latency import solve_equal_latency
 from bench.run.evaluation import Evaluation, ModelStep
+from bench.run.graph import searched
 from bench.run.units import Done, Results, Unit
 from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
@@ -116,11 +117,11 @@ def search_unit(evaluation: Evaluation, variant: Variant) -> Unit:
         "step": evaluation.step_settings(),
         **EQUAL_SEARCH,
     }
-    return Unit({variant.id: inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
+    return Unit({searched(variant): inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
 
 
 def _note(evaluation: Evaluation, variant: Variant) -> Path:
-    return evaluation.saved(variant).with_name(f"{SEARCH}.json")
+    return evaluation.saved(variant).parents[1] / searched(variant) / f"{SEARCH}.json"
 
 
 def _search(evaluation: Evaluation, variant: Variant, target: Variant, note: Path) -> Results:

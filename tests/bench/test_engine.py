@@ -58,7 +58,7 @@ def test_progress_that_is_shared_is_one_chain() -> None:
         chain += before
     assert chain == ["prune:reuse-10", *(f"prune:fastflux-{ratio:02}" for ratio in (30, 25, 20, 15, 10, 5))]
     assert nodes["prune:l1-21"].after == nodes["prune:layers5-10"].after == ()
-    assert nodes["prune:seed1-20"].after == ("prune:seed1-10",)
+    assert nodes["prune:seed1-20"].after == ("prune:seed1-15",)
 
 
 def test_the_first_tables_are_whole_before_the_others_begin() -> None:
