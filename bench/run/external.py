@@ -26,7 +26,7 @@ from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence, memory_is_full
 from fastflux.io.hub import local_pipeline
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import require_sizes
@@ -73,7 +73,9 @@ def draw(
             folder, dtype=getattr(torch, profile.dtype), local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
+        if memory_is_full(error):
+            raise
+        raise FastFluxError(f"cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
     if is_supported(getattr(pipeline, "transformer", None)):
         require_sizes(pipeline, sampling.height, sampling.width, None)
     pipeline = pipeline.to(device)
