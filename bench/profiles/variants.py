@@ -108,6 +108,9 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
             )
         ),
     )
+    known = {variant.name.family for variant in every}
+    if unknown := [family for family in profile.families if family not in known]:
+        raise unknown_name(f"family in the profile {profile.name}", unknown[0], known)
     return tuple(v for v in every if v.config is None or not profile.families or v.name.family in profile.families)
 
 

@@ -89,7 +89,7 @@ def reproduce(
     """
     began = monotonic()
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
+    device = profile.device_for(device)
     if not tables:
         raise FastFluxError("--only names no table: name some, or leave it away for all")
     chosen_variants(profile, needed_by(tables), variant_names)
