@@ -116,7 +116,8 @@ def prune(
         latency: share of the dense step's measured time to leave instead
         kinds: what may stand in a block's place, separated by commas (sublayer_replacement): linear, linear_attention,
             linear_mlp, linear_halves, removed
-        targets: dense or current: whose blocks' outputs the layers are fitted to (sublayer_replacement)
+        targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
+            sandwich_training)
         scored: samples that measure the error of each replacement (sublayer_replacement)
         samples: images at one time step each to train on
         rank: rank of LoRA

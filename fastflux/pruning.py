@@ -1,13 +1,12 @@
 """The one verb of the library: ``plan = prune_(transformer, config, statistics)``."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from torch import nn
 
 from fastflux.calibration.statistics import Calibration, Statistics
 from fastflux.errors import FastFluxError
-from fastflux.methods.registry import PruningConfig, pruning_method, require_fits
+from fastflux.methods.registry import PruningConfig, pruning_method, require_fits, settings_of
 from fastflux.models.architecture import architecture_of
 from fastflux.models.plain import require_finite, require_plain
 from fastflux.models.pruned import attach_plan_, plan_of, rebuild_
@@ -69,7 +68,7 @@ def prune_(
         base_model=base_model,
         base_revision=base_revision,
         method=config.method,
-        config={**asdict(config), **pruned.skeleton},  # type: ignore[call-overload]  # every config is a dataclass
+        config={**settings_of(config), **pruned.skeleton},
         replacements=pruned.replacements,
         calibration=calibrated_on,
     )

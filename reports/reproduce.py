@@ -21,6 +21,7 @@ from reports.build import build
 from reports.difference import difference_of
 from reports.figures.gallery_files import collect
 from reports.full_size.document import full_size_document
+from reports.manifest import write_manifest
 from reports.rebuild import PACKAGE, replace_all
 from reports.rows import read_rows
 from reports.table import to_markdown
@@ -72,6 +73,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
             raise FastFluxError(f"{ACCEPT} keeps whole runs only, and {where} is of a part: run it without options.")
         replace_files(committed, records, "*.json")
         replace_files(data / "galleries" / kept, folder / "gallery")
+        write_manifest(data)
         replace_all(data.parent)
         _print(f"accepted: records in {committed}, documents in {data.parent / 'generated'}\n")
     return status
@@ -90,6 +92,7 @@ def full_size(options: Sequence[str], kept: Path = PACKAGE / "data" / "full_size
     if accept and not status:
         for folder in {path.parent for path in kept.glob("*/*.json") if before.get(path) != path.stat().st_mtime_ns}:
             write_text(folder / "README.md", full_size_document(folder))
+        write_manifest(kept.parent)
     return status
 
 

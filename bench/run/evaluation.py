@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
@@ -29,7 +29,7 @@ from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import Prompt, limited, prompts_hash
 from bench.samples.sampling import Sampling
 from fastflux.io.checkpoint import revision_of
-from fastflux.methods.registry import version_of
+from fastflux.methods.registry import settings_of, version_of
 from fastflux.models.sizes import require_sizes
 
 
@@ -129,7 +129,7 @@ class Evaluation:
             "method": "" if config is None else config.method,
             "version": 0 if config is None else version_of(config),
             "cost": PRUNING_COST.version,
-            "config": {} if config is None else asdict(config),  # type: ignore[call-overload]  # configs are dataclasses
+            "config": {} if config is None else settings_of(config),
             **({} if variant.folder is None else {"weights": revision_of(variant.folder)}),
         }
 

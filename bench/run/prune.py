@@ -97,14 +97,15 @@ def _met(evaluation: Evaluation, variant: Variant) -> Variant:
     if not variant.as_fast_as:
         return variant
     target = next(item for item in evaluation.variants if item.id == variant.as_fast_as)
-    note = evaluation.saved(variant).with_name(f"{SEARCH}.json")
+    named = str(variant.name.repeated or variant.name)  # another seed has the same shapes
+    note = evaluation.saved(variant).parents[1] / named / f"{SEARCH}.json"
     inputs: dict[str, JSON] = {
         "target": evaluation.pruning_inputs(target),
         "device": device_name(evaluation.device),
         "step": evaluation.step_settings(),
         **EQUAL_SEARCH,
     }
-    search = Unit({variant.id: inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
+    search = Unit({named: inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
     evaluation.pruner.settle(SEARCH, search)
     found = EqualLatency.from_json(note.read_text(encoding="utf-8"), str(note))
     met = with_ratio(variant, found.ratio, target)

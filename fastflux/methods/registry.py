@@ -1,7 +1,7 @@
 """The one way in for pruning methods: `register_pruning_method` on a function that takes the method's config."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
@@ -104,6 +104,21 @@ def version_of(config: PruningConfig) -> int:
     """The config class's ``version`` or 1; a method raises it when the same settings come to give something else."""
     version: int = getattr(config, "version", 1)
     return version
+
+
+def later_field(default: JSON) -> Any:
+    """A setting that configs did not have from the start: `settings_of` leaves it out at its default.
+
+    So plans, and what was measured of them, keep their hashes.
+    """
+    return field(default=default, metadata={"later": True})
+
+
+def settings_of(config: PruningConfig) -> dict[str, JSON]:
+    """The config's settings as plans and records hold them."""
+    known: tuple[Field[Any], ...] = fields(config)  # type: ignore[arg-type]  # every config is a dataclass
+    values = {one.name: getattr(config, one.name) for one in known}
+    return {one.name: values[one.name] for one in known if not one.metadata or values[one.name] != one.default}
 
 
 def require_fits(config: PruningConfig, transformer: nn.Module) -> None:

@@ -17,6 +17,7 @@ from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_chan
 from fastflux.methods.sandwich_training import progress as sandwich_training
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.models.architecture import architecture_of
+from fastflux.models.pruned import plan_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
@@ -53,6 +54,14 @@ def many(transformer: nn.Module) -> Callable[[], None]:
             run(transformer, tiny_inputs(transformer, seed, batch=16))
 
     return forwards
+
+
+def test_dense_targets_bring_the_model_nearer_than_its_own(drive: Drive) -> None:
+    settings: dict[str, Any] = {"blocks": 3, "ranking": "start2end", "steps": 100, "lr": 1e-2, "linear_lr": 1e-2}
+    own, dense = (pruned(drive, targets=targets, **settings) for targets in ("current", "dense"))
+    assert error(dense) < error(own)
+    assert "targets" not in plan_of(own).config, "plans from before there was a choice keep their hashes"
+    assert plan_of(dense).config["targets"] == "dense"
 
 
 def test_training_brings_the_model_nearer_to_the_dense_one() -> None:

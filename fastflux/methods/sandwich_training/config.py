@@ -10,8 +10,9 @@ from torch import nn
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.registry import amount
+from fastflux.methods.registry import amount, later_field
 from fastflux.methods.sandwich_training.span import require_layers
+from fastflux.methods.targets import require_targets
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import WHOLE_KINDS, BlockRef
 
@@ -50,6 +51,8 @@ class SandwichTrainingConfig(LinearReplacementConfig):
     "linear", or "removed" for the ablation of Figure 6; ``layers`` 1, 3 or 5 (Figure 7); ``samples`` images at one time
     step each calibrate and train (the paper uses 512 and another 512); the rest as in `SandwichSettings`. With
     ``reuse_from``, a higher ratio, the sandwiches trained up to that ratio serve this one ("inference reuse").
+    ``targets`` are what the "current" model, already pruned, gave at the sandwich's end, or what the "dense" one does:
+    then errors do not add up, for a copy of the model in memory.
     """
 
     method: ClassVar[str] = "sandwich_training"
@@ -65,10 +68,12 @@ class SandwichTrainingConfig(LinearReplacementConfig):
     lr: float = 1e-3
     linear_lr: float = 1e-4
     reuse_from: float | None = None
+    targets: str = later_field("current")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_layers(self.layers)
+        require_targets(self.targets)
         if self.samples < 1:
             raise FastFluxError(f"The sandwich's samples are {self.samples}, but there must be at least 1.")
         if self.replacement not in WHOLE_KINDS:

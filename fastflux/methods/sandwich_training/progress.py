@@ -1,5 +1,6 @@
 """The progress of Sandwich Training: what each block changed, in a file each, and the turns that make or read them."""
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastflux.calibration.statistics import Calibration, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
+from fastflux.methods.registry import settings_of
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.methods.sandwich_training.train import train_sandwich_
@@ -45,6 +47,11 @@ class Progress:
     states: BlockStates | None = None
     cost: PruningCost = field(default_factory=PruningCost)
     """Of all turns taken, wherever their files come from."""
+    dense: BlockStates | None = None
+    """Of a copy of the dense model, made when its outputs are the targets."""
+
+    def __post_init__(self) -> None:
+        self._dense = copy.deepcopy(self.transformer) if self.config.targets == "dense" else None
 
     def run(self, order: Sequence[BlockRef], turns: Iterable[int]) -> None:
         """Take the given turns of Algorithm 1's second loop."""
@@ -80,6 +87,10 @@ class Progress:
 
         before = states.before(sandwich.blocks[0])
         targets = states.through(before, sandwich.blocks, observe)
+        if self._dense is not None:
+            if self.dense is None:
+                self.dense = self.calibration.block_states(self._dense, self.inputs, self.store)
+            targets = self.dense.through(self.dense.before(sandwich.blocks[-1]), sandwich.blocks[-1:])
         new = replace_block_(transformer, Replacement(center, config.replacement))
         if isinstance(new, LinearReplacementBlock):
             copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
@@ -105,7 +116,7 @@ def progress_key(
 ) -> str:
     """16 hex digits of all that decides the changes but the amount; what the pipeline computed is in the inputs."""
     amounts = ("ratio", "blocks", "reuse_from", "ranking")
-    settings = {name: value for name, value in asdict(config).items() if name not in amounts}
+    settings = {name: value for name, value in settings_of(config).items() if name not in amounts}
     order = [str(block) for block in ranked]
     at_once = calibration.at_once(transformer, inputs)
     device = next(transformer.parameters()).device.type

@@ -9,15 +9,8 @@ from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
 from fastflux.methods.finetuning import FinetuningSettings
+from fastflux.methods.targets import require_targets
 from fastflux.plan import REPLACEMENT_KINDS
-
-TARGETS = ("dense", "current")
-
-
-def require_targets(targets: str) -> None:
-    """Raise ``FastFluxError`` unless ``targets`` is one of `TARGETS`."""
-    if targets not in TARGETS:
-        raise unknown_name("kind of targets", targets, TARGETS)
 
 
 @dataclass(frozen=True)
