@@ -26,6 +26,7 @@ from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.settings import require_positive
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -88,6 +89,7 @@ def reproduce(
         FastFluxError: unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
+    require_positive(limit=limit)
     profile = load_profile(profile_name, changes)
     device = profile.device_for(device)
     if not tables:
