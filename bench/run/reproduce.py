@@ -30,6 +30,7 @@ from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.settings import require_positive
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -102,8 +103,10 @@ def reproduce(
         FastFluxError: unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
+    require_positive(limit=limit)
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
+    # A machine that only starts the work of others need not have their device.
+    device = profile.device_for(device) if address is None else device or profile.device
     if not tables:
         raise FastFluxError("--only names no table: name some, or leave it away for all")
     chosen_variants(profile, needed_by(tables), variant_names)
