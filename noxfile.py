@@ -41,6 +41,15 @@ def tests(session: nox.Session) -> None:
     run_python(session, "-m", "pytest", "--benchmark-disable", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
+@nox.session(venv_backend="uv")
+def tests_oldest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows, in an environment of its own; needs uv."""
+    session.install("--resolution", "lowest-direct", "--index-strategy", "unsafe-best-match", ".[bench,reports,dev]")
+    session.run("uv", "pip", "uninstall", "fastflux", external=True)  # the checkout is what is tested
+    # Old libraries warn of what newer ones beneath them deprecate.
+    session.run("pytest", "--benchmark-disable", "-n", "auto", "--dist", "loadfile", "-W", "ignore", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting, types and the direction of imports."""

@@ -12,7 +12,7 @@ from typing import get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Token
 
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, memory_is_full
 from fastflux.text import one_line
 
 _ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -20,8 +20,6 @@ _ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 _WHOLE = re.compile(r"[+-]?\d{1,15}")
 MOST = 2**48
 """Above all sizes, counts and seeds, which multiply without leaving 64 bits."""
-_FULL = ("out of memory", "can't allocate memory")
-"""What torch's RuntimeErrors say where another program's would be a MemoryError."""
 
 
 class _Ended(KeyboardInterrupt):
@@ -90,12 +88,10 @@ def _explain(error: BaseException, interrupted: str) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, FastFluxError):
         return 1, str(error)
+    if memory_is_full(error):
+        return 1, "the memory is full: close other programs, or ask for less at once"
     if isinstance(error, OSError):
         return 1, f"{error}; mend that and run the same command again"
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
-    ):
-        return 1, "the memory is full: close other programs, or ask for less at once"
     return 0, ""
 
 

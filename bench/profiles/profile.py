@@ -30,6 +30,7 @@ from bench.settings import (
 )
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.registry import make_config, pruning_method
+from fastflux.settings import require_device
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
@@ -117,6 +118,10 @@ class Profile(Data, frozen=True):
             sampling=replace(self.sampling, guidance=other.guidance),
             calibration=replace(self.calibration, guidance=other.guidance),
         )
+
+    def device_for(self, asked: str | None) -> str:
+        """The device asked for, or else the profile's; raises FastFluxError for one that is not there."""
+        return require_device(self.device if asked is None else asked)
 
     def scorers_hash(self) -> str:
         """16 hex digits of all that defines the scores: the metrics' settings, and the content of their files."""

@@ -113,6 +113,9 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         ),
     )
     seeded = (_seeded(v, seed) for v in every for seed in SEEDS if v.id in SEEDED)
+    known = {(variant.name.repeated or variant.name).family for variant in every}
+    if unknown := [family for family in profile.families if family not in known]:
+        raise unknown_name(f"family in the profile {profile.name}", unknown[0], known)
     return tuple(
         v
         for v in (*every, *seeded)

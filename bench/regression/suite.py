@@ -65,7 +65,7 @@ class SuiteRun:
     ) -> None:
         self.suite, self.folder = suite, folder
         whole = load_profile(suite.profile, changes)
-        self.device = device or whole.device
+        self.device = whole.device_for(device)
         self.profile = reduced(whole, suite)
         self.evaluation = self._evaluation()
         self.yardstick_ms: list[float] = []

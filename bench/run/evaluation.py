@@ -31,7 +31,6 @@ from bench.samples.sampling import Sampling
 from fastflux.io.checkpoint import revision_of
 from fastflux.methods.registry import settings_of, version_of
 from fastflux.models.sizes import require_sizes
-from fastflux.settings import require_device
 
 
 @dataclass
@@ -107,7 +106,6 @@ class Evaluation:
 
     def require_inputs(self) -> None:
         """Read or hash all files that the run will need, before the long work."""
-        require_device(self.device)
         _ = self.prompts, self.scorers_hash
         if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
             _ = self.scorers

@@ -26,6 +26,7 @@ from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+from fastflux.settings import require_positive
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -88,8 +89,9 @@ def reproduce(
         FastFluxError: unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
+    require_positive(limit=limit)
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
+    device = profile.device_for(device)
     if not tables:
         raise FastFluxError("--only names no table: name some, or leave it away for all")
     chosen_variants(profile, needed_by(tables), variant_names)

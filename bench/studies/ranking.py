@@ -105,7 +105,7 @@ def rank(
     profile = replace(profile, metrics=metrics, sampling=changed(profile.sampling, "--samples, sampling", **drawn))
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
-    base = Evaluation(profile, folder.parent, (), device=device or profile.device).main
+    base = Evaluation(profile, folder.parent, (), device=profile.device_for(device)).main
     inputs: dict[str, JSON] = {
         "revision": base.revision,
         "components": base.components_hash,

@@ -67,7 +67,7 @@ def speed(
         )
     compiled = CompileSettings(settings.compile_mode) if settings.compile_mode else None
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
+    device = profile.device_for(device)
     variants = chosen_variants(profile, needed_by(TABLES), variant_names)
     evaluation = Evaluation(profile, runs / profile.name, variants, device=device)
     with locked(evaluation.folder):
