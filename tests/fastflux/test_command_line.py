@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from cyclopts import App
 
-from fastflux.command_line import run
+from fastflux.command_line import PARENT, run
 from fastflux.errors import FastFluxError
 
 
@@ -84,3 +87,33 @@ def test_signals_end_as_ctrl_c_does(number: int, status: int) -> None:
     assert run(app, ["work"]) == status
     assert closed == [True]
     assert signal.getsignal(number) is before
+
+
+CHILD = """
+import sys, time
+from cyclopts import App
+from fastflux.command_line import run
+app = App()
+@app.default
+def work() -> None:
+    print("works", flush=True)
+    time.sleep(60)
+sys.exit(run(app, []))
+"""
+PARENT_OF_IT = """
+import os, subprocess, sys
+environ = os.environ | {name: str(os.getpid()) for name in sys.argv[2:]}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=environ)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
+def test_a_command_ends_with_the_process_that_asked_for_that() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", PARENT_OF_IT, CHILD, PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as parent:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        assert parent.stdout.readline() == "works\n"
+        parent.kill()
+        assert "interrupted" in parent.stderr.read(), "read to its end: the child has closed it too"
