@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def run_python(session: nox.Session, *arguments: str) -> None:
         python = environment_python(ROOT)
     except EnvironmentSetupError as error:
         session.error(str(error).rstrip("."))  # nox adds its own full stop
-    session.run(str(python), *arguments, external=True, env=ALLOCATOR)
+    session.run(str(python), *arguments, external=True, env=ALLOCATOR | {"FASTFLUX_PARENT": str(os.getpid())})
 
 
 @nox.session

@@ -22,6 +22,7 @@ from bench.records.statistics import (
     strata_of,
     stratified_means,
 )
+from bench.records.variant_id import EXTERNAL, VariantId
 
 _CLOSE = 1e-9
 _PEAK = 255.0
@@ -32,7 +33,7 @@ def check_records(records: Sequence[RunRecord]) -> None:
 
     Values, intervals and counts are those of the samples, all within the metric's bounds; ratios are to the dense
     model's record; FLOPs and parameters fall alike for every block replaced alike; there is one set of weights for each
-    base model and one set of prompts.
+    base model and one set of prompts. Other models' images have no part in the latter two.
     """
     for record in records:
         for measurement in record.measurements:
@@ -41,6 +42,7 @@ def check_records(records: Sequence[RunRecord]) -> None:
         for key in ("base_model", "base_revision"):
             planned = record.plan.get(key) if record.plan else None
             _require(record.variant, f"plan.{key}", planned or getattr(record, key), getattr(record, key), "the record")
+    records = [record for record in records if VariantId.parse(record.variant).family != EXTERNAL]
     named = {record.variant: record for record in records}
     for field, of in (("base_revision", "base_model"), ("sampling.prompts", "profile")):
         first: dict[str, RunRecord] = {}

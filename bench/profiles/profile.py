@@ -49,13 +49,15 @@ class LatencySettings(Data, frozen=True):
     """Rounds of the interleaved latency measurement, and images in one step.
 
     `together` models are timed in turn, the dense one among them, since all of them may not fit into memory; 0 is all.
-    Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
+    No more rounds are timed than it takes for the 95% intervals of all ratios to be narrower than `precision`; 0 takes
+    them all. Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
     """
 
     warmup: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     rounds: Steps
     batch: Batch
     together: Count = 0
+    precision: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     end_to_end: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 

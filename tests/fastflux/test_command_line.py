@@ -2,14 +2,16 @@
 
 import os
 import signal
+import subprocess
 import sys
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 import torch
 from cyclopts import App
 
-from fastflux.command_line import run
+from fastflux.command_line import PARENT, run
 from fastflux.errors import FastFluxError
 
 
@@ -110,3 +112,33 @@ def test_terminals_of_any_encoding_are_written_to(encoding: str, monkeypatch: py
         stream.flush()
     assert "☃ é".encode(encoding, "backslashreplace") in streams["stdout"].buffer.getvalue()  # type: ignore[attr-defined]
     assert b"tool: no " in streams["stderr"].buffer.getvalue()  # type: ignore[attr-defined]
+
+
+CHILD = """
+import sys, time
+from cyclopts import App
+from fastflux.command_line import run
+app = App()
+@app.default
+def work() -> None:
+    print("works", flush=True)
+    time.sleep(60)
+sys.exit(run(app, []))
+"""
+PARENT_OF_IT = """
+import os, subprocess, sys
+environ = os.environ | {name: str(os.getpid()) for name in sys.argv[2:]}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=environ)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
+def test_a_command_ends_with_the_process_that_asked_for_that() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", PARENT_OF_IT, CHILD, PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as parent:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        assert parent.stdout.readline() == "works\n"
+        parent.kill()
+        assert "interrupted" in parent.stderr.read(), "read to its end: the child has closed it too"

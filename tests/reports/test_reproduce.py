@@ -53,7 +53,7 @@ def package(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def note(folder: Path, **changes: object) -> None:
     said = {"profile": "shapes", "device": "cpu", "folder": str(folder), "records": str(folder / "selected"),
-            "ranking": None, "tables": ["table6"], "limit": None, "seeds": None}  # fmt: skip
+            "ranking": None, "tables": ["table6"], "limit": None, "seeds": None, "left": 0}  # fmt: skip
     (folder / "run.json").write_text(json.dumps({**said, **changes}), encoding="utf-8")
 
 
