@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
-from bench.records.results import JSON
+from bench.records.results import JSON, digest
 from fastflux.errors import FastFluxError
 from fastflux.threads import usable_cores
 
@@ -96,6 +96,11 @@ def sha256_of(path: Path) -> str:
         if not any(part.startswith(".") for part in name.split("/"))
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of_sources(package: Path) -> str:
+    """Over all Python files of a package."""
+    return digest([[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))])
 
 
 def _git(folder: Path, *arguments: str) -> str:

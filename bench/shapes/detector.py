@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from bench.metrics.detection import Detection
 from bench.records.environment import sha256_of
 from bench.records.results import JSON
 from bench.shapes.degradation import spoil_some
+from bench.shapes.faults import drawn_with_faults, render_faulty, visible_fit
 from bench.shapes.training import Schedule, train
 from bench.shapes.vae import reconstruct
 from bench.shapes.vocabulary import SHAPES
@@ -35,6 +36,13 @@ SCHEDULE = Schedule(steps=3200, lr=2e-3, ema=0.995, weight_decay=0.01)
 BATCH = 64
 #: From this step on, half of each batch has been through the VAE, through which all generated pictures come.
 RECONSTRUCTIONS_FROM = 2000
+#: Then what is no shape is taught: faulty renders, half of them reconstructions, and what models of too few blocks
+#: drew.
+FAULTS_SCHEDULE = Schedule(steps=300, lr=1e-3, ema=0.97, weight_decay=0.01, warmup=20)
+FAULTY, DRAWN = 40, 24
+FAULTY_SHARE = 0.4
+#: From which `visible_fit` on an object is sound, and below which it is none; between the two it is nobody's fault.
+SOUND, BROKEN = 0.92, 0.8
 #: What is reported at all; the judge applies its own, higher thresholds.
 MIN_SCORE = 0.05
 NMS_IOU = 0.5
@@ -74,8 +82,11 @@ class DetectorNetwork(nn.Module):
         return self.classes(merged), F.softplus(self.reach(merged)) * 4, mask
 
 
-def _targets(scenes: Scenes, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(class targets, ignore mask, reaches, foreground); cells near an object's border are ignored."""
+def _targets(scenes: Scenes, device: str, fit: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(class targets, ignore mask, reaches, foreground); cells near an object's border are ignored.
+
+    So is an object that `fit` (n, 4) calls neither sound nor broken; a broken one is no object at all.
+    """
     masks = object_masks(scenes, device)
     boxes = object_boxes(masks)
     centers = (torch.arange(GRID, device=device) + 0.5) * STRIDE
@@ -89,23 +100,27 @@ def _targets(scenes: Scenes, device: str) -> tuple[Tensor, Tensor, Tensor, Tenso
     )  # (4, n, objects, 16, 16)
     present = torch.from_numpy(scenes.shapes).to(device)[:, :, None, None] >= 0
     inside = (reach.amin(dim=0) > 0) & present
-    core = (reach.amin(dim=0) > 4.5) & present
+    fit = torch.ones(len(scenes), inside.shape[1], device=device) if fit is None else fit.to(device)
+    core = (reach.amin(dim=0) > 4.5) & present & (fit >= SOUND)[:, :, None, None]
     owner = inside.float().argmax(dim=1, keepdim=True)  # boxes never overlap by much; the first owner serves
     shapes = torch.from_numpy(scenes.shapes).to(device).clamp(min=0)
     classes = torch.zeros(len(scenes), len(SHAPES), GRID, GRID, device=device)
     classes.scatter_add_(1, shapes[:, :, None, None].expand(-1, -1, GRID, GRID), core.float())
     own_reach = reach.gather(2, owner[None].expand(4, -1, -1, -1, -1))[:, :, 0].transpose(0, 1)
-    ignore = inside.any(dim=1) & ~core.any(dim=1)
+    ignore = (inside & (fit >= BROKEN)[:, :, None, None]).any(dim=1) & ~core.any(dim=1)
     return classes.clamp(max=1), ignore, own_reach, masks.any(dim=1).float()
 
 
-def detector_loss(network: DetectorNetwork, images: Tensor, scenes: Scenes, device: str) -> Tensor:
+def detector_loss(
+    network: DetectorNetwork, images: Tensor, scenes: Scenes, device: str, fit: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy for classes and foreground, L1 for box reaches, averaged over the objects' cells."""
     pixels = (images.float() / 255).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
+    # On a CPU without matrix units for it, bfloat16 takes eight times as long.
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=device != "cpu"):
         outputs = network(pixels)
     classes, reach, mask = (output.float() for output in outputs)
-    target, ignore, own_reach, foreground = _targets(scenes, device)
+    target, ignore, own_reach, foreground = _targets(scenes, device, fit)
     cells = target.amax(dim=1)
     count = cells.sum().clamp(min=1)
     class_loss = F.binary_cross_entropy_with_logits(classes, target, reduction="none")
@@ -129,6 +144,27 @@ def train_detector(folder: Path, vae: AutoencoderKL, device: str = "cpu") -> Det
         return detector_loss(network, images, scenes, device), {}
 
     train("detector", network, loss_of_step, SCHEDULE, folder)
+    return network
+
+
+def teach_faults(network: DetectorNetwork, folder: Path, pipeline: Any, device: str = "cpu") -> DetectorNetwork:
+    """Train a detector on to find no object in what is no shape, or hardly one any more."""
+    drawn = drawn_with_faults(pipeline, folder / "drawn.safetensors", DRAWN)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    vae = pipeline.vae.to(device)
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = sample_scenes(FAULTY, 7 * 10**6 + step)
+        images = render_faulty(scenes, FAULTY_SHARE, step, device)
+        images[: FAULTY // 2] = reconstruct(vae, images[: FAULTY // 2])
+        losses = []
+        for shown, of in ((images, scenes), drawn(step)):
+            fit = visible_fit(shown.to(device), of)
+            losses.append(detector_loss(network, spoil_some(shown.to(device), 0.25, 0.3, step), of, device, fit))
+        rendered, removed = losses
+        return rendered + DRAWN / FAULTY * removed, {"rendered": float(rendered.detach())}
+
+    train("faults", network, loss_of_step, FAULTS_SCHEDULE, folder)
     return network
 
 

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -22,17 +23,27 @@ from bench.shapes.transformer import (
     BATCH,
     FULL,
     SHALLOW,
+    TIME_SHIFT,
     Conditioned,
     Depth,
     Latents,
     build_transformer,
     compile_blocks_,
+    pack,
     position_ids,
+    velocity_of,
 )
+from bench.shapes.vae import encode
+from bench.shapes.vocabulary import TEXT_TOKENS
+from bench.shapes.world import render, sample_scenes
 
 #: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
 GUIDANCE = (1.0, 5.0)
 GUIDE_SCHEDULE = Schedule(steps=400, lr=1e-3, muon=1e-3, ema=0.98, weight_decay=0.0, warmup=30)
+#: Long: a step takes seconds on a core.
+PARTING_SCHEDULE = Schedule(steps=10_000, lr=3e-4, muon=3e-4, ema=0.998, weight_decay=0.0, save_every_s=300.0)
+#: Cosine between copies' matrices up to which they are no longer called copies, and the weight of what is beyond it.
+ALIKE, PARTING_WEIGHT = 0.5, 1.0
 DEEPEN_SCHEDULE = Schedule(steps=600, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
 
 
@@ -161,6 +172,59 @@ def matching_loss(
     inner = torch.stack([(a - b).square().mean() / b.square().mean() for a, b in pairs]).mean()
     error = (velocity - target).square().mean()
     return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
+
+
+def copies_of(transformer: Any) -> list[list[nn.Module]]:
+    """The blocks of a transformer of full depth by the shallow one's block that they are copies of."""
+    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    ends = group_ends(FULL)
+    return [blocks[start:end] for start, end in zip((0, *ends), ends, strict=False)]
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Between each two of some vectors (n, size): (n (n - 1) / 2)."""
+    unit = nn.functional.normalize(vectors, dim=1)
+    first, second = torch.triu_indices(len(vectors), len(vectors), 1, device=vectors.device)
+    return (unit @ unit.T)[first, second]
+
+
+def weights_of(blocks: Sequence[nn.Module]) -> Tensor:
+    """All matrices of each block as one vector: (blocks, size)."""
+    return torch.stack([torch.cat([p.flatten() for p in block.parameters() if p.ndim == 2]) for block in blocks])
+
+
+def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DModel:
+    """Train a finished model on until the copies it was grown from are copies no more.
+
+    Three losses: the data's own velocity at guidance 1, the velocity of the model as it was at any other guidance, and
+    a penalty on cosines between the matrices of one block's copies beyond `ALIKE`. A long training that a kill does not
+    undo: the same command continues.
+    """
+    pipeline.to(device)
+    teacher = frozen(copy.deepcopy(pipeline.transformer), device)
+    student = pipeline.transformer.requires_grad_()
+    compile_blocks_(student)
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = sample_scenes(BATCH, 8 * 10**6 + step)
+        generator = torch.Generator().manual_seed(step)
+        with torch.no_grad():
+            clean = pack(encode(pipeline.vae, render(scenes, device)))
+            noise = torch.randn(clean.shape, generator=generator).to(device)
+            time = torch.sigmoid(TIME_SHIFT + torch.randn(BATCH, generator=generator)).to(device)
+            noisy = torch.lerp(clean, noise, time[:, None, None])
+            scale, ones = _scales(step, device), torch.ones(BATCH, device=device)
+            text = pipeline.encode_prompt(list(scenes.captions), None, max_sequence_length=TEXT_TOKENS)[:2]
+            wanted = velocity_of(teacher, (noisy, time, scale), text)
+        matched = (velocity_of(student, (noisy, time, scale), text) - wanted).square().mean()
+        learned = (velocity_of(student, (noisy, time, ones), text) - (noise - clean)).square().mean()
+        likeness = torch.cat([cosines(weights_of(blocks)) for blocks in copies_of(student)])
+        figures = {"matched": matched, "learned": learned, "likeness": likeness.mean()}
+        loss = matched + learned + PARTING_WEIGHT * (likeness - ALIKE).clamp(min=0).square().mean()
+        return loss, {name: float(value.detach()) for name, value in figures.items()}
+
+    train("part", student, loss_of_step, PARTING_SCHEDULE, folder)
+    return student
 
 
 def deepen(guided: Conditioned, latents: Latents, folder: Path) -> Conditioned:

@@ -5,6 +5,7 @@ Every figure goes to weights/quality.json; `cards` turns it into the model cards
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import tempfile
@@ -32,9 +33,12 @@ from bench.shapes import WEIGHTS
 from bench.shapes.cards import write_cards
 from bench.shapes.clip import image_features, preference_images, preference_scores, tokenizer
 from bench.shapes.degradation import KINDS, degrade
-from bench.shapes.detector import ShapesDetector
+from bench.shapes.detector import BROKEN, SOUND, ShapesDetector
+from bench.shapes.faults import KINDS as FAULT_KINDS
+from bench.shapes.faults import drawn_by, fault_of_kind, visible_fit
+from bench.shapes.growth import copies_of, cosines, weights_of
 from bench.shapes.pictures import counts_of, to_pixels
-from bench.shapes.transformer import pack, velocity_of
+from bench.shapes.transformer import SHALLOW, pack, velocity_of
 from bench.shapes.vae import encode, reconstruct
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, object_boxes, object_masks, render, sample_scenes
@@ -42,9 +46,11 @@ from fastflux.command_line import run
 from fastflux.errors import unknown_name
 from fastflux.files import write_text
 from fastflux.io.pipelines import load_pipeline
+from fastflux.methods.registry import make_config
 from fastflux.models.architecture import architecture_of
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import BlockRef, Replacement
+from fastflux.pruning import prune_
 
 app = App(name="python -m bench.shapes.quality")
 
@@ -52,7 +58,7 @@ SCENES = 1000
 #: GenEval's score threshold, and the overlap that counts as found.
 THRESHOLD, OVERLAP = 0.3, 0.5
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal")
+PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal", "copies", "faults")
 REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
 
 
@@ -209,6 +215,74 @@ def measure_removal(
     }
 
 
+def accepted(found: Sequence[Sequence[Detection]], scenes: Scenes) -> Tensor:
+    """Which objects of the scenes (n, 4) the detector reports as what they are, at IoU 0.5 and a score over 0.3."""
+    boxes = object_boxes(object_masks(scenes))
+    hits = torch.zeros(scenes.shapes.shape, dtype=torch.bool)
+    for row, image in enumerate(found):
+        for detection in image:
+            if detection.score > THRESHOLD:
+                same = torch.from_numpy(scenes.shapes[row] == SHAPES.index(detection.label))
+                hits[row] |= same & (box_iou(torch.tensor([detection.box]), boxes[row])[0] >= OVERLAP)
+    return hits
+
+
+def measure_faults(pipeline: Any, detector: ShapesDetector) -> dict[str, Any]:
+    """How many broken objects the detector accepts and how many sound ones it rejects, by what drew them.
+
+    Known scenes, which no training saw, are rendered with faults of each kind, and drawn to their end by models whose
+    pruning none of the detector's training pictures came from; `visible_fit` says what is sound and what is broken.
+    """
+    scenes, dense = sample_scenes(192, 103, "evaluation"), pipeline.transformer
+    every = torch.ones(scenes.shapes.shape, dtype=torch.bool)
+    drawn = {
+        name: render(scenes, "cpu", fault_of_kind(kind, scenes, every, 103)) for kind, name in enumerate(FAULT_KINDS)
+    }
+    for ratio in (0.0, 0.12, 0.27):
+        pipeline.transformer = copy.deepcopy(dense)
+        if ratio:
+            prune_(pipeline.transformer, make_config("l1_norm", {"ratio": ratio}))
+        drawn[f"L1-norm {ratio:.0%}, not trained" if ratio else "dense"] = drawn_by(pipeline, scenes, 0.5, 103)
+    figures: dict[str, Any] = {}
+    for name, images in track(drawn.items(), "judge faults", total=len(drawn)):
+        fit, hits = visible_fit(images, scenes), accepted(detector(to_pixels(images)), scenes)
+        broken, sound = fit < BROKEN, fit >= SOUND
+        broken &= torch.from_numpy(scenes.shapes >= 0)
+        figures[name] = {
+            "broken": int(broken.sum()), "accepted": int((hits & broken).sum()),
+            "sound": int(sound.sum()), "rejected": int((~hits & sound).sum()),
+        }  # fmt: skip
+    return figures
+
+
+@torch.no_grad()
+def measure_copies(pipeline: Any) -> dict[str, Any]:
+    """How alike the copies of each shallow block still are: cosines of their matrices, and of what they add.
+
+    All copies of a block are given the input of the first of them; beside it, blocks of one stack that are no copies.
+    """
+    groups = copies_of(pipeline.transformer)
+    seen: list[dict[str, Any]] = []
+    hooks = [
+        group[0].register_forward_pre_hook(lambda _block, _args, given: seen.append(given), with_kwargs=True)
+        for group in groups
+    ]
+    validation_losses(pipeline, 128)
+    for hook in hooks:
+        hook.remove()
+    added = []
+    for given, group in zip(seen, groups, strict=True):
+        before = torch.cat([given["encoder_hidden_states"], given["hidden_states"]], dim=1)
+        added.append(torch.stack([(torch.cat([*block(**given)], dim=1) - before).flatten() for block in group]))
+    stacks = groups[: SHALLOW.double], groups[SHALLOW.double :]
+    strangers = torch.cat([cosines(weights_of([group[0] for group in stack])) for stack in stacks])
+    by_group = {
+        name: [float(cosines(vectors).mean()) for vectors in found]
+        for name, found in (("weights", map(weights_of, groups)), ("added", added))
+    }
+    return {"copies": [len(group) for group in groups], **by_group, "strangers_weights": float(strangers.mean())}
+
+
 def measure(parts: Sequence[str]) -> dict[str, Any]:
     """The chosen parts, merged into weights/quality.json after each; then the cards."""
     path = WEIGHTS / "quality.json"
@@ -235,6 +309,11 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
             case "sd3":
                 drawn = _geneval(load_pipeline(WEIGHTS / "sd3"), prompts, profile.of("sd3"), scorer)
                 quality["sd3_geneval"] = dict(drawn.values)
+            case "faults":
+                detector = ShapesDetector.load(WEIGHTS / "detector")
+                quality["faults"] = measure_faults(load_pipeline(WEIGHTS / "pipeline"), detector)
+            case "copies":
+                quality["copies"] = measure_copies(pipeline)
             case "removal":
                 overall = quality["geneval"]["values"]["overall"]
                 quality["removal"] = measure_removal(pipeline, prompts, profile, scorer, overall)

@@ -1,7 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
 Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
-export.
+export, faults; and part, when asked for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from bench.progress import console, track
 from bench.shapes import WEIGHTS
 from bench.shapes.clip import build_clip, save_clip, train_clip, tune_preference
-from bench.shapes.detector import train_detector
-from bench.shapes.growth import deepen, guide
+from bench.shapes.detector import DetectorNetwork, ShapesDetector, teach_faults, train_detector
+from bench.shapes.growth import deepen, guide, part
 from bench.shapes.sd3 import BLOCKS, build_sd3, deepen_sd3, sd3_pipeline, train_sd3
 from bench.shapes.text import TextEncoders
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
@@ -28,11 +28,14 @@ from bench.shapes.world import object_coverage, render, sample_scenes
 from fastflux.command_line import run
 from fastflux.errors import unknown_name
 from fastflux.files import new_folder, write_text
+from fastflux.io.pipelines import load_pipeline
 from fastflux.threads import usable_cores, use_threads
 
 app = App(name="python -m bench.shapes.train")
 
-STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export")
+STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "faults")
+#: Only when it is asked for: a long training that needs a GPU, or days.
+EXTRA = ("part",)
 TRAINING_SCENES = 147_456
 #: What the transformer sees: more bindings than the world's own mixture, for they are learned last.
 TRAINING_TASKS = {
@@ -51,7 +54,7 @@ SHIFT = 1.5
 CURVES = {
     "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
     "sd3": ("sd3", "sd3_deepen"),
-    "detector": ("detector",),
+    "detector": ("detector", "faults"),
     "clip": ("clip",),
     "hps": ("hps",),
 }
@@ -90,11 +93,11 @@ def _transformers(stage: str, folder: Path, device: str) -> None:
         deepen_sd3(train_sd3(guided, latents, folder), guided, latents, folder)
 
 
-def _detector(folder: Path, device: str) -> None:
-    network = train_detector(folder, _trained_vae(folder, device), device)
+def _save_detector(network: DetectorNetwork) -> None:
     target = WEIGHTS / "detector" / "model.safetensors"
     target.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.cpu().contiguous() for key, value in network.state_dict().items()}, target)
+    state = network.state_dict()
+    save_file({key: value.cpu().contiguous() for key, value in state.items()}, target)
 
 
 def _export(folder: Path) -> None:
@@ -154,7 +157,10 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
             case "latents":
                 _latents(folder, device)
             case "detector":
-                _detector(folder, device)
+                _save_detector(train_detector(folder, _trained_vae(folder, device), device))
+            case "faults":
+                network = ShapesDetector.load(WEIGHTS / "detector").network.train()
+                _save_detector(teach_faults(network, folder, load_pipeline(WEIGHTS / "pipeline"), device))
             case "clip":
                 save_clip(train_clip(folder, _trained_vae(folder, device), device), WEIGHTS / "clip")
             case "hps":
@@ -163,6 +169,10 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
                 save_clip(tune_preference(model.to(device), folder, device), WEIGHTS / "hps")
             case "export":
                 _export(folder)
+            case "part":
+                pipeline = load_pipeline(WEIGHTS / "pipeline")
+                pipeline.transformer = part(pipeline, folder, device).to("cpu", torch.bfloat16)
+                _save_pipeline(pipeline.to("cpu"), WEIGHTS / "pipeline")
             case _:
                 _transformers(stage, folder, device)
 
@@ -180,8 +190,8 @@ def main(*, stages: str = ",".join(STAGES), folder: Path = RUNS, device: str = "
     """
     chosen = stages.split(",")
     for stage in chosen:
-        if stage not in STAGES:
-            raise unknown_name("stage", stage, STAGES)
+        if stage not in (*STAGES, *EXTRA):
+            raise unknown_name("stage", stage, (*STAGES, *EXTRA))
     use_threads(usable_cores())
     folder.mkdir(parents=True, exist_ok=True)
     run_stages(chosen, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -183,7 +183,7 @@ def signed_distance(shape: int, x: Tensor, y: Tensor) -> Tensor:  # noqa: PLR091
     return torch.maximum(length - 0.95, 0.72 - torch.hypot(x - 0.42, y + 0.12))  # moon
 
 
-def _distances(scenes: Scenes, device: torch.device | str) -> Tensor:
+def object_distances(scenes: Scenes, device: torch.device | str) -> Tensor:
     """Signed distance in pixels to each object: (n, 4, 64, 64), large where there is none."""
     shapes = torch.from_numpy(scenes.shapes).to(device)
     centers = torch.from_numpy(scenes.centers).float().to(device)
@@ -201,7 +201,7 @@ def _distances(scenes: Scenes, device: torch.device | str) -> Tensor:
 
 def object_masks(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
     """Exact masks, boolean (n, 4, 64, 64): a pixel belongs to an object where its centre lies inside the outline."""
-    return _distances(scenes, device) < 0
+    return object_distances(scenes, device) < 0
 
 
 def object_coverage(scenes: Scenes, cells: int, device: torch.device | str = "cpu") -> Tensor:
@@ -229,9 +229,13 @@ def object_boxes(masks: Tensor) -> Tensor:
     return torch.stack([x0, y0, x1, y1], dim=-1).float()
 
 
-def render(scenes: Scenes, device: torch.device | str = "cpu") -> Tensor:
-    """Draw the scenes: uint8 (n, 3, 64, 64), anti-aliased, each in its style."""
-    distance = _distances(scenes, device)
+def render(scenes: Scenes, device: torch.device | str = "cpu", distance: Tensor | None = None) -> Tensor:
+    """Draw the scenes: uint8 (n, 3, 64, 64), anti-aliased, each in its style.
+
+    `distance` gives the objects other outlines than `object_distances` does.
+    """
+    if distance is None:
+        distance = object_distances(scenes, device)
     noise = torch.from_numpy(scenes.noise).float().to(device)
     palette = torch.tensor(list(COLORS.values()), dtype=torch.float32, device=device) / 255
     colors = palette[torch.from_numpy(scenes.colors).to(device).clamp(min=0)]  # (n, 4, 3)

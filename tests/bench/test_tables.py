@@ -35,7 +35,9 @@ def test_a_table_that_is_declared_is_known_everywhere(tmp_path: Path, monkeypatc
 
 def test_every_variant_is_shown_and_every_need_met() -> None:
     variants = [variant.name for variant in paper_variants(load_profile("shapes"))]
-    named = {name: spec for name, spec in TABLES.items() if spec.needs or spec.variants or spec.families}
+    named = {
+        name: spec for name, spec in TABLES.items() if spec.needs or spec.variants or spec.families or spec.repeats
+    }
     assert {variant for variant in variants if needed_by(named)(variant)} == set(variants)
     for name, spec in named.items():
         for need in spec.needs or spec.variants or spec.families or ():

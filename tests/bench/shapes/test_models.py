@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from bench.shapes.clip import BACKGROUND, object_crops, preference_images, spoil_content
 from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.detector import DetectorNetwork, ShapesDetector, _targets, detector_loss
-from bench.shapes.growth import group_ends, run_with_streams, scale_gates_, split_
+from bench.shapes.growth import (
+    copies_of,
+    cosines,
+    group_ends,
+    run_with_streams,
+    scale_gates_,
+    shares_of,
+    split_,
+    weights_of,
+)
 from bench.shapes.text import TextEncoders
 from bench.shapes.training import Schedule, train
 from bench.shapes.transformer import (
@@ -88,6 +97,16 @@ def test_groups_of_copies_end_with_the_models() -> None:
     assert len(ends) == 15
     assert (ends[4], ends[-1]) == (19, 57)
     assert list(ends) == sorted(set(ends))
+
+
+@torch.no_grad()
+def test_copies_are_alike_and_strangers_are_not() -> None:
+    torch.manual_seed(0)
+    deep = split_(build_transformer(SHALLOW), FULL)
+    groups = copies_of(deep)
+    assert [len(group) for group in groups] == [*shares_of(19, 5), *shares_of(38, 10)]
+    assert min(float(cosines(weights_of(group)).min()) for group in groups) > 0.999
+    assert abs(float(cosines(weights_of([group[0] for group in groups[:5]])).max())) < 0.1
 
 
 def test_running_with_streams_is_the_models_own_forward() -> None:

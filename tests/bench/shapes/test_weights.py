@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.shapes import WEIGHTS
+from bench.shapes import WEIGHTS, growth
 from bench.shapes.cards import write_cards
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.pictures import counts_of, pixels_of
 from bench.shapes.quality import precision_recall
+from bench.shapes.training import Schedule
 from bench.shapes.world import sample_scenes
+from fastflux.io.pipelines import load_pipeline
 
 PLAIN = """
 import sys, torch, diffusers
@@ -72,6 +74,22 @@ def test_precision_and_recall_count_missing_and_surplus_objects() -> None:
     assert precision_recall([found[0], *([] for _ in found[1:])], scenes)["recall"] == pytest.approx(
         sum(counts_of(scenes)[0].values()) / objects
     )
+
+
+@pytest.mark.slow
+def test_parting_makes_copies_less_alike_and_goes_on_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "BATCH", 2)
+    monkeypatch.setattr(growth, "compile_blocks_", lambda _transformer: None)
+    likeness = []
+    for steps in (1, 3):  # the second call continues at the second step
+        monkeypatch.setattr(growth, "PARTING_SCHEDULE", Schedule(steps=steps, lr=1e-3, muon=1e-2, warmup=1))
+        parted = growth.part(load_pipeline(WEIGHTS / "pipeline"), tmp_path)
+        groups = growth.copies_of(parted)
+        likeness.append(float(growth.cosines(growth.weights_of(groups[0]).detach()).mean()))
+    assert likeness[1] < likeness[0]
+    assert [json.loads(line)["step"] for line in (tmp_path / "part.jsonl").read_text().splitlines()] == [1, 3]
 
 
 def test_masks_lie_within_their_boxes() -> None:
