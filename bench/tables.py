@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from msgspec import Struct
 
 from bench.metrics.catalogue import metric_named
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, L1_LONG, VariantId
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
 from fastflux.errors import unknown_name
 
 
@@ -225,6 +225,12 @@ TABLES: dict[str, TableSpec] = {
         families=(DENSE, FASTFLUX, L1_EQUAL),
         pairs=BY_NUMBER,
         needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
+    ),
+    "plus": TableSpec(
+        "Beyond the paper: attentions, MLPs and blocks replaced by budget",
+        (HPS, GENEVAL, CLIP, FLOPS, LATENCY, SECONDS),
+        families=(PLUS,),
+        needs=(PLUS,),
     ),
     "ablations": TableSpec(
         "Ablations at 10%",

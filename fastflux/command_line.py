@@ -23,6 +23,7 @@ PARENT = "FASTFLUX_PARENT"
 """In the environment: the id of the process with which a command is to end."""
 _SET_PARENT_DEATH_SIGNAL = 1
 _WHOLE = re.compile(r"[+-]?\d{1,15}")
+_UNDECODED = re.compile("[\ud800-\udfff]")
 MOST = 2**48
 """Above all sizes, counts and seeds, which multiply without leaving 64 bits."""
 
@@ -71,6 +72,10 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
     """
     if isinstance(sys.stdout, TextIOWrapper):  # names come from outside, and terminals know fewer characters
         sys.stdout.reconfigure(errors="backslashreplace")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if foreign := [text for text in given if _UNDECODED.search(text)]:
+        _say(app.name[0], f"{foreign[0]} is no text in UTF-8: write or rename it in that encoding.")
+        return 2
     _end_with_parent()
     app.config = _require_whole_numbers
     app.suppress_keyboard_interrupt = False  # it would end the process without a word of what is kept

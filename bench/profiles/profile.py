@@ -199,7 +199,8 @@ def _method(name: str, table: object, resolve: Any, key: str = "") -> dict[str, 
         config_class = pruning_method(name).config_class
     if str(settings.get("ranking", "")).endswith(".json"):
         settings["ranking"] = resolve(str(settings["ranking"]))
-    tried = {**settings, "ratio": 0.1}
+    amount = {"ratio": 0.1} if "ratio" in config_class.__dataclass_fields__ else {"flops": 0.9}
+    tried = {**settings, **amount}
     if str(settings.get("ranking", "")).endswith(".json"):
         tried.pop("ranking")  # a file, which is read when variants are made
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
-from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG, VariantId
+from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json
 from fastflux.io.ranking_files import read_ranking
@@ -17,6 +17,8 @@ from fastflux.plan import JSON
 #: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
 FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
+#: FLOPs that sublayer replacement saves: what FastFLUX-20% and -30% save on FLUX-Shapes, and more.
+PLUS_SAVINGS = (0.18, 0.26, 0.35)
 #: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
 EQUALLED_RATIOS = (0.10, 0.15, 0.20)
 #: The ratio of the ablations in Tables 4 and 5 and Figures 6 and 7.
@@ -82,6 +84,11 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(VariantId.at(family, ratio), label, config)
 
+    def plus(saving: float) -> Variant:
+        settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2)}
+        label = f"{fast}+ of {100 * (1 - saving):.0f}% FLOPs"
+        return Variant(VariantId.at(PLUS, saving), label, make_config("sublayer_replacement", settings))
+
     def fastflux(
         family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
     ) -> Variant:
@@ -91,6 +98,7 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
     every = (
         Variant(VariantId(DENSE), profile.title, None),
         *(fastflux(FASTFLUX, f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
+        *map(plus, PLUS_SAVINGS),
         *(variant(L1, r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
         *(_equalled(variant(L1_EQUAL, r, "", "l1_norm"), str(VariantId.at(FASTFLUX, r))) for r in EQUALLED_RATIOS),
         *(

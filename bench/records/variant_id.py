@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 DENSE = "dense"
 FASTFLUX = "fastflux"
+#: Sublayer replacement, by the percentage of FLOPs that go.
+PLUS = "plus"
 L1 = "l1"
 #: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
 L1_EQUAL = "l1_equal"

@@ -14,10 +14,12 @@ import torch
 from msgspec.structs import replace
 from rich.table import Table
 
+from bench.metrics.catalogue import metric_named
 from bench.profiles.profile import Profile, load_profile, require_disk
 from bench.profiles.variants import Variant, chosen_variants, ranking_file, require_current_rankings
 from bench.progress import console
-from bench.records.variant_id import EXTERNAL
+from bench.records.results import RunRecord, read_records
+from bench.records.variant_id import EXTERNAL, VariantId
 from bench.run.cluster import local_workers, run_on_ray
 from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import Done, add_seconds, forget, nodes_of, run_here, todo, write_records
@@ -171,6 +173,7 @@ def reproduce(
             execute(evaluation, schedule, settled, count, address)
         finished = finish(tables, variants)
     _show_stages(evaluation, monotonic() - began, worked=bool(left))
+    require_scores(read_records(finished.records))
     return finished
 
 
@@ -180,6 +183,19 @@ def execute(evaluation: Evaluation, schedule: Schedule, done: Done, workers: int
         run_here(evaluation, schedule, done)
     else:
         run_on_ray(evaluation, schedule, done, workers, address)
+
+
+def require_scores(records: Sequence[RunRecord]) -> None:
+    """Raise FastFluxError where no picture could be scored by any metric."""
+    scores = [
+        measurement
+        for record in records
+        if VariantId.parse(record.variant).family != EXTERNAL
+        for measurement in record.measurements
+        if metric_named(measurement.info.name).measures != "transformer"
+    ]
+    if scores and all(measurement.status != "ok" for measurement in scores):
+        raise FastFluxError(f"No picture could be scored, by {scores[0].info.name} because {scores[0].reason}.")
 
 
 def _shortened(profile: Profile, seeds: int | None) -> Profile:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from fastflux.errors import FastFluxError, first_sentence, memory_is_full, unknown_name
-from fastflux.files import new_folder, write_text
+from fastflux.files import file_hash, new_folder, write_text
 from fastflux.models.plain import require_finite, require_plain
 from fastflux.models.pruned import model_classes, plan_of, require_all_weights
 
@@ -201,8 +201,7 @@ def revision_of(source: Path | str) -> str:
         require_weights(source)
     digest = hashlib.sha256()
     for path in sorted([source / "config.json", *source.glob("*.safetensors")]) if source.is_dir() else [source]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(file_hash(path))
     return digest.hexdigest()[:16]
 
 

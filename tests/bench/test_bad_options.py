@@ -24,7 +24,8 @@ CHANGES = (
 #: What makes each command whole, and its options with values that it cannot take.
 BENCH: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
     ("reproduce", "--variants", "dense"): {
-        "--limit --seeds": NO_INTEGERS + BELOW_ONE, "--only --variants": NO_NAMES, "--out": ("text.toml", "/proc/x"),
+        "--limit --seeds --workers": NO_INTEGERS + BELOW_ONE,
+        "--only --variants": NO_NAMES, "--out": ("text.toml", "/proc/x"),
         "--set": ('families=["nothing"]',),
     },
     ("rank",): {"--samples": NO_INTEGERS + BELOW_ONE, "--out": ("text.toml", "/proc/x")},

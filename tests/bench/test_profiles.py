@@ -34,6 +34,7 @@ def test_the_variants_are_the_papers() -> None:
     variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
+        "plus-18", "plus-26", "plus-35",
         "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "l1_long-21", "l1_long-27",
         "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
         "end2start-10", "sd3", "fastsd3-10",
@@ -82,7 +83,7 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 26 + len(SEEDED) * len(SEEDS)
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 29 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

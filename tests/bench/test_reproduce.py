@@ -16,12 +16,12 @@ from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
-from bench.records.results import RunRecord
+from bench.records.results import Measurement, RunRecord
 from bench.run.base_model import BaseModel
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation
 from bench.run.folders import locked
-from bench.run.reproduce import reproduce
+from bench.run.reproduce import reproduce, require_scores
 from bench.samples.image_set import ImageSet
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
@@ -252,3 +252,20 @@ def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeyp
     assert found["hps"] == ("ok", "")
     run(quick)
     assert records(quick)["dense"].measurement("fid").status == "ok"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("status", "refused"), [(("failed", "failed"), True), (("failed", "ok"), False)])
+def test_a_run_without_any_score_does_not_end_well(status: tuple[str, str], refused: bool, tmp_path: Path) -> None:
+    taken = {
+        "ok": lambda info: Measurement(info, "ok", values={"mean": 1.0}),
+        "failed": lambda info: Measurement.failed(info, "no weights"),
+    }
+    infos = [metric_named(name).info for name in ("hps", "clip_score")]
+    scores = [taken[each](info) for each, info in zip(status, infos, strict=True)]
+    cost = Measurement(metric_named("flops").info, "ok", values={"forward": 1.0})
+    record = RunRecord("shapes", "dense", "D", None, "b", "r", {}, {}, (cost, *scores), "2026-01-01T00:00:00+00:00")
+    if not refused:
+        require_scores([record])
+        return
+    with pytest.raises(FastFluxError, match="No picture could be scored, by hps because no weights"):
+        require_scores([record])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,30 @@ def test_signals_end_as_ctrl_c_does(number: int, status: int) -> None:
     assert run(app, ["work"]) == status
     assert closed == [True]
     assert signal.getsignal(number) is before
+
+
+def test_what_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app_of(None), ["work", "--size", "1\udcff"]) == 2
+    assert capsys.readouterr().err == "tool: 1⟨U+DCFF⟩ is no text in UTF-8: write or rename it in that encoding.\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_terminals_of_any_encoding_are_written_to(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: TextIOWrapper(BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    app = App(name="tool")
+
+    @app.command
+    def work() -> None:
+        sys.stdout.write("☃ é\n")
+        raise FastFluxError("no ☃ é")
+
+    assert run(app, ["work"]) == 1
+    for stream in streams.values():
+        stream.flush()
+    assert "☃ é".encode(encoding, "backslashreplace") in streams["stdout"].buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"tool: no " in streams["stderr"].buffer.getvalue()  # type: ignore[attr-defined]
 
 
 CHILD = """
