@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT_VARIABLE = "FASTFLUX_VENV"
 FOLDER = ".venv"
-EXTRAS = "bench,reports,dev"
+EXTRAS = "bench,cluster,reports,dev"
 # The reference that parity is tested against, without what it pins (protobuf<4, pytest==7.2.0) and does not need here.
 BARE = ("--no-deps", "hpsv2==1.2.0")
 STAMP = "fastflux-environment.sha256"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -32,13 +33,22 @@ def run_python(session: nox.Session, *arguments: str) -> None:
         python = environment_python(ROOT)
     except EnvironmentSetupError as error:
         session.error(str(error).rstrip("."))  # nox adds its own full stop
-    session.run(str(python), *arguments, external=True, env=ALLOCATOR)
+    session.run(str(python), *arguments, external=True, env=ALLOCATOR | {"FASTFLUX_PARENT": str(os.getpid())})
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests: CPU only, no network, about 10 minutes on two cores; one a core, `-- -n 0` one by one."""
     run_python(session, "-m", "pytest", "--benchmark-disable", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(venv_backend="uv")
+def tests_oldest(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows, in an environment of its own; needs uv."""
+    session.install("--resolution", "lowest-direct", "--index-strategy", "unsafe-best-match", ".[bench,reports,dev]")
+    session.run("uv", "pip", "uninstall", "fastflux", external=True)  # the checkout is what is tested
+    # Old libraries warn of what newer ones beneath them deprecate.
+    session.run("pytest", "--benchmark-disable", "-n", "auto", "--dist", "loadfile", "-W", "ignore", *session.posargs)
 
 
 @nox.session

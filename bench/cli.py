@@ -19,9 +19,9 @@ from bench.options import (
     Out,
     Run,
     pairs,
-    quiet_libraries,
 )
 from bench.progress import console
+from bench.quiet import quiet_libraries
 from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
 from fastflux.command_line import run as run_app
 from fastflux.text import printable
@@ -54,6 +54,8 @@ def _reproduce(
     force: bool = False,
     rank: bool = False,
     dry_run: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> int:
     """Prune, generate, score and measure all that the tables need.
 
@@ -68,6 +70,8 @@ def _reproduce(
         force: measure again what is there already
         rank: measure the order of blocks afresh first, instead of the profile's
         dry_run: check that everything is there, say what the run takes, and stop
+        workers: processes that share the work, 1 for this one alone; default: one a GPU, or one a core
+        address: of a running Ray cluster whose machines do the work: auto, or ray://host:10001
     """
     quiet_libraries()
     from bench.profiles.profile import load_profile
@@ -88,11 +92,15 @@ def _reproduce(
         force=force,
         ranking=measure_ranking(samples=RANK_SAMPLES, **run.options) if rank and not dry_run else None,
         dry_run=dry_run,
+        workers=workers,
+        address=address,
+        told=lambda found: print(found.folder / NOTE, flush=True),
         **run.options,
     )
-    if finished is not None:
-        print(finished.folder / NOTE)
-    return 0
+    if finished is None:
+        return 0
+    print(finished.folder / NOTE)
+    return 1 if finished.failures else 0
 
 
 @app.command(

@@ -1,10 +1,7 @@
-"""What options of several commands are, and what every command does first."""
+"""What options of several commands are."""
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,6 @@ from cyclopts import Parameter, Token
 from bench.run.folders import RUNS
 from fastflux.command_line import names
 from fastflux.errors import FastFluxError
-from fastflux.threads import use_threads
 
 
 def _numbers(_type: object, tokens: Sequence[Token]) -> tuple[int, ...]:
@@ -85,22 +81,3 @@ class FullSizeRun(Run):
 
 
 MEASURED, RUN, FULL_SIZE = Measured(), Run(), FullSizeRun()
-
-
-def quiet_libraries() -> None:
-    """What every command does first: one thread, and no third-party chatter, which would bury our own messages.
-
-    With one thread, results are the same to the bit on any number of cores, and other work on the machine delays a run
-    by its share only.
-    """
-    use_threads(1)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")
-    logging.disable(logging.WARNING)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()

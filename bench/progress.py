@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 
 from fastflux.progress import progress_bar
 
@@ -57,6 +58,56 @@ class Ticks:
         """End the bar."""
         for _ in self._items:
             pass
+
+
+class Board:
+    """What runs, what is left and how long that takes, in a line: always on a terminal, now and then elsewhere.
+
+    Args:
+        units: how many there are.
+        steps: the work of them all, in any unit.
+    """
+
+    def __init__(self, units: int, steps: float, workers: int = 1) -> None:
+        self._units, self._steps, self._workers = units, steps, workers
+        self._done, self._steps_done, self._seconds = 0, 0.0, 0.0
+        self._status = console.status("")
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if console.is_terminal and self._units:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def finished(self, steps: float, seconds: float) -> None:
+        """One more is done."""
+        self._done, self._steps_done, self._seconds = self._done + 1, self._steps_done + steps, self._seconds + seconds
+
+    def failed(self, what: str, reason: str) -> None:
+        """One more cannot be done."""
+        self._done += 1
+        console.print(f"{what} failed: {reason}", markup=False, soft_wrap=True)
+
+    def show(self, running: Iterable[str]) -> None:
+        """What runs now."""
+        now = time.monotonic()
+        if not console.is_terminal and now - self._shown < QUIET_SECONDS:
+            return
+        line = f"{self._done}/{self._units} done{self._left()}; now {', '.join(running) or 'starting'}"
+        if console.is_terminal:
+            self._status.update(escape(line))
+        else:
+            console.print(line, markup=False, soft_wrap=True)
+            self._shown = now
+
+    def _left(self) -> str:
+        if not self._steps_done:
+            return ""
+        seconds = (self._steps - self._steps_done) * self._seconds / self._steps_done / self._workers
+        return f", about {max(1, round(seconds / 60))} min left"
 
 
 def announce(stages: Mapping[str, Callable[[], object]], expected: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from msgspec import Struct
 
 from bench.metrics.catalogue import metric_named
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, VariantId
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
 from fastflux.errors import unknown_name
 
 
@@ -86,6 +86,7 @@ class TableSpec(Struct, frozen=True, forbid_unknown_fields=True):
     pairs: Pairing | None = None
     paper: bool = False
     needs: tuple[str, ...] | None = None
+    repeats: bool = False
     worked_out: bool = False
 
     def chosen(self, rows: Iterable[_Row]) -> list[_Row]:
@@ -96,6 +97,8 @@ class TableSpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     def needed(self, variant: VariantId) -> bool:
         """Whether the variant is to be measured for the table."""
+        if self.repeats and variant.repeated is not None:
+            return True
         return self._shows(variant) if self.needs is None else not {str(variant), variant.family}.isdisjoint(self.needs)
 
     def _shows(self, variant: VariantId) -> bool:
@@ -223,6 +226,12 @@ TABLES: dict[str, TableSpec] = {
         pairs=BY_NUMBER,
         needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
     ),
+    "plus": TableSpec(
+        "Beyond the paper: attentions, MLPs and blocks replaced by budget",
+        (HPS, GENEVAL, CLIP, FLOPS, LATENCY, SECONDS),
+        families=(PLUS,),
+        needs=(PLUS,),
+    ),
     "ablations": TableSpec(
         "Ablations at 10%",
         (HPS, GENEVAL, CLIP, TRAINED, SECONDS),
@@ -248,7 +257,7 @@ TABLES: dict[str, TableSpec] = {
             SECONDS,
             HPS,
         ),
-        families=(FASTFLUX, L1),
+        families=(FASTFLUX, L1, L1_LONG),
     ),
     "efficiency": TableSpec(
         "Efficiency",
@@ -287,8 +296,11 @@ TABLES: dict[str, TableSpec] = {
     ),
     "differences": TableSpec("Paired differences", SCORES, families=None, pairs=BY_LATENCY, worked_out=True),
     "seeds": TableSpec(
-        "Seeds of pruning", SCORES, needs=("fastflux-10", "fastflux-20", "seed1", "seed2"), worked_out=True
+        "Seeds of pruning",
+        SCORES,
+        needs=("fastflux-10", "seed1-10", "seed2-10", "fastflux-20", "seed1-20", "seed2-20"),
+        worked_out=True,
     ),
-    "claims": TableSpec("Claims of the paper", SCORES, families=None, pairs=BY_LATENCY, worked_out=True),
+    "claims": TableSpec("Claims of the paper", SCORES, families=None, pairs=BY_LATENCY, repeats=True, worked_out=True),
     "provenance": TableSpec("Records behind the tables", families=None, worked_out=True),
 }

@@ -1,27 +1,31 @@
 """What the command lines of all packages share: how a command is run, and what its user sees when it fails."""
 
+import ctypes
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 from types import FrameType
 from typing import get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Token
 
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, memory_is_full
 from fastflux.text import one_line
 
 _ENDING = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 """Signals that end a run, and the exit status that a shell gives a process which they ended."""
+PARENT = "FASTFLUX_PARENT"
+"""In the environment: the id of the process with which a command is to end."""
+_SET_PARENT_DEATH_SIGNAL = 1
 _WHOLE = re.compile(r"[+-]?\d{1,15}")
+_UNDECODED = re.compile("[\ud800-\udfff]")
 MOST = 2**48
 """Above all sizes, counts and seeds, which multiply without leaving 64 bits."""
-_FULL = ("out of memory", "can't allocate memory")
-"""What torch's RuntimeErrors say where another program's would be a MemoryError."""
 
 
 class _Ended(KeyboardInterrupt):
@@ -53,6 +57,13 @@ def _require_whole_numbers(_app: App, _commands: tuple[str, ...], arguments: Arg
                 raise CycloptsError(msg=f"{argument.name} is {token.value!r}, but must be a whole number below 2^48.")
 
 
+def _end_with_parent() -> None:
+    """End when the process ends that started this one and said so by `PARENT`, however it ends (Linux)."""
+    if os.environ.pop(PARENT, "") == str(os.getppid()):
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
 def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = "interrupted") -> int:
     """Run a command and return its exit status: what the command returns, 0 for None.
 
@@ -61,6 +72,11 @@ def run(app: App, arguments: Sequence[str] | None = None, *, interrupted: str = 
     """
     if isinstance(sys.stdout, TextIOWrapper):  # names come from outside, and terminals know fewer characters
         sys.stdout.reconfigure(errors="backslashreplace")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if foreign := [text for text in given if _UNDECODED.search(text)]:
+        _say(app.name[0], f"{foreign[0]} is no text in UTF-8: write or rename it in that encoding.")
+        return 2
+    _end_with_parent()
     app.config = _require_whole_numbers
     app.suppress_keyboard_interrupt = False  # it would end the process without a word of what is kept
     is_main = threading.current_thread() is threading.main_thread()  # elsewhere no handlers can be set
@@ -90,12 +106,10 @@ def _explain(error: BaseException, interrupted: str) -> tuple[int, str]:
         return 2, str(error)
     if isinstance(error, FastFluxError):
         return 1, str(error)
+    if memory_is_full(error):
+        return 1, "the memory is full: close other programs, or ask for less at once"
     if isinstance(error, OSError):
         return 1, f"{error}; mend that and run the same command again"
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _FULL)
-    ):
-        return 1, "the memory is full: close other programs, or ask for less at once"
     return 0, ""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -54,6 +55,15 @@ def whole_file(path: Path, *, remedy: str = _REMEDY) -> Iterator[Path]:
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> bytes:
+    """SHA-256 of a file's content; raises ``FastFluxError`` for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise FastFluxError(f"Cannot read {path}: {error.strerror or error}; restore it or take it away.") from error
 
 
 def write_bytes(path: Path, data: bytes) -> Path:

@@ -252,7 +252,8 @@ def _weights(folder: Path, place: Place) -> Path:
 
 def _device(place: Place) -> str:
     """The device asked for, or the one there is; raises ``FastFluxError`` for one that computes nothing."""
-    return require_device(place.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    unasked = "cuda" if torch.cuda.is_available() else "cpu"
+    return require_device(unasked if place.device is None else place.device)
 
 
 def _require_settings(config: PruningConfig, resources: Resources, *, fold: bool) -> None:
@@ -288,7 +289,9 @@ def _require_runnable(
         return
     require_fits(config, outline.transformer)
     samples = getattr(config, "samples", 0) if config.needs_statistics else 0
-    states = len(items) * data.steps * (2 if data.guidance > 1 else 1)  # SD3 runs every prompt and the empty one
+    # SD3 runs every prompt and the empty one; FLUX is told its guidance.
+    guided = data.guidance > 1 and hasattr(type(outline), "do_classifier_free_guidance")
+    states = len(items) * data.steps * (2 if guided else 1)
     if samples > states:
         raise FastFluxError(
             f"{samples} samples are asked for, but {len(items)} prompts or pictures in {data.steps} steps give at most "

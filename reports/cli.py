@@ -21,6 +21,7 @@ from reports.figures.gallery import LONGEST_EDGE
 from reports.figures.gallery_files import collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.manifest import write_manifest
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
 from reports.reproduce import ACCEPT, full_size, reproduce, run_bench
@@ -172,6 +173,16 @@ def _rebuild(
         raise FastFluxError("The committed documents differ: run `nox -s reports` and commit what it writes.")
     _show(["The committed documents are what the committed records give."])
     return 0
+
+
+@app.command(name="manifest")
+def _manifest() -> None:
+    """List the committed records with their digests.
+
+    Checks the records in reports/data against their samples and each other, gives those of older versions their digest,
+    and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
+    """
+    _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 
 
 @app.command(

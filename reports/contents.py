@@ -43,6 +43,8 @@ def make_tables(
     made: dict[str, tuple[Table, ...]] = {}
     for name in names:
         spec = specs[name]
+        if spec.needs is not None and not spec.chosen(rows):
+            continue  # of a method that was not measured
         if spec.worked_out:
             made[name] = (_worked_out(name, spec, rows, tolerance, ranking_file, mix_devices=mix_devices),)
             continue

@@ -6,13 +6,14 @@ import json
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
-from bench.tables import LATENCY
+from bench.tables import FLOPS, LATENCY
 from reports.devices import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
@@ -27,6 +28,8 @@ _CHANGE_NOTE = "In parentheses: change against the dense model of the same table
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
 _FLUX_512 = 21.503e12
 """FLOPs of one step of FLUX.1-dev at 512x512 with 512 text tokens (tests/bench/metrics/test_flops.py)."""
+_MACS_1024 = 74.385e12 / 2
+"""Of one step at 1024x1024 (reports/data/full_size/flops)."""
 
 
 @cache
@@ -78,7 +81,7 @@ def paper_against_measured(
     )
     second = _change_table(f"{name}-measured", f"{spec.title}, {model_name(rows)} as measured", columns, ours, rows)
     return (
-        replace(first, notes=(f"Source: {source}.", *_latency_note(printed), *first.notes)),
+        replace(first, notes=(f"Source: {source}.", *_latency_note(printed), *_flops_note(printed), *first.notes)),
         replace(second, label=profile_label(rows), notes=(*second.notes, *devices, *metric_notes(columns, rows))),
     )
 
@@ -90,6 +93,21 @@ def _latency_note(printed: Sequence[Row]) -> tuple[str, ...]:
     if found is None:
         return ()
     return (f"The latency cannot be that of one step at 512x512 or above: {found}",)
+
+
+def _flops_note(printed: Sequence[Row]) -> tuple[str, ...]:
+    """What the paper's FLOPs must be, and that they do not fall evenly."""
+    points = [(row.number("plan.dropped_blocks"), row.number(FLOPS.key)) for row in printed]
+    known = [(blocks, flops / 1e12) for blocks, flops in points if blocks is not None and flops is not None]
+    saved = [(first[1] - second[1]) / (second[0] - first[0]) for first, second in pairwise(known)]
+    if not saved:
+        return ()
+    text = (
+        f"The FLOPs must be multiply-accumulates, of which {_MACS_1024 / 1e12:.2f} T are counted in one step at "
+        f"1024x1024, half of its FLOPs; and all blocks cost the same, yet each one dropped saves from {min(saved):.2f} "
+        f"to {max(saved):.2f} T."
+    )
+    return (text,)
 
 
 def _unmeasured(row: Row) -> Row:

@@ -11,6 +11,7 @@ from bench.profiles import RANKINGS
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from reports.build import FORMATS, build, build_importance
+from reports.manifest import require_manifest
 from reports.readme import filled
 
 PACKAGE = Path(__file__).parent
@@ -23,9 +24,10 @@ FILLED = ("README.md", "docs/results.md")
 def rebuild(package: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write to `out` what reports/generated should hold; `package` is the folder reports/. The paths written.
 
-    Raises FastFluxError when there are no records, and as `reports.build.build` does.
+    Raises FastFluxError when there are no records or others than reports/data lists, and as `reports.build.build` does.
     """
     results = package / "data" / "results"
+    require_manifest(package / "data")
     folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
     if not folders:
         raise FastFluxError(

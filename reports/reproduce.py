@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.tables import TABLES
+from fastflux.command_line import PARENT
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from fastflux.text import printable
@@ -21,6 +22,7 @@ from reports.build import build
 from reports.difference import difference_of
 from reports.figures.gallery_files import collect
 from reports.full_size.document import full_size_document
+from reports.manifest import write_manifest
 from reports.rebuild import PACKAGE, replace_all
 from reports.rows import read_rows
 from reports.table import to_markdown
@@ -47,8 +49,8 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     options = [option for option in options if option != ACCEPT]
     if accept:
         _require_whole(options)
-    status, last = run_bench("reproduce", *options)
-    if status or (where := _there(last)) is None:  # nothing was to be measured: a dry run, the help
+    status, last = run_bench("reproduce", *options, seen=_show_first)
+    if (where := _there(last)) is None or (status and not _ended(where)):  # nothing to show: a dry run, the help
         return status
     if where.is_dir():  # of a profile of random weights, which has no pictures
         _print(full_size_document(where))
@@ -68,10 +70,13 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
         _print("\n## This run against the committed records\n\n" + to_markdown(difference_of(before, rows)))
     _print(f"\nTables, figures and page.html are in {os.path.relpath(folder / 'reports')}.\n")
     if accept:
+        if status:
+            raise FastFluxError(f"{ACCEPT} keeps runs in which nothing failed: mend it and run the same again.")
         if run["limit"] is not None or run["seeds"] is not None or set(tables) != set(TABLES):
             raise FastFluxError(f"{ACCEPT} keeps whole runs only, and {where} is of a part: run it without options.")
         replace_files(committed, records, "*.json")
         replace_files(data / "galleries" / kept, folder / "gallery")
+        write_manifest(data)
         replace_all(data.parent)
         _print(f"accepted: records in {committed}, documents in {data.parent / 'generated'}\n")
     return status
@@ -90,23 +95,28 @@ def full_size(options: Sequence[str], kept: Path = PACKAGE / "data" / "full_size
     if accept and not status:
         for folder in {path.parent for path in kept.glob("*/*.json") if before.get(path) != path.stat().st_mtime_ns}:
             write_text(folder / "README.md", full_size_document(folder))
+        write_manifest(kept.parent)
     return status
 
 
-def run_bench(command: str, *options: str) -> tuple[int, str]:
+def run_bench(command: str, *options: str, seen: Callable[[str], object] = lambda _line: None) -> tuple[int, str]:
     """Run `python -m bench` with all its output shown as it comes; its exit status and the last line of its results.
 
-    It is in the terminal's own process group, so that Ctrl-C reaches it too; whatever else ends this process ends it
-    first.
+    `seen` is given each line, while the suite goes on. It is in the terminal's own process group, so that Ctrl-C
+    reaches it too; whatever else ends this process ends it first.
     """
     last = ""
     arguments = [sys.executable, "-m", "bench", command, *options]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, errors="replace") as bench:  # noqa: S603
+    environ = {**os.environ, PARENT: str(os.getpid())}
+    with subprocess.Popen(  # noqa: S603
+        arguments, stdout=subprocess.PIPE, text=True, errors="replace", env=environ
+    ) as bench:
         try:
             for line in bench.stdout or ():
                 sys.stdout.write(line)
                 sys.stdout.flush()
                 last = line.strip() or last
+                seen(line.strip())
             return bench.wait(), last
         except KeyboardInterrupt as error:
             if error.args and error.args[0] != signal.SIGINT:
@@ -136,6 +146,24 @@ def _there(line: str) -> Path | None:
         if line and (path := Path(line)).exists():
             return path
     return None
+
+
+def _show_first(line: str) -> None:
+    """Print the tables whose rows are all there while others are still measured."""
+    if (
+        (where := _there(line)) is not None
+        and where.suffix == ".json"
+        and (run := json.loads(where.read_text()))["left"]
+    ):
+        folder = Path(run["folder"]) / "reports"
+        build(Path(run["records"]), folder, run["tables"], ("md",), None, ranking=None)
+        for table in run["tables"]:
+            _print((folder / f"{table}.md").read_text(encoding="utf-8"))
+
+
+def _ended(where: Path) -> bool:
+    """Whether a run came to its end, though some of it failed."""
+    return where.is_file() and not json.loads(where.read_text(encoding="utf-8"))["left"]
 
 
 def _print(text: str) -> None:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench.metrics.catalogue import metrics, on_machine
+from bench.record_checks import check_records
 from bench.records.results import read_records
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.tables import FLOPS_RATIO, RATIO
@@ -96,14 +97,16 @@ class Row:
 def read_rows(folder: Path) -> tuple[Row, ...]:
     """The rows of all records in `folder`: dense first, then FastFLUX and L1 by ratio; other base models behind.
 
-    Raises FastFluxError when there is none, when two profiles are mixed, or when two records used different versions of
-    a metric.
+    Raises FastFluxError when there is none, when two profiles are mixed, when two records used different versions of a
+    metric, or for a record that does not agree with itself or the others (`bench.record_checks`).
     """
     if not folder.is_dir():
         raise FastFluxError(
             f"The results folder {folder} does not exist; give a folder of records (one JSON file a variant)."
         )
-    rows = rows_of(read_records(folder))
+    records = read_records(folder)
+    check_records(records)
+    rows = rows_of(records)
     if not rows:
         below = sorted({path.parent.relative_to(folder).as_posix() for path in folder.glob("*/**/*.json")})
         raise FastFluxError(
@@ -247,13 +250,15 @@ def _flops_bound(values: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _plan_values(record: RunRecord) -> dict[str, Value]:
-    """Ratio and number of dropped blocks: from the plan, the ratio else from the id ("fastflux-05" is 0.05)."""
+    """Ratio, batch and number of dropped blocks: from the plan, the ratio else from the id ("fastflux-05" is 0.05)."""
     if record.plan is None:
         return {"plan.ratio": Value(0.0), "plan.dropped_blocks": Value(0.0)}
     replacements, config = record.plan.get("replacements"), record.plan.get("config")
     dropped = float(len(replacements)) if isinstance(replacements, list) else None
     values = {"plan.dropped_blocks": Value(dropped, note="" if dropped is not None else "plan: lists no replacements")}
-    ratio = config.get("ratio") if isinstance(config, dict) else None
+    ratio, batch = (config.get(key) if isinstance(config, dict) else None for key in ("ratio", "batch"))
+    if isinstance(batch, int):
+        values["plan.batch"] = Value(float(batch))
     of_id = VariantId.parse(record.variant).ratio
     if isinstance(ratio, int | float):
         values["plan.ratio"] = Value(float(ratio))

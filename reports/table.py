@@ -11,6 +11,8 @@ from fastflux.text import one_line
 Direction = Literal["up", "down", ""]
 
 DASH = "\N{EN DASH}"
+#: Behind a value that is not significantly worse than the best.
+NEAR = "\N{ALMOST EQUAL TO}"
 _MARKDOWN_ARROWS: dict[Direction, str] = {"up": " \N{UPWARDS ARROW}", "down": " \N{DOWNWARDS ARROW}", "": ""}
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$&#])")
 _NUMBER = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d[\d,]*)(?:\.(?P<part>\d+))?(?:e(?P<exponent>[-+]?\d+))?")
@@ -23,7 +25,8 @@ class Cell:
     """One cell.
 
     `value` is the number at full precision (None where there is none), `text` replaces its formatted form, `interval`
-    and then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to.
+    and then `suffix` are shown behind it and never marked, `footnote` is the sentence a raised letter leads to. `near`
+    sets a sign behind the value: it is not significantly worse than the best.
     `origin` is where the number was read: a record's variant and the value's key; `others` are the variants of further
     records it was worked out from (the baseline of a difference, other seeds). Neither changes what is shown.
     """
@@ -33,6 +36,7 @@ class Cell:
     footnote: str = ""
     bold: bool = False
     underline: bool = False
+    near: bool = False
     interval: tuple[float, float] | None = None
     suffix: str = ""
     origin: tuple[str, str] | None = None
@@ -110,11 +114,11 @@ def number_parts(cell: Cell, header: Header) -> tuple[re.Match[str], str] | None
 
 
 def behind(cell: Cell, header: Header) -> list[str]:
-    """What follows the value, unmarked: its interval and its suffix, those that there are."""
+    """What follows the value, unmarked: the sign of `near`, its interval and its suffix, those that there are."""
     interval = (
         "" if cell.interval is None else "[{}, {}]".format(*(format(bound, header.spec) for bound in cell.interval))
     )
-    return [text for text in (interval, cell.suffix) if text]
+    return [text for text in (NEAR if cell.near else "", interval, cell.suffix) if text]
 
 
 def letter(index: int) -> str:

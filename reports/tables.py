@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE
@@ -13,7 +14,7 @@ from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
 from reports.grouping import DEFAULT_TOLERANCE, pairs_of
 from reports.rows import conditions
-from reports.table import Cell, Direction, Group, Header, Table
+from reports.table import NEAR, Cell, Direction, Group, Header, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -28,8 +29,8 @@ SHAPES_LABEL = (
     "compare them within this table only."
 )
 ALSO_MARKED = (
-    "Scores not significantly worse than the best (paired by prompt and seed, two-sided p < "
-    f"{SIGNIFICANT:g}) are marked with it."
+    f"{NEAR}: not significantly worse than that (paired by prompt and seed, sign-flip test, p < {SIGNIFICANT:g}; "
+    "of one pruning each)."
 )
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -45,12 +46,13 @@ def make_table(
 ) -> Table:
     """The declared table `spec` filled from `rows`; with `intervals` each value carries its 95% interval.
 
-    Bold is the best of a latency group, underlined the best of all rows. Whatever shows the same number is marked
-    alike, and so is whatever is not significantly worse where single images were scored. Raises FastFluxError for a
-    tolerance that is no fraction, and for values that hang on the machine from several devices unless `mix_devices`.
+    Bold is the best of a latency group and underlined the best of all rows; whatever shows the same number is marked
+    alike. Where single images were scored, what is not significantly worse than the best of all has a sign of its own.
+    Raises FastFluxError for a tolerance that is no fraction, and for values that hang on the machine from several
+    devices unless `mix_devices`.
     """
     chosen = spec.chosen(rows)
-    spec = replace(
+    spec = structs.replace(
         spec,
         columns=tuple(
             column
@@ -63,17 +65,20 @@ def make_table(
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
     scales = [_scale(column, chosen) for column in spec.columns]
     best = [best_rows(column, chosen) for column in spec.columns]
+    near = [near_rows(column, chosen, top) for column, top in zip(spec.columns, best, strict=True)]
     groups = []
     for heading, group in members:
         # The first group, of the dense and other models, has no heading: it is no latency group.
         paired = spec.pairs is not None and bool(heading) and not any(note for _, note in group)
         best_here = [best_rows(column, [row for row, _ in group] if paired else []) for column in spec.columns]
+        marks = list(zip(best_here, best, near, strict=True))
         lines = []
         for row, note in group:
             cells = [Cell(text=row.label, footnote=note)]
-            for column, (scale, _), top, top_here in zip(spec.columns, scales, best, best_here, strict=True):
-                bold, underline = row.variant in top_here, row.variant in top
-                cells.append(value_cell(column, row, scale, interval=intervals, bold=bold, underline=underline))
+            for column, (scale, _), marked in zip(spec.columns, scales, marks, strict=True):
+                bold, underline, almost = (row.variant in variants for variants in marked)
+                cell = value_cell(column, row, scale, interval=intervals)
+                cells.append(replace(cell, bold=bold, underline=underline, near=almost))
             lines.append(tuple(cells))
         groups.append(Group(tuple(lines), heading))
     return Table(
@@ -83,7 +88,7 @@ def make_table(
         groups=tuple(groups),
         label=profile_label(rows),
         notes=(
-            *_legend(spec, chosen, best, tolerance, intervals=intervals),
+            *_legend(spec, chosen, best, near, tolerance, intervals=intervals),
             *devices,
             *metric_notes(spec.columns, chosen),
         ),
@@ -120,9 +125,7 @@ def scaling(columns: Sequence[Column], rows: Sequence[Row]) -> list[tuple[float,
     return [_scale(column, rows) for column in columns]
 
 
-def value_cell(
-    column: Column, row: Row, scale: float, *, interval: bool = False, bold: bool = False, underline: bool = False
-) -> Cell:
+def value_cell(column: Column, row: Row, scale: float, *, interval: bool = False) -> Cell:
     """One value as a cell: scaled and with its share in parentheses, or a dash that leads to the reason."""
     found = row.value(column.key)
     origin = None if row.record is None else (row.variant, column.key)
@@ -132,7 +135,7 @@ def value_cell(
     share = row.number(column.share) if column.share else None
     text = format(found.value / scale, column.spec)
     suffix = "" if share is None else f"({share:{column.share_spec}})"
-    return Cell(found.value, text, found.note, bold, underline, bounds, suffix, origin)
+    return Cell(found.value, text, found.note, interval=bounds, suffix=suffix, origin=origin)
 
 
 def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, ...]:
@@ -173,21 +176,26 @@ def _shown(column: Column, row: Row) -> float | None:
 
 
 def best_rows(column: Column, rows: Sequence[Row]) -> frozenset[str]:
-    """The variants to mark in a column: the best as displayed, and those that are not significantly worse than it.
+    """The variants that show the best value of a column.
 
-    Nothing is marked among fewer than two values, or where neither direction is better; nor is a value of a part.
+    Nothing is best among fewer than two values, or where neither direction is better; nor is a value of a part.
     """
-    shown = [(number, row) for row in rows if (number := _shown(column, row)) is not None]
+    shown = [(number, row.variant) for row in rows if (number := _shown(column, row)) is not None]
     direction = _direction(column, rows)
     if len(shown) < 2 or not direction:
         return frozenset()
-    top, best = (max if direction == "up" else min)(shown, key=lambda entry: entry[0])
-    return frozenset(row.variant for number, row in shown if number == top or _tied(column, row, best))
+    top = (max if direction == "up" else min)(number for number, _ in shown)
+    return frozenset(variant for number, variant in shown if number == top)
 
 
-def _tied(column: Column, row: Row, best: Row) -> bool:
-    found = compare(row, best, column.key) if comparable(best, column.key) else ""
-    return isinstance(found, Comparison) and found.sign == 0
+def near_rows(column: Column, rows: Sequence[Row], best: frozenset[str]) -> frozenset[str]:
+    """The other variants that are not significantly worse than the best, by the scores of single images."""
+    tops = [row for row in rows if row.variant in best and comparable(row, column.key)]
+    if not tops:
+        return frozenset()
+    top = max(tops, key=lambda row: (row.number(column.key) or 0.0) * (-1 if _direction(column, rows) == "down" else 1))
+    found = {row.variant: compare([row], [top], column.key) for row in rows if row.variant not in best}
+    return frozenset(name for name, one in found.items() if isinstance(one, Comparison) and one.sign == 0)
 
 
 _Members = list[tuple[str, list[tuple["Row", str]]]]
@@ -230,7 +238,13 @@ def _by_base(chosen: Sequence[Row], rows: Sequence[Row]) -> _Members:
 
 
 def _legend(
-    spec: TableSpec, chosen: Sequence[Row], best: Sequence[frozenset[str]], tolerance: float, *, intervals: bool
+    spec: TableSpec,
+    chosen: Sequence[Row],
+    best: Sequence[frozenset[str]],
+    near: Sequence[frozenset[str]],
+    tolerance: float,
+    *,
+    intervals: bool,
 ) -> list[str]:
     lines = []
     if spec.pairs and spec.pairs.by == "latency":
@@ -252,8 +266,7 @@ def _legend(
         lines.append(f"Not among the records: {', '.join(missing)}.")
     if any(best):
         bold = "Bold: best of its latency group. " if spec.pairs else ""
-        compared = any(column.ranked and comparable(row, column.key) for column in spec.columns for row in chosen)
-        lines.append(f"{bold}Underlined: best of all rows.{f' {ALSO_MARKED}' if compared else ''}")
+        lines.append(f"{bold}Underlined: best of all rows.{f' {ALSO_MARKED}' if any(near) else ''}")
     if intervals:
         lines.append("In brackets: 95% interval.")
     return lines

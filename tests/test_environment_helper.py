@@ -158,7 +158,7 @@ def test_both_installers_hold_to_the_constraints(root: Path, uv: str | None) -> 
     assert make[0] == (uv or sys.executable)
     assert make[-1] == str(root / ".venv")
     assert install[install.index("-c") + 1] == str(root / "constraints.txt")
-    assert install[install.index("-e") + 1] == f"{root}[bench,reports,dev]"
+    assert install[install.index("-e") + 1] == f"{root}[bench,cluster,reports,dev]"
     assert bare[-2:] == ["--no-deps", "hpsv2==1.2.0"]
     assert bare[0] == install[0]
 

@@ -5,6 +5,7 @@ A metric of another package joins by an entry point of the group ``fastflux.metr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +32,7 @@ class Metric:
         headline: the key of the value that stands for the metric ("averaged" of HPS).
         weighting: what counts once in the headline value; None where there are no scores of single images.
         spec: the headline's number format.
+        bounds: what no value may lie outside of.
         machine: whether the numbers hang on the machine, or the keys of those that do.
         prompts: the prompt set whose images it takes; "" takes all.
     """
@@ -42,6 +44,7 @@ class Metric:
     headline: str = ""
     weighting: Weighting | None = None
     spec: str = ".2f"
+    bounds: tuple[float, float] = (0.0, math.inf)
     machine: Literal[True] | tuple[str, ...] = ()
     prompts: str = ""
 
@@ -75,33 +78,36 @@ def _info(name: str, version: str, unit: str, better: Literal["higher", "lower",
     return MetricInfo(name, version, unit, (better == "higher") if better else None, reference)
 
 
+_COSINE = (-100.0, 100.0)
 _QUALITY, _COST = "bench.metrics.quality", "bench.metrics.cost"
 _OWN = (
     Metric(
         _info("hps", "1", "100 x cosine", "higher", "HPS v2"),
-        f"{_QUALITY}.hps:HPS", "images", "HPS averaged", "averaged", "images", prompts="hps",
+        f"{_QUALITY}.hps:HPS", "images", "HPS averaged", "averaged", "images",
+        bounds=_COSINE, prompts="hps",
     ),
     Metric(
         _info("geneval", "1", "fraction", "higher", "GenEval"),
-        f"{_QUALITY}.geneval:GenEval", "images", "GenEval overall", "overall", "strata", ".3f",
+        f"{_QUALITY}.geneval:GenEval", "images", "GenEval overall", "overall", "strata", ".3f", (0.0, 1.0),
         prompts="geneval",
     ),
     Metric(
         _info("clip_score", "1", "100 x cosine", "higher", "CLIP score"),
         f"{_QUALITY}.clip_score:ClipScore", "images", "CLIP score", "mean", "images",
+        bounds=_COSINE,
     ),
     Metric(
         _info("retrieval", "1", "recall", "higher", "image and text retrieval by clip_benchmark"),
         f"{_QUALITY}.retrieval:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
-        prompts="hps",
+        bounds=(0.0, 1.0), prompts="hps",
     ),
     Metric(
         _info("fid", "2", "distance", "lower", "FID and KID by torch-fidelity"),
-        f"{_QUALITY}.fid:FID", "images", "FID", "fid",
+        f"{_QUALITY}.fid:FID", "images", "FID", "fid", bounds=(-math.inf, math.inf),  # KID may be below 0
     ),
     Metric(
         _info("paired", "1", "PSNR in dB, SSIM up to 1, 100 x cosine", "higher", "paired with the dense model"),
-        f"{_QUALITY}.paired:Paired", "pairs", "CLIP similarity", "clip_image",
+        f"{_QUALITY}.paired:Paired", "pairs", "CLIP similarity", "clip_image", bounds=(-100.0, math.inf),
     ),
     Metric(
         _info("flops", "1", "FLOP", "lower", "2 x MACs of one transformer forward"),

@@ -30,6 +30,7 @@ from bench.settings import (
 )
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.registry import make_config, pruning_method
+from fastflux.settings import require_device
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
@@ -48,13 +49,15 @@ class LatencySettings(Data, frozen=True):
     """Rounds of the interleaved latency measurement, and images in one step.
 
     `together` models are timed in turn, the dense one among them, since all of them may not fit into memory; 0 is all.
-    Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
+    No more rounds are timed than it takes for the 95% intervals of all ratios to be narrower than `precision`; 0 takes
+    them all. Whole pipeline calls are timed in `end_to_end` rounds; 0 leaves them out.
     """
 
     warmup: Annotated[int, msgspec.Meta(ge=0, le=10_000)]
     rounds: Steps
     batch: Batch
     together: Count = 0
+    precision: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     end_to_end: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
 
 
@@ -117,6 +120,10 @@ class Profile(Data, frozen=True):
             sampling=replace(self.sampling, guidance=other.guidance),
             calibration=replace(self.calibration, guidance=other.guidance),
         )
+
+    def device_for(self, asked: str | None) -> str:
+        """The device asked for, or else the profile's; raises FastFluxError for one that is not there."""
+        return require_device(self.device if asked is None else asked)
 
     def scorers_hash(self) -> str:
         """16 hex digits of all that defines the scores: the metrics' settings, and the content of their files."""
@@ -192,7 +199,8 @@ def _method(name: str, table: object, resolve: Any, key: str = "") -> dict[str, 
         config_class = pruning_method(name).config_class
     if str(settings.get("ranking", "")).endswith(".json"):
         settings["ranking"] = resolve(str(settings["ranking"]))
-    tried = {**settings, "ratio": 0.1}
+    amount = {"ratio": 0.1} if "ratio" in config_class.__dataclass_fields__ else {"flops": 0.9}
+    tried = {**settings, **amount}
     if str(settings.get("ranking", "")).endswith(".json"):
         tried.pop("ranking")  # a file, which is read when variants are made
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
-from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
+from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json
 from fastflux.io.ranking_files import read_ranking
@@ -17,6 +17,8 @@ from fastflux.plan import JSON
 #: Ratios of Table 6 and parameter fractions of Table 1 (arXiv 2506.10035).
 FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
+#: FLOPs that sublayer replacement saves: what FastFLUX-20% and -30% save on FLUX-Shapes, and more.
+PLUS_SAVINGS = (0.18, 0.26, 0.35)
 #: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
 EQUALLED_RATIOS = (0.10, 0.15, 0.20)
 #: The ratio of the ablations in Tables 4 and 5 and Figures 6 and 7.
@@ -34,9 +36,14 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
     "layers5": ("ST of 5 layers", {"layers": 5}),
     "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
 }
-#: FastFLUX at these ratios is pruned from these seeds too, for the spread.
-SEEDED_RATIOS = (0.10, 0.20)
+#: What claims compare and chance has a part in is pruned from these seeds too: those are decided over prunings.
+SEEDED = (
+    *("fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "l1_equal-10", "l1_equal-15", "l1_equal-20"),
+    *("removal_st-10", "layers1-10", "layers5-10", "reuse-10", "start2end-10", "end2start-10", "fastsd3-10"),
+)
 SEEDS = (1, 2)
+#: L1-norm pruning of these ratios is fine-tuned longer by this factor, too: Sandwich Training took more seconds.
+LONG_RATIOS, LONGER = (0.21, 0.27), 1.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,11 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(VariantId.at(family, ratio), label, config)
 
+    def plus(saving: float) -> Variant:
+        settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2)}
+        label = f"{fast}+ of {100 * (1 - saving):.0f}% FLOPs"
+        return Variant(VariantId.at(PLUS, saving), label, make_config("sublayer_replacement", settings))
+
     def fastflux(
         family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
     ) -> Variant:
@@ -86,17 +98,17 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
     every = (
         Variant(VariantId(DENSE), profile.title, None),
         *(fastflux(FASTFLUX, f"{fast}-{100 * r:.0f}%", r) for r in FASTFLUX_RATIOS),
+        *map(plus, PLUS_SAVINGS),
         *(variant(L1, r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
         *(_equalled(variant(L1_EQUAL, r, "", "l1_norm"), str(VariantId.at(FASTFLUX, r))) for r in EQUALLED_RATIOS),
+        *(
+            _longer(variant(L1_LONG, r, f"FLUX-Pruning-{100 * r:.0f}%, fine-tuned longer", "l1_norm"))
+            for r in LONG_RATIOS
+        ),
         variant("brll", ABLATED, "w/o ST", "linear_replacement"),
         variant("removal", ABLATED, "Direct removal", "block_removal"),
         *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
         *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
-        *(
-            fastflux(f"seed{seed}", f"{fast}-{100 * r:.0f}%, seed {seed}", r, {"seed": seed})
-            for r in SEEDED_RATIOS
-            for seed in SEEDS
-        ),
         *(
             made
             for name, other in profile.others.items()
@@ -108,7 +120,26 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
             )
         ),
     )
-    return tuple(v for v in every if v.config is None or not profile.families or v.name.family in profile.families)
+    seeded = (_seeded(v, seed) for v in every for seed in SEEDS if v.id in SEEDED)
+    known = {(variant.name.repeated or variant.name).family for variant in every}
+    if unknown := [family for family in profile.families if family not in known]:
+        raise unknown_name(f"family in the profile {profile.name}", unknown[0], known)
+    return tuple(
+        v
+        for v in (*every, *seeded)
+        if v.config is None or not profile.families or (v.name.repeated or v.name).family in profile.families
+    )
+
+
+def _seeded(variant: Variant, seed: int) -> Variant:
+    config = replace(variant.config, seed=seed)  # type: ignore[type-var]  # configs are dataclasses
+    return replace(variant, name=variant.name.seeded(seed), label=f"{variant.label}, seed {seed}", config=config)
+
+
+def _longer(variant: Variant) -> Variant:
+    config = variant.config
+    steps = round(LONGER * config.steps)  # type: ignore[union-attr]  # L1-norm pruning's
+    return replace(variant, config=replace(config, steps=steps))  # type: ignore[type-var]
 
 
 def _equalled(variant: Variant, target: str) -> Variant:
@@ -118,7 +149,10 @@ def _equalled(variant: Variant, target: str) -> Variant:
 def with_ratio(variant: Variant, ratio: float, target: Variant) -> Variant:
     """A variant that is to be as fast as `target`, with the ratio at which it is."""
     config = replace(variant.config, ratio=ratio)  # type: ignore[type-var]  # configs are dataclasses
-    return replace(variant, config=config, label=f"FLUX-Pruning-{100 * ratio:.1f}% (latency of {target.label})")
+    label = f"FLUX-Pruning-{100 * ratio:.1f}% (latency of {target.label})"
+    if variant.name.repeated:
+        label += f", seed {config.seed}"  # type: ignore[union-attr]  # L1-norm pruning's
+    return replace(variant, config=config, label=label)
 
 
 def _settings(profile: Profile, method: str) -> dict[str, JSON]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from bench.records.results import Measurement
@@ -13,13 +14,20 @@ SEED = 0
 
 
 def compared(
-    candidate: Measurement, baseline: Measurement, weighting: Weighting | None, stratum: str = ""
+    candidate: Sequence[Measurement],
+    baseline: Sequence[Measurement],
+    weighting: Weighting | None,
+    stratum: str = "",
+    null: float = 0.0,
 ) -> PairedDifference | str:
-    """Candidate minus baseline over all images or those of one style or task; or the reason why there is no telling."""
+    """Candidate minus baseline over all images or those of one style or task; or the reason why there is no telling.
+
+    Several measurements of a side are those of its prunings with different seeds.
+    """
     if weighting is None:
-        return f"{candidate.info.name} has no scores of single images"
+        return f"{candidate[0].info.name} has no scores of single images"
     try:
-        return _difference(_Known(candidate), _Known(baseline), weighting, stratum)
+        return _difference(*(tuple(map(_Known, side)) for side in (candidate, baseline)), weighting, stratum, null)
     except StatisticsError as error:
         return str(error)
 
@@ -38,8 +46,10 @@ class _Known:
 
 
 @lru_cache(maxsize=1024)  # several tables and claims ask for the same pair
-def _difference(candidate: _Known, baseline: _Known, weighting: Weighting, stratum: str) -> PairedDifference:
-    strata = [strata_of(known.measurement.samples) for known in (candidate, baseline)]
+def _difference(
+    candidate: tuple[_Known, ...], baseline: tuple[_Known, ...], weighting: Weighting, stratum: str, null: float
+) -> PairedDifference:
+    sides = [[strata_of(known.measurement.samples) for known in side] for side in (candidate, baseline)]
     if stratum:
-        strata = [{stratum: found[stratum]} if stratum in found else {} for found in strata]
-    return paired_difference(strata[0], strata[1], weighting=weighting, seed=SEED)
+        sides = [[{stratum: one[stratum]} if stratum in one else {} for one in side] for side in sides]
+    return paired_difference(sides[0], sides[1], weighting=weighting, seed=SEED, null=null)

@@ -12,12 +12,12 @@ from pathlib import Path
 import psutil
 
 from bench.records.hardware import cpu_governor, cpu_model, describe_gpu
-from bench.records.results import JSON
+from bench.records.results import JSON, digest
 from fastflux.errors import FastFluxError
+from fastflux.files import file_hash
 from fastflux.threads import usable_cores
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "torch-fidelity", "numpy")
-_CHUNK = 1 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
@@ -81,11 +81,7 @@ def sha256_of(path: Path) -> str:
         FastFluxError: there is neither.
     """
     if path.is_file():
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return file_hash(path).hex()
     if not path.is_dir():
         raise FastFluxError(f"{path} is neither a file nor a folder; give the path of one that is there.")
     files = (entry for entry in path.rglob("*") if entry.is_file())
@@ -96,6 +92,11 @@ def sha256_of(path: Path) -> str:
         if not any(part.startswith(".") for part in name.split("/"))
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of_sources(package: Path) -> str:
+    """Over all Python files of a package."""
+    return digest([[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))])
 
 
 def _git(folder: Path, *arguments: str) -> str:

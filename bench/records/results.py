@@ -1,6 +1,8 @@
 """Records: what was measured, of which model, where and how. Pure data with a JSON round trip, free of torch.
 
-A `RunRecord` holds all measurements of one variant under one profile; reports are built from records alone.
+A `RunRecord` holds all measurements of one variant under one profile; reports are built from records alone. Its file
+ends with the digest of its content; what was changed by hand is refused, and what a record says is held against its
+samples by `bench.record_checks`.
 
 Keys of `Measurement.samples`: a per-image score stands under ``"<stratum>/<prompt id>"`` (HPS style or GenEval task,
 then the prompt), its list in the order of the sample numbers; metrics without strata use the prompt id alone; raw
@@ -213,24 +215,37 @@ class RunRecord(Data, frozen=True):
         date = datetime.fromisoformat(created).isoformat(timespec="seconds")
         return replace(self, measurements=tuple(measurements), environment=environment, created=date)
 
+    def to_json(self) -> str:
+        """As JSON text with sorted keys, numbers at full precision, and the digest of it all."""
+        data = msgspec.to_builtins(self)
+        return json_text({**data, "digest": digest(data)})
+
     @classmethod
-    def from_json(cls, text: str, source: str = "record") -> RunRecord:
-        """The record that `to_json` wrote; `source` names it in errors.
+    def from_json(cls, text: str, source: str = "record", *, digested: bool = True) -> RunRecord:
+        """The record that `to_json` wrote; `source` names it in errors. Without `digested` its digest is not asked for.
 
         Raises:
-            RecordError: broken JSON, another schema version, unknown or missing keys, or data that breaks the rules.
+            RecordError: broken JSON, another schema version, unknown or missing keys, data that breaks the rules, or
+                content that its digest is not of.
         """
         data = json_of(text, source, "delete it and measure again")
+        said = data.pop("digest", None) if isinstance(data, dict) else None
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-        if version == 1:  # which held no inputs
-            data = {**data, "schema_version": SCHEMA_VERSION}
+        if version == 1:  # which held no inputs, and no digest
+            data, digested, said = {**data, "schema_version": SCHEMA_VERSION}, False, None
         elif version != SCHEMA_VERSION:
             raise RecordError(
                 f"{source} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
                 "measure again, or use the version of FastFLUX that wrote it."
             )
-        return read_data(cls, data, source)
+        record = read_data(cls, data, source)
+        if (digested or said is not None) and said != (found := digest(data)):
+            raise RecordError(
+                f"{source} has the digest {said}, but its content {found}: it was changed since it was measured, or is "
+                "of a version without digests; measure again."
+            )
+        return record
 
     def write(self, path: Path) -> None:
         """Write the record so that the file at `path` is whole at every moment; makes the folder."""

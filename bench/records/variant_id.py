@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 DENSE = "dense"
 FASTFLUX = "fastflux"
+#: Sublayer replacement, by the percentage of FLOPs that go.
+PLUS = "plus"
 L1 = "l1"
 #: L1-norm pruning to the measured latency of the FastFLUX variant of the same number.
 L1_EQUAL = "l1_equal"
+#: L1-norm pruning fine-tuned longer, so that a FastFLUX variant as fast did not take more seconds.
+L1_LONG = "l1_long"
 #: Other models' images, scored beside the profile's own.
 EXTERNAL = "external"
+_SEEDED = re.compile(r"(?:(?P<family>\w+)_)?seed\d+")
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,13 @@ class VariantId:
 
     @property
     def repeated(self) -> VariantId | None:
-        """The variant of which this one is the same with another seed ("fastflux-10" of "seed1-10"), or None."""
-        is_seed = self.family.startswith("seed") and self.family.removeprefix("seed").isdecimal()
-        return VariantId(FASTFLUX, self.number) if is_seed and self.ratio is not None else None
+        """The variant of which this one is the same with another seed, or None.
+
+        "seed1-10" is of "fastflux-10", "layers1_seed1-10" of "layers1-10".
+        """
+        found = _SEEDED.fullmatch(self.family)
+        return VariantId(found["family"] or FASTFLUX, self.number) if found and self.ratio is not None else None
+
+    def seeded(self, seed: int) -> VariantId:
+        """The variant that is the same with another seed."""
+        return VariantId(f"{'' if self.family == FASTFLUX else f'{self.family}_'}seed{seed}", self.number)

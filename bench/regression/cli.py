@@ -7,7 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from bench.options import MEASURED, Measured, Names, Texts, pairs, quiet_libraries
+from bench.options import MEASURED, Measured, Names, Texts, pairs
+from bench.quiet import quiet_libraries
 
 REGRESS_EXAMPLES = """examples:
   python -m bench regress --baseline reports/data/regression        against the committed baseline of this device

@@ -58,7 +58,8 @@ def points_from_git(folder: Path) -> list[Point]:
         records = []
         try:
             for name in names:
-                records.append(RunRecord.from_json(_git(folder, "show", f"{commit}:./{name}"), f"{commit[:12]}:{name}"))  # noqa: PERF401
+                text = _git(folder, "show", f"{commit}:./{name}")
+                records.append(RunRecord.from_json(text, f"{commit[:12]}:{name}", digested=False))
         except RecordError as error:
             console.print(f"left out: {error}", markup=False, soft_wrap=True)
             continue

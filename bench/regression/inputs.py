@@ -10,8 +10,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from bench.profiles.profile import LatencySettings, Profile
-from bench.records.environment import sha256_of
-from bench.records.results import digest
 from bench.records.variant_id import DENSE
 from bench.regression.quality import SCORES
 from bench.samples.prompts import Prompt
@@ -98,11 +96,6 @@ def require_base(name: str, folder: Path, revision: str) -> None:
             f"{name} was pruned from the weights {made_from}, but the profile's dense model is {revision}: "
             "name its base by --set pipeline=FOLDER."
         )
-
-
-def sha256_of_sources(package: Path) -> str:
-    """Over all Python files of a package."""
-    return digest([[path.relative_to(package).as_posix(), sha256_of(path)] for path in sorted(package.rglob("*.py"))])
 
 
 def reduced(profile: Profile, suite: Suite) -> Profile:

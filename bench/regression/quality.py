@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.metrics.catalogue import Metric, metric_named
 from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import Measurement, RunRecord
-from bench.records.statistics import PairedDifference
+from bench.records.statistics import PairedDifference, holm
 from bench.regression.baseline import NoVerdictError, Snapshot
 from bench.regression.check import Check, Outcome, Tolerances, measured_pair, record_pairs
 
 #: The scores with a tolerance.
 SCORES = tuple(map(metric_named, ("hps", "geneval", "clip_score")))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number. Source: S. Holm, Scandinavian Journal of Statistics 6 (1979), 65-70."""
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def quality_checks(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) -> list[Check]:
@@ -33,7 +23,7 @@ def quality_checks(baseline: Snapshot, now: Snapshot, tolerances: Tolerances) ->
         for score in SCORES
         if old.measurement(score.name) is not None or new.measurement(score.name) is not None
     ]
-    corrected = iter(holm([paired.p_value for _, _, paired in found if paired is not None]))
+    corrected = iter(holm([paired.p_bound for _, _, paired in found if paired is not None]))
     return [
         check if paired is None else _decided(check, paired, tolerance, next(corrected))
         for tolerance, check, paired in found
@@ -49,7 +39,7 @@ def _compared(score: Metric, old: RunRecord, new: RunRecord, tolerance: float) -
     _require_one_scorer(*pair)
     texts = [format(measurement.values[score.headline], score.spec) for measurement in pair]
     shown = replace(empty, baseline=texts[0], now=texts[1])
-    paired = compared(pair[1], pair[0], score.weighting)
+    paired = compared(pair[1:], pair[:1], score.weighting)
     if isinstance(paired, str):
         return replace(shown, reason=paired), None
     return replace(shown, change=f"{paired.difference.signed(score.spec)}, {paired.prompts} prompts"), paired

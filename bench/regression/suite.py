@@ -22,7 +22,7 @@ from bench.metrics.cost.memory import measure_memory
 from bench.metrics.cost.timing import Step, interleave, step_timer
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import Variant, chosen_variants, require_current_rankings
-from bench.records.environment import describe_environment, git_commit
+from bench.records.environment import describe_environment, git_commit, sha256_of_sources
 from bench.records.results import JSON, Measurement, RunRecord, digest
 from bench.records.variant_id import DENSE, VariantId
 from bench.regression import yardstick
@@ -33,14 +33,13 @@ from bench.regression.inputs import (
     one_of_each,
     reduced,
     require_base,
-    sha256_of_sources,
     transformer_folder,
 )
 from bench.regression.own_time import OwnTime
 from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick
 from bench.run import prune, score
-from bench.run.draw import draw
+from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.records import new_record
 from bench.tables import needed_by
@@ -65,7 +64,7 @@ class SuiteRun:
     ) -> None:
         self.suite, self.folder = suite, folder
         whole = load_profile(suite.profile, changes)
-        self.device = device or whole.device
+        self.device = whole.device_for(device)
         self.profile = reduced(whole, suite)
         self.evaluation = self._evaluation()
         self.yardstick_ms: list[float] = []
@@ -137,7 +136,7 @@ class SuiteRun:
             shutil.rmtree(self.folder / f"models-{self._code}", ignore_errors=True)
         # Images and figures of an earlier run, perhaps of other code, are no part of this one's.
         shutil.rmtree(self.evaluation.folder, ignore_errors=True)
-        prune.prune(self.evaluation)
+        settle_here(self.evaluation, "prune")
         # Newest last, so that going back and forth between two states of the code prunes nothing twice.
         earlier = sorted(self.folder.glob("models-*"), key=lambda path: path.stat().st_mtime)
         for path in earlier[:-_KEPT_MODELS]:
@@ -146,8 +145,7 @@ class SuiteRun:
 
     def score(self) -> None:
         """Draw and score all images."""
-        draw(self.evaluation)
-        score.score(self.evaluation)
+        settle_here(self.evaluation, "draw", "score")
 
     @cached_property
     def models(self) -> dict[str, nn.Module]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bench.records.environment import sha256_of
 from bench.records.results import JSON, digest
 from bench.run.units import Results, Runner, Store, Unit
 from bench.samples.prompts import Prompt, prompts_hash, read_prompts
+from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import (
     Calibration,
     Statistics,
@@ -33,6 +35,8 @@ from fastflux.io.pipelines import check_pipeline, load_outline, load_pipeline
 from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import sequence_length
 
+CALIBRATION = "calibration"
+
 
 @dataclass
 class BaseModel:
@@ -41,7 +45,7 @@ class BaseModel:
     profile: Profile
     store: Path
     device: str = "cpu"
-    force: bool = False
+    _recorded: dict[tuple[int, int], RecordedInputs] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Path:
@@ -140,10 +144,19 @@ class BaseModel:
     @cached_property
     def statistics(self) -> Statistics:
         """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""
+        self.runner.settle(CALIBRATION, self.calibration_unit)
+        return load_statistics(*self.calibration_unit.files)
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Settles what is computed from the dense model for all variants."""
+        return Runner(Store(self.store), dict)
+
+    @cached_property
+    def calibration_unit(self) -> Unit:
+        """The pass over the calibration prompts."""
         path = self.store / f"calibration-{digest(self.calibration_inputs)}.safetensors"
-        unit = Unit({path.stem: self.calibration_inputs}, partial(self._collect, path), files=(path,))
-        Runner(Store(self.store), dict, force=self.force).settle("calibration", unit)
-        return load_statistics(path)
+        return Unit({path.stem: self.calibration_inputs}, partial(self._collect, path), files=(path,))
 
     def _collect(self, path: Path) -> Results:
         console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
@@ -153,6 +166,11 @@ class BaseModel:
         save_statistics(collect_statistics(dense, self.drive), path)
         return {}
 
+    def forget(self) -> None:
+        """Let the calibration and all pruning begin anew."""
+        self.runner.store.forget(CALIBRATION, lambda _: True)
+        shutil.rmtree(self.progress, ignore_errors=True)
+
     @property
     def progress(self) -> Path:
         """Folder of the pruning methods' progress."""
@@ -160,4 +178,19 @@ class BaseModel:
 
     def calibration(self) -> Calibration:
         """What pruning methods may learn of the model, with a folder for their progress."""
-        return Calibration(self.drive, self.statistics, self.progress, self.profile.calibration.batch)
+        return _Recorded(
+            self.drive, self.statistics, self.progress, self.profile.calibration.batch, recorded=self._recorded
+        )
+
+
+@dataclass
+class _Recorded(Calibration):
+    """Calibration whose samples are recorded once for all variants that this process prunes."""
+
+    recorded: dict[tuple[int, int], RecordedInputs] = field(default_factory=dict)
+
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
+        """Recorded inputs of the dense transformer, which is the same for all."""
+        if (samples, seed) not in self.recorded:
+            self.recorded[samples, seed] = super().inputs(transformer, samples, seed)
+        return self.recorded[samples, seed]

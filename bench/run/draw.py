@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,13 @@ from msgspec.structs import asdict, replace
 from torch import nn
 
 from bench.profiles.variants import Variant
-from bench.progress import Ticks
 from bench.records.results import JSON
 from bench.run.evaluation import Evaluation
+from bench.run.graph import parts_of
 from bench.run.prune import transformer
 from bench.run.units import Results, Unit
-from bench.samples.generate import IMAGES, MANIFEST, generate, jobs_of
-from bench.samples.prompts import Prompt, limited, prompts_hash
-from bench.samples.sampling import Sampling
+from bench.samples.generate import IMAGES, MANIFEST, forget_pictures, generate, jobs_of
+from bench.samples.prompts import limited, prompts_hash
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 
@@ -26,24 +25,20 @@ STAGE = "draw"
 #: Folder below a run's; `reports.figures.gallery_files` looks for it there.
 SINGLE_REMOVALS = "single_removals"
 BLOCKS = 4
-_PROMPTS_OF_A_KIND = 2
-
-
-def draw(evaluation: Evaluation) -> None:
-    """Draw the images of every variant."""
-    with evaluation.timed("generate"):
-        for variant in evaluation.variants:
-            evaluation.runner.settle(STAGE, unit(evaluation, variant))
+PROMPTS_OF_A_KIND = 2
 
 
 def unit(evaluation: Evaluation, variant: Variant) -> Unit:
     """The drawing of a variant."""
-    inputs = evaluation.sampling_record(variant) | {
+    make = partial(_draw, evaluation, variant)
+    return Unit({variant.id: _inputs(evaluation, variant)}, make, files_of(evaluation.place(variant)))
+
+
+def _inputs(evaluation: Evaluation, variant: Variant) -> dict[str, JSON]:
+    return evaluation.sampling_record(variant) | {
         "revision": evaluation.base(variant.base).revision,
         "pruning": evaluation.pruning_inputs(variant),
     }
-    place = evaluation.place(variant)
-    return Unit({variant.id: inputs}, partial(_draw, evaluation, variant, inputs), files_of(place))
 
 
 def files_of(place: Path) -> tuple[Path, ...]:
@@ -51,14 +46,18 @@ def files_of(place: Path) -> tuple[Path, ...]:
     return place / IMAGES, place / MANIFEST
 
 
-def _draw(evaluation: Evaluation, variant: Variant, inputs: Mapping[str, JSON]) -> Results:
+def draw_part(evaluation: Evaluation, variant: Variant, part: int) -> None:
+    """Draw the pictures of one of `parts_of`, numbered from 1; the unit of the variant then finds them there."""
+    pictures = len(jobs_of(evaluation.prompts, evaluation.sampling))
+    each = -(-pictures // parts_of(pictures))
+    _draw(evaluation, variant, range((part - 1) * each, part * each))
+
+
+def _draw(evaluation: Evaluation, variant: Variant, part: range | None = None) -> Results:
     base, place = evaluation.base(variant.base), evaluation.place(variant)
-    if evaluation.force:
-        (place / MANIFEST).unlink(missing_ok=True)
     base.pipeline.transformer = transformer(evaluation, variant)
-    ticks = Ticks(len(jobs_of(evaluation.prompts, evaluation.sampling)), f"generate {variant.label}")
-    generate(base.pipeline, evaluation.prompts, base.profile.sampling, place, inputs, ticks.advance)
-    ticks.close()
+    inputs = _inputs(evaluation, variant)
+    generate(base.pipeline, evaluation.prompts, base.profile.sampling, place, inputs, part=part)
     return {}
 
 
@@ -76,48 +75,39 @@ def without(transformer: nn.Module, block: BlockRef) -> Iterator[None]:
         transformer.get_submodule(block.stack)[block.index] = kept  # type: ignore[operator]  # a ModuleList
 
 
-def count_single_removals(evaluation: Evaluation) -> int:
-    """How many images `draw_single_removals` draws."""
-    return 2 * BLOCKS * len(limited(evaluation.prompts, _PROMPTS_OF_A_KIND))
+def removed_blocks(order: str) -> tuple[str, ...]:
+    """The first and the last `BLOCKS` blocks of an order of all, least important first."""
+    blocks = order.split(",")
+    return tuple(dict.fromkeys([*blocks[:BLOCKS], *blocks[-BLOCKS:]]))
 
 
-def draw_single_removals(evaluation: Evaluation, order: str) -> Path:
-    """Draw without each of the first and the last `BLOCKS` blocks of `order`, skipping what is drawn already.
+def unit_without(evaluation: Evaluation, block: str) -> Unit:
+    """The drawing without a block: two prompts of each style and task.
 
-    `order` names all blocks, least important first (`fastflux.io.ranking_files.read_ranking`). Two prompts of
-    each style and task, from the seeds of their first samples in the run, so that the images stand beside the dense
-    model's. Returns the folder with <block>/manifest.jsonl.
+    From the seeds of their first samples in the run, so that the images stand beside the dense model's.
     """
-    folder, base = evaluation.folder / SINGLE_REMOVALS, evaluation.main
     sampling = replace(evaluation.sampling, samples=dict.fromkeys(evaluation.sampling.samples, 1))
-    prompts = limited(evaluation.prompts, _PROMPTS_OF_A_KIND)
-    shared: dict[str, JSON] = {
-        "revision": base.revision,
-        "components": base.components_hash,
+    prompts = limited(evaluation.prompts, PROMPTS_OF_A_KIND)
+    inputs: dict[str, JSON] = {
+        "revision": evaluation.main.revision,
+        "components": evaluation.main.components_hash,
         "prompts": prompts_hash(prompts),
         "sampling": asdict(sampling),
+        "without": block,
     }
-    blocks = [BlockRef.parse(name) for name in order.split(",")]
-    dense: list[nn.Module] = []
-    with evaluation.timed("generate"):
-        for block in dict.fromkeys([*blocks[:BLOCKS], *blocks[-BLOCKS:]]):
-            inputs, place = {**shared, "without": str(block)}, folder / str(block)
-            make = partial(_draw_without, evaluation, dense, block, prompts, sampling, inputs)
-            evaluation.runner.settle(f"{STAGE}_without", Unit({str(block): inputs}, make, files_of(place)))
-    return folder
+    place = evaluation.folder / SINGLE_REMOVALS / block
+
+    def make() -> Results:
+        base = evaluation.main
+        base.pipeline.transformer = base.dense().eval()
+        with without(base.pipeline.transformer, BlockRef.parse(block)):
+            generate(base.pipeline, prompts, sampling, place, inputs)
+        return {}
+
+    return Unit({block: inputs}, make, files_of(place))
 
 
-def _draw_without(
-    evaluation: Evaluation,
-    dense: list[nn.Module],
-    block: BlockRef,
-    prompts: tuple[Prompt, ...],
-    sampling: Sampling,
-    inputs: Mapping[str, JSON],
-) -> Results:
-    if not dense:  # loaded for the first block that is not drawn yet
-        dense.append(evaluation.main.dense().eval())
-    evaluation.main.pipeline.transformer = dense[0]
-    with without(dense[0], block):
-        generate(evaluation.main.pipeline, prompts, sampling, evaluation.folder / SINGLE_REMOVALS / str(block), inputs)
-    return {}
+def forget(evaluation: Evaluation) -> None:
+    """Delete all pictures' manifests, so that they are drawn anew."""
+    for place in (*map(evaluation.place, evaluation.variants), *(evaluation.folder / SINGLE_REMOVALS).glob("*")):
+        forget_pictures(place)

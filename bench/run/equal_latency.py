@@ -28,6 +28,8 @@ def solve_equal_latency(
     tolerance: float = 0.02,
     rounds: int = 30,
     final_rounds: int = 100,
+    precision: float = 0.0,
+    final_precision: float = 0.0,
     warmup: int = 1,
     candidates: int = 6,
     seed: int = 0,
@@ -44,7 +46,8 @@ def solve_equal_latency(
         target: runs one step of the model to meet, on the same inputs.
         inputs: keyword arguments of one step of `dense`, on `device`.
         tolerance: a fraction of the target's time.
-        rounds, final_rounds: timed rounds of a candidate, and of the measurement that decides.
+        rounds, final_rounds: timed rounds of a candidate, and of the measurement that decides, at most.
+        precision, final_precision: of both, as `measure_latency` takes it; by default all rounds are timed.
         warmup: untimed rounds before each.
         candidates: measure at most so many, and up to three of them once more.
         seed: of the orders within the rounds.
@@ -74,6 +77,7 @@ def solve_equal_latency(
             {CANDIDATE: step, TARGET: target},
             warmup=warmup,
             rounds=rounds,
+            precision=final_precision if rounds == final_rounds else precision,
             seed=seed,
             baseline=TARGET,
             device=device,

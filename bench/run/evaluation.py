@@ -31,7 +31,6 @@ from bench.samples.sampling import Sampling
 from fastflux.io.checkpoint import revision_of
 from fastflux.methods.registry import settings_of, version_of
 from fastflux.models.sizes import require_sizes
-from fastflux.settings import require_device
 
 
 @dataclass
@@ -40,14 +39,12 @@ class Evaluation:
 
     Args:
         models: folder of calibration and pruned models, which runs with fewer images can share; `folder` without one.
-        force: make and measure again what is there.
     """
 
     profile: Profile
     folder: Path
     variants: Sequence[Variant]
     limit: int | None = None
-    force: bool = False
     device: str = "cpu"
     models: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,19 +61,27 @@ class Evaluation:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + monotonic() - began
 
     @property
-    def worked(self) -> bool:
-        """Whether anything had to be made or measured."""
-        return self.runner.worked or self.pruner.worked
+    def on_cpu(self) -> bool:
+        """Whether models compute on the cores of the machine."""
+        return torch.device(self.device).type == "cpu"
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that id."""
+        return next(variant for variant in self.variants if variant.id == name)
+
+    def dense(self, base: str) -> Variant:
+        """The dense model of that name as a variant."""
+        return next(variant for variant in self.variants if variant.is_dense and variant.base == base)
 
     @cached_property
     def runner(self) -> Runner:
         """Settles what belongs to this run alone: images, scores, times."""
-        return Runner(Store(self.folder), lambda: self.environment, force=self.force)
+        return Runner(Store(self.folder), lambda: self.environment)
 
     @cached_property
     def pruner(self) -> Runner:
         """Settles what runs with fewer images share: pruned models, and what they are found by."""
-        return Runner(Store(self.models or self.folder), lambda: self.environment, force=self.force)
+        return Runner(Store(self.models or self.folder), lambda: self.environment)
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -97,7 +102,7 @@ class Evaluation:
         """A dense model of the profile by name, "" for its own."""
         if name not in self._bases:
             store = (self.models or self.folder) / name
-            self._bases[name] = BaseModel(self.profile.of(name), store, device=self.device, force=self.force)
+            self._bases[name] = BaseModel(self.profile.of(name), store, device=self.device)
         return self._bases[name]
 
     @cached_property
@@ -105,12 +110,11 @@ class Evaluation:
         """The names of the dense models of all variants."""
         return tuple(dict.fromkeys(variant.base for variant in self.variants))
 
-    def require_inputs(self) -> None:
-        """Read or hash all files that the run will need, before the long work."""
-        require_device(self.device)
+    def require_inputs(self, *, here: bool = True) -> None:
+        """Read or hash all files that the run will need, before the long work; `here` or by workers of their own."""
         _ = self.prompts, self.scorers_hash
         if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
-            _ = self.scorers
+            _ = self.scorers if here else self._loaded_scorers("cpu")
         for name in self.bases:
             base = self.base(name)
             _ = base.folder, base.calibration_prompts
@@ -184,7 +188,10 @@ class Evaluation:
 
         Raises FastFluxError for a file that is not set, not there or not what it should be.
         """
-        return {name: load_metric(name, settings, self.device) for name, settings in self.profile.metrics.items()}
+        return self._loaded_scorers(self.device)
+
+    def _loaded_scorers(self, device: str) -> dict[str, Any]:
+        return {name: load_metric(name, settings, device) for name, settings in self.profile.metrics.items()}
 
     @cached_property
     def scorers_hash(self) -> str:
@@ -197,9 +204,8 @@ class Evaluation:
         if metric_named(name).measures == "images":
             return metric
         if (name, variant.base) not in self._paired:
-            dense = next(item for item in self.variants if item.is_dense and item.base == variant.base)
             # One metric serves all variants of a base: it takes the features of the dense images once.
-            self._paired[name, variant.base] = self.scorers[name].against(self.images(dense))
+            self._paired[name, variant.base] = self.scorers[name].against(self.images(self.dense(variant.base)))
         return self._paired[name, variant.base]
 
 

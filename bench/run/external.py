@@ -26,11 +26,11 @@ from bench.samples.image_set import ImageSet
 from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence, memory_is_full
+from fastflux.files import require_room
 from fastflux.io.hub import local_pipeline
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import require_sizes
-from fastflux.settings import require_device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,17 +63,19 @@ def draw(
     from diffusers import DiffusionPipeline
 
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
-    require_device(device)
+    device = profile.device_for(device)
     sampling = changed(profile.sampling, "sampling", steps=steps, guidance=guidance, height=size, width=size)
     prompts = limited(read_all_prompts(profile), limit)
+    require_room(out)
     folder = local_pipeline(Path(model))
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(
             folder, dtype=getattr(torch, profile.dtype), local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        raise FastFluxError(f"cannot load the pipeline in {folder}: {error}") from error
+        if memory_is_full(error):
+            raise
+        raise FastFluxError(f"cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
     if is_supported(getattr(pipeline, "transformer", None)):
         require_sizes(pipeline, sampling.height, sampling.width, None)
     pipeline = pipeline.to(device)
@@ -112,8 +114,7 @@ def score(
     profile = load_profile(profile_name, changes)
     prompts = read_all_prompts(profile)
     found = read_images(images, prompts)
-    device = device or profile.device
-    require_device(device)
+    device = profile.device_for(device)
     names = [name for name in metrics or profile.metrics if metric_named(name).measures == "images"]
     if other := [name for name in metrics or () if name not in names]:
         raise FastFluxError(f"{other[0]} does not measure images alone: choose other --metrics.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _LOCK = ".lock"
 def locked(*folders: Path) -> Iterator[None]:
     """Hold run folders, made where they are not there; an end of this process, however it comes, lets go of them.
 
+    What killed processes left half written in them is deleted.
+
     Raises:
         FastFluxError: another process works in one of them.
     """
@@ -33,4 +36,6 @@ def locked(*folders: Path) -> Iterator[None]:
                 raise FastFluxError(
                     f"another run works in {folder}: wait until it has ended, or work in another folder"
                 ) from error
+            for partial in folder.rglob(".*.partial-????????"):  # of processes that were killed
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         yield

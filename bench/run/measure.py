@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -27,39 +28,38 @@ _OF_A_STEP = ("flops", "parameters", "memory", "latency", "pruning_cost")
 _OF_A_CALL = "latency_end_to_end"
 
 
-def measure(evaluation: Evaluation) -> None:
-    """Take all of one dense model's variants in turn; ratios are good within one such run only."""
-    with evaluation.timed(STAGE):
-        for name in evaluation.bases:
-            evaluation.runner.settle(STAGE, unit(evaluation, name))
+def metrics_of(evaluation: Evaluation) -> tuple[str, ...]:
+    """Names of what is measured of a variant without its images."""
+    return (*_OF_A_STEP, *([_OF_A_CALL] if evaluation.profile.latency.end_to_end else []))
 
 
-def unit(evaluation: Evaluation, name: str) -> Unit:
-    """The measuring of a dense model, by its name in the profile, and of all its variants."""
+def unit(evaluation: Evaluation, variants: Sequence[Variant]) -> Unit:
+    """The measuring of variants of one dense model in turn; ratios are good within one such run only."""
     latency = evaluation.profile.latency
-    metrics = (*_OF_A_STEP, *([_OF_A_CALL] if latency.end_to_end else []))
     shared: dict[str, JSON] = {
         **evaluation.step_settings(),
         "warmup": latency.warmup,
         "rounds": latency.rounds,
+        "precision": latency.precision,
         "end_to_end": latency.end_to_end,
-        "versions": {metric: metric_named(metric).info.version for metric in metrics},
+        "versions": {metric: metric_named(metric).info.version for metric in metrics_of(evaluation)},
     }
-    variants = [variant for variant in evaluation.variants if variant.base == name]
     inputs = {variant.id: {"record": new_record(evaluation, variant).key, **shared} for variant in variants}
-    return Unit(inputs, partial(_measure, evaluation, evaluation.base(name), variants))
+    return Unit(inputs, partial(_measure, evaluation, variants))
 
 
-def _measure(evaluation: Evaluation, base: BaseModel, variants: Sequence[Variant]) -> Results:
+def _measure(evaluation: Evaluation, variants: Sequence[Variant]) -> Results:
+    base, dense = evaluation.base(variants[0].base), evaluation.dense(variants[0].base)
     run: dict[str, JSON] = {
         **evaluation.step_settings(),
         "run": datetime.now(UTC).isoformat(timespec="seconds"),  # tells it from others
+        "node": platform.node(),
     }
     found: dict[str, list[Measurement]] = {}
-    for group in _groups(variants, evaluation.profile.latency.together):
+    for group in _groups(dense, variants, evaluation.profile.latency.together):
         # The dense model's own figures are those of the first group.
         found = {**_measure_together(evaluation, base, group, run), **found}
-    return found
+    return {variant.id: found[variant.id] for variant in variants}
 
 
 def _measure_together(
@@ -75,8 +75,8 @@ def _measure_together(
     steps = {name: ModelStep(model, inputs) for name, model in models.items()}
     console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
     times = measure_latency(
-        steps, warmup=latency.warmup, rounds=latency.rounds, seed=evaluation.sampling.seed, baseline=baseline,
-        device=device, settings=run,
+        steps, warmup=latency.warmup, rounds=latency.rounds, precision=latency.precision,
+        seed=evaluation.sampling.seed, baseline=baseline, device=device, settings=run,
     )  # fmt: skip
     timed: dict[str, Measurement] = {}
     if latency.end_to_end:
@@ -113,9 +113,8 @@ def calls(
     }
 
 
-def _groups(variants: Sequence[Variant], together: int) -> list[list[Variant]]:
+def _groups(dense: Variant, variants: Sequence[Variant], together: int) -> list[list[Variant]]:
     """The variants in groups of at most `together` (0: all), the dense model first in each."""
-    dense = [variant for variant in variants if variant.is_dense]
     pruned = [variant for variant in variants if not variant.is_dense]
     size = together - 1 if together > 1 else max(1, len(pruned))
-    return [dense + pruned[start : start + size] for start in range(0, max(1, len(pruned)), size)]
+    return [[dense, *pruned[start : start + size]] for start in range(0, max(1, len(pruned)), size)]

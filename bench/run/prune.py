@@ -13,32 +13,30 @@ from torch import nn
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.cost.pruning_cost import measure_pruning_cost
 from bench.profiles.variants import Variant, with_ratio
-from bench.progress import console, track
+from bench.progress import console
 from bench.records.environment import device_name
 from bench.records.results import JSON, Measurement
 from bench.run.equal_latency import solve_equal_latency
 from bench.run.evaluation import Evaluation, ModelStep
-from bench.run.units import Results, Unit
+from bench.run.graph import searched
+from bench.run.units import Done, Results, Unit
 from fastflux.calibration.statistics import Calibration
+from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.io.checkpoint import read_json, save_transformer
 from fastflux.pruning import prune_
 
 STAGE, SEARCH = "prune", "equal_latency"
-#: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by long measurements.
-EQUAL_SEARCH: Mapping[str, Any] = {"tolerance": 0.02, "rounds": 30, "final_rounds": 100, "candidates": 6}
-
-
-def prune(evaluation: Evaluation) -> None:
-    """Make every pruned variant; those that are to be as fast as another one come after it."""
-    evaluation.require_inputs()
-    if evaluation.force:  # or the progress of an earlier run would stand for this one
-        for name in evaluation.bases:
-            shutil.rmtree(evaluation.base(name).progress, ignore_errors=True)
-    pruned = [variant for variant in evaluation.variants if variant.config is not None]
-    with evaluation.timed(STAGE):
-        for variant in track(sorted(pruned, key=lambda item: bool(item.as_fast_as)), STAGE, total=len(pruned)):
-            evaluation.pruner.settle(STAGE, unit(evaluation, _met(evaluation, variant)))
+#: How the latency of a variant is brought to that of the one it is to be as fast as: within 2%, by measurements that
+#: are long enough to tell.
+EQUAL_SEARCH: Mapping[str, Any] = {
+    "tolerance": 0.02,
+    "rounds": 30,
+    "final_rounds": 100,
+    "precision": 0.02,
+    "final_precision": 0.01,
+    "candidates": 6,
+}
 
 
 def unit(evaluation: Evaluation, variant: Variant) -> Unit:
@@ -53,8 +51,15 @@ def transformer(evaluation: Evaluation, variant: Variant) -> nn.Module:
     if variant.is_dense:
         return base.dense()
     if variant.config is not None:
-        evaluation.pruner.settle(STAGE, unit(evaluation, variant))
+        _pruned(evaluation, variant)
     return base.load(evaluation.saved(variant))
+
+
+def _pruned(evaluation: Evaluation, variant: Variant) -> Done:
+    found = evaluation.pruner.find(STAGE, unit(evaluation, variant))
+    if found is None:
+        raise FastFluxError(f"{variant.id} is not pruned, or not whole: run the same again.")
+    return found
 
 
 def is_pruned(evaluation: Evaluation, variant: Variant) -> bool:
@@ -63,11 +68,9 @@ def is_pruned(evaluation: Evaluation, variant: Variant) -> bool:
 
 
 def plan_of(evaluation: Evaluation, variant: Variant) -> dict[str, JSON] | None:
-    """The variant's plan as its saved config holds it; None for the dense model, and where that holds none."""
-    if variant.is_dense:
+    """The variant's plan as its saved config holds it; None for the dense model, and where there is none."""
+    if variant.is_dense or (variant.config is not None and not is_pruned(evaluation, variant)):
         return None
-    if variant.config is not None:
-        evaluation.pruner.settle(STAGE, unit(evaluation, variant))
     plan: dict[str, JSON] | None = read_json(evaluation.saved(variant) / "config.json").get("pruning_plan")
     return plan
 
@@ -76,7 +79,7 @@ def cost_of(evaluation: Evaluation, variant: Variant) -> Measurement:
     """What pruning the variant took; skipped for the dense model and for one pruned elsewhere."""
     if variant.config is None:
         return measure_pruning_cost(None)
-    return evaluation.pruner.settle(STAGE, unit(evaluation, variant)).results[variant.id][0]
+    return _pruned(evaluation, variant).results[variant.id][0]
 
 
 def _prune(evaluation: Evaluation, variant: Variant) -> Results:
@@ -92,24 +95,33 @@ def _prune(evaluation: Evaluation, variant: Variant) -> Results:
     return {variant.id: [measure_pruning_cost(calibration.cost)]}
 
 
-def _met(evaluation: Evaluation, variant: Variant) -> Variant:
-    """The variant with the ratio at which its measured latency meets that of `as_fast_as`, which it keeps."""
-    if not variant.as_fast_as:
-        return variant
-    target = next(item for item in evaluation.variants if item.id == variant.as_fast_as)
-    note = evaluation.saved(variant).with_name(f"{SEARCH}.json")
+def meet_latencies(evaluation: Evaluation) -> None:
+    """Give the variants that are to be as fast as another one the ratios at which they are, as far as these are found.
+
+    They keep their ids and `as_fast_as`.
+    """
+    for variant in evaluation.variants:
+        if variant.as_fast_as and evaluation.pruner.find(SEARCH, search_unit(evaluation, variant)) is not None:
+            note = _note(evaluation, variant)
+            found = EqualLatency.from_json(note.read_text(encoding="utf-8"), str(note))
+            met = with_ratio(variant, found.ratio, evaluation.variant(variant.as_fast_as))
+            evaluation.variants = [met if item.id == variant.id else item for item in evaluation.variants]
+
+
+def search_unit(evaluation: Evaluation, variant: Variant) -> Unit:
+    """The search for the ratio at which the variant is as fast as `as_fast_as`."""
+    target, note = evaluation.variant(variant.as_fast_as), _note(evaluation, variant)
     inputs: dict[str, JSON] = {
         "target": evaluation.pruning_inputs(target),
         "device": device_name(evaluation.device),
         "step": evaluation.step_settings(),
         **EQUAL_SEARCH,
     }
-    search = Unit({variant.id: inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
-    evaluation.pruner.settle(SEARCH, search)
-    found = EqualLatency.from_json(note.read_text(encoding="utf-8"), str(note))
-    met = with_ratio(variant, found.ratio, target)
-    evaluation.variants = [met if item.id == variant.id else item for item in evaluation.variants]
-    return met
+    return Unit({searched(variant): inputs}, partial(_search, evaluation, variant, target, note), files=(note,))
+
+
+def _note(evaluation: Evaluation, variant: Variant) -> Path:
+    return evaluation.saved(variant).parents[1] / searched(variant) / f"{SEARCH}.json"
 
 
 def _search(evaluation: Evaluation, variant: Variant, target: Variant, note: Path) -> Results:

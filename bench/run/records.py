@@ -9,7 +9,7 @@ import torch
 
 from bench.profiles.variants import Variant
 from bench.progress import console
-from bench.records.results import RecordError, RunRecord, digest
+from bench.records.results import Measurement, RecordError, RunRecord, digest
 from bench.run.evaluation import Evaluation
 from bench.run.prune import plan_of
 from bench.run.units import Done
@@ -37,13 +37,19 @@ def new_record(evaluation: Evaluation, variant: Variant) -> RunRecord:
     )
 
 
-def write_record(evaluation: Evaluation, variant: Variant, found: Sequence[Done]) -> None:
-    """Write the record of what was measured, dated as the last of it; one of other inputs in its place moves aside."""
-    if not found:
+def write_record(
+    evaluation: Evaluation, variant: Variant, found: Sequence[Done], failed: Sequence[Measurement] = ()
+) -> None:
+    """Write the record of what was measured, and of what `failed` before it could be.
+
+    It is dated as the last of it; one of other inputs in its place moves aside.
+    """
+    if not found and not failed:
         return
-    last = max(found, key=lambda done: done.created)
-    measurements = tuple(measurement for done in found for measurement in done.results.get(variant.id, ()))
-    fresh = new_record(evaluation, variant).finished(measurements, last.environment, last.created)
+    fresh = new_record(evaluation, variant)
+    measurements = (*(measurement for done in found for measurement in done.results.get(variant.id, ())), *failed)
+    last = max(found, key=lambda done: done.created, default=fresh)
+    fresh = fresh.finished(measurements, last.environment, last.created)
     path = evaluation.record_path(variant)
     if path.exists():
         try:

@@ -6,7 +6,6 @@ from functools import partial
 
 from bench.metrics.catalogue import metric_named
 from bench.profiles.variants import Variant
-from bench.progress import track
 from bench.run.evaluation import Evaluation
 from bench.run.records import new_record
 from bench.run.units import Results, Unit
@@ -14,26 +13,22 @@ from bench.run.units import Results, Unit
 STAGE = "score"
 
 
-def score(evaluation: Evaluation) -> None:
-    """Score the images of every variant with every metric that is not there; a metric that fails fails alone."""
-    with evaluation.timed(STAGE):
-        for variant in track(evaluation.variants, STAGE, total=len(evaluation.variants)):
-            for unit in units(evaluation, variant):
-                evaluation.runner.settle(STAGE, unit)
+def names(evaluation: Evaluation, variant: Variant) -> list[str]:
+    """The metrics of the variant's images."""
+    pairs = not variant.is_dense
+    return [name for name in evaluation.profile.metrics if pairs or metric_named(name).measures != "pairs"]
+
+
+def unit(evaluation: Evaluation, variant: Variant, name: str) -> Unit:
+    """The scoring of a variant's images by a metric; one that fails fails alone."""
+    info = metric_named(name).info
+    inputs = {f"{variant.id},{name}": {"record": new_record(evaluation, variant).key, "version": info.version}}
+    return Unit(inputs, partial(_score, evaluation, variant, name), variants=(variant.id,), info=info)
 
 
 def units(evaluation: Evaluation, variant: Variant) -> list[Unit]:
     """One for each metric of the variant's images."""
-    key = new_record(evaluation, variant).key
-    found = []
-    for name in evaluation.profile.metrics:
-        entry = metric_named(name)
-        if entry.measures == "pairs" and variant.is_dense:
-            continue
-        info = entry.info
-        inputs = {f"{variant.id},{name}": {"record": key, "version": info.version}}
-        found.append(Unit(inputs, partial(_score, evaluation, variant, name), variants=(variant.id,), info=info))
-    return found
+    return [unit(evaluation, variant, name) for name in names(evaluation, variant)]
 
 
 def _score(evaluation: Evaluation, variant: Variant, name: str) -> Results:

@@ -224,7 +224,6 @@ class Runner:
 
     Args:
         environment: of what is measured, asked once when there is something to do.
-        force: do everything once more.
         retry: take again what failed before; otherwise that counts as settled.
     """
 
@@ -234,11 +233,10 @@ class Runner:
         environment: Callable[[], Mapping[str, JSON]],
         *,
         budget: Budget | None = None,
-        force: bool = False,
         retry: bool = True,
     ) -> None:
         self.store, self.budget = store, budget or Budget()
-        self._environment, self._force, self._retry = environment, force, retry
+        self._environment, self._retry = environment, retry
         self._settled: dict[str, Done] = {}
         self.worked = False
         """Whether anything had to be made."""
@@ -246,9 +244,12 @@ class Runner:
     def find(self, stage: str, unit: Unit) -> Done | None:
         """What settles the unit, without making anything."""
         key = digest([stage, _plain(unit.inputs)])
-        if key not in self._settled and not self._force and (found := self.store.find(stage, unit)) is not None:
+        if key in self._settled:
+            return self._settled[key]
+        found = self.store.find(stage, unit)
+        if found is not None and not found.failures:  # another process may make what failed once more
             self._settled[key] = found
-        return self._settled.get(key)
+        return found
 
     def settle(self, stage: str, unit: Unit) -> Done:
         """The outcome of a unit, which is made unless it is done; raises what `make` does."""

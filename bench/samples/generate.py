@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from bench.records.results import JSON
@@ -26,6 +27,8 @@ from fastflux.models.sizes import drawing_sizes
 
 MANIFEST = "manifest.jsonl"
 IMAGES = "images"
+#: Folder of the manifests of parts, until all are drawn.
+_PARTS = "parts"
 
 
 @dataclass(frozen=True)
@@ -59,27 +62,43 @@ def generate(
     folder: Path,
     inputs: Mapping[str, JSON],
     advance: Callable[[int], None] = lambda _count: None,
+    part: range | None = None,
 ) -> Path:
     """Draw what is not there yet and return the manifest; `advance` is told how many images each batch settled.
+
+    With a `part` only the batches that begin at these images are drawn, for a later call without one to find them:
+    processes can share the images of a folder.
 
     `inputs` names all that determines the images; images made from other inputs are moved aside, never mixed in.
     A batch is always drawn whole, in the same composition, so that a run that was interrupted ends with the same files.
     """
-    _claim(folder, inputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        _claim(folder, inputs)
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    manifest = folder / (MANIFEST if part is None else f"{_PARTS}/{part.start}.jsonl")
     jobs = jobs_of(prompts, sampling)
     done = _verified(folder)
     lines: list[str] = []
-    for start in range(0, len(jobs), sampling.batch):
+    starts = [start for start in range(0, len(jobs), sampling.batch) if part is None or start in part]
+    for start in starts:
         batch = jobs[start : start + sampling.batch]
         if all(job.file in done for job in batch):
             lines += [done[job.file] for job in batch]
         else:
             lines += _draw(pipeline, batch, sampling, folder)
-            write_text(folder / MANIFEST, "".join(lines + _later(done, jobs[start + sampling.batch :])))
+            write_text(manifest, "".join(lines + _later(done, jobs[start + sampling.batch :])))
         advance(len(batch))
-    write_text(folder / MANIFEST, "".join(lines))
-    return folder / MANIFEST
+    write_text(manifest, "".join(lines))
+    if part is None:
+        shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    return manifest
+
+
+def forget_pictures(folder: Path) -> None:
+    """Let all pictures of a folder be drawn anew."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
 
 
 def _note(inputs: Mapping[str, JSON]) -> str:
@@ -99,21 +118,20 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
     if earlier is not None and earlier != text:
         aside = folder / "superseded" / hashlib.sha256(earlier.encode()).hexdigest()[:12]
         aside.mkdir(parents=True, exist_ok=True)
-        for name in (IMAGES, MANIFEST, note.name):
+        for name in (IMAGES, MANIFEST, _PARTS, note.name):
             if (folder / name).exists() and not (aside / name).exists():
                 os.replace(folder / name, aside / name)
         # What had been moved aside before stays there, and the same made once more must not be taken for the new.
-        shutil.rmtree(folder / "images", ignore_errors=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / IMAGES, ignore_errors=True)
+        forget_pictures(folder)
     write_text(note, text)
 
 
 def _verified(folder: Path) -> dict[str, str]:
     """Manifest lines by file, of images that are whole; a broken line or image is drawn again."""
-    manifest = folder / MANIFEST
     found: dict[str, str] = {}
-    for line in manifest.read_bytes().splitlines() if manifest.exists() else []:
+    manifests = [path for path in (folder / MANIFEST, *folder.glob(f"{_PARTS}/*.jsonl")) if path.exists()]
+    for line in (line for path in manifests for line in path.read_bytes().splitlines()):
         try:
             entry = json.loads(line)
             data = (folder / entry["file"]).read_bytes()

@@ -105,7 +105,7 @@ def rank(
     profile = replace(profile, metrics=metrics, sampling=changed(profile.sampling, "--samples, sampling", **drawn))
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
-    base = Evaluation(profile, folder.parent, (), device=device or profile.device).main
+    base = Evaluation(profile, folder.parent, (), device=profile.device_for(device)).main
     inputs: dict[str, JSON] = {
         "revision": base.revision,
         "components": base.components_hash,
@@ -115,8 +115,11 @@ def rank(
     }
     # One folder for each set of inputs, so that going back to earlier ones finds what was measured.
     folder = folder / digest(inputs)
-    evaluation = Evaluation(profile, folder, (), device=base.device, models=folder.parent, force=force)
+    evaluation = Evaluation(profile, folder, (), device=base.device, models=folder.parent)
     with locked(folder):
+        if force:
+            evaluation.runner.store.forget(STAGE, lambda _: True)
+            shutil.rmtree(folder / DENSE, ignore_errors=True)
         removals, parts, cost = _remove_each(evaluation, inputs)
         fits, seconds = _fit(evaluation, removals)
     errors, halves = noise(parts[DENSE], {block: parts[str(block)] for block in removals}, samples)
@@ -165,8 +168,6 @@ def _remove_each(
         return ImageSet.read(generate(pipeline, evaluation.main.calibration_prompts, sampling, place, inputs))
 
     place = evaluation.folder / DENSE
-    if evaluation.force:
-        shutil.rmtree(place, ignore_errors=True)
     drawn = runner.settle(STAGE, Unit({DENSE: dict(inputs)}, lambda: (draw(place), {})[1], files_of(place)))
     dense = list(ImageSet.read(place / MANIFEST))
     distance, score = (evaluation.scorers[name] for name in _VALUES)

@@ -25,10 +25,11 @@ from bench.profiles.variants import chosen_variants
 from bench.progress import console
 from bench.records.results import JSON, Measurement, RunRecord
 from bench.run.base_model import BaseModel
+from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.folders import RUNS, locked
 from bench.run.measure import calls
-from bench.run.prune import prune, transformer
+from bench.run.prune import transformer
 from bench.run.records import new_record
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
@@ -67,11 +68,11 @@ def speed(
         )
     compiled = CompileSettings(settings.compile_mode) if settings.compile_mode else None
     profile = load_profile(profile_name, changes)
-    device = device or profile.device
+    device = profile.device_for(device)
     variants = chosen_variants(profile, needed_by(TABLES), variant_names)
     evaluation = Evaluation(profile, runs / profile.name, variants, device=device)
     with locked(evaluation.folder):
-        prune(evaluation)
+        settle_here(evaluation, "prune")
         records = [record for name in evaluation.bases for record in _of_one_base(evaluation, name, settings, compiled)]
     _show(records, evaluation)
     console.print(f"the records are in {evaluation.folder / 'speed'}", markup=False, soft_wrap=True)

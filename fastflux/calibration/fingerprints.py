@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastflux.calibration.activations import bytes_of
-from fastflux.errors import FastFluxError
+from fastflux.files import file_hash
 
 VERSIONS = {name: version(name) for name in ("diffusers", "peft", "pillow", "torch", "transformers")}
 """Of the libraries that compute."""
@@ -51,7 +51,7 @@ def _add(digest: Any, thing: Any) -> None:
         _add(digest, _public(config.to_dict() if hasattr(config, "to_dict") else config))
         _add(digest, dict(thing.state_dict()))
     elif isinstance(thing, Path):
-        digest.update(_of_file(thing))
+        digest.update(file_hash(thing))
     elif isinstance(thing, Mapping):
         for name in sorted(thing, key=str):
             _add(digest, name)
@@ -76,11 +76,3 @@ def _add(digest: Any, thing: Any) -> None:
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without notes of diffusers' and transformers' own, such as where it was loaded from."""
     return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-def _of_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise FastFluxError(f"Cannot read {path}: {error.strerror or error}; restore it or take it away.") from error

@@ -16,8 +16,8 @@ from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from fastflux.errors import FastFluxError, first_sentence, unknown_name
-from fastflux.files import new_folder, write_text
+from fastflux.errors import FastFluxError, first_sentence, memory_is_full, unknown_name
+from fastflux.files import file_hash, new_folder, write_text
 from fastflux.models.plain import require_finite, require_plain
 from fastflux.models.pruned import model_classes, plan_of, require_all_weights
 
@@ -63,7 +63,10 @@ def _foreign_to_transformer(folder: Path) -> list[str]:
 
 def write_transformer(transformer: Any, folder: Path) -> None:
     """Write a transformer into an existing folder, without the paths of this machine."""
-    transformer.save_pretrained(folder, safe_serialization=True)
+    try:
+        transformer.save_pretrained(folder, safe_serialization=True)
+    except SafetensorError as error:  # a full disk
+        raise OSError(first_sentence(error)) from error
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config.pop("_name_or_path", None)  # diffusers notes where it loaded from, which means nothing elsewhere
@@ -101,6 +104,8 @@ def load_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        if memory_is_full(error):
+            raise
         raise FastFluxError(f"Cannot load the model in {folder}: {first_sentence(error)}.") from error
     if not isinstance(model, ModelMixin):
         info = {**info, "unexpected_keys": ()}  # checkpoints of CLIP hold more than a text encoder reads
@@ -119,6 +124,8 @@ def load_single_file(file: Path, folder: Path, dtype: torch.dtype) -> Any:
         with quiet_loading():
             model = model_class.from_single_file(str(file), config=str(folder), dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError) as error:
+        if memory_is_full(error):
+            raise
         raise FastFluxError(f"Cannot load the transformer in {file}: {first_sentence(error)}.") from error
     weights = model.state_dict()
     held, taken = sum(counts.values()), sum(weight.numel() for weight in weights.values())
@@ -194,8 +201,7 @@ def revision_of(source: Path | str) -> str:
         require_weights(source)
     digest = hashlib.sha256()
     for path in sorted([source / "config.json", *source.glob("*.safetensors")]) if source.is_dir() else [source]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(file_hash(path))
     return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from fastflux.calibration.run import CalibrationRun
-from fastflux.errors import FastFluxError, first_sentence
+from fastflux.errors import FastFluxError, first_sentence, memory_is_full
 from fastflux.files import new_folder, write_text
 from fastflux.io.checkpoint import (
     load_model,
@@ -181,6 +181,8 @@ def _assembled(folder: Path, models: dict[str, Any]) -> Any:
                 folder, local_files_only=True, use_safetensors=True, trust_remote_code=False, **models
             )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+        if memory_is_full(error):
+            raise
         raise FastFluxError(f"Cannot load the pipeline in {folder}: {first_sentence(error)}.") from error
 
 

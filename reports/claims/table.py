@@ -9,22 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.records.comparison import SIGNIFICANT
+from bench.records.statistics import holm
 from bench.records.variant_id import DENSE
-from bench.tables import CLIP, GENEVAL, HPS, TABLES
-from reports.claims.cost_verdicts import cheaper, double_blocks_matter_more, falls_with_ratio, few_blocks_matter
+from bench.tables import CLIP, GENEVAL, HPS, SCORES, TABLES
+from reports.claims.cost_verdicts import (
+    cheaper_training,
+    double_blocks_matter_more,
+    falls_with_ratio,
+    few_blocks_matter,
+)
 from reports.claims.verdicts import (
     MARGIN,
     Check,
     Evidence,
     Finding,
+    Verdict,
     alike,
     at_least,
     better,
     better_in_every_group,
     every,
-    in_every_group,
     keeps,
 )
+from reports.compare import TEST, chance
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.rows import Row
@@ -49,16 +57,16 @@ _QUALITY, _L1, _PARTS, _BLOCKS, _OTHER = (
 
 CLAIMS = (
     Claim(
-        _QUALITY, "FastFLUX-10% preserves the dense model's quality: its HPS is not lower", "section 4.2, Table 1",
-        "28.58 against 28.32", at_least("fastflux-10", DENSE),
+        _QUALITY, f"FastFLUX-10% preserves the dense model's quality: its HPS is not lower by {MARGIN:.1%}",
+        "section 4.2, Table 1", "28.58 against 28.32", at_least("fastflux-10", DENSE),
     ),
     Claim(
         _QUALITY, "FastFLUX-10% outperforms the dense model on HPS", "section 4.2, Table 1", "28.58 against 28.32",
-        better("fastflux-10", DENSE),
+        better("fastflux-10", DENSE, effect=28.58 / 28.32 - 1),
     ),
     Claim(
-        _QUALITY, "HPS stays stable up to 15%: it is not lower at 5, 10 and 15%", "section 4.3, Table 6",
-        "28.23, 28.58 and 28.19 against 28.32",
+        _QUALITY, f"HPS stays stable up to 15%: it is not lower by {MARGIN:.1%} at 5, 10 and 15%",
+        "section 4.3, Table 6", "28.23, 28.58 and 28.19 against 28.32",
         every(*(at_least(f"fastflux-{ratio}", DENSE) for ratio in ("05", "10", "15"))),
     ),
     Claim(
@@ -67,23 +75,26 @@ CLAIMS = (
     ),
     Claim(
         _QUALITY, "FLOPs and latency fall with the ratio", "section 4.3, Table 6",
-        "FLOPs to 76.9% and 98.26 to 72.30 ms at 30%", falls_with_ratio,
+        "FLOPs (its count of MACs, which falls unevenly) to 76.9% and 98.26 to 72.30 ms at 30%", falls_with_ratio,
     ),
     Claim(
         _L1, "FastFLUX has the higher HPS in each latency group", "section 4.2, Table 1",
-        "28.58 against 28.20; 28.19 against 27.84; 27.76 against 27.17", better_in_every_group(HPS.key),
+        "28.58 against 28.20; 28.19 against 27.84; 27.76 against 27.17",
+        better_in_every_group(HPS.key, 28.58 / 28.20 - 1),
     ),
     Claim(
         _L1, "FastFLUX has the higher GenEval in each latency group", "section 4.2, Table 2",
         "0.60 against 0.60; 0.57 against 0.55; 0.53 against 0.47", better_in_every_group(GENEVAL.key),
     ),
     Claim(
-        _L1, "Sandwich Training costs less than the global fine-tuning that L1-norm pruning needs", "section 4.2",
-        "no figures", in_every_group(cheaper),
+        _L1,
+        "Sandwich Training costs less than the global fine-tuning that L1-norm pruning needs, at equal samples and at "
+        "equal seconds",
+        "section 4.2", "no figures", cheaper_training,
     ),
     Claim(
         _PARTS, "Linear layers are better than direct removal, both with Sandwich Training", "section 4.3, Figure 6",
-        "28.58 against 28.25", better("fastflux-10", "removal_st-10"),
+        "28.58 against 28.25", better("fastflux-10", "removal_st-10", effect=28.58 / 28.25 - 1),
     ),
     Claim(
         _PARTS, "Linear layers are better than direct removal, both without training", "section 4.4, Figure 9",
@@ -91,24 +102,30 @@ CLAIMS = (
     ),
     Claim(
         _PARTS, "Sandwich Training is better than linear layers alone", "section 4.3, Table 4", "28.58 against 27.99",
-        better("fastflux-10", "brll-10"),
+        better("fastflux-10", "brll-10", effect=28.58 / 27.99 - 1),
     ),
     Claim(
         _PARTS, "Sandwiches of 3 layers are better than of 1", "section 4.3, Figure 7", "0.59 higher",
-        better("fastflux-10", "layers1-10"),
+        better("fastflux-10", "layers1-10", effect=28.58 / 27.99 - 1),
     ),
     Claim(
-        _PARTS, "Sandwiches of 5 layers are about as good as of 3", "section 4.3, Figure 7", "0.03 higher",
+        _PARTS, f"Sandwiches of 5 layers are about as good as of 3, to within {MARGIN:.1%}",
+        "section 4.3, Figure 7", "0.03 higher",
         alike("layers5-10", "fastflux-10"),
     ),
     Claim(
-        _PARTS, "What was trained for a higher ratio improves a lower one when reused", "section 3.2", "no figures",
-        better("reuse-10", "fastflux-10"),
+        _PARTS,
+        "What was trained for a higher ratio improves a lower one when reused, by HPS, GenEval and CLIP score",
+        "section 3.2", "no figures",
+        every(*(better("reuse-10", "fastflux-10", score.key) for score in SCORES)),
     ),
     Claim(
         _PARTS, "The order by importance is better than both sequential orders", "section 4.3, Table 5",
         "28.58 against 28.15 (End2Start) and 24.63 (Start2End)",
-        every(better("fastflux-10", "end2start-10"), better("fastflux-10", "start2end-10")),
+        every(
+            better("fastflux-10", "end2start-10", effect=28.58 / 28.15 - 1),
+            better("fastflux-10", "start2end-10", effect=28.58 / 24.63 - 1),
+        ),
     ),
     Claim(
         _BLOCKS, "Only a few blocks matter much, most of them little", "section 4.4, Figure 8", "no figures",
@@ -119,7 +136,8 @@ CLAIMS = (
         double_blocks_matter_more,
     ),
     Claim(
-        _OTHER, "On SD3, 10% pruned does not lower the CLIP score", "section 4.2, Table 3", "31.82 against 31.79",
+        _OTHER, f"On SD3, 10% pruned does not lower the CLIP score by {MARGIN:.1%}",
+        "section 4.2, Table 3", "31.82 against 31.79",
         at_least("fastsd3-10", "sd3", CLIP.key),
     ),
     Claim(
@@ -129,11 +147,25 @@ CLAIMS = (
 )  # fmt: skip
 _NOTES = (
     (
-        "Scores are compared prompt by prompt with the same seeds: difference, its 95% bootstrap interval, p of a "
-        'two-sided sign-flip test. "Higher" and "better" need p < 0.05 and are inconclusive without it, contrary only '
-        'when significantly lower; "not lower" and "about as good" fail when significantly lower or different, and '
-        f"need an interval that excludes a change of {MARGIN:.0%}; an interval decides what share is kept. No "
-        "correction is made for the number of claims. The chance is that of prompts: each model was pruned once."
+        "Scores are compared prompt by prompt with the same seeds, over all prunings of both sides: difference, its "
+        f"95% interval, p of no difference; {TEST}."
+    ),
+    (
+        f'One margin serves all claims, {MARGIN:.1%} of the score compared with. "Better" and "higher" need an '
+        "interval above 0 and are contrary when it lies below the paper's effect, or below the margin where the paper "
+        'gives none; "not lower" and "about as good" need an interval within the margin and are contrary when it is '
+        "not and excludes 0; an interval decides what share is kept. The paper's effects are shares of its scores, "
+        "held against shares of the scores here."
+    ),
+    (
+        "The second verdict allows for the number of claims that a test decides (Holm): what is not significant among "
+        "all of them is inconclusive. A variant without a number of prunings was pruned once, and its chance is that "
+        "of the prompts alone: what is not trained has no other."
+    ),
+    (
+        "Training is compared at equal samples, by blocks run forward (training one counts as three) and seconds for "
+        "each sample seen, and at equal seconds, by HPS against the L1-norm variant of similar latency that took no "
+        "fewer."
     ),
     (
         "Latency groups are the pairs pruned to equal latency where all of them met it, else those of Table 1. "
@@ -157,35 +189,70 @@ def findings(
 def claims_table(rows: Sequence[Row], ranking: Ranking | None = None, tolerance: float = DEFAULT_TOLERANCE) -> Table:
     """The verdicts with the figures that decided them, by topic."""
     found = findings(rows, ranking, tolerance)
+    corrected = with_holm([finding for _, finding in found])
     topics = dict.fromkeys(claim.topic for claim in CLAIMS)
-    counts: dict[str, int] = {}
-    for _, finding in found:
-        counts[finding.verdict] = counts.get(finding.verdict, 0) + 1
+    lines = [
+        _line(number, claim, finding, second)
+        for number, ((claim, finding), second) in enumerate(zip(found, corrected, strict=True), start=1)
+    ]
+    tested = sum(finding.p_value is not None for _, finding in found)
     return Table(
         "claims",
         f"{TABLES['claims'].title}, {model_name(rows)}",
         (
-            Header("Claim", align="left", width=0.26),
-            Header("Verdict", align="left", width=0.16),
-            Header("Measured", align="left", width=0.37),
-            Header("In the paper", align="left", width=0.21),
+            Header("Claim", align="left", width=0.24),
+            Header("Verdict", align="left", width=0.13),
+            Header("With Holm", align="left", width=0.13),
+            Header("Measured", align="left", width=0.33),
+            Header("In the paper", align="left", width=0.17),
         ),
         tuple(
-            Group(tuple(_line(claim, finding) for claim, finding in found if claim.topic == topic), topic)
+            Group(tuple(line for line, claim in zip(lines, CLAIMS, strict=True) if claim.topic == topic), topic)
             for topic in topics
         ),
         label=profile_label(rows),
-        notes=(f"{'; '.join(f'{verdict}: {count}' for verdict, count in counts.items())}.", *_NOTES),
+        notes=(
+            f"{_counted([one.verdict for _, one in found])}. With Holm over {tested} tests: {_counted(corrected)}.",
+            *_shared([finding for _, finding in found]),
+            *_NOTES,
+        ),
     )
 
 
-def _line(claim: Claim, finding: Finding) -> tuple[Cell, ...]:
+def with_holm(found: Sequence[Finding]) -> list[Verdict]:
+    """The second verdicts: inconclusive where the p-value is not significant among all of them."""
+    p_values = iter(holm([finding.p_value for finding in found if finding.p_value is not None]))
+    return [
+        "inconclusive"
+        if finding.p_value is not None and next(p_values) >= SIGNIFICANT and finding.verdict != "not measured"
+        else finding.verdict
+        for finding in found
+    ]
+
+
+def _counted(verdicts: Sequence[Verdict]) -> str:
+    return "; ".join(f"{verdict}: {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+
+
+def _shared(found: Sequence[Finding]) -> list[str]:
+    """Which claims rest on the same comparison, by number."""
+    users: dict[str, list[str]] = {}
+    for number, finding in enumerate(found, start=1):
+        for name in finding.compared:
+            users.setdefault(name, []).append(str(number))
+    shared = [f"{', '.join(numbers)} ({name})" for name, numbers in users.items() if len(numbers) > 1]
+    return [f"Claims that share a comparison: {'; '.join(shared)}."] if shared else []
+
+
+def _line(number: int, claim: Claim, finding: Finding, second: Verdict) -> tuple[Cell, ...]:
     figures = finding.figures[:1].upper() + finding.figures[1:]
     measured = f"{figures}. {finding.sentence}" if figures else finding.sentence
+    if finding.p_value is not None and second != finding.verdict:
+        measured += f" Deciding {chance(finding.p_value)}."
     origin = (finding.variants[0], finding.key) if finding.variants else None
     return (
-        Cell(text=claim.text),
-        Cell(text=finding.verdict, bold=finding.verdict == "not reproduced"),
+        Cell(text=f"{number}. {claim.text}"),
+        *(Cell(text=verdict, bold=verdict == "not reproduced") for verdict in (finding.verdict, second)),
         Cell(text=measured, origin=origin, others=finding.variants[1:]),
         Cell(text=f"{claim.figures}; {claim.source}"),
     )

@@ -139,7 +139,7 @@ def _series(
 
 
 def _difference(candidate: Row, baseline: Row) -> str:
-    found = compare(candidate, baseline, _HPS)
+    found = compare([candidate], [baseline], _HPS)
     if not isinstance(found, Comparison):
         return f"{(candidate.number(_HPS) or 0.0) - (baseline.number(_HPS) or 0.0):+.2f}"
     return found.change

@@ -1,14 +1,21 @@
 """Sliced copies of a tiny model against targets, by a clock that the models themselves move."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from bench.metrics.cost.latency_search import EqualLatency
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import Variant, paper_variants
+from bench.run import prune
 from bench.run.equal_latency import solve_equal_latency
+from bench.run.units import Runner, Store
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
 from fastflux.models.pruned import parameter_count
 from fastflux.pruning import prune_
@@ -130,3 +137,28 @@ def test_a_ratio_keeps_the_same_widths_every_time() -> None:
         assert choose_widths(one, ratio) == choose_widths(one, ratio) == choose_widths(other, ratio)
     with pytest.raises(FastFluxError, match="Cannot remove"):
         choose_widths(one, largest_ratio(one) + 0.02)
+
+
+def test_other_seeds_take_the_ratio_that_was_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
+    chosen = [variants[name] for name in ("fastflux-10", "l1_equal-10", "l1_equal_seed1-10", "l1_equal_seed2-10")]
+    evaluation = SimpleNamespace(
+        variants=chosen,
+        device="cpu",
+        saved=lambda variant: tmp_path / variant.id / "transformer",
+        pruning_inputs=lambda variant: {"of": variant.id},
+        step_settings=dict,
+        pruner=Runner(Store(tmp_path), dict),
+    )
+    searched = []
+
+    def search(_: Any, variant: Variant, target: Variant, note: Path) -> dict[str, list[Any]]:
+        searched.append((variant.id, target.id))
+        write_text(note, EqualLatency(0.07, 3, 200, 1.0, None, 5, (), ()).to_json())
+        return {}
+
+    monkeypatch.setattr(prune, "_search", search)
+    met = [prune._met(evaluation, variant) for variant in chosen[1:]]  # type: ignore[arg-type]
+    assert searched == [("l1_equal-10", "fastflux-10")]
+    assert [(one.config.ratio, one.config.seed) for one in met] == [(0.07, 0), (0.07, 1), (0.07, 2)]  # type: ignore[union-attr]
+    assert met[2].label == "FLUX-Pruning-7.0% (latency of FastFLUX-10%), seed 2"

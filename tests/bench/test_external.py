@@ -96,6 +96,7 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "missing": ([], 1, "clip_score: failed, 1 images are missing: dense/images/h0_0.png"),
     "thin": (["--metrics", "hps"], 1, "hps: failed, An image of 2000x1 pixels cannot be brought to the size"),
     "two of a number": ([], 1, "foreign/0000 and foreign/00000 have one number"),
+    "other weights missing": (["--set", "metrics.geneval.weights=/nowhere"], 0, "clip_score"),
     "hostile": (["--label", "\x1b[31m\u202e"], 0, "⟨U+001B⟩[31m⟨U+202E⟩:"),
 }
 

@@ -13,7 +13,15 @@ from bench.cli import main
 from bench.metrics.catalogue import metrics
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
-from bench.profiles.variants import chosen_variants, paper_variants, require_current_rankings, with_ratio
+from bench.profiles.variants import (
+    SEEDED,
+    SEEDS,
+    chosen_variants,
+    paper_variants,
+    require_current_rankings,
+    with_ratio,
+)
+from bench.records.variant_id import VariantId
 from bench.run.evaluation import Evaluation
 from bench.run.reproduce import reproduce
 from bench.tables import TABLES, needed_by
@@ -26,12 +34,18 @@ def test_the_variants_are_the_papers() -> None:
     variants = {variant.id: variant for variant in paper_variants(load_profile("shapes"))}
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
-        "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "brll-10", "removal-10",
-        "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10", "end2start-10",
-        "seed1-10", "seed2-10", "seed1-20", "seed2-20", "sd3", "fastsd3-10",
+        "plus-18", "plus-26", "plus-35",
+        "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "l1_long-21", "l1_long-27",
+        "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
+        "end2start-10", "sd3", "fastsd3-10",
+        *(str(VariantId.parse(name).seeded(seed)) for name in SEEDED for seed in SEEDS),
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
     assert variants["l1-21"].label == "FLUX-Pruning-21%"
+    repeat, own = variants["layers1_seed2-10"], variants["layers1-10"].config
+    assert (repeat.label, repeat.name.repeated) == ("ST of 1 layer, seed 2", VariantId("layers1", "10"))
+    assert isinstance(own, SandwichTrainingConfig)
+    assert repeat.config == replace(own, seed=2)
 
 
 def test_variants_are_trained_as_the_profile_says() -> None:
@@ -69,7 +83,7 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 28
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 29 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import bench.run.evaluate
+import bench.run.reproduce
 from bench.cli import main
 from bench.profiles.profile import load_profile
 from bench.records.results import RunRecord
@@ -85,7 +85,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_whole_road_with_public_scorers(given: dict[str, str], tmp_path: Path) -> None:
     reproduce(
         profile_name="flux-dev", tables=("table1", "table2"), variant_names=["fastflux-20", "l1-12"],
-        changes=given, runs=tmp_path / "runs",
+        changes=given, runs=tmp_path / "runs", workers=1,
     )  # fmt: skip
     folder = tmp_path / "runs" / "flux-dev" / "results"
     records = {path.stem: RunRecord.read(path) for path in folder.glob("*.json")}
@@ -123,7 +123,7 @@ def test_what_is_missing_is_told_before_the_long_work(
     given: dict[str, str], key: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(bench.run.evaluate, "draw", lambda _: pytest.fail("it drew"))
+    monkeypatch.setattr(bench.run.reproduce, "execute", lambda *_, **__: pytest.fail("it worked"))
     with pytest.raises(FastFluxError, match=message.replace("(", r"\(")):
         reproduce(
             profile_name="flux-dev", variant_names=["dense"], changes={**given, key: value}, runs=tmp_path / "runs"

@@ -15,8 +15,9 @@ import bench.regression.suite
 import bench.regression.yardstick
 from bench.profiles.profile import ROOT
 from bench.progress import announce
+from bench.records.environment import sha256_of_sources
 from bench.regression.baseline import NoVerdictError, find_baseline, require_kinds, require_same_device, slug
-from bench.regression.inputs import Suite, sha256_of_sources
+from bench.regression.inputs import Suite
 from bench.regression.own_time import OwnTime
 from bench.regression.suite import SuiteRun
 from bench.regression.yardstick import Yardstick

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from bench.metrics.cost.latency import LATENCY, latency_of
 from bench.records.results import Measurement, MetricInfo, RunRecord
+from bench.records.statistics import holm
 from bench.regression.baseline import KINDS, NoVerdictError, Snapshot
 from bench.regression.check import Check, Tolerances, verdict_of
-from bench.regression.quality import holm
 from bench.regression.verdicts import judge
 from tests.bench.made_snapshots import made_snapshot, with_scores
 

@@ -16,12 +16,12 @@ from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
-from bench.records.results import RunRecord
+from bench.records.results import Measurement, RunRecord
 from bench.run.base_model import BaseModel
+from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation
 from bench.run.folders import locked
-from bench.run.prune import prune
-from bench.run.reproduce import reproduce
+from bench.run.reproduce import reproduce, require_scores
 from bench.samples.image_set import ImageSet
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
@@ -66,7 +66,7 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
 
 
 def run(runs: Path) -> None:
-    reproduce(profile_name="shapes", variant_names=VARIANTS, limit=1, seeds=1, runs=runs)
+    reproduce(profile_name="shapes", variant_names=VARIANTS, limit=1, seeds=1, runs=runs, workers=1)
 
 
 def records(runs: Path) -> dict[str, RunRecord]:
@@ -195,8 +195,8 @@ def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch:
     profile = bench.run.reproduce.load_profile("shapes")
     variants = chosen_variants(profile, needed_by(()), VARIANTS)
     evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
-    prune(evaluation)
-    assert not evaluation.worked
+    settle_here(evaluation, "prune")
+    assert not evaluation.pruner.worked
     assert not (quick / "shapes-limit2-seeds1").exists()
 
 
@@ -204,7 +204,7 @@ def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> Non
     profile = replace(load_profile("shapes"), pipeline=str(tmp_path / "nowhere"))
     evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, needed_by(["table6"])))
     with pytest.raises(FastFluxError, match="nowhere"):
-        prune(evaluation)
+        settle_here(evaluation, "prune")
 
 
 def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,3 +252,20 @@ def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeyp
     assert found["hps"] == ("ok", "")
     run(quick)
     assert records(quick)["dense"].measurement("fid").status == "ok"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("status", "refused"), [(("failed", "failed"), True), (("failed", "ok"), False)])
+def test_a_run_without_any_score_does_not_end_well(status: tuple[str, str], refused: bool, tmp_path: Path) -> None:
+    taken = {
+        "ok": lambda info: Measurement(info, "ok", values={"mean": 1.0}),
+        "failed": lambda info: Measurement.failed(info, "no weights"),
+    }
+    infos = [metric_named(name).info for name in ("hps", "clip_score")]
+    scores = [taken[each](info) for each, info in zip(status, infos, strict=True)]
+    cost = Measurement(metric_named("flops").info, "ok", values={"forward": 1.0})
+    record = RunRecord("shapes", "dense", "D", None, "b", "r", {}, {}, (cost, *scores), "2026-01-01T00:00:00+00:00")
+    if not refused:
+        require_scores([record])
+        return
+    with pytest.raises(FastFluxError, match="No picture could be scored, by hps because no weights"):
+        require_scores([record])

@@ -13,6 +13,7 @@ from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
 from bench.run.evaluation import Evaluation
+from bench.run.schedule import Node
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 
@@ -27,17 +28,24 @@ def test_the_counts_are_those_of_the_run(tmp_path: Path) -> None:
     assert plan.variants == 3  # dense, FastFLUX-10%, w/o ST
     # A prompt of each style once, of each task four times; and ten prompts without each of eight blocks.
     assert plan.images == 3 * (4 * 1 + 6 * 4) + 8 * 10
-    assert plan.steps == plan.images * 10 + 128 * 10
+    drawn = sum(node.steps for node in plan.nodes if node.stage.startswith("draw"))
+    assert drawn == plan.images * 10
+    assert [node.steps for node in plan.nodes if node.stage == "calibration"] == [128 * 10]
     assert plan.training_steps == 200 * 5, "Sandwich Training of the 5 blocks at 10%"
     assert plan.weights_bytes > 10 * 2**20
     assert 1e8 < plan.flops_per_step < 1e9
-    assert plan.hours is None
+    assert plan.hours() is None
     assert not list(tmp_path.iterdir())
 
 
-def test_hours_are_those_of_the_steps() -> None:
-    plan = RunPlan(1, 10, 7200, 0, 0, 1.0, 0.5)
-    assert plan.hours == pytest.approx(1.0)
+@pytest.mark.parametrize(("workers", "hours"), [(1, 1.0), (2, 0.75), (8, 0.75)])
+def test_hours_are_those_of_the_steps_as_far_as_they_can_go_at_once(workers: int, hours: float) -> None:
+    nodes = [
+        Node("prune", "a", steps=3600),
+        Node("prune", "b", steps=1800),
+        Node("draw", "a", 0, ("prune:a",), steps=1800),
+    ]
+    assert RunPlan(1, 10, nodes, 0, 0, 1.0, 0.5).hours(workers) == pytest.approx(hours)
 
 
 def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:
@@ -55,7 +63,7 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench.run.dry_run, "_timed", lambda _evaluation: 0.01)
-    monkeypatch.setattr(bench.run.reproduce, "evaluate", lambda _: pytest.fail("it worked"))
+    monkeypatch.setattr(bench.run.reproduce, "execute", lambda *_, **__: pytest.fail("it worked"))
     assert main(["reproduce", "--dry-run", "--only", "table4", "--set", "sampling.steps=5"]) == 0
     shown = capsys.readouterr().err
     assert "images to draw" in shown

@@ -91,7 +91,7 @@ def test_keys_of_samples_are_stratum_and_prompt() -> None:
 @settings(max_examples=20, deadline=None)
 @given(clusters=CLUSTERS, seed=st.integers(0, 2**31))
 def test_a_variant_does_not_differ_from_itself(clusters: dict[str, list[float]], seed: int) -> None:
-    found = paired_difference({"": clusters}, {"": clusters}, weighting="images", seed=seed, resamples=50)
+    found = paired_difference([{"": clusters}], [{"": clusters}], weighting="images", seed=seed)
     assert found.difference.value == 0
     assert found.p_value == 1
 
@@ -99,11 +99,11 @@ def test_a_variant_does_not_differ_from_itself(clusters: dict[str, list[float]],
 def test_pairing_finds_a_shift_far_below_the_spread_of_prompts() -> None:
     dense = noisy(60, 1)
     worse = {prompt: [score - 0.05 for score in scores] for prompt, scores in dense.items()}
-    found = paired_difference({"": worse}, {"": dense}, weighting="images", seed=0)
+    found = paired_difference([{"": worse}], [{"": dense}], weighting="images", seed=0)
     assert found.difference.value == pytest.approx(-0.05)
-    assert found.p_value == pytest.approx(1 / 2001)
+    assert found.p_value == pytest.approx(1 / 100_001)
     assert found.prompts == 60
-    turned = paired_difference({"": dense}, {"": worse}, weighting="images", seed=0)
+    turned = paired_difference([{"": dense}], [{"": worse}], weighting="images", seed=0)
     assert turned.p_value == found.p_value
 
 
@@ -111,27 +111,80 @@ def test_p_values_of_no_difference_are_small_no_more_often_than_they_may() -> No
     small = 0
     for seed in range(200):
         pair = paired_difference(
-            {"": noisy(20, 2 * seed)}, {"": noisy(20, 2 * seed + 1)}, weighting="images", seed=seed, resamples=200
+            [{"": noisy(20, 2 * seed)}], [{"": noisy(20, 2 * seed + 1)}], weighting="images", seed=seed, flips=2000
         )
         small += pair.p_value <= 0.05
     assert small <= 20
 
 
-def test_p_value_of_three_prompts_is_the_exact_share_of_sign_flips() -> None:
-    ones = {"": {"a": [1.0], "b": [1.0], "c": [1.0]}}
-    zeros = {"": {"a": [0.0], "b": [0.0], "c": [0.0]}}
-    assert paired_difference(ones, zeros, weighting="images", seed=0, resamples=20000).p_value == pytest.approx(
-        0.25, abs=0.01
-    )
+@pytest.mark.parametrize(("prompts", "p_value"), [(1, 1.0), (3, 0.25), (5, 0.0625), (6, 0.03125), (17, 2**-16)])
+def test_few_prompts_take_all_their_sign_flips(prompts: int, p_value: float) -> None:
+    """Up to 5 prompts no difference is significant: the interval has no end then."""
+    sides = [[{"": {f"p{index}": [level] for index in range(prompts)}}] for level in (1.0, 0.0)]
+    found = paired_difference(*sides, weighting="images", seed=0)
+    assert (found.p_value, found.p_error) == (p_value, 0.0)
+    assert (found.difference.interval is None) == (p_value > 0.05)
+
+
+def test_four_of_four_prompts_in_favour_are_no_proof_among_many_that_are_equal() -> None:
+    worse = {"": {f"p{index}": [0.0 if index < 4 else 1.0] for index in range(40)}}
+    better = {"": {f"p{index}": [1.0] for index in range(40)}}
+    found = paired_difference([better], [worse], weighting="images", seed=0)
+    assert found.p_value == pytest.approx(0.125, abs=4 * found.p_error)
+    assert found.sign == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**31), null=st.sampled_from([0.0, 0.25, -0.4, 1.0]))
+def test_interval_and_p_value_never_contradict_each_other(seed: int, null: float) -> None:
+    """Scores of few different values, one pruning or several, few prompts or many, any difference asked for."""
+    generator = np.random.default_rng(seed)
+    prompts, flips = int(generator.integers(1, 30)), 3000
+    sides = [
+        [
+            {name: {f"p{i}": [float(generator.integers(-2, 4))] for i in range(prompts)} for name in ("a", "b")}
+            for _ in range(generator.choice([1, 3]))
+        ]
+        for _ in range(2)
+    ]
+    found = paired_difference(sides[0], sides[1], weighting="strata", seed=0, null=null, flips=flips)
+    below = 0.05 if found.p_error == 0 else 0.05 - 3 * (0.05 * 0.95 / flips) ** 0.5
+    if found.difference.interval is None:
+        assert 2 * prompts < 6
+    else:
+        low, high = found.difference.interval
+        assert low <= found.difference.value <= high
+        assert (found.sign != 0) == (not low <= null <= high) == (found.p_value < below)
+
+
+def test_several_prunings_count_by_their_spread() -> None:
+    """One lucky pruning is no difference: intervals hold the truth though each pruning has an effect of its own."""
+    generator = np.random.default_rng(5)
+    held = {1: 0, 3: 0}
+    for seed in range(150):
+        dense = noisy(30, seed, samples=1)
+        made = [
+            {
+                prompt: [score + effect + generator.normal(0, 0.3) for score in scores]
+                for prompt, scores in dense.items()
+            }
+            for effect in generator.normal(0, 0.1, 3)
+        ]
+        for prunings in held:
+            found = paired_difference(
+                [{"": one} for one in made[:prunings]], [{"": dense}], weighting="images", seed=0, flips=1000
+            )
+            held[prunings] += found.sign == 0
+    assert held[3] >= 132 > held[1]
 
 
 def test_strata_weighting_reaches_the_p_value() -> None:
     # One prompt carries a whole stratum; as images it is one of 41.
     dense = {"a": {"p": [0.0]}, "b": {f"q{i}": [0.0] for i in range(40)}}
     changed = {"a": {"p": [1.0]}, "b": {f"q{i}": [0.01 * (-1) ** i] for i in range(40)}}
-    by_strata = paired_difference(changed, dense, weighting="strata", seed=0)
+    by_strata = paired_difference([changed], [dense], weighting="strata", seed=0)
     assert by_strata.difference.value == pytest.approx(0.5)
-    by_images = paired_difference(changed, dense, weighting="images", seed=0)
+    by_images = paired_difference([changed], [dense], weighting="images", seed=0)
     assert by_images.difference.value == pytest.approx(1 / 41)
 
 
@@ -145,7 +198,7 @@ def test_strata_weighting_reaches_the_p_value() -> None:
 )
 def test_only_what_was_scored_alike_is_paired(other: dict[str, dict[str, list[float]]], match: str) -> None:
     with pytest.raises(StatisticsError, match=match):
-        paired_difference({"a": {"p": [1.0]}}, other, weighting="images", seed=0)
+        paired_difference([{"a": {"p": [1.0]}}], [other], weighting="images", seed=0)
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,6 @@ def test_a_unit_is_made_again_for_other_inputs_and_for_damage_only(tmp_path: Pat
     file.write_text("wholf") if damage == "flip" else file.unlink()
     runner(tmp_path).settle("stage", made(file, times, seed=2))
     assert (len(times), file.read_text()) == (3, "whole")
-    forced = runner(tmp_path, force=True)
-    for _ in range(2):
-        forced.settle("stage", made(file, times, seed=2))
-    assert len(times) == 4, "once in each run"
 
 
 def test_a_unit_of_some_is_settled_by_one_of_more_with_the_same_inputs(tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ from bench.records.variant_id import VariantId
 
 
 def test_every_committed_id_comes_back_as_it_was() -> None:
-    files = [*(ROOT / "reports/data/results").rglob("*.json"), *(ROOT / "reports/data/full_size").rglob("*.json")]
-    ids = {RunRecord.read(path).variant for path in files}
+    measured, sized = (
+        {RunRecord.read(path).variant for path in (ROOT / "reports/data" / folder).rglob("*.json")}
+        for folder in ("results", "full_size")
+    )
+    ids = measured | sized
     assert len(ids) > 30
     assert {str(VariantId.parse(name)) for name in ids} == ids
-    assert {variant.id for variant in paper_variants(load_profile("shapes"))} <= ids
+    assert measured <= {variant.id for variant in paper_variants(load_profile("shapes"))}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,7 @@ def test_every_committed_id_comes_back_as_it_was() -> None:
         ("l1_equal-15", "l1_equal", "15", 0.15, None),
         ("l1-7of24", "l1", "7of24", None, None),
         ("seed2-20", "seed2", "20", 0.2, VariantId("fastflux", "20")),
+        ("layers1_seed2-10", "layers1_seed2", "10", 0.1, VariantId("layers1", "10")),
         ("seeds-20", "seeds", "20", 0.2, None),
         ("seed1", "seed1", "", None, None),
         ("external-sd14", "external", "sd14", None, None),

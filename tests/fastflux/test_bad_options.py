@@ -18,6 +18,7 @@ REQUIRED = {
     "generate": ("a star", "-o", "out", "--device", "cpu"),
 }
 SANDWICH = ("--method", "sandwich_training")
+SUBLAYERS = ("--method", "sublayer_replacement")
 L1 = ("--method", "l1_norm", "--train-steps", "2")
 CALIBRATION = ("--limit", "--steps", "--batch-size", "--height", "--width", "--text-tokens")
 
@@ -36,6 +37,10 @@ def sweep() -> list[tuple[str, ...]]:
     trained = ("--samples", "--rank", "--train-steps", "--batch", "--layers")
     found += [("prune", *SANDWICH, *pair) for pair in itertools.product(trained, NO_INTEGERS + BELOW_ONE)]
     found += [("prune", *SANDWICH, "--samples", "2", "--lr", value) for value in NO_NUMBERS]
+    shares = (*NO_NUMBERS, "0", "1.5")
+    found += [("prune", *SUBLAYERS, option, value) for option in ("--flops", "--latency") for value in shares]
+    found += [("prune", *SUBLAYERS, "--flops", "0.8", "--kinds", value) for value in ("", ",", "nothing", "linear,x")]
+    found += [("prune", *method, "--targets", value) for method in (SUBLAYERS, SANDWICH) for value in ("", "nothing")]
     found += [("prune", option, value) for option in ("--seed", "--keep") for value in NO_INTEGERS]
     found += [("prune", "--keep", "-1")]
     for value in ("float64", "int8", "", "FLOAT32"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from fastflux.calibration.statistics import Statistics
@@ -173,3 +174,11 @@ def test_from_pretrained_is_strict_too(folder: Path) -> None:
     edit_weights(folder, lambda weights: weights.pop("proj_out.bias"))
     with pytest.raises(FastFluxError, match=r"1 missing, first proj_out.bias"):
         FastFluxTransformer2DModel.from_pretrained(folder)
+
+
+@pytest.mark.usefixtures("saved")
+def test_the_dense_class_has_no_values_for_replaced_blocks(folder: Path) -> None:
+    dense = FluxTransformer2DModel.from_pretrained(folder)
+    assert any(weight.is_meta for weight in dense.parameters())
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        run(dense)

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
 import torch
 from cyclopts import App
 
-from fastflux.command_line import run
+from fastflux.command_line import PARENT, run
 from fastflux.errors import FastFluxError
 
 
@@ -84,3 +88,57 @@ def test_signals_end_as_ctrl_c_does(number: int, status: int) -> None:
     assert run(app, ["work"]) == status
     assert closed == [True]
     assert signal.getsignal(number) is before
+
+
+def test_what_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app_of(None), ["work", "--size", "1\udcff"]) == 2
+    assert capsys.readouterr().err == "tool: 1⟨U+DCFF⟩ is no text in UTF-8: write or rename it in that encoding.\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_terminals_of_any_encoding_are_written_to(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = {name: TextIOWrapper(BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    app = App(name="tool")
+
+    @app.command
+    def work() -> None:
+        sys.stdout.write("☃ é\n")
+        raise FastFluxError("no ☃ é")
+
+    assert run(app, ["work"]) == 1
+    for stream in streams.values():
+        stream.flush()
+    assert "☃ é".encode(encoding, "backslashreplace") in streams["stdout"].buffer.getvalue()  # type: ignore[attr-defined]
+    assert b"tool: no " in streams["stderr"].buffer.getvalue()  # type: ignore[attr-defined]
+
+
+CHILD = """
+import sys, time
+from cyclopts import App
+from fastflux.command_line import run
+app = App()
+@app.default
+def work() -> None:
+    print("works", flush=True)
+    time.sleep(60)
+sys.exit(run(app, []))
+"""
+PARENT_OF_IT = """
+import os, subprocess, sys
+environ = os.environ | {name: str(os.getpid()) for name in sys.argv[2:]}
+subprocess.run([sys.executable, "-c", sys.argv[1]], env=environ)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for a signal")
+def test_a_command_ends_with_the_process_that_asked_for_that() -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-c", PARENT_OF_IT, CHILD, PARENT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as parent:
+        assert parent.stdout is not None
+        assert parent.stderr is not None
+        assert parent.stdout.readline() == "works\n"
+        parent.kill()
+        assert "interrupted" in parent.stderr.read(), "read to its end: the child has closed it too"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
+from bench.metrics.catalogue import metric_named
 from bench.records.results import Measurement, MetricInfo, RunRecord
+from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from reports.figures.gallery import Gallery, GalleryShot
 
@@ -56,16 +58,19 @@ def measured() -> Measured:
 def sampled(measured: Measured) -> Sampled:
     """A measurement of one score with single images': `level` for 12 prompts in 2 strata, each a bit off by `variant`.
 
-    Levels 1 apart differ significantly, those 0.01 apart do not.
+    With a `spread` of 0.1 levels 1 apart differ significantly, those 0.01 apart do not.
     """
 
-    def measure(key: str, level: float, variant: str = "") -> Measurement:
+    def measure(key: str, level: float, variant: str = "", spread: float = 0.1) -> Measurement:
         metric, _, name = key.partition(".")
-        offsets = [((7 * index + len(variant) * (3 + index)) % 5 - 2) / 10 for index in range(12)]
+        offsets = [((7 * index + len(variant) * (3 + index)) % 5 - 2) * spread for index in range(12)]
         offsets = [offset - sum(offsets) / 12 for offset in offsets]
         samples = {f"{'ab'[index % 2]}/{metric}-{index}": [level + offset] for index, offset in enumerate(offsets)}
-        interval = {name: (level - 0.5, level + 0.5)}
-        return measured(metric, {name: level}, intervals=interval, samples=samples, scored=12)
+        found = stratified_means(
+            strata_of(samples), weighting=metric_named(metric).weighting or "images", seed=0
+        ).overall
+        interval = {} if found.interval is None else {name: found.interval}
+        return measured(metric, {name: found.value}, intervals=interval, samples=samples, scored=12)
 
     return measure
 

@@ -1,12 +1,14 @@
-"""Hand-made images of variants, flat and of known levels, with the manifests that a run writes."""
+"""Hand-made images of variants, flat and of known levels, with the manifests that a run writes; edited records."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+
+from bench.records.results import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,3 +36,14 @@ def write_images(
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return manifest
+
+
+def with_digest(data: dict[str, Any]) -> str:
+    """The JSON text of a record's data, with the digest that it should have."""
+    content = {key: value for key, value in data.items() if key != "digest"}
+    return json.dumps({**content, "digest": digest(content)})
+
+
+def edit_record(path: Path, old: str, new: str) -> None:
+    """Replace text in a record's file, which gets the digest of that."""
+    path.write_text(with_digest(json.loads(path.read_text(encoding="utf-8").replace(old, new))), encoding="utf-8")

@@ -27,9 +27,9 @@ def test_the_sign_is_that_of_a_significant_difference(
             make_record("fastflux-10", "F", sampled(HPS, level, "f")),
         ]
     )
-    found = compare(pruned, dense, HPS)
+    found = compare([pruned], [dense], HPS)
     assert isinstance(found, Comparison)
-    assert found.difference == pytest.approx(level - 60)
+    assert found.estimate.value == pytest.approx(level - 60)
     assert found.sign == sign
     assert found.figures.startswith(f"F {level:.2f} against D 60.00: {level - 60:+.2f} [")
 
@@ -42,21 +42,21 @@ def test_geneval_counts_each_task_once(make_record: MakeRecord, measured: Measur
         return measured("geneval", {"overall": (many + one) / 2}, samples=samples)
 
     rows = rows_of([make_record("dense", "D", geneval(0.5, 0.5)), make_record("l1-12", "L", geneval(0.4, 0.9))])
-    found = compare(rows[1], rows[0], "geneval.overall")
+    found = compare([rows[1]], [rows[0]], "geneval.overall")
     assert isinstance(found, Comparison)
-    assert found.difference == pytest.approx(0.15)
+    assert found.estimate.value == pytest.approx(0.15)
 
 
 def test_what_cannot_be_compared_has_a_reason(make_record: MakeRecord, sampled: Sampled, measured: Measured) -> None:
     dense = make_record("dense", "D", sampled(HPS, 60.0))
     reasons = {
         "failed": make_record("a-1", "A", measured("hps", "no weights")),
-        "no scores": make_record("b-1", "B", measured("hps", {"averaged": 1.0})),
+        "no scores": make_record("b-1", "B", measured("hps", {"averaged": 1.0}, scored=12)),
         "sampled differently": make_record("c-1", "C", sampled(HPS, 60.0), steps=8),
-        "other prompts": make_record("d-1", "E", measured("hps", {"averaged": 1.0}, samples={"a/x": [1.0]})),
+        "other prompts": make_record("d-1", "E", measured("hps", {"averaged": 1.0}, samples={"a/x": [1.0]}, scored=12)),
     }
     rows = {row.variant: row for row in rows_of([dense, *reasons.values()])}
-    found = [compare(rows[variant], rows["dense"], HPS) for variant in ("a-1", "b-1", "c-1", "d-1")]
+    found = [compare([rows[variant]], [rows["dense"]], HPS) for variant in ("a-1", "b-1", "c-1", "d-1")]
     assert found[:3] == [
         "A: hps: failed, no weights",
         "B: hps has no scores of single images",

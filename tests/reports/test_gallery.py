@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from drawn import PROMPTS, write_images
+from drawn import PROMPTS, edit_record, write_images
 
 from bench.samples.image_set import GeneratedImage
 from fastflux.errors import FastFluxError
@@ -76,7 +76,7 @@ def test_only_sheets_of_these_very_records_are_shown(images: Path, results: Path
     [made] = collect(rows, images, images.parent / "gallery")
     assert list(made.of(rows).sheets) == ["dense", "fastflux-10"]
     path = results / "fastflux-10.json"
-    path.write_text(path.read_text(encoding="utf-8").replace('"steps": 4', '"steps": 5'), encoding="utf-8")
+    edit_record(path, '"steps": 4', '"steps": 5')
     assert list(made.of(read_rows(results)).sheets) == ["dense"]
 
 

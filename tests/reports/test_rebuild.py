@@ -13,6 +13,7 @@ import reports.cli as command_line
 from fastflux.errors import FastFluxError
 from reports.build import DOCUMENT_FORMATS
 from reports.cli import main
+from reports.manifest import write_manifest
 from reports.rebuild import PACKAGE, check, documents, rebuild, replace_all
 
 
@@ -23,6 +24,7 @@ def package(tmp_path: Path, results: Path) -> Path:
     shutil.copytree(results, folder / "data" / "results" / "cpu" / "shapes")
     (tmp_path / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
     (folder / "generated").mkdir()
+    write_manifest(folder / "data")
     replace_all(folder)
     return folder
 
@@ -47,14 +49,18 @@ def test_every_kind_of_difference_is_told(package: Path) -> None:
     assert not (generated / "stale.md").exists()
 
 
-def test_a_record_that_changed_shows(package: Path) -> None:
+def test_a_record_that_changed_is_refused(package: Path) -> None:
     path = package / "data" / "results" / "cpu" / "shapes" / "dense.json"
     path.write_text(path.read_text(encoding="utf-8").replace("28.0625", "28.5"), encoding="utf-8")
-    assert "table1.md differs" in check(package)
+    with pytest.raises(FastFluxError, match=r"dense.json in .* are not as SHA256SUMS says"):
+        check(package)
+    with pytest.raises(FastFluxError, match=r"dense.json has the digest .* it was changed"):
+        write_manifest(package / "data")
 
 
 def test_other_profiles_have_folders_of_their_own(package: Path, results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, package / "data" / "results" / "cuda" / "flux-dev")
+    write_manifest(package / "data")
     names = {path.relative_to(tmp_path / "out").as_posix() for path in rebuild(package, tmp_path / "out")}
     assert {"table1.md", "cuda/flux-dev/table1.md"} <= names
 

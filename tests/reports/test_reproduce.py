@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from drawn import edit_record
 from PIL import Image
 
 from fastflux.errors import FastFluxError
 from reports.cli import main
+from reports.manifest import write_manifest
 from reports.reproduce import reproduce, run_bench
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,13 +46,14 @@ def package(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     note(folder)
     kept = tmp_path / "reports" / "data" / "results" / "cpu" / "shapes"
     shutil.copytree(results, kept)
+    write_manifest(kept.parents[2])
     (kept.parents[3] / "generated").mkdir()
     return kept.parents[3]
 
 
 def note(folder: Path, **changes: object) -> None:
     said = {"profile": "shapes", "device": "cpu", "folder": str(folder), "records": str(folder / "selected"),
-            "ranking": None, "tables": ["table6"], "limit": None, "seeds": None}  # fmt: skip
+            "ranking": None, "tables": ["table6"], "limit": None, "seeds": None, "left": 0}  # fmt: skip
     (folder / "run.json").write_text(json.dumps({**said, **changes}), encoding="utf-8")
 
 
@@ -73,7 +76,7 @@ def test_the_tables_asked_for_are_printed_and_what_differs(
     package: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "runs" / "shapes" / "selected" / "dense.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("28.0625", "28.5"), encoding="utf-8")
+    edit_record(path, "28.0625", "28.5")
     assert reproduce(["--only", "table6"], package / "data") == 0
     shown = capfd.readouterr().out
     assert json.loads((tmp_path / "asked.json").read_text()) == ["reproduce", "--only", "table6"]
@@ -99,8 +102,8 @@ def test_a_run_that_is_accepted_takes_the_place_of_the_committed_one(
     package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kept = package / "data" / "results" / "cpu" / "shapes"
-    gone = (kept / "fastflux-10.json").read_text(encoding="utf-8").replace("fastflux-10", "fastflux-12")
-    (kept / "fastflux-12.json").write_text(gone, encoding="utf-8")
+    shutil.copy(kept / "fastflux-10.json", kept / "fastflux-12.json")
+    edit_record(kept / "fastflux-12.json", "fastflux-10", "fastflux-12")
     monkeypatch.setattr("reports.reproduce.TABLES", ("table6",))
     assert reproduce(["--accept"], package / "data") == 0
     fresh = tmp_path / "runs" / "shapes" / "selected"

@@ -28,6 +28,7 @@ class Timing(TypedDict, total=False):
 
     warmup: Required[int]
     rounds: Required[int]
+    precision: float
     seed: Required[int]
     baseline: str
     device: str
@@ -42,6 +43,7 @@ def measure_latency(
     warmup: int,
     rounds: int,
     seed: int,
+    precision: float = 0.0,
     baseline: str = "dense",
     device: str = "cpu",
     clock: Clock | None = None,
@@ -54,8 +56,10 @@ def measure_latency(
     Args:
         steps: by variant, a call that runs one step.
         warmup: untimed rounds first.
-        rounds: timed rounds.
+        rounds: timed rounds, at most.
         seed: of the orders.
+        precision: no more rounds than it takes for the 95% interval of every ratio to be narrower than this; 0 takes
+            them all.
         baseline: the variant the ratios refer to.
         device: a CUDA device is waited for before and after each step.
         clock: seconds; without one the device's own: CUDA events, or ``time.perf_counter``. The settings name it.
@@ -83,11 +87,20 @@ def measure_latency(
             found.require_idle()
         watched["other_work"] = str(found)
     name_of_clock, timer = step_timer(device, clock)
-    times, faults = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed)
+
+    def enough(times: Mapping[str, list[float]]) -> bool:
+        others = [name for name in times if name != baseline]
+        if not precision or not others or baseline not in times:
+            return False
+        return all(_width(times[name], times[baseline]) < precision for name in others)
+
+    times, faults = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed, enough=enough)
+    rounds = max(map(len, times.values())) or rounds
     common: dict[str, JSON] = {
         **(settings or {}),
         "warmup": warmup,
         "rounds": rounds,
+        **({"precision": precision} if precision else {}),
         "seed": seed,
         "baseline": baseline,
         "order": "all variants in each round, shuffled",
@@ -102,6 +115,12 @@ def measure_latency(
         else latency_of(info, times[name], reference, common)
         for name in steps
     }
+
+
+def _width(times: list[float], reference: list[float]) -> float:
+    """Of the 95% interval of the ratio; infinite where there is none yet."""
+    interval = median_interval([own / dense for own, dense in zip(times, reference, strict=True)] or [1.0]).interval
+    return float("inf") if interval is None else interval[1] - interval[0]
 
 
 def latency_of(

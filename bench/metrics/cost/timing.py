@@ -60,11 +60,20 @@ def require_rounds(rounds: int, warmup: int) -> None:
         raise FastFluxError(f"rounds is {rounds} and warmup {warmup}; expected at least 1 and 0.")
 
 
-def interleave(steps: Mapping[str, Step], timer: Timer, *, warmup: int, rounds: int, seed: int) -> Rounds:
+def interleave(
+    steps: Mapping[str, Step],
+    timer: Timer,
+    *,
+    warmup: int,
+    rounds: int,
+    seed: int,
+    enough: Callable[[Mapping[str, list[float]]], bool] = lambda _times: False,
+) -> Rounds:
     """Time every step once a round, in an order shuffled anew each round, after `warmup` rounds that do not count.
 
     A step that raises a RuntimeError (out of memory, a failed compilation) or a FastFluxError is a fault, and left out
-    from then on. Raises FastFluxError for no rounds.
+    from then on. Ends before the last round when the times, of those without a fault, are `enough`. Raises
+    FastFluxError for no rounds.
     """
     require_rounds(rounds, warmup)
     shuffler = random.Random(seed)  # noqa: S311  # an order, not a secret
@@ -87,6 +96,8 @@ def interleave(steps: Mapping[str, Step], timer: Timer, *, warmup: int, rounds: 
                 else:
                     if index >= warmup:
                         times[name].append(milliseconds)
+            if enough({name: found for name, found in times.items() if name not in faults}):
+                break
     finally:
         if collecting:
             gc.enable()

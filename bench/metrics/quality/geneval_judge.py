@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bench.metrics.detection import Detection
 from bench.samples.image_set import Pixels
 from fastflux.errors import FastFluxError
@@ -40,7 +42,7 @@ def judge(
 
     Args:
         image: (height, width, 3), only handed on to `classify_colors`.
-        detections: all objects found, in any order; of equal scores the earlier one comes first.
+        detections: all objects found; of equal scores the later one comes first, as in the reference.
         metadata: GenEval's: "tag", "include": [{"class", "count", "color"?, "position"?: [relation, index]}] and
             "exclude"?: [{"class", "count"}]. All of "include" must hold and none of "exclude".
 
@@ -91,12 +93,18 @@ def relations(box: tuple[float, ...], target: tuple[float, ...]) -> frozenset[st
 
 
 def _kept(detections: Sequence[Detection], *, counting: bool) -> dict[str, list[Detection]]:
-    """By class, those above the threshold, best first, at most 16. Overlapping ones stay (no suppression)."""
-    threshold = COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD
+    """By class, those above the threshold, best first, at most 16. Overlapping ones stay (no suppression).
+
+    Scores are compared as float32 and sorted as the reference does, which turns numpy's ascending order around.
+    """
+    threshold = np.float32(COUNTING_SCORE_THRESHOLD if counting else SCORE_THRESHOLD)
     kept: dict[str, list[Detection]] = {}
-    for found in sorted(detections, key=lambda detection: -detection.score):
-        if found.score > threshold and len(kept.setdefault(found.label, [])) < MAX_OBJECTS:
-            kept[found.label].append(found)
+    for found in detections:
+        kept.setdefault(found.label, []).append(found)
+    for name, group in kept.items():
+        scores = np.array([found.score for found in group], dtype=np.float32)
+        order = np.argsort(scores)[::-1]
+        kept[name] = [group[index] for index in order[scores[order] > threshold][:MAX_OBJECTS]]
     return kept
 
 

@@ -111,7 +111,8 @@ def test_a_metric_of_another_package_is_found_loaded_and_shown(
         for record, level in zip(records, (0.5, 0.75), strict=True)
     ]
     ((table,),) = make_tables(rows_of(measured), ["mine"], TABLES).values()
-    assert [(row[1].text, row[1].underline) for row in table.groups[0].rows] == [("0.5", True), ("0.8", True)]
+    shown = [(row[1].text, row[1].underline, row[1].near) for row in table.groups[0].rows]
+    assert shown == [("0.5", False, True), ("0.8", True, False)]
     assert table.headers[1].text == "Sharpness"
 
 

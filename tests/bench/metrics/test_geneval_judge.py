@@ -37,6 +37,7 @@ ONE_STAR = [{"class": "star", "count": 1}]
     ("tag", "score", "right"),
     [
         ("single_object", 0.3, False),
+        ("single_object", float(np.float32(0.3)), False),
         ("single_object", 0.3000001, True),
         ("colors", 0.31, True),
         ("counting", 0.9, False),
@@ -101,12 +102,12 @@ def test_colors_are_those_of_the_best_objects_only() -> None:
     assert seen == [([0.9], "star"), ([0.9, 0.7], "star"), ([0.9, 0.5], "star")]
 
 
-def test_of_equal_scores_the_earlier_one_comes_first() -> None:
+def test_of_equal_scores_the_later_one_comes_first() -> None:
     left, right = star(0.9, (0, 0, 10, 10)), star(0.9, (50, 0, 60, 10))
     ring = star(0.9, (25, 0, 35, 10), "ring")
     include = [{"class": "ring", "count": 1}, {"class": "star", "count": 1, "position": ["left of", 0]}]
-    assert verdict([left, right, ring], "position", include=include).correct
-    assert not verdict([right, left, ring], "position", include=include).correct
+    assert verdict([right, left, ring], "position", include=include).correct
+    assert not verdict([left, right, ring], "position", include=include).correct
 
 
 def at(x: float, y: float, width: float = 10, height: float = 10) -> Box:

@@ -34,9 +34,9 @@ class Clock:
         return run
 
 
-def measured(clock: Clock, rounds: int = 20, **seconds: float) -> dict[str, Measurement]:
+def measured(clock: Clock, rounds: int = 20, precision: float = 0.0, **seconds: float) -> dict[str, Measurement]:
     steps = {name: clock.step(name, taken) for name, taken in seconds.items()}
-    return measure_latency(steps, warmup=2, rounds=rounds, seed=7, clock=clock)
+    return measure_latency(steps, warmup=2, rounds=rounds, precision=precision, seed=7, clock=clock)
 
 
 def test_times_and_ratios_are_those_of_the_clock() -> None:
@@ -49,6 +49,15 @@ def test_times_and_ratios_are_those_of_the_clock() -> None:
         assert len(found[name].samples["ms"]) == found[name].scored == 20
         assert found[name].intervals.keys() == {"median_ms", "ratio_to_dense"}
     assert found["dense"].values["ratio_to_dense"] == 1
+
+
+def test_no_more_rounds_are_timed_than_the_precision_takes() -> None:
+    exact = measured(Clock(), precision=0.01, dense=0.1, fast=0.08)["fast"]
+    assert (exact.scored, exact.settings["rounds"]) == (6, 6), "below which there is no interval"
+    drifting = measured(Clock(drift=0.03), rounds=100, precision=0.02, dense=0.1, fast=0.08)["fast"]
+    low, high = drifting.intervals["ratio_to_dense"]
+    assert 6 < drifting.scored < 100
+    assert high - low < 0.02
 
 
 def test_drift_moves_the_times_but_hardly_the_ratios() -> None:

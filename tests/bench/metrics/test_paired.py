@@ -114,7 +114,7 @@ def test_equal_images_have_no_psnr(metric: Paired, dense: ImageSet, pruned: Imag
 
 def test_variants_can_be_compared_prompt_by_prompt(metric: Paired, dense: ImageSet, pruned: ImageSet) -> None:
     near, far = (strata_of(metric(each).samples)["ssim"] for each in (dense, pruned))
-    found = paired_difference({"": near}, {"": far}, weighting="images", seed=0)
+    found = paired_difference([{"": near}], [{"": far}], weighting="images", seed=0)
     assert found.difference.value > 0
     assert (found.prompts, found.p_value < 0.01) == (12, True)
 

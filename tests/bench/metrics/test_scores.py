@@ -97,7 +97,7 @@ def test_features_that_are_not_finite_fail(hps: HPS, images: ImageSet) -> None:
 
 def test_two_variants_can_be_paired_from_their_records(hps: HPS, images: ImageSet) -> None:
     samples = hps(images).samples
-    found = paired_difference(strata_of(samples), strata_of(samples), weighting="images", seed=0)
+    found = paired_difference([strata_of(samples)], [strata_of(samples)], weighting="images", seed=0)
     assert (found.difference.value, found.prompts) == (0, 12)
 
 

@@ -1,0 +1,52 @@
+"""`python -m bench.run.scaling`: hours of a run on 1 to 64 workers, simulated on its own graph; needs no model."""
+
+from __future__ import annotations
+
+from cyclopts import App
+from rich.table import Table
+
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import chosen_variants
+from bench.progress import console
+from bench.run.graph import Extent, graph_of
+from bench.run.schedule import simulate
+from bench.tables import TABLES, needed_by
+from fastflux.command_line import run
+
+app = App(name="python -m bench.run.scaling", help_format="plaintext")
+
+
+@app.default
+def main(
+    *,
+    profile: str = "flux-dev",
+    pictures: int = 5412,
+    calibration: int = 512,
+    blocks: int = 57,
+    step: float = 0.106,
+    start: float = 20.0,
+) -> None:
+    """Simulate a run of all tables.
+
+    Args:
+        profile: a profile's name or file
+        pictures: of each variant
+        calibration: prompts of the calibration
+        blocks: of the dense model
+        step: seconds of a transformer step on one picture
+        start: seconds that each unit takes besides, such as to load a model
+    """
+    chosen = load_profile(profile)
+    variants = chosen_variants(chosen, needed_by(TABLES))
+    nodes = graph_of(chosen, variants, Extent(pictures, calibration, blocks), shared=chosen.device == "cpu")
+    table = Table("workers", "hours", "worker-hours", "speed-up", title=f"{len(nodes)} units of {chosen.title}")
+    alone = simulate(nodes, 1, step, start)
+    for workers in (1, 2, 4, 8, 16, 32, 64):
+        seconds = simulate(nodes, workers, step, start)
+        hours = seconds / 3600
+        table.add_row(f"{workers}", f"{hours:.1f}", f"{hours * workers:.0f}", f"{alone / seconds:.1f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(app))

@@ -1,0 +1,58 @@
+"""The committed records as a list of SHA-256 sums: what was changed, added or lost since is refused.
+
+The list has the format of sha256sum, which checks it too: ``cd reports/data && sha256sum --check SHA256SUMS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from itertools import groupby
+from pathlib import Path
+
+from bench.record_checks import check_records
+from bench.records.results import RunRecord
+from fastflux.errors import FastFluxError
+from fastflux.files import write_text
+
+NAME = "SHA256SUMS"
+RESULTS = "results"
+#: Folders of records, below reports/data.
+_KEPT = (RESULTS, "full_size")
+
+
+def write_manifest(data: Path) -> Path:
+    """List the records below `data`, the folder reports/data; those without a digest are given one first.
+
+    Raises RecordError for a record that was changed or does not agree with itself or others.
+    """
+    for _, paths in groupby(_records(data), key=lambda path: path.parent):
+        kept = list(paths)
+        records = [RunRecord.from_json(path.read_text(encoding="utf-8"), str(path), digested=False) for path in kept]
+        if (data / RESULTS) in kept[0].parents:  # those of full size hold models of unlike parameters side by side
+            check_records(records)
+        for path, record in zip(kept, records, strict=True):
+            if path.read_text(encoding="utf-8") != record.to_json():
+                record.write(path)
+    return write_text(data / NAME, "".join(f"{sum_}  {name}\n" for name, sum_ in _sums(data).items()))
+
+
+def require_manifest(data: Path) -> None:
+    """Raise FastFluxError, which names them, for records that are not just those that the list holds."""
+    path = data / NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    listed = {name: sum_ for sum_, _, name in (line.partition("  ") for line in lines)}
+    found = _sums(data)
+    if wrong := sorted(name for name in {*listed, *found} if listed.get(name) != found.get(name)):
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise FastFluxError(
+            f"{', '.join(wrong[:3])}{more} in {data} are not as {NAME} says: bring the committed records back, or "
+            "measure with `nox -s reproduce_tables -- --accept`."
+        )
+
+
+def _records(data: Path) -> list[Path]:
+    return sorted(path for folder in _KEPT for path in (data / folder).rglob("*.json"))
+
+
+def _sums(data: Path) -> dict[str, str]:
+    return {path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in _records(data)}

@@ -1,0 +1,255 @@
+"""The engine of a run: its graph as data, what starts when, and workers on Ray that die, leave or do as one would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.profiles.profile import load_profile
+from bench.profiles.variants import chosen_variants
+from bench.run.cluster import TRIES, Pool
+from bench.run.evaluate import board_of
+from bench.run.graph import Extent, graph_of
+from bench.run.schedule import Node, Schedule, simulate, wanted
+from bench.tables import TABLES, needed_by
+from fastflux.errors import FastFluxError
+from tests.bench.stand_in_workers import Blind, Stand
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def graph(*, pictures: int = 832, tables: tuple[str, ...] = tuple(TABLES), shared: bool = True) -> list[Node]:
+    profile = load_profile("shapes")
+    variants = chosen_variants(profile, needed_by(tables))
+    return graph_of(profile, variants, Extent(pictures, 128, 57, ("a.1",), 10), shared=shared)
+
+
+def order(nodes: list[Node]) -> list[str]:
+    """Keys in the order in which one worker settles them."""
+    schedule, found = Schedule(nodes), []
+    while (node := schedule.start()) is not None:
+        found.append(node.key)
+        schedule.finish(node)
+    assert schedule.ended
+    return found
+
+
+def test_every_unit_comes_once_and_behind_what_it_needs() -> None:
+    nodes = graph()
+    keys = [node.key for node in nodes]
+    assert len(set(keys)) == len(keys)
+    assert order(nodes) == keys
+    for place, node in enumerate(nodes):
+        assert {*node.needs, *node.after} <= {*keys[:place]}, node.key
+
+
+def test_progress_that_is_shared_is_one_chain() -> None:
+    nodes = {node.key: node for node in graph()}
+    chain = ["prune:reuse-10"]
+    while before := nodes[chain[-1]].after:
+        chain += before
+    assert chain == ["prune:reuse-10", *(f"prune:fastflux-{ratio:02}" for ratio in (30, 25, 20, 15, 10, 5))]
+    assert nodes["prune:l1-21"].after == nodes["prune:layers5-10"].after == ()
+    assert nodes["prune:seed1-20"].after == ("prune:seed1-15",)
+
+
+def test_the_first_tables_are_whole_before_the_others_begin() -> None:
+    keys = order(graph())
+    end = keys.index("measure:")
+    first = {"dense", *(f"fastflux-{ratio:02}" for ratio in (5, 10, 15, 20, 25, 30)), "l1-12", "l1-21", "l1-27"}
+    assert {key.partition(":")[2] for key in keys[:end] if key.startswith("draw:")} == first
+    assert keys[end + 1].startswith("equal_latency:")
+
+
+def test_many_pictures_are_drawn_in_parts() -> None:
+    nodes = {node.key: node for node in graph(pictures=1500, tables=("table4",))}
+    assert nodes["draw:dense"].needs == ("draw_part:dense#1", "draw_part:dense#2")
+    assert nodes["draw_part:brll-10#2"].needs == ("prune:brll-10",)
+    assert sum(node.steps for key, node in nodes.items() if key.startswith("draw") and "dense" in key) == 15000
+
+
+def test_what_runs_alone_runs_alone() -> None:
+    free, alone, later = Node("draw", "a"), Node("measure", "", alone=True), Node("draw", "b")
+    schedule = Schedule([free, alone, later])
+    assert schedule.start() is free
+    assert schedule.start() is None
+    schedule.finish(free)
+    assert schedule.start() is alone
+    assert schedule.start() is None
+    schedule.finish(alone)
+    assert schedule.start() is later
+
+
+def test_what_needs_a_failed_unit_fails_with_its_reason_and_what_comes_after_goes_on() -> None:
+    pruned, drawn = Node("prune", "a"), Node("draw", "a", needs=("prune:a",))
+    scored, other = Node("score", "a,hps", needs=("draw:a",)), Node("prune", "b", after=("prune:a",))
+    schedule = Schedule([pruned, drawn, scored, other])
+    schedule.fail(schedule.start() or pruned, "no room")
+    reason = "prune a failed: no room"
+    assert schedule.failures == {"prune:a": "no room", "draw:a": reason, "score:a,hps": f"draw a failed: {reason}"}
+    assert schedule.start() is other
+
+
+def test_only_what_the_goals_need_is_made_again() -> None:
+    nodes = [
+        Node("calibration", ""),
+        Node("prune", "a", needs=("calibration:",)),
+        Node("draw", "a", needs=("prune:a",)),
+    ]
+    state = {"calibration:": False, "prune:a": True, "draw:a": False}
+    assert [node.key for node in wanted(nodes, state, ("prune", "draw"))] == ["draw:a"]
+    assert wanted(nodes, state | {"prune:a": False}, ("prune", "draw")) == nodes
+    assert not wanted(nodes, state, ("prune",))
+
+
+def test_more_workers_are_faster_until_the_longest_chain_is_what_it_takes() -> None:
+    nodes = graph(pictures=5412, shared=False)
+    hours = [simulate(nodes, workers, 0.1) / 3600 for workers in (1, 8, 64, 4096)]
+    assert hours[0] == pytest.approx(sum(node.steps for node in nodes) * 0.1 / 3600)
+    assert hours[0] / 8 <= hours[1] < hours[0] / 7
+    assert hours[1] > hours[2] >= hours[3] > 0
+
+
+# -- workers that settle nothing but leave a mark, on two nodes
+
+
+@pytest.fixture(scope="module")
+def nodes_of_ray() -> Iterator[Any]:
+    """A cluster whose nodes have a core each, but for the head, which has none."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    os.environ.update(PYTHONPATH=str(ROOT), RAY_USAGE_STATS_ENABLED="0")
+    small = {"object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    workers = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
+    import ray
+
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield ray, cluster, workers
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_workers_that_die_and_nodes_that_leave_cost_their_units_alone(nodes_of_ray: Any, tmp_path: Path) -> None:
+    ray, cluster, workers = nodes_of_ray
+    names = ["dies once", "dies for good", "fails", *(f"long {number}" for number in range(8))]
+    schedule = Schedule([*(Node("prune", name) for name in names), Node("draw", "fails", needs=("prune:fails",))])
+    done: list[str] = []
+
+    def finish(node: Node, _seconds: float) -> None:
+        done.append(node.name)
+        if node.name == "long 1":
+            cluster.remove_node(workers.pop())
+
+    with board_of(schedule) as board:
+        Pool(ray, ray.remote(num_cpus=1)(Stand), tmp_path, schedule, board, finish).run(2)
+    assert sorted(done) == sorted([name for name in names if name not in {"dies for good", "fails"}])
+    assert schedule.failures == {
+        "prune:dies for good": f"its worker died {TRIES} times, as for lack of memory",
+        "prune:fails": "no room",
+        "draw:fails": "prune fails failed: no room",
+    }
+    assert len((tmp_path / "prune:long 0").read_text().split()) == 1, "what was done is not done again"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_cannot_take_part_says_why(nodes_of_ray: Any, tmp_path: Path) -> None:
+    ray, schedule = nodes_of_ray[0], Schedule([Node("prune", "a")])
+    with board_of(schedule) as board, pytest.raises(FastFluxError, match="node7 does not see"):
+        Pool(ray, ray.remote(num_cpus=1)(Blind), tmp_path, schedule, board, lambda *_: None).run(1)
+
+
+# -- the real thing
+
+SMALL = """extends = "shapes"
+name = "small"
+without = ["others.sd3"]
+[sampling]
+steps = 1
+[calibration]
+steps = 1
+[latency]
+warmup = 0
+rounds = 6
+batch = 1
+[methods.sandwich_training]
+samples = 8
+steps = 1
+batch = 4
+"""
+
+
+def small_run(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+    """A run whose messages go to <folder>/<workers>.log."""
+    (folder / "small.toml").write_text(SMALL)
+    options = ("--profile", "small.toml", "--limit", "1", "--seeds", "1", "--variants", "fastflux-05,fastflux-10")
+    command = [sys.executable, "-m", "bench", "reproduce", *options, "--workers", str(workers), "-o", "runs"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / f"{workers}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=folder, env=environ, stderr=log)
+
+
+def figures(folder: Path) -> dict[str, object]:
+    """All of a run that is the same on every machine: pictures by their hashes, plans and scores."""
+    run = folder / "runs" / "small-limit1-seeds1"
+    records = [json.loads(path.read_text()) for path in sorted((run / "results").glob("*.json"))]
+    timed = {"latency", "memory", "pruning_cost"}
+    return {
+        "pictures": {path.parent.name: path.read_text() for path in run.rglob("manifest.jsonl")},
+        "plans": {record["variant"]: record["plan"] for record in records},
+        "values": {
+            (record["variant"], one["info"]["name"]): (one["status"], one["values"])
+            for record in records
+            for one in record["measurements"]
+            if one["info"]["name"] not in timed
+        },
+    }
+
+
+def is_worker(process: Any) -> bool:
+    return "".join(process.cmdline()).startswith("ray::Worker")
+
+
+def children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    import psutil
+
+    folders = {workers: tmp_path / str(workers) for workers in (1, 2)}
+    for folder in folders.values():
+        folder.mkdir()
+    two = small_run(folders[2], 2)
+    run = folders[2] / "runs" / "small-limit1-seeds1"
+    while not list(run.glob("draw/*.json")):
+        assert two.poll() is None, (folders[2] / "2.log").read_text()
+        time.sleep(0.2)
+    again = small_run(folders[2], 1)  # of which one only may work in a folder
+    assert again.wait() == 1
+    assert "another run works in" in (folders[2] / "1.log").read_text()
+    everyone = children(two.pid)
+    worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
+    worker.kill()
+    assert two.wait() == 0, (folders[2] / "2.log").read_text()
+    assert not [pid for pid in everyone if psutil.pid_exists(pid)], "nothing is left behind"
+    assert small_run(folders[1], 1).wait() == 0
+    assert figures(folders[2]) == figures(folders[1])
