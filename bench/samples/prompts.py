@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.settings import require_positive
 
+FILE_NAME = re.compile(r"[^/.\0][^/\0]{0,99}")
+"""What can be an id, which names files."""
 SETS = ("hps", "geneval", "calibration")
 
 
@@ -66,7 +69,7 @@ def _parse(data: Any, where: str) -> Prompt:
         raise FastFluxError(f"{where}: not a prompt ({error}); expected {{'id', 'set', 'prompt', ...}}") from error
     if not all(isinstance(value, str) and value for value in (prompt.id, prompt.set, prompt.prompt)):
         raise FastFluxError(f"{where}: id, set and prompt must be non-empty texts")
-    if "/" in prompt.id or prompt.id.startswith("."):
+    if not FILE_NAME.fullmatch(prompt.id):
         raise FastFluxError(f"{where}: the id {prompt.id!r} cannot name a file; use letters, digits, '-' and '_'")
     if prompt.set not in SETS:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
