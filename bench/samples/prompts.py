@@ -15,10 +15,10 @@ from bench.samples.geneval_metadata import GenEvalMetadata
 from fastflux.calibration.prompts import read_json_lines
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
-from fastflux.settings import require_positive
 
 FILE_NAME = re.compile(r"[^/.\0][^/\0]{0,99}")
 """What can be an id, which names files."""
+MOST_PROMPTS = 10**6
 SETS = ("hps", "geneval", "calibration")
 
 
@@ -80,9 +80,17 @@ def _parse(data: Any, where: str) -> Prompt:
     return prompt
 
 
+def require_limit(limit: int | None) -> None:
+    """Raise FastFluxError for a limit that is no number of prompts of a style or task."""
+    if limit is not None and not 1 <= limit <= MOST_PROMPTS:
+        raise FastFluxError(
+            f"--limit is {limit}, but it is the number of prompts of each style and task: 1 to {MOST_PROMPTS}."
+        )
+
+
 def limited(prompts: tuple[Prompt, ...], limit: int | None) -> tuple[Prompt, ...]:
     """The first `limit` prompts of every style and task, so that each keeps its share; all where `limit` is None."""
-    require_positive(limit=limit)
+    require_limit(limit)
     if limit is None:
         return prompts
     counts: dict[tuple[str, str], int] = {}

@@ -73,7 +73,7 @@ def full_size(
     kind = "meta" if alone else profile.device
     if accept:
         require_acceptable(chosen, kind, changes or {})
-    number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
+    number_format = usable_dtype(profile.dtype, kind, strict=not (dry_run or alone))
     folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
     bench = Workbench(profile, sizes, profile.device, number_format, Store(folder), clock, offload)
     if dry_run:
