@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -143,6 +144,11 @@ def local_workers(evaluation: Evaluation, workers: int | None) -> int:
     """How many workers this machine gets: as many as asked for, or one a GPU or a core, as far as its memory goes."""
     if workers is not None and workers < 1:
         raise FastFluxError(f"--workers is {workers}: it is the number of processes that share the work, at least 1")
+    if workers is None and find_spec("ray") is None:
+        console.print(
+            'one worker, for want of Ray: pip install "fastflux[cluster]"', markup=False
+        )
+        return 1
     if not evaluation.on_cpu:
         there = 1 if torch.device(evaluation.device).index is not None else torch.cuda.device_count()
         if workers is not None and workers > there:

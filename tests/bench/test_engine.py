@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
+from bench.run import cluster
 from bench.run.cluster import TRIES, Pool
 from bench.run.evaluate import board_of
 from bench.run.graph import Extent, graph_of
@@ -170,6 +172,17 @@ def test_a_worker_that_cannot_take_part_says_why(nodes_of_ray: Any, tmp_path: Pa
     ray, schedule = nodes_of_ray[0], Schedule([Node("prune", "a")])
     with board_of(schedule) as board, pytest.raises(FastFluxError, match="node7 does not see"):
         Pool(ray, ray.remote(num_cpus=1)(Blind), tmp_path, schedule, board, lambda *_: None).run(1)
+
+
+def test_without_ray_one_worker_does_it_all_and_none_are_promised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _name: None)
+    here: Any = SimpleNamespace(on_cpu=True)
+    assert cluster.local_workers(here, None) == 1
+    assert "fastflux[cluster]" in capsys.readouterr().err
+    with pytest.raises(FastFluxError, match="at least 1"):
+        cluster.local_workers(here, 0)
 
 
 # -- the real thing
