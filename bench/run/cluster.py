@@ -145,9 +145,7 @@ def local_workers(evaluation: Evaluation, workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise FastFluxError(f"--workers is {workers}: it is the number of processes that share the work, at least 1")
     if workers is None and find_spec("ray") is None:
-        console.print(
-            'one worker, for want of Ray: pip install "fastflux[cluster]"', markup=False
-        )
+        console.print('one worker, for want of Ray: pip install "fastflux[cluster]"', markup=False)
         return 1
     if not evaluation.on_cpu:
         there = 1 if torch.device(evaluation.device).index is not None else torch.cuda.device_count()
