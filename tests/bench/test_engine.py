@@ -260,9 +260,11 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path)
     assert again.wait() == 1
     assert "another run works in" in (folders[2] / "1.log").read_text()
     everyone = children(two.pid)
+    processes = [psutil.Process(pid) for pid in everyone if psutil.pid_exists(pid)]
     worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
     worker.kill()
     assert two.wait() == 0, (folders[2] / "2.log").read_text()
-    assert not [pid for pid in everyone if psutil.pid_exists(pid)], "nothing is left behind"
+    _, left = psutil.wait_procs(processes, timeout=30)  # those that were told end by themselves
+    assert not left, "nothing is left behind"
     assert small_run(folders[1], 1).wait() == 0
     assert figures(folders[2]) == figures(folders[1])
