@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.metrics.catalogue import Metric, metrics
+from bench.metrics.quality.image_similarity import psnr
 from bench.records.results import Measurement, RecordError, RunRecord
 from bench.records.statistics import (
     Estimate,
@@ -25,7 +26,6 @@ from bench.records.statistics import (
 from bench.records.variant_id import EXTERNAL, VariantId
 
 _CLOSE = 1e-9
-_PEAK = 255.0
 _FLUX_STACK = "single_transformer_blocks"
 
 
@@ -97,17 +97,13 @@ def _expected(metric: Metric, measurement: Measurement) -> tuple[dict[str, Estim
         error = values.pop("mse", Estimate(0.0, None))
         if error.value > 0:
             bounds = error.interval if error.interval and error.interval[0] > 0 else None
-            ends = (_psnr(bounds[1]), _psnr(bounds[0])) if bounds else None
-            values["psnr"] = Estimate(_psnr(error.value), ends)
+            ends = (psnr(bounds[1]), psnr(bounds[0])) if bounds else None
+            values["psnr"] = Estimate(psnr(error.value), ends)
         return values, sum(map(len, strata.get("ssim", {}).values()))
     if metric.name == "latency" and (times := samples.get("ms")):
         tails = {f"p{part}_ms": Estimate(float(np.quantile(times, part / 100)), None) for part in (50, 90, 99)}
         return {"median_ms": median_interval(times), **tails}, len(times)
     return {}, 0
-
-
-def _psnr(error: float) -> float:
-    return 10.0 * math.log10(_PEAK**2 / error)
 
 
 def _check_ratios(record: RunRecord, base: RunRecord, named: Mapping[str, RunRecord]) -> None:

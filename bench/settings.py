@@ -69,6 +69,8 @@ def read_settings(kind: type[_Settings], table: object, key: str, resolve: Calla
         return msgspec.convert(table, kind, dec_hook=place)
     except msgspec.ValidationError as error:
         raise _told(str(error), kind, table, key) from error
+    except UnicodeEncodeError as error:
+        raise FastFluxError(f"{key or 'a setting'} holds half a surrogate pair: give whole characters.") from error
 
 
 def changed(settings: _Settings, key: str, **changes: object) -> _Settings:

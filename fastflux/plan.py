@@ -102,6 +102,8 @@ class PruningPlan:
     @classmethod
     def from_json(cls, data: Mapping[str, JSON]) -> Self:
         """Read a plan; unknown or missing keys and newer schema versions raise ``FastFluxError``."""
+        if not isinstance(data, Mapping):
+            raise FastFluxError(f"A pruning plan is a JSON object, not {data!r}.")
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
             raise FastFluxError(

@@ -5,14 +5,13 @@ The list has the format of sha256sum, which checks it too: ``cd reports/data && 
 
 from __future__ import annotations
 
-import hashlib
 from itertools import groupby
 from pathlib import Path
 
 from bench.record_checks import check_records
 from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
+from fastflux.files import file_hash, write_text
 
 NAME = "SHA256SUMS"
 RESULTS = "results"
@@ -55,4 +54,4 @@ def _records(data: Path) -> list[Path]:
 
 
 def _sums(data: Path) -> dict[str, str]:
-    return {path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in _records(data)}
+    return {path.relative_to(data).as_posix(): file_hash(path).hex() for path in _records(data)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,14 +121,19 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         ),
     )
     seeded = (_seeded(v, seed) for v in every for seed in SEEDS if v.id in SEEDED)
-    known = {(variant.name.repeated or variant.name).family for variant in every}
+    known = {variant.name.unseeded.family for variant in every}
     if unknown := [family for family in profile.families if family not in known]:
         raise unknown_name(f"family in the profile {profile.name}", unknown[0], known)
     return tuple(
         v
         for v in (*every, *seeded)
-        if v.config is None or not profile.families or (v.name.repeated or v.name).family in profile.families
+        if v.config is None or not profile.families or v.name.unseeded.family in profile.families
     )
+
+
+def dense_of(variants: Iterable[Variant], base: str) -> Variant:
+    """The dense model of that name as a variant."""
+    return next(variant for variant in variants if variant.is_dense and variant.base == base)
 
 
 def _seeded(variant: Variant, seed: int) -> Variant:

@@ -78,7 +78,7 @@ def read_data(cls: type[_Data], data: object, source: str) -> _Data:
     """`data` as an object of `cls`; raises RecordError with `source` and the JSON path of what is wrong."""
     try:
         return msgspec.convert(data, cls)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise RecordError(f"{source} is no {cls.__name__}: {error}") from error
 
 

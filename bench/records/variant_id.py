@@ -60,6 +60,11 @@ class VariantId:
         found = _SEEDED.fullmatch(self.family)
         return VariantId(found["family"] or FASTFLUX, self.number) if found and self.ratio is not None else None
 
+    @property
+    def unseeded(self) -> VariantId:
+        """The variant of which this one is a repeat, or this one itself."""
+        return self.repeated or self
+
     def seeded(self, seed: int) -> VariantId:
         """The variant that is the same with another seed."""
         return VariantId(f"{'' if self.family == FASTFLUX else f'{self.family}_'}seed{seed}", self.number)

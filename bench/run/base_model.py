@@ -141,6 +141,11 @@ class BaseModel:
             seed=settings.seed,
         )
 
+    @property
+    def weights_bytes(self) -> int:
+        """Of all files of weights in the pipeline's folder."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*.safetensors"))
+
     @cached_property
     def statistics(self) -> Statistics:
         """Least-squares statistics of all blocks from one pass over the calibration prompts; kept on disk."""

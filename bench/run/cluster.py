@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -26,9 +27,9 @@ from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, board_of, settle
 from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node, Schedule
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, first_sentence
 from fastflux.files import write_text
-from fastflux.settings import require_device
+from fastflux.settings import require_device, require_positive
 from fastflux.threads import usable_cores
 
 MEMORY_BYTES = 2.5 * 2**30
@@ -55,10 +56,9 @@ class Job:
     def of(cls, evaluation: Evaluation, token: str) -> Job:
         """The job of a run."""
         fields = ("profile", "folder", "variants", "limit", "device", "models")
-        weights = sum(path.stat().st_size for path in evaluation.main.folder.rglob("*.safetensors"))
         made = {name: getattr(evaluation, name) for name in fields}
         made |= {name: made[name].resolve() for name in ("folder", "models")}
-        return cls(made, str(Path.cwd()), token, _sources(), weights)
+        return cls(made, str(Path.cwd()), token, _sources(), evaluation.main.weights_bytes)
 
 
 def _sources() -> str:
@@ -141,8 +141,10 @@ def run_on_ray(
 
 def local_workers(evaluation: Evaluation, workers: int | None) -> int:
     """How many workers this machine gets: as many as asked for, or one a GPU or a core, as far as its memory goes."""
-    if workers is not None and workers < 1:
-        raise FastFluxError(f"--workers is {workers}: it is the number of processes that share the work, at least 1")
+    require_positive(workers=workers)
+    if workers is None and find_spec("ray") is None:
+        console.print('one worker, for want of Ray: pip install "fastflux[cluster]"', markup=False)
+        return 1
     if not evaluation.on_cpu:
         there = 1 if torch.device(evaluation.device).index is not None else torch.cuda.device_count()
         if workers is not None and workers > there:
@@ -184,9 +186,10 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
         try:
             ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            first = str(error).strip().splitlines()[0]
             what = "Ray cannot be started" if address is None else f"no Ray cluster answers at {address}"
-            raise FastFluxError(f"{what} ({first}): check the address and Ray's version, or use --workers 1") from error
+            raise FastFluxError(
+                f"{what} ({first_sentence(error)}): check the address and Ray's version, or use --workers 1"
+            ) from error
         for number, handler in handlers.items():  # Ray sets its own
             signal.signal(number, handler)
         yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -71,7 +70,7 @@ def plan_run(evaluation: Evaluation, *, timed: bool = False) -> RunPlan:
         images=images + removals * len(limited(evaluation.prompts, PROMPTS_OF_A_KIND)),
         nodes=nodes,
         training_steps=sum(_training_steps(variant, dense) for variant in evaluation.variants),
-        weights_bytes=max(_bytes(evaluation.base(variant.base).folder) for variant in evaluation.variants),
+        weights_bytes=max(evaluation.base(name).weights_bytes for name in evaluation.bases),
         flops_per_step=float(count_flops(dense, base.step_inputs(dense, 1))),
         seconds_per_step=_timed(evaluation) if timed else None,
     )
@@ -111,10 +110,6 @@ def _training_steps(variant: Variant, dense: torch.nn.Module) -> int:
     if variant.config is None or not steps or not hasattr(variant.config, "blocks"):
         return int(steps)
     return int(steps) * amount(dense, getattr(variant.config, "ratio", None), variant.config.blocks)
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
 def _memory(device: str) -> str:

@@ -12,7 +12,7 @@ from bench.progress import Board
 from bench.records.results import Measurement
 from bench.run import draw, measure, prune, score
 from bench.run.evaluation import Evaluation
-from bench.run.graph import Extent, graph_of, groups_of, searched
+from bench.run.graph import Extent, graph_of, groups_of, scored_by, searched
 from bench.run.records import write_record
 from bench.run.schedule import Node, Schedule, Stage, wanted
 from bench.run.units import Done as Settled
@@ -121,8 +121,7 @@ def board_of(schedule: Schedule, workers: int = 1) -> Board:
 
 def add_seconds(evaluation: Evaluation, node: Node, seconds: float) -> None:
     """Add the seconds of a node to those of its stage."""
-    stage = SHOWN.get(node.stage, node.stage)
-    evaluation.seconds[stage] = evaluation.seconds.get(stage, 0.0) + seconds
+    evaluation.add_seconds(SHOWN.get(node.stage, node.stage), seconds)
 
 
 def todo(evaluation: Evaluation, nodes: Sequence[Node], goals: Sequence[Stage] = GOALS) -> list[Node]:
@@ -186,7 +185,7 @@ def write_records(
     for variant in (each for each in evaluation.variants if each.id in variants):
         found: list[Settled] = []
         failed: list[Measurement] = []
-        for name in score.names(evaluation, variant):
+        for name in scored_by(evaluation.profile, variant):
             if (done := evaluation.runner.find(score.STAGE, score.unit(evaluation, variant, name))) is not None:
                 found.append(done)
             elif reason := failures.get(f"score:{variant.id},{name}"):

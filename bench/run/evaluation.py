@@ -18,7 +18,7 @@ from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.pruning_cost import PRUNING_COST
 from bench.profiles.profile import Profile
-from bench.profiles.variants import Variant
+from bench.profiles.variants import Variant, dense_of
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
 from bench.run.base_model import BaseModel
@@ -58,7 +58,11 @@ class Evaluation:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + monotonic() - began
+            self.add_seconds(stage, monotonic() - began)
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add to what a stage took."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     @property
     def on_cpu(self) -> bool:
@@ -71,7 +75,7 @@ class Evaluation:
 
     def dense(self, base: str) -> Variant:
         """The dense model of that name as a variant."""
-        return next(variant for variant in self.variants if variant.is_dense and variant.base == base)
+        return dense_of(self.variants, base)
 
     @cached_property
     def runner(self) -> Runner:

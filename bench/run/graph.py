@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.metrics.catalogue import metric_named
 from bench.profiles.profile import Profile
-from bench.profiles.variants import Variant
+from bench.profiles.variants import Variant, dense_of
 from bench.run.schedule import Node
 from bench.tables import needed_by
 from fastflux.block_counts import block_count
@@ -87,7 +87,7 @@ def groups_of(variants: Sequence[Variant]) -> tuple[list[Variant], list[Variant]
 
 def searched(variant: Variant) -> str:
     """By what name the ratio of equal latency is searched: other seeds have the same shapes."""
-    return str(variant.name.repeated or variant.name)
+    return str(variant.name.unseeded)
 
 
 def _add(nodes: dict[str, Node], node: Node) -> None:
@@ -151,15 +151,17 @@ def _add_pictures(
             needs = tuple(f"draw_part:{variant.id}#{part}" for part in numbers)
         _add(nodes, Node("draw", variant.id, 0, needs, steps=0.0 if parts > 1 else steps))
     for variant in group:
-        for metric in profile.metrics:
+        for metric in scored_by(profile, variant):
             needs = (f"draw:{variant.id}",)
             if metric_named(metric).measures == "pairs":
-                if variant.is_dense:
-                    continue
-                dense = next(other for other in variants if other.is_dense and other.base == variant.base)
-                needs = (*needs, f"draw:{dense.id}")
+                needs = (*needs, f"draw:{dense_of(variants, variant.base).id}")
             name = f"{variant.id},{metric}"
             _add(nodes, Node("score", name, 0, needs, steps=extent.pictures * _SCORING))
+
+
+def scored_by(profile: Profile, variant: Variant) -> list[str]:
+    """The metrics of a variant's images: nothing pairs the dense model with itself."""
+    return [name for name in profile.metrics if not (variant.is_dense and metric_named(name).measures == "pairs")]
 
 
 def parts_of(pictures: int) -> int:

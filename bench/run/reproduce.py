@@ -28,11 +28,11 @@ from bench.run.folders import RUNS, locked
 from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, groups_of
 from bench.run.prune import meet_latencies
 from bench.run.schedule import Node, Schedule
+from bench.samples.prompts import require_limit
 from bench.settings import changed
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
-from fastflux.settings import require_positive
 
 NOTE = "run.json"
 #: The records of just this run's variants.
@@ -105,7 +105,7 @@ def reproduce(
         FastFluxError: unknown names, faulty input or too little disk, all before the long work starts.
     """
     began = monotonic()
-    require_positive(limit=limit)
+    require_limit(limit)
     profile = load_profile(profile_name, changes)
     # A machine that only starts the work of others need not have their device.
     device = profile.device_for(device) if address is None else device or profile.device

@@ -58,7 +58,6 @@ class Schedule:
     failures: dict[str, str] = field(default_factory=dict)
     """Reasons by key, of nodes that cannot be made and of all that need them."""
     running: dict[str, Node] = field(default_factory=dict)
-    done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._waiting = {node.key: node for node in self.nodes}
@@ -87,7 +86,6 @@ class Schedule:
     def finish(self, node: Node) -> None:
         """A running node is done."""
         del self.running[node.key]
-        self.done.append(node.key)
 
     def put_back(self, node: Node) -> None:
         """A running node was lost and is to be made again."""

@@ -7,16 +7,11 @@ from functools import partial
 from bench.metrics.catalogue import metric_named
 from bench.profiles.variants import Variant
 from bench.run.evaluation import Evaluation
+from bench.run.graph import scored_by
 from bench.run.records import new_record
 from bench.run.units import Results, Unit
 
 STAGE = "score"
-
-
-def names(evaluation: Evaluation, variant: Variant) -> list[str]:
-    """The metrics of the variant's images."""
-    pairs = not variant.is_dense
-    return [name for name in evaluation.profile.metrics if pairs or metric_named(name).measures != "pairs"]
 
 
 def unit(evaluation: Evaluation, variant: Variant, name: str) -> Unit:
@@ -28,7 +23,7 @@ def unit(evaluation: Evaluation, variant: Variant, name: str) -> Unit:
 
 def units(evaluation: Evaluation, variant: Variant) -> list[Unit]:
     """One for each metric of the variant's images."""
-    return [unit(evaluation, variant, name) for name in names(evaluation, variant)]
+    return [unit(evaluation, variant, name) for name in scored_by(evaluation.profile, variant)]
 
 
 def _score(evaluation: Evaluation, variant: Variant, name: str) -> Results:

@@ -101,9 +101,9 @@ def read_note(path: Path) -> Done | None:
     """What a note says; None for one that is not there or is damaged in any way."""
     try:
         done = Done.from_json(path.read_text(encoding="utf-8"), str(path))
+        return done if done.sealed().sha256 == done.sha256 else None
     except (OSError, ValueError):  # RecordError is one
         return None
-    return done if done.sealed().sha256 == done.sha256 else None
 
 
 class Budget:

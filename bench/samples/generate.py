@@ -7,7 +7,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,9 @@ def generate(
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     manifest = folder / (MANIFEST if part is None else f"{_PARTS}/{part.start}.jsonl")
     jobs = jobs_of(prompts, sampling)
-    done = _verified(folder)
-    lines: list[str] = []
     starts = [start for start in range(0, len(jobs), sampling.batch) if part is None or start in part]
+    done = _verified(folder, {job.file for start in starts for job in jobs[start : start + sampling.batch]})
+    lines: list[str] = []
     for start in starts:
         batch = jobs[start : start + sampling.batch]
         if all(job.file in done for job in batch):
@@ -127,13 +127,15 @@ def _claim(folder: Path, inputs: Mapping[str, JSON]) -> None:
     write_text(note, text)
 
 
-def _verified(folder: Path) -> dict[str, str]:
-    """Manifest lines by file, of images that are whole; a broken line or image is drawn again."""
+def _verified(folder: Path, wanted: Collection[str]) -> dict[str, str]:
+    """Manifest lines by file, of the wanted images that are whole; a broken line or image is drawn again."""
     found: dict[str, str] = {}
     manifests = [path for path in (folder / MANIFEST, *folder.glob(f"{_PARTS}/*.jsonl")) if path.exists()]
     for line in (line for path in manifests for line in path.read_bytes().splitlines()):
         try:
             entry = json.loads(line)
+            if entry["file"] not in wanted:
+                continue
             data = (folder / entry["file"]).read_bytes()
         except (ValueError, KeyError, TypeError, OSError):
             continue

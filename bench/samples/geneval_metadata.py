@@ -42,4 +42,4 @@ class GenEvalLine(GenEvalMetadata, frozen=True, kw_only=True):
     """A line of GenEval's files; `id` is ours, which its evaluator carries along."""
 
     prompt: Text
-    id: Annotated[str, msgspec.Meta(pattern="^[^./][^/]*$")] | msgspec.UnsetType = msgspec.UNSET
+    id: Annotated[str, msgspec.Meta(pattern="^[^./\0][^/\0]{0,99}$")] | msgspec.UnsetType = msgspec.UNSET

@@ -28,7 +28,7 @@ UNKNOWN_SEED = -1
 class ManifestLine(Data, frozen=True, omit_defaults=True):
     """One image of a manifest; `file` lies in the manifest's folder."""
 
-    file: Annotated[str, msgspec.Meta(min_length=1)]
+    file: Annotated[str, msgspec.Meta(pattern="^[^\0]+$")]
     prompt_id: Annotated[str, msgspec.Meta(pattern="^[^/]+$")]
     sample: Annotated[int, msgspec.Meta(ge=0)]
     seed: int

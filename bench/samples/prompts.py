@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from bench.samples.geneval_metadata import GenEvalMetadata
 from fastflux.calibration.prompts import read_json_lines
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
-from fastflux.settings import require_positive
 
+FILE_NAME = re.compile(r"[^/.\0][^/\0]{0,99}")
+"""What can be an id, which names files."""
+MOST_PROMPTS = 10**6
 SETS = ("hps", "geneval", "calibration")
 
 
@@ -66,7 +69,7 @@ def _parse(data: Any, where: str) -> Prompt:
         raise FastFluxError(f"{where}: not a prompt ({error}); expected {{'id', 'set', 'prompt', ...}}") from error
     if not all(isinstance(value, str) and value for value in (prompt.id, prompt.set, prompt.prompt)):
         raise FastFluxError(f"{where}: id, set and prompt must be non-empty texts")
-    if "/" in prompt.id or prompt.id.startswith("."):
+    if not FILE_NAME.fullmatch(prompt.id):
         raise FastFluxError(f"{where}: the id {prompt.id!r} cannot name a file; use letters, digits, '-' and '_'")
     if prompt.set not in SETS:
         raise FastFluxError(f"{where}: set {prompt.set!r} is none of {', '.join(SETS)}")
@@ -77,9 +80,17 @@ def _parse(data: Any, where: str) -> Prompt:
     return prompt
 
 
+def require_limit(limit: int | None) -> None:
+    """Raise FastFluxError for a limit that is no number of prompts of a style or task."""
+    if limit is not None and not 1 <= limit <= MOST_PROMPTS:
+        raise FastFluxError(
+            f"--limit is {limit}, but it is the number of prompts of each style and task: 1 to {MOST_PROMPTS}."
+        )
+
+
 def limited(prompts: tuple[Prompt, ...], limit: int | None) -> tuple[Prompt, ...]:
     """The first `limit` prompts of every style and task, so that each keeps its share; all where `limit` is None."""
-    require_positive(limit=limit)
+    require_limit(limit)
     if limit is None:
         return prompts
     counts: dict[tuple[str, str], int] = {}

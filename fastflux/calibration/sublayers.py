@@ -31,9 +31,11 @@ class BlockStatistics:
 
     whole: dict[str, LinearStatistics] = field(default_factory=dict)
     halves: dict[str, LinearStatistics] = field(default_factory=dict)
+    _layers: dict[float, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict, init=False, repr=False)
 
     def add(self, inputs: _Seen, outputs: _Seen) -> None:
         """Add samples of the halves: what went into them in one run, and what came out in the same or another."""
+        self._layers.clear()
         for name, (x, _) in inputs.items():
             y = outputs[name][1]
             if name not in self.halves:
@@ -41,7 +43,12 @@ class BlockStatistics:
             self.halves[name].update(x, y)
 
     def layers(self, ridge: float) -> dict[str, tuple[Tensor, Tensor]]:
-        """Weight and bias by half and stream, as `fastflux.models.sublayers.add_fits_` takes them."""
+        """Weight and bias by half and stream, as `fastflux.models.sublayers.add_fits_` takes them; solved once."""
+        if ridge not in self._layers:
+            self._layers[ridge] = self._solved(ridge)
+        return self._layers[ridge]
+
+    def _solved(self, ridge: float) -> dict[str, tuple[Tensor, Tensor]]:
         fits = {name: moments.solve(ridge) for name, moments in self.halves.items()}
         if _BOTH not in fits:
             return {name: (fit.weight, fit.bias) for name, fit in fits.items()}

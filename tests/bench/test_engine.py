@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
+from bench.run import cluster
 from bench.run.cluster import TRIES, Pool
 from bench.run.evaluate import board_of
 from bench.run.graph import Extent, graph_of
@@ -172,6 +174,17 @@ def test_a_worker_that_cannot_take_part_says_why(nodes_of_ray: Any, tmp_path: Pa
         Pool(ray, ray.remote(num_cpus=1)(Blind), tmp_path, schedule, board, lambda *_: None).run(1)
 
 
+def test_without_ray_one_worker_does_it_all_and_none_are_promised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda _name: None)
+    here: Any = SimpleNamespace(on_cpu=True)
+    assert cluster.local_workers(here, None) == 1
+    assert "fastflux[cluster]" in capsys.readouterr().err
+    with pytest.raises(FastFluxError, match="at least 1"):
+        cluster.local_workers(here, 0)
+
+
 # -- the real thing
 
 SMALL = """extends = "shapes"
@@ -247,9 +260,11 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path)
     assert again.wait() == 1
     assert "another run works in" in (folders[2] / "1.log").read_text()
     everyone = children(two.pid)
+    processes = [psutil.Process(pid) for pid in everyone if psutil.pid_exists(pid)]
     worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
     worker.kill()
     assert two.wait() == 0, (folders[2] / "2.log").read_text()
-    assert not [pid for pid in everyone if psutil.pid_exists(pid)], "nothing is left behind"
+    _, left = psutil.wait_procs(processes, timeout=30)  # those that were told end by themselves
+    assert not left, "nothing is left behind"
     assert small_run(folders[1], 1).wait() == 0
     assert figures(folders[2]) == figures(folders[1])

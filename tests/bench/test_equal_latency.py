@@ -149,16 +149,20 @@ def test_other_seeds_take_the_ratio_that_was_searched_once(tmp_path: Path, monke
         pruning_inputs=lambda variant: {"of": variant.id},
         step_settings=dict,
         pruner=Runner(Store(tmp_path), dict),
+        variant=lambda name: next(each for each in evaluation.variants if each.id == name),
     )
-    searched = []
+    made = []
 
     def search(_: Any, variant: Variant, target: Variant, note: Path) -> dict[str, list[Any]]:
-        searched.append((variant.id, target.id))
+        made.append((variant.id, target.id))
         write_text(note, EqualLatency(0.07, 3, 200, 1.0, None, 5, (), ()).to_json())
         return {}
 
     monkeypatch.setattr(prune, "_search", search)
-    met = [prune._met(evaluation, variant) for variant in chosen[1:]]  # type: ignore[arg-type]
-    assert searched == [("l1_equal-10", "fastflux-10")]
+    for variant in chosen[1:]:
+        evaluation.pruner.settle(prune.SEARCH, prune.search_unit(evaluation, variant))  # type: ignore[arg-type]
+    prune.meet_latencies(evaluation)  # type: ignore[arg-type]
+    met = evaluation.variants[1:]
+    assert made == [("l1_equal-10", "fastflux-10")]
     assert [(one.config.ratio, one.config.seed) for one in met] == [(0.07, 0), (0.07, 1), (0.07, 2)]  # type: ignore[union-attr]
     assert met[2].label == "FLUX-Pruning-7.0% (latency of FastFLUX-10%), seed 2"

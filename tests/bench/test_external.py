@@ -147,7 +147,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("extra", "status", "message"),
     [
-        (["--limit", "0"], 1, "--limit is 0, but it must be at least 1"),
+        (["--limit", "0"], 1, "--limit is 0, but it is the number of prompts"),
         (["--limit", "-3"], 1, "--limit is -3"),
         (["--size", "63"], 1, "sampling.height is 63"),
         (["--size", "24"], 1, "24"),

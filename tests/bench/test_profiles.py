@@ -116,7 +116,7 @@ def test_the_profile_of_another_model_draws_and_calibrates_at_its_guidance() -> 
         ({"profile_name": "shpes"}, "shapes"),
         ({"profile_name": "shapes", "tables": ["tabel1"]}, "table1"),
         ({"profile_name": "shapes", "variant_names": ["fastflux-11"]}, "fastflux-1"),
-        ({"profile_name": "shapes", "limit": 0}, "at least 1"),
+        ({"profile_name": "shapes", "limit": 0}, "--limit is 0"),
         ({"profile_name": "shapes", "seeds": 0}, "--seeds, sampling.samples is"),
     ],
 )
@@ -161,7 +161,7 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
         seen.append(evaluation)
         raise FastFluxError("far enough")
 
-    monkeypatch.setattr(bench.run.reproduce, "evaluate", stop)
+    monkeypatch.setattr(bench.run.reproduce, "nodes_of", stop)
     assert main(["reproduce", "--only", "table6", "--rank"]) == 1
     configs = {variant.id: variant.config for variant in seen[0].variants}
     assert configs["fastflux-10"].ranking == "transformer_blocks.3,single_transformer_blocks.1"  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ def test_a_table_that_is_declared_is_known_everywhere(tmp_path: Path, monkeypatc
     monkeypatch.setitem(TABLES, "mine", planted)
     chosen = chosen_variants(load_profile("shapes"), needed_by(["mine"]))
     assert [variant.id for variant in chosen] == ["dense", "fastflux-20", "reuse-10"]
-    with pytest.raises(FastFluxError, match="at least 1"):  # behind the check of the names
+    with pytest.raises(FastFluxError, match="--limit is 0"):  # behind the check of the names
         reproduce(profile_name="shapes", tables=["mine"], limit=0, runs=tmp_path)
     (path,) = build(COMMITTED, tmp_path, ["mine"], ["md"])
     assert "| HPS of photos ↑ |" in path.read_text(encoding="utf-8")

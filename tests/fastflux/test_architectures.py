@@ -12,6 +12,7 @@ from fastflux.block_counts import block_count, paper_block_count
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, architectures, example_inputs
 from fastflux.models.pruned import pruned_class_of
+from fastflux.models.sublayers import BLOCK_CLASSES
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from tests.fastflux.conftest import FAMILIES, make_tiny_flux
@@ -29,7 +30,8 @@ def test_every_family_has_a_tiny_model_that_all_methods_are_tested_on() -> None:
         assert (ours.__module__, ours.__name__) == ("fastflux", family.pruned_class)
         assert getattr(fastflux, family.pruned_class) is ours
         kinds = {type(get_block(dense, block)).__name__ for block in family.chain(dense)}
-        assert {*kinds, "LinearReplacementBlock"} == set(ours._no_split_modules) == set(ours._repeated_blocks)
+        ours_alone = {"LinearReplacementBlock", *(each.__name__ for each in BLOCK_CLASSES)}
+        assert kinds | ours_alone == set(ours._no_split_modules) == set(ours._repeated_blocks)
 
 
 def test_paper_block_counts() -> None:

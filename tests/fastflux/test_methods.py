@@ -22,7 +22,15 @@ from tests.fastflux.conftest import Drive, Make, run, tiny_inputs
 METHODS = sorted(pruning_methods())
 SETTINGS: Mapping[str, Any] = {"ratio": 0.34}
 #: Small enough for a test.
-FURTHER: Mapping[str, Mapping[str, Any]] = {"sandwich_training": {"samples": 16, "steps": 2, "rank": 2}}
+FURTHER: Mapping[str, Mapping[str, Any]] = {
+    "sandwich_training": {"samples": 16, "steps": 2, "rank": 2},
+    "sublayer_replacement": {"samples": 16, "scored": 4, "steps": 2, "rank": 2},
+}
+
+
+def amount(method: str, ratio: float) -> Mapping[str, Any]:
+    """How much to prune, as the method takes it."""
+    return {"flops": 1 - ratio} if method == "sublayer_replacement" else {"ratio": ratio}
 
 
 @pytest.fixture(params=METHODS)
@@ -34,7 +42,7 @@ def pruned(
     drive: Drive,
 ) -> tuple[Any, PruningPlan]:
     transformer = make()
-    config = make_config(request.param, {**SETTINGS, **FURTHER.get(request.param, {})})
+    config = make_config(request.param, {**amount(request.param, 0.34), **FURTHER.get(request.param, {})})
     calibration = Calibration(drive(transformer), statistics_of(family))
     plan = prune_(transformer, config, calibration, base_model="tiny", base_revision="r1")
     return transformer, plan
@@ -118,7 +126,7 @@ def test_refuses_to_prune_twice(pruned: tuple[Any, PruningPlan]) -> None:
 @pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
 def test_ratio_outside_0_to_1_is_refused(method: str, ratio: float) -> None:
     with pytest.raises(FastFluxError, match="must lie between 0 and 1"):
-        make_config(method, {"ratio": ratio})
+        make_config(method, amount(method, ratio))
 
 
 def test_names_nobody_registered_get_a_suggestion() -> None:

@@ -238,7 +238,7 @@ def test_a_folder_of_a_variant_is_loaded_pruned_and_exported(base: Path, copy: P
         (["--blocks", "2", "--method", "sandwich_training"], "512 samples are asked for, but 2 prompts"),
         (["--blocks", "6", "--method", "sandwich_training", "--samples", "8"], "none is left to adapt"),
         (["--blocks", "1", "--method", "sandwich_training", "--samples", "8", "--rank", "99"], "rank is 99"),
-        (["--blocks", "2", "--device", "meta"], "--device meta cannot be used"),
+        (["--blocks", "2", "--device", "meta"], "There is no device 'meta' here"),
         (["--blocks", "2", "-o", "/"], "Cannot write /"),
         (["--blocks", "2", "-o", "."], "the folder this runs in"),
         (["--blocks", "2", "-o", "x" * 300], "File name too long"),

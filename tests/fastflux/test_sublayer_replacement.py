@@ -97,7 +97,7 @@ def test_the_choice_is_the_best_of_all() -> None:
     ("settings", "message"),
     [
         ({"latency": 0.8}, "either flops or latency"),
-        ({"flops": 1.5}, "must lie above 0"),
+        ({"flops": 1.5}, "cost to leave is 1.5"),
         ({"kinds": "linear,linear_mpl"}, "linear_mlp"),
         ({"targets": "dens"}, "dense"),
         ({"scored": 64}, "between 1 and 32"),

@@ -28,6 +28,7 @@ from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.workbench import Workbench, release
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import replace_files
+from fastflux.settings import require_device
 
 PROFILE = "flux-dev-random"
 
@@ -71,9 +72,11 @@ def full_size(
     profile = changed(profile, "", device=device, dtype=dtype)
     alone = [stage.name for stage in chosen] == [COUNTED]
     kind = "meta" if alone else profile.device
+    if alone and device is not None and not dry_run:
+        require_device(device)  # which it names, though it is not needed
     if accept:
         require_acceptable(chosen, kind, changes or {})
-    number_format = usable_dtype(profile.dtype, kind, strict=not dry_run)
+    number_format = usable_dtype(profile.dtype, kind, strict=not (dry_run or alone))
     folder = runs / profile.name / place_of(profile, sizes, kind, offload=offload)
     bench = Workbench(profile, sizes, profile.device, number_format, Store(folder), clock, offload)
     if dry_run:

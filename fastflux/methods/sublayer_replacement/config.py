@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from fastflux.block_counts import require_fraction
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
@@ -47,10 +48,7 @@ class SublayerReplacementConfig:
     def __post_init__(self) -> None:
         if (self.flops is None) == (self.latency is None):
             raise FastFluxError(f"{self.method} takes either flops or latency: give exactly one of the two.")
-        if not 0 < self.left <= 1:
-            raise FastFluxError(
-                f"{self.left} of the dense step's cost is to be left, but it must lie above 0 and not above 1."
-            )
+        require_fraction("The share of the dense step's cost to leave", self.left)
         for kind in self.allowed:
             if kind not in REPLACEMENT_KINDS:
                 raise unknown_name("replacement kind", kind, REPLACEMENT_KINDS)
@@ -63,7 +61,7 @@ class SublayerReplacementConfig:
     @property
     def left(self) -> float:
         """The share of the dense step's cost that may be left."""
-        return (self.latency if self.flops is None else self.flops) or 0.0
+        return self.latency if self.flops is None else self.flops  # type: ignore[return-value]  # one of them is given
 
     @property
     def allowed(self) -> tuple[str, ...]:

@@ -539,7 +539,7 @@ def test_wrong_wishes_are_said_before_the_work(tmp_path: Path) -> None:
         ({"changes": {"random.ratios": "[0.2]"}}, "equal_ratios hold 0.1, which is none of ratios"),
         ({"accept": tmp_path}, "--accept keeps runs of the profile as it is"),
         ({"accept": tmp_path, "changes": {}, "stages": ["scorers"]}, "--accept keeps figures of a GPU"),
-        ({"device": "cuda:7"}, "cannot be used"),
+        ({"device": "cuda:7"}, "no device 'cuda:7' here"),
         ({"stages": ["prune-20"]}, "run that one first"),
     ):
         with pytest.raises(FastFluxError, match=answer):
@@ -562,7 +562,7 @@ def test_a_busy_gpu_is_refused_unless_allowed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(resources, "require_device", lambda device: device)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla V100")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
