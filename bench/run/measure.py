@@ -73,16 +73,19 @@ def _measure_together(
     dense_flops = count_flops(dense, single)
     dense_total = sum(p.numel() for p in dense.parameters())
     steps = {name: ModelStep(model, inputs) for name, model in models.items()}
-    console.print(f"measure one step of {len(steps)} variants, {latency.rounds} interleaved rounds")
+    # Other seeds have the shapes, and so the time, of their original.
+    timed_steps = {variant.id: steps[variant.id] for variant in variants if variant.name.repeated is None}
+    console.print(f"measure one step of {len(timed_steps)} variants, {latency.rounds} interleaved rounds")
     times = measure_latency(
-        steps, warmup=latency.warmup, rounds=latency.rounds, precision=latency.precision,
+        timed_steps, warmup=latency.warmup, rounds=latency.rounds, precision=latency.precision,
         seed=evaluation.sampling.seed, baseline=baseline, device=device, settings=run,
     )  # fmt: skip
     timed: dict[str, Measurement] = {}
     if latency.end_to_end:
-        console.print(f"measure one call of {len(models)} variants, {latency.end_to_end} interleaved rounds")
+        console.print(f"measure one call of {len(timed_steps)} variants, {latency.end_to_end} interleaved rounds")
+        timed_models = {name: models[name] for name in timed_steps}
         timed = measure_end_to_end(
-            calls(evaluation, base, models, latency.batch), warmup=1, rounds=latency.end_to_end,
+            calls(evaluation, base, timed_models, latency.batch), warmup=1, rounds=latency.end_to_end,
             seed=evaluation.sampling.seed, baseline=baseline, device=device, settings={"run": run["run"]},
         )  # fmt: skip
     settings = evaluation.step_settings()
@@ -91,9 +94,9 @@ def _measure_together(
             measure_flops(models[variant.id], single, dense_forward=dense_flops),
             measure_parameters(models[variant.id], dense_total=dense_total),
             measure_memory(models[variant.id], steps[variant.id], device=device, settings=settings),
-            times[variant.id],
+            *([times[variant.id]] if variant.id in times else []),
             cost_of(evaluation, variant),
-            *([timed[variant.id]] if timed else []),
+            *([timed[variant.id]] if variant.id in timed else []),
         ]
         for variant in variants
     }
