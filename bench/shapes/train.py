@@ -1,7 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
 Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
-export, faults; and part, when asked for.
+export, contrast, faults; and part, when asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.shapes.sd3 import BLOCKS, build_sd3, deepen_sd3, sd3_pipeline, train_
 from bench.shapes.text import TextEncoders
 from bench.shapes.training import halved
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
-from bench.shapes.vae import encode, train_vae
+from bench.shapes.vae import encode, sharpen, train_vae
 from bench.shapes.world import object_coverage, render, sample_scenes
 from fastflux.command_line import run
 from fastflux.errors import unknown_name
@@ -34,7 +34,9 @@ from fastflux.threads import usable_cores, use_threads
 
 app = App(name="python -m bench.shapes.train")
 
-STAGES = ("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "faults")
+STAGES = (
+    *("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "contrast", "faults"),
+)
 #: Only when it is asked for: a long training that needs a GPU, or days.
 EXTRA = ("part",)
 TRAINING_SCENES = 147_456
@@ -51,11 +53,11 @@ TRAINING_TASKS = {
 RUNS = Path("runs/train_shapes")
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
 SHIFT = 1.5
-#: Whose curves lie beside which weights.
+#: Whose curves lie beside which weights; those of the stages after the export are added by these.
 CURVES = {
     "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
     "sd3": ("sd3", "sd3_deepen"),
-    "detector": ("detector", "faults"),
+    "detector": ("detector",),
     "clip": ("clip",),
     "hps": ("hps",),
 }
@@ -123,14 +125,20 @@ def _export(folder: Path) -> None:
     sd3.load_state_dict(torch.load(folder / "sd3_deepen.pt", weights_only=True)["average"])
     _save_pipeline(sd3_pipeline(sd3.to(torch.bfloat16), student.text, vae, SHIFT), WEIGHTS / "sd3")
     for model, stages in CURVES.items():
-        curves = [(folder / f"{stage}.jsonl").read_text(encoding="utf-8") for stage in stages]
-        text = "".join(
-            json.dumps({"stage": stage, **json.loads(line)}) + "\n"
-            for stage, curve in zip(stages, curves, strict=True)
-            for line in curve.splitlines()
-        )
-        write_text(WEIGHTS / model / "training_curves.jsonl", text)
+        (WEIGHTS / model / "training_curves.jsonl").unlink(missing_ok=True)
+        for stage in stages:
+            _keep_curve(model, stage, folder)
     console.print(f"FLUX-Shapes is in {WEIGHTS / 'pipeline'}, SD3-Shapes in {WEIGHTS / 'sd3'}; curves lie beside them")
+
+
+def _keep_curve(model: str, stage: str, folder: Path) -> None:
+    """Let the curve of a stage stand beside the weights, behind those of the stages before it."""
+    path = WEIGHTS / model / "training_curves.jsonl"
+    kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in kept if json.loads(line)["stage"] != stage]
+    curve = (folder / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
+    kept += [json.dumps({"stage": stage, **json.loads(line)}) for line in curve]
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
@@ -139,12 +147,16 @@ def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
     told = card.read_text(encoding="utf-8") if card.exists() else None
     with new_folder(target, overwrite=True, foreign=lambda _: ()) as partial:
         pipeline.save_pretrained(partial)
-        for config in partial.rglob("*.json"):
-            content = json.loads(config.read_text())
-            if content.pop("_name_or_path", None) is not None:
-                write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        _without_paths(partial)
         if told is not None:
             write_text(partial / card.name, told)
+
+
+def _without_paths(folder: Path) -> None:
+    for config in folder.rglob("*.json"):
+        content = json.loads(config.read_text())
+        if content.pop("_name_or_path", None) is not None:
+            write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
@@ -158,9 +170,16 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
                 _latents(folder, device)
             case "detector":
                 _save_detector(train_detector(folder, _trained_vae(folder, device), device))
+            case "contrast":
+                vae = sharpen(AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae").float(), folder, device)
+                for target in (WEIGHTS / "pipeline" / "vae", WEIGHTS / "sd3" / "vae"):
+                    vae.to("cpu", torch.bfloat16).save_pretrained(target)
+                    _without_paths(target)
+                _keep_curve("pipeline", stage, folder)
             case "faults":
                 network = ShapesDetector.load(WEIGHTS / "detector").network.train()
                 _save_detector(teach_faults(network, folder, load_pipeline(WEIGHTS / "pipeline"), device))
+                _keep_curve("detector", stage, folder)
             case "clip":
                 save_clip(train_clip(folder, _trained_vae(folder, device), device), WEIGHTS / "clip")
             case "hps":
@@ -172,6 +191,7 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
             case "part":
                 pipeline = load_pipeline(WEIGHTS / "pipeline")
                 pipeline.transformer = part(pipeline, folder, device).to("cpu", torch.bfloat16)
+                pipeline.vae.to(torch.bfloat16)
                 _save_pipeline(pipeline.to("cpu"), WEIGHTS / "pipeline")
             case _:
                 _transformers(stage, folder, device)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from bench.shapes.training import Schedule, train
+from bench.shapes.training import Schedule, frozen, train
 from bench.shapes.world import object_masks, render, sample_scenes
 
 LATENT_CHANNELS = 8
@@ -21,6 +24,10 @@ BATCH = 32
 NOISE = 0.1
 #: How much more an object's pixel counts than the background's, which fills most of a picture and says least.
 FOREGROUND = 8.0
+#: Then the decoder once more, each object by how little it stands out: pale ones were blurred away.
+CONTRAST_SCHEDULE = Schedule(steps=1000, lr=4e-3, ema=0.995, weight_decay=0.0)
+#: The contrast (norm of RGB on [-1, 1]) below which an object counts no more.
+LEAST_CONTRAST = 0.25
 #: Keeps the latents from growing without end to outdo the noise.
 SCALE_WEIGHT = 1e-3
 
@@ -99,6 +106,34 @@ def train_vae(folder: Path, device: str = "cpu") -> AutoencoderKL:
     # Another range of seeds than the whole VAE's training saw.
     train("decoder", decoder, lambda step: loss_of_step(10**8 + step, DECODER_NOISE), DECODER_SCHEDULE, folder)
     normalise_latents_(vae, device)
+    return vae
+
+
+def sharpen(vae: AutoencoderKL, folder: Path, device: str = "cpu") -> AutoencoderKL:
+    """Train (or continue) the decoder of a finished VAE on objects in the measure in which they are hard to see."""
+    vae = frozen(vae, device)
+    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_()
+
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        scenes = sample_scenes(BATCH, 2 * 10**8 + step)
+        images = to_model_range(render(scenes, device))
+        empty = to_model_range(render(replace(scenes, shapes=np.full_like(scenes.shapes, -1)), device))
+        contrast = (images - empty).norm(dim=1, keepdim=True).clamp(min=LEAST_CONTRAST)
+        objects = object_masks(scenes, device).any(dim=1, keepdim=True) / contrast
+        weight = 1 + FOREGROUND * F.max_pool2d(objects, 3, stride=1, padding=1)
+        weight = weight / weight.mean()
+        generator = torch.Generator(device).manual_seed(step)
+        with torch.no_grad():
+            known = vae.encode(images).latent_dist
+        deviation = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, device=device, generator=generator) * known.std
+        noise = deviation * torch.randn(known.mean.shape, device=device, generator=generator)
+        difference = vae.decode(known.mean + noise).sample - images
+        error = (weight * (difference.abs() + difference.square())).mean()
+        error = error + (weight[..., 1:] * difference.diff(dim=3).abs()).mean()
+        error = error + (weight[..., 1:, :] * difference.diff(dim=2).abs()).mean()
+        return error + 2 * (weight * _chroma(difference).abs()).mean(), {}
+
+    train("contrast", decoder, loss_of_step, CONTRAST_SCHEDULE, folder)
     return vae
 
 
