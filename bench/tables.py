@@ -50,12 +50,14 @@ class Column(Struct, frozen=True, forbid_unknown_fields=True):
 class Pairing(Struct, frozen=True, forbid_unknown_fields=True):
     """Groups of a table: each row of the family `baseline` with one of `candidate`.
 
-    By "latency" it is that of nearest measured latency, by "number" the one whose id ends in the same number.
+    By "latency" it is that of nearest measured latency, by "number" the one whose id ends in the same number. A row of
+    the family `beside` joins the group of nearest latency.
     """
 
     baseline: str
     candidate: str
     by: Literal["latency", "number"] = "latency"
+    beside: str = ""
 
 
 class Identified(Protocol):
@@ -139,8 +141,8 @@ LATENCY_RATIO = Column("Latency, ratio to dense", RATIO, spec="z.3f")
 FLOPS_RATIO = Column("FLOPs, ratio to dense", "flops.ratio_to_dense", spec="z.3f")
 TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
-WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, L1)
-BY_LATENCY = Pairing(L1, FASTFLUX)
+WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, PLUS, L1)
+BY_LATENCY = Pairing(L1, FASTFLUX, beside=PLUS)
 BY_NUMBER = Pairing(L1_EQUAL, FASTFLUX, by="number")
 
 #: What the history of past commits keeps, by the name it is asked for.
@@ -216,7 +218,7 @@ TABLES: dict[str, TableSpec] = {
             LATENCY,
             HPS,
         ),
-        families=(DENSE, FASTFLUX),
+        families=(DENSE, FASTFLUX, PLUS),
         paper=True,
     ),
     "equal_latency": TableSpec(
@@ -225,12 +227,6 @@ TABLES: dict[str, TableSpec] = {
         families=(DENSE, FASTFLUX, L1_EQUAL),
         pairs=BY_NUMBER,
         needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
-    ),
-    "plus": TableSpec(
-        "Beyond the paper: attentions, MLPs and blocks replaced by budget",
-        (HPS, GENEVAL, CLIP, FLOPS, LATENCY, SECONDS),
-        families=(PLUS,),
-        needs=(PLUS,),
     ),
     "ablations": TableSpec(
         "Ablations at 10%",
@@ -257,7 +253,7 @@ TABLES: dict[str, TableSpec] = {
             SECONDS,
             HPS,
         ),
-        families=(FASTFLUX, L1, L1_LONG),
+        families=(FASTFLUX, PLUS, L1, L1_LONG),
     ),
     "efficiency": TableSpec(
         "Efficiency",
@@ -292,7 +288,7 @@ TABLES: dict[str, TableSpec] = {
             HPS,
             GENEVAL,
         ),
-        families=(FASTFLUX, L1, L1_EQUAL, "brll", "removal", "removal_st"),
+        families=(FASTFLUX, PLUS, L1, L1_EQUAL, "brll", "removal", "removal_st"),
     ),
     "differences": TableSpec("Paired differences", SCORES, families=None, pairs=BY_LATENCY, worked_out=True),
     "seeds": TableSpec(
@@ -302,5 +298,8 @@ TABLES: dict[str, TableSpec] = {
         worked_out=True,
     ),
     "claims": TableSpec("Claims of the paper", SCORES, families=None, pairs=BY_LATENCY, repeats=True, worked_out=True),
+    "beyond": TableSpec(
+        "Beyond the paper: FastFLUX+", (HPS, GENEVAL), families=(PLUS,), needs=(PLUS,), worked_out=True
+    ),
     "provenance": TableSpec("Records behind the tables", families=None, worked_out=True),
 }

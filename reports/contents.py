@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
 from bench.tables import TABLES
-from reports.claims.table import claims_table
+from reports.claims.table import claims_table, own_claims_table
 from reports.devices import device_notes
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
@@ -76,6 +76,7 @@ def _worked_out(
     makers: Mapping[str, Callable[[], Table]] = {
         "differences": lambda: differences_table(rows, tolerance),
         "seeds": lambda: seeds_table(rows),
+        "beyond": lambda: own_claims_table(rows),
         "claims": lambda: claims_table(rows, ranking_of(rows, ranking_file), tolerance),
         PROVENANCE: lambda: provenance_table(rows),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench.records.variant_id import VariantId
@@ -29,21 +29,39 @@ class LatencyPair:
 
 @dataclass(frozen=True)
 class LatencyGroups:
-    """Disjoint pairs, slowest first, and the variants left over with the reason why."""
+    """Disjoint pairs, slowest first, the variants left over with the reason why, and those that joined a pair."""
 
     pairs: tuple[LatencyPair, ...]
     alone: Mapping[str, str]
+    beside: Mapping[str, LatencyPair] = field(default_factory=dict)
 
 
 def pairs_of(rows: Sequence[Row], pairing: Pairing, tolerance: float = DEFAULT_TOLERANCE) -> LatencyGroups:
     """The rows of the pairing's two families in groups, by their latencies as ratios to dense."""
-    baselines, candidates = (
-        {row.variant: row.number(RATIO) for row in rows if row.family == family}
-        for family in (pairing.baseline, pairing.candidate)
+    baselines, candidates, others = (
+        {row.variant: row.number(RATIO) for row in rows if family and row.family == family}
+        for family in (pairing.baseline, pairing.candidate, pairing.beside)
     )
     if pairing.by == "number":
         return pair_by_number(baselines, candidates)
-    return pair_by_latency(baselines, candidates, tolerance)
+    groups = pair_by_latency(baselines, candidates, tolerance)
+    beside: dict[str, LatencyPair] = {}
+    alone: dict[str, str] = {}
+    for variant, latency in others.items():
+        near = (
+            []
+            if latency is None
+            else [
+                (apart, pair)
+                for pair in groups.pairs
+                if (apart := relative_difference(latency, candidates[pair.candidate] or 0.0)) <= tolerance
+            ]
+        )
+        if near:
+            beside[variant] = min(near, key=lambda found: found[0])[1]
+        else:
+            alone[variant] = "latency not measured" if latency is None else "no group of its latency"
+    return replace(groups, alone={**groups.alone, **alone}, beside=beside)
 
 
 def relative_difference(first: float, second: float) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.metrics.catalogue import metrics, on_machine
 from bench.record_checks import check_records
 from bench.records.results import read_records
-from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
 from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bench.records.results import JSON, Measurement, MetricInfo, RunRecord
 
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
-_FAMILY_ORDER = (DENSE, FASTFLUX, L1)
+_FAMILY_ORDER = (DENSE, FASTFLUX, PLUS, L1)
 _NO_DEFINITION = {"interval_seed", "prompts_too_long", "equal_images", "results", "results_sha256"}
 """Settings of scores that tell of the images, or of intervals, and not of what is computed."""
 

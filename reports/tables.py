@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import structs
 
 from bench.records.comparison import SIGNIFICANT
-from bench.records.variant_id import DENSE
+from bench.records.variant_id import DENSE, PLUS
 from bench.tables import RATIO
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
@@ -205,10 +205,12 @@ def _paired(rows: Sequence[Row], pairs: Pairing, tolerance: float) -> _Members:
     """Headed groups of (row, footnote): the dense model, the pairs of similar latency, the rows without a partner."""
     by_variant = {row.variant: row for row in rows}
     found = pairs_of(rows, pairs, tolerance)
-    rest = [(row, "") for row in rows if row.family not in (pairs.baseline, pairs.candidate)]
+    own = (pairs.baseline, pairs.candidate, pairs.beside)
+    rest = [(row, "") for row in rows if row.family not in own]
     groups = [("", rest)] if rest else []
     for pair in found.pairs:
-        members = [by_variant[pair.baseline], by_variant[pair.candidate]]
+        beside = [by_variant[variant] for variant, group in found.beside.items() if group == pair]
+        members = [by_variant[pair.baseline], by_variant[pair.candidate], *beside]
         groups.append((_heading(pair, members, pairs), [(row, "") for row in members]))
     alone = [(by_variant[variant], reason) for variant, reason in found.alone.items()]
     return [*groups, ("Without a partner of similar latency", alone)] if alone else groups
@@ -218,7 +220,7 @@ def _heading(pair: LatencyPair, members: Sequence[Row], pairs: Pairing) -> str:
     if pair.difference is None:
         return "Latency not measured"
     ratios = sorted(row.number(RATIO) or 0.0 for row in members)
-    text = f"Latency {ratios[0]:.3f} to {ratios[1]:.3f} of dense"
+    text = f"Latency {ratios[0]:.3f} to {ratios[-1]:.3f} of dense"
     return text if pairs.by == "latency" else f"{text}, {pair.difference:.1%} apart"
 
 
@@ -251,6 +253,7 @@ def _legend(
         lines.append(
             "Latency groups pair each L1-norm variant with the FastFLUX variant of nearest measured latency ratio "
             f"within {100 * tolerance:g}%."
+            + (" FastFLUX+ joins the group of nearest latency." if any(row.family == PLUS for row in chosen) else "")
         )
     elif spec.pairs:
         made = any(row.family == spec.pairs.baseline for row in chosen)

@@ -86,8 +86,9 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
 
     def plus(saving: float) -> Variant:
         settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2)}
-        label = f"{fast}+ of {100 * (1 - saving):.0f}% FLOPs"
-        return Variant(VariantId.at(PLUS, saving), label, make_config("sublayer_replacement", settings))
+        return Variant(
+            VariantId.at(PLUS, saving), f"{fast}+ {100 * saving:.0f}%", make_config("sublayer_replacement", settings)
+        )
 
     def fastflux(
         family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None

@@ -6,7 +6,7 @@ Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `repor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.records.comparison import SIGNIFICANT
@@ -145,6 +145,21 @@ CLAIMS = (
         "section 4.2, Table 3", "27.76 against 28.08: 98.9% kept", keeps("fastsd3-10", "sd3", round(27.76 / 28.08, 3)),
     ),
 )  # fmt: skip
+_OWN = "FastFLUX+"
+OWN_CLAIMS = tuple(
+    Claim(_OWN, f"{text}, by HPS and GenEval", "", "", every(*(check(*sides, score.key) for score in (HPS, GENEVAL))))
+    for text, check, sides in (
+        (f"With the FLOPs of FastFLUX-20% it is not lower than dense by {MARGIN:.1%}", at_least, ("plus-18", DENSE)),
+        ("With the FLOPs of FastFLUX-20% it is better", better, ("plus-18", "fastflux-20")),
+        ("With the FLOPs of FastFLUX-30% it is better", better, ("plus-26", "fastflux-30")),
+        (
+            f"With the FLOPs of FastFLUX-30% it is not lower than FastFLUX-20% by {MARGIN:.1%}",
+            at_least, ("plus-26", "fastflux-20"),
+        ),
+        ("With 35% of the FLOPs saved it is better than FastFLUX-30%", better, ("plus-35", "fastflux-30")),
+    )
+)  # fmt: skip
+_WORDS = {"reproduced": "holds", "not reproduced": "does not hold"}
 _NOTES = (
     (
         "Scores are compared prompt by prompt with the same seeds, over all prunings of both sides: difference, its "
@@ -176,45 +191,59 @@ _NOTES = (
 
 
 def findings(
-    rows: Sequence[Row], ranking: Ranking | None = None, tolerance: float = DEFAULT_TOLERANCE
+    rows: Sequence[Row],
+    ranking: Ranking | None = None,
+    tolerance: float = DEFAULT_TOLERANCE,
+    claims: Sequence[Claim] = CLAIMS,
 ) -> tuple[tuple[Claim, Finding], ...]:
     """Every claim with what the rows, and the ranking when it is of the rows' own weights, say about it."""
     by_variant = {row.variant: row for row in rows}
     evidence = Evidence(by_variant, ranking, tolerance=tolerance)
     if ranking is not None and not ranking.is_of(rows):
         evidence = Evidence(by_variant, None, "the ranking is of other weights than the records", tolerance)
-    return tuple((claim, claim.check(evidence)) for claim in CLAIMS)
+    return tuple((claim, claim.check(evidence)) for claim in claims)
 
 
 def claims_table(rows: Sequence[Row], ranking: Ranking | None = None, tolerance: float = DEFAULT_TOLERANCE) -> Table:
     """The verdicts with the figures that decided them, by topic."""
-    found = findings(rows, ranking, tolerance)
+    return _verdicts("claims", rows, findings(rows, ranking, tolerance), notes=_NOTES)
+
+
+def own_claims_table(rows: Sequence[Row]) -> Table:
+    """What this project claims of FastFLUX+, decided as the paper's claims are."""
+    return _verdicts("beyond", rows, findings(rows, claims=OWN_CLAIMS), words=_WORDS)
+
+
+def _verdicts(
+    name: str,
+    rows: Sequence[Row],
+    found: Sequence[tuple[Claim, Finding]],
+    *,
+    words: Mapping[str, str] | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    words = words or {}
     corrected = with_holm([finding for _, finding in found])
-    topics = dict.fromkeys(claim.topic for claim in CLAIMS)
-    lines = [
-        _line(number, claim, finding, second)
-        for number, ((claim, finding), second) in enumerate(zip(found, corrected, strict=True), start=1)
-    ]
-    tested = sum(finding.p_value is not None for _, finding in found)
+    lines: dict[str, list[tuple[Cell, ...]]] = {}
+    for number, ((claim, finding), second) in enumerate(zip(found, corrected, strict=True), start=1):
+        lines.setdefault(claim.topic, []).append(_line(number, claim, finding, second, words))
+    tested, told = sum(one.p_value is not None for _, one in found), _counted([one.verdict for _, one in found], words)
     return Table(
-        "claims",
-        f"{TABLES['claims'].title}, {model_name(rows)}",
+        name,
+        f"{TABLES[name].title}, {model_name(rows)}",
         (
             Header("Claim", align="left", width=0.24),
             Header("Verdict", align="left", width=0.13),
             Header("With Holm", align="left", width=0.13),
             Header("Measured", align="left", width=0.33),
-            Header("In the paper", align="left", width=0.17),
+            *([Header("In the paper", align="left", width=0.17)] if found[0][0].source else []),
         ),
-        tuple(
-            Group(tuple(line for line, claim in zip(lines, CLAIMS, strict=True) if claim.topic == topic), topic)
-            for topic in topics
-        ),
+        tuple(Group(tuple(of), topic) for topic, of in lines.items()),
         label=profile_label(rows),
         notes=(
-            f"{_counted([one.verdict for _, one in found])}. With Holm over {tested} tests: {_counted(corrected)}.",
+            f"{told}. With Holm over {tested} tests: {_counted(corrected, words)}.",
             *_shared([finding for _, finding in found]),
-            *_NOTES,
+            *notes,
         ),
     )
 
@@ -230,8 +259,8 @@ def with_holm(found: Sequence[Finding]) -> list[Verdict]:
     ]
 
 
-def _counted(verdicts: Sequence[Verdict]) -> str:
-    return "; ".join(f"{verdict}: {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts))
+def _counted(verdicts: Sequence[Verdict], words: Mapping[str, str]) -> str:
+    return "; ".join(f"{words.get(each, each)}: {verdicts.count(each)}" for each in dict.fromkeys(verdicts))
 
 
 def _shared(found: Sequence[Finding]) -> list[str]:
@@ -244,7 +273,7 @@ def _shared(found: Sequence[Finding]) -> list[str]:
     return [f"Claims that share a comparison: {'; '.join(shared)}."] if shared else []
 
 
-def _line(number: int, claim: Claim, finding: Finding, second: Verdict) -> tuple[Cell, ...]:
+def _line(number: int, claim: Claim, finding: Finding, second: Verdict, words: Mapping[str, str]) -> tuple[Cell, ...]:
     figures = finding.figures[:1].upper() + finding.figures[1:]
     measured = f"{figures}. {finding.sentence}" if figures else finding.sentence
     if finding.p_value is not None and second != finding.verdict:
@@ -252,7 +281,7 @@ def _line(number: int, claim: Claim, finding: Finding, second: Verdict) -> tuple
     origin = (finding.variants[0], finding.key) if finding.variants else None
     return (
         Cell(text=f"{number}. {claim.text}"),
-        *(Cell(text=verdict, bold=verdict == "not reproduced") for verdict in (finding.verdict, second)),
+        *(Cell(text=words.get(each, each), bold=each == "not reproduced") for each in (finding.verdict, second)),
         Cell(text=measured, origin=origin, others=finding.variants[1:]),
-        Cell(text=f"{claim.figures}; {claim.source}"),
+        *([Cell(text=f"{claim.figures}; {claim.source}")] if claim.source else []),
     )

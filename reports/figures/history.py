@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.metrics.catalogue import metric_named
-from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
+from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
 from bench.regression.history import Point, groups_of, read_history
 from bench.tables import trend
 from fastflux.errors import FastFluxError
-from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
 
-_FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), L1: (VERMILION, "s")}
+_FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), PLUS: (GREEN, "^"), L1: (VERMILION, "s")}
 _MAXIMUM_TICKS = 12
 
 

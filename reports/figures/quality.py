@@ -1,4 +1,4 @@
-"""Quality against latency: what a variant's speed costs in HPS and GenEval, a series each for FastFLUX and L1."""
+"""Quality against latency: what a variant's speed costs in HPS and GenEval, a series for each method."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from bench.records.variant_id import DENSE, FASTFLUX, L1
+from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS
 from bench.tables import GENEVAL, HPS, RATIO
 from fastflux.errors import FastFluxError
-from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
 from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
 
@@ -26,11 +26,12 @@ class _Series:
     name: str
     colour: str
     marker: str
-    above: bool  # on which side of its points the labels stand, so that the two series' labels keep apart
+    above: bool  # on which side of its points the labels stand, so that the series' labels keep apart
 
 
 _SERIES = (
     _Series(FASTFLUX, "FastFLUX", BLUE, "o", above=True),
+    _Series(PLUS, "FastFLUX+", GREEN, "^", above=True),
     _Series(L1, "L1-norm pruning", VERMILION, "s", above=False),
 )
 
@@ -103,7 +104,7 @@ def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series) -> 
     for index, (point, variant) in enumerate(points):
         row = by_variant[variant]
         _draw_bars(axes, row, key, series.colour)
-        _label(axes, row.label.rpartition("-")[2], point, series.colour, above=series.above)
+        _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=series.above)
         if index == 0:  # the fastest point, where the lines are furthest from the dense model's
             _annotate(axes, series.name, point, (-10, 0), series.colour, ha="right", va="center", fontweight="bold")
 

@@ -16,7 +16,7 @@ from fastflux.files import whole_file
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/: apart in every common form of colour blindness, and in grey
 # through their markers.
-BLUE, VERMILION, BLACK, GREY = "#0072B2", "#D55E00", "#000000", "#6B6B6B"
+BLUE, VERMILION, GREEN, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#000000", "#6B6B6B"
 DOTS_PER_INCH = 100
 
 # matplotlib types the keys as a closed list that differs between its versions.

@@ -78,7 +78,7 @@ def test_the_build_writes_the_same_page_twice(results: Path, tmp_path: Path) -> 
     assert page.all("h1")[0][1] == "FLUX-Shapes"
     assert [text for _, text in page.all("p") if "not HPS v2 or GenEval of FLUX.1-dev" in text]
     names = {str(attributes.get("id")) for attributes, _ in page.all("figure")}
-    assert {*(name.replace("_", "-") for name in TABLES), "table1-paper"} - {"provenance", "plus"} <= names
+    assert {*(name.replace("_", "-") for name in TABLES), "table1-paper"} - {"provenance", "beyond"} <= names
 
 
 def test_the_command_line_writes_the_page_alone(results: Path, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_only_the_shapes_profile_carries_the_shapes_label(make_record: MakeRecor
         rows = rows_of([make_record("dense", "D", profile=profile)])
         tables = make_tables(rows, TABLES, TABLES)
         assert {part.label for name, parts in tables.items() for part in parts if name != "provenance"} <= {label, ""}
-        always = TABLES.keys() - {"provenance", "plus"}  # which is there with records of its own
+        always = TABLES.keys() - {"provenance", "beyond"}  # which is there with records of FastFLUX+
         assert {tables[name][0].label for name in always} == {label}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from bench.records.results import JSON
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, PLUS
 from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES, Column
 from fastflux.text import one_line
 from reports.rows import Row
@@ -30,6 +30,7 @@ OTHER = Series("other", "Other variants", ())
 SERIES = (
     Series("dense", "Dense", (DENSE,)),
     Series("fastflux", "FastFLUX", (FASTFLUX,), joined=True),
+    Series("plus", "FastFLUX+", (PLUS,), joined=True),
     Series("l1", "L1-norm pruning", (L1,), joined=True),
     Series("l1-equal", "L1-norm pruning to equal latency", (L1_EQUAL,), joined=True),
     OTHER,
