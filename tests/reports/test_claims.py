@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from reports.claims.table import CLAIMS, claims_table, findings, with_holm
+from reports.claims.table import CLAIMS, OWN_CLAIMS, claims_table, findings, own_claims_table, with_holm
 from reports.claims.verdicts import Evidence, Finding, alike, at_least, keeps, latency_groups
 from reports.cli import main
 from reports.figures.ranking import Ranking
@@ -107,6 +107,18 @@ def test_in_a_world_that_bears_it_out_every_claim_is_reproduced(records: Records
     found = {claim.text: finding.verdict for claim, finding in findings(rows_of(world), ranking(SKEWED))}
     assert found == dict.fromkeys((claim.text for claim in CLAIMS), YES)
     assert len(CLAIMS) == 19
+
+
+def test_fastflux_plus_has_claims_of_its_own_in_words_of_their_own(records: Records) -> None:
+    worse = {"plus-18": 60.5, "plus-26": 58.0, "plus-35": 61.0, "fastflux-30": 55.0}
+    levels = {name: 100.0 * level for name, level in (HELD | worse).items()}
+    rows = rows_of(records(worse, geneval=levels))
+    verdicts = [finding.verdict for _, finding in findings(rows, claims=OWN_CLAIMS)]
+    assert verdicts == [YES, YES, YES, NO, YES]
+    text = to_markdown(own_claims_table(rows))
+    assert "does not hold" in text
+    assert "reproduced" not in text
+    assert "In the paper" not in text
 
 
 # What is planted, and the verdict it must bring: a contrary result, and one that leaves the claim open.

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.tables import BY_LATENCY
 from fastflux.errors import FastFluxError
-from reports.grouping import pair_by_latency, pair_by_number, relative_difference
+from reports.grouping import pair_by_latency, pair_by_number, pairs_of, relative_difference
 from reports.paper import paper_data, paper_rows
+from reports.rows import rows_of
+
+if TYPE_CHECKING:
+    from conftest import MakeRecord, Measured
 
 ratios = st.floats(0.1, 2.0) | st.none()
 baselines = st.dictionaries(st.sampled_from([f"l1-{n}" for n in range(6)]), ratios)
@@ -38,6 +45,16 @@ def test_the_closest_pair_comes_first_and_the_rest_say_why_they_are_alone() -> N
         "l1-b": "no partner within 5% of its latency",
         "l1-c": "latency not measured",
     }
+
+
+def test_a_family_beside_joins_the_group_of_nearest_latency(make_record: MakeRecord, measured: Measured) -> None:
+    latencies = {"l1-12": 0.91, "fastflux-10": 0.9, "l1-21": 0.81, "fastflux-20": 0.8, "plus-18": 0.82, "plus-35": 0.6}
+    rows = rows_of(
+        [make_record(name, name, measured("latency", {"ratio_to_dense": at})) for name, at in latencies.items()]
+    )
+    found = pairs_of(rows, BY_LATENCY)
+    assert {name: pair.candidate for name, pair in found.beside.items()} == {"plus-18": "fastflux-20"}
+    assert found.alone == {"plus-35": "no group of its latency"}
 
 
 @given(baselines, candidates, tolerances)
