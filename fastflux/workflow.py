@@ -291,7 +291,7 @@ def _require_runnable(
     samples = getattr(config, "samples", 0) if config.needs_statistics else 0
     # SD3 runs every prompt and the empty one; FLUX is told its guidance.
     guided = data.guidance > 1 and hasattr(type(outline), "do_classifier_free_guidance")
-    states = len(items) * data.steps * (2 if guided else 1)
+    states = len(items) * data.steps * (2 if guided else 1) * getattr(config, "draws", 1)
     if samples > states:
         raise FastFluxError(
             f"{samples} samples are asked for, but {len(items)} prompts or pictures in {data.steps} steps give at most "

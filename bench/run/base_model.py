@@ -45,7 +45,7 @@ class BaseModel:
     profile: Profile
     store: Path
     device: str = "cpu"
-    _recorded: dict[tuple[int, int], RecordedInputs] = field(default_factory=dict)
+    _recorded: dict[tuple[int, int, int], RecordedInputs] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Path:
@@ -192,10 +192,10 @@ class BaseModel:
 class _Recorded(Calibration):
     """Calibration whose samples are recorded once for all variants that this process prunes."""
 
-    recorded: dict[tuple[int, int], RecordedInputs] = field(default_factory=dict)
+    recorded: dict[tuple[int, int, int], RecordedInputs] = field(default_factory=dict)
 
-    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
+    def inputs(self, transformer: nn.Module, samples: int, seed: int, draws: int = 1) -> RecordedInputs:
         """Recorded inputs of the dense transformer, which is the same for all."""
-        if (samples, seed) not in self.recorded:
-            self.recorded[samples, seed] = super().inputs(transformer, samples, seed)
-        return self.recorded[samples, seed]
+        if (key := (samples, seed, draws)) not in self.recorded:
+            self.recorded[key] = super().inputs(transformer, samples, seed, draws)
+        return self.recorded[key]

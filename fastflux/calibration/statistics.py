@@ -13,6 +13,7 @@ from fastflux.calibration.activations import KEEP, ActivationStore, Streams, req
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
+from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -70,9 +71,19 @@ class Calibration:
             self.collected = collect_statistics(transformer, self._drive())
         return self.collected
 
-    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
-        """Recorded inputs of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
-        return record_inputs(transformer, self._drive(), samples=samples, seed=seed)
+    def inputs(self, transformer: nn.Module, samples: int, seed: int, draws: int = 1) -> RecordedInputs:
+        """Recorded inputs of the dense transformer, of ``draws`` passes over the data, each with noise of its own.
+
+        Raises ``FastFluxError`` when nothing can drive it.
+        """
+        drive = self._drive()
+        if draws > 1:
+            if not isinstance(drive, CalibrationRun):
+                raise FastFluxError(
+                    f"{draws} draws are asked for, but only a run over prompts or pictures can be drawn more than once."
+                )
+            drive = drive.repeated(draws)
+        return record_inputs(transformer, drive, samples=samples, seed=seed)
 
     def store(self) -> ActivationStore:
         """Where activations are to be kept; a context that deletes all that is left in the end."""

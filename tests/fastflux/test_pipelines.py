@@ -13,6 +13,7 @@ import torch
 from diffusers import FluxPipeline
 
 from fastflux.calibration.importance import DEFAULT_RANKING
+from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
@@ -307,3 +308,15 @@ def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, base: Path) -> None:
     with pytest.raises(FastFluxError, match=message):
         Trajectories(load_pipeline(base), PROMPTS, **settings)
+
+
+def test_more_draws_see_the_prompts_with_other_noise(base: Path) -> None:
+    pipeline = load_pipeline(base)
+    drive = Trajectories(pipeline, PROMPTS, steps=1, batch_size=2)
+    calibration = Calibration(drive)
+    once, twice = (calibration.inputs(pipeline.transformer, len(PROMPTS) * draws, 0, draws) for draws in (1, 2))
+    noise = twice.rows["hidden_states"]
+    assert torch.equal(noise[: len(PROMPTS)], once.rows["hidden_states"])
+    assert torch.unique(noise, dim=0).shape == noise.shape
+    with pytest.raises(FastFluxError, match="2 draws are asked for"):
+        Calibration(drive.__call__).inputs(pipeline.transformer, 1, 0, 2)

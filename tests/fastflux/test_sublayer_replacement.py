@@ -101,6 +101,9 @@ def test_the_choice_is_the_best_of_all() -> None:
         ({"kinds": "linear,linear_mpl"}, "linear_mlp"),
         ({"targets": "dens"}, "dense"),
         ({"scored": 64}, "between 1 and 32"),
+        ({"fitted": 4}, "8 samples are to be scored, but it must be between 1 and 4"),
+        ({"fitted": 33}, "33 samples are to be fitted, but it must be between 1 and 32"),
+        ({"draws": 0}, "draws is 0"),
         ({"lr": 0.0}, "lr is 0"),
     ],
 )

@@ -19,11 +19,13 @@ class SublayerReplacementConfig:
     """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the output least.
 
     Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
-    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`); ``scored`` of the ``samples``
-    measure the error of the model's output that each kind in each block makes, and a knapsack takes the least sum.
-    The layers are then fitted one behind the other to what the ``targets`` give: the "dense" model's blocks, or the
-    "current" model's own. ``steps`` of distillation from the dense model follow, 0 for none: in full for the linear
-    layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for the rest. ``ridge`` as in `LinearReplacementConfig`.
+    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`); ``fitted`` of the ``samples``
+    (0: all) fit their layers, ``scored`` of these measure the error of the model's output that each kind in each block
+    makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets``
+    give: the "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense model on
+    all samples follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for
+    the rest. It learns few samples by heart: ``draws`` is how many trajectories of each prompt they are taken from.
+    ``ridge`` as in `LinearReplacementConfig`.
 
     Raises:
         FastFluxError: A value that cannot be meant.
@@ -36,7 +38,9 @@ class SublayerReplacementConfig:
     kinds: str = "linear,linear_attention,linear_mlp,linear_halves"
     targets: str = "dense"
     scored: int = 64
+    fitted: int = 0
     samples: int = 512
+    draws: int = 1
     ridge: float = DEFAULT_RIDGE
     seed: int = 0
     rank: int = 16
@@ -52,8 +56,12 @@ class SublayerReplacementConfig:
         for kind in self.allowed:
             if kind not in REPLACEMENT_KINDS:
                 raise unknown_name("replacement kind", kind, REPLACEMENT_KINDS)
-        if not 1 <= self.scored <= self.samples:
-            raise FastFluxError(f"{self.scored} samples are to be scored, but it must be between 1 and {self.samples}.")
+        fitted = self.fitted or self.samples
+        for done, number, most in (("scored", self.scored, fitted), ("fitted", fitted, self.samples)):
+            if not 1 <= number <= most:
+                raise FastFluxError(f"{number} samples are to be {done}, but it must be between 1 and {most}.")
+        if self.draws < 1:
+            raise FastFluxError(f"draws is {self.draws}, but it must be at least 1.")
         require_targets(self.targets)
         require_ridge(self.ridge)
         _ = self.settings, FinetuningSettings(lr=self.lr)  # which check themselves

@@ -25,13 +25,15 @@ from fastflux.plan import Replacement
 def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, calibration: Calibration) -> Pruned:
     """Replace the attentions, MLPs and blocks whose replacement changes the output least, and distil the rest."""
     config.require_fits(transformer)
-    inputs = calibration.inputs(transformer, config.samples, config.seed)
+    inputs = calibration.inputs(transformer, config.samples, config.seed, config.draws)
     began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     at_once = calibration.at_once(transformer, inputs)
     chain = architecture_of(transformer).chain(transformer)
     targets = outputs_of(transformer, inputs, at_once)
     with calibration.store() as store:
-        states = BlockStates(transformer, inputs, at_once, keep=0, store=store)
+        states = BlockStates(
+            transformer, _spread(inputs, config.fitted or config.samples), at_once, keep=0, store=store
+        )
         options, scored = _scored(transformer, config, calibration, states, store)
         chosen = choose(options, 1 - config.left)
         _fit_(transformer, config, states, chosen)
@@ -68,11 +70,8 @@ def _scored(
     store: ActivationStore,
 ) -> tuple[list[Option], int]:
     """All options of all blocks, fitted on all samples and scored on some; and the block forwards of the scoring."""
-    inputs = states.inputs
-    some = torch.arange(config.scored) * len(inputs) // config.scored  # all time steps among them
-    few = RecordedInputs({name: rows[some] for name, rows in inputs.rows.items()}, inputs.shared)
     scoring = Scoring(
-        BlockStates(transformer, few, states.batch_size, keep=0, store=store),
+        BlockStates(transformer, _spread(states.inputs, config.scored), states.batch_size, keep=0, store=store),
         timed=config.latency is not None,
         ridge=config.ridge,
     )
@@ -85,6 +84,12 @@ def _scored(
         scoring.leave(block)
         calibration.advance(number + 1, len(blocks))
     return options, scoring.states.block_forwards
+
+
+def _spread(inputs: RecordedInputs, count: int) -> RecordedInputs:
+    """So many of the samples, from all over the calibration: all time steps are among them."""
+    some = torch.arange(count) * len(inputs) // count
+    return RecordedInputs({name: rows[some] for name, rows in inputs.rows.items()}, inputs.shared)
 
 
 def _fit_(
