@@ -90,7 +90,9 @@ def _reproduce(
         limit=limit,
         seeds=seeds,
         force=force,
-        ranking=measure_ranking(samples=RANK_SAMPLES, **run.options) if rank and not dry_run else None,
+        ranking=measure_ranking(samples=RANK_SAMPLES, workers=workers, address=address, **run.options)
+        if rank and not dry_run
+        else None,
         dry_run=dry_run,
         workers=workers,
         address=address,
@@ -116,6 +118,8 @@ def _rank(
     samples: int = 2,
     force: bool = False,
     accept: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> None:
     """Measure the paper's importance of every block: FID and CLIP score without it.
 
@@ -127,11 +131,13 @@ def _rank(
         samples: images of each prompt
         force: measure again what is there already
         accept: copy the order to bench/profiles/rankings/
+        workers: processes that share the blocks, 1 for this one alone; default: one a GPU, or one a core
+        address: of a running Ray cluster whose machines do the work
     """
     quiet_libraries()
     from bench.studies.ranking import rank
 
-    made = rank(samples=samples, force=force, accept=accept, **run.options)
+    made = rank(samples=samples, force=force, accept=accept, workers=workers, address=address, **run.options)
     console.print(f"the order is in {made}", markup=False, soft_wrap=True)
 
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -24,7 +24,7 @@ import bench
 from bench.progress import Board, console
 from bench.quiet import quiet_libraries
 from bench.records.environment import sha256_of_sources
-from bench.run.evaluate import Done, board_of, settle
+from bench.run.evaluate import Done, Settler, attempt, board_of, run_here, settler
 from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node, Schedule
 from fastflux.errors import FastFluxError, first_sentence
@@ -47,18 +47,19 @@ class Job:
     """What a worker makes its own `Evaluation` from, and by which it sees whether it is in the right place."""
 
     evaluation: dict[str, Any]
+    settler: Callable[[Evaluation], Settler]
     folder: str
     token: str
     sources: str
     weights_bytes: int
 
     @classmethod
-    def of(cls, evaluation: Evaluation, token: str) -> Job:
+    def of(cls, evaluation: Evaluation, settler: Callable[[Evaluation], Settler], token: str) -> Job:
         """The job of a run."""
         fields = ("profile", "folder", "variants", "limit", "device", "models")
         made = {name: getattr(evaluation, name) for name in fields}
         made |= {name: made[name].resolve() for name in ("folder", "models")}
-        return cls(made, str(Path.cwd()), token, _sources(), evaluation.main.weights_bytes)
+        return cls(made, settler, str(Path.cwd()), token, _sources(), evaluation.main.weights_bytes)
 
 
 def _sources() -> str:
@@ -82,6 +83,7 @@ class Worker:
         with suppress(OSError):
             os.chdir(job.folder)
         self.evaluation = Evaluation(**job.evaluation)
+        self.settler = job.settler(self.evaluation)
         try:
             require_device(self.evaluation.device)
             if not self.evaluation.on_cpu:
@@ -96,7 +98,22 @@ class Worker:
     def settle(self, node: Node) -> tuple[str, float]:
         """The reason where a unit cannot be made, and the seconds it took."""
         began = monotonic()
-        return settle(self.evaluation, node), monotonic() - began
+        return attempt(self.settler, node), monotonic() - began
+
+
+def execute(
+    evaluation: Evaluation,
+    schedule: Schedule,
+    done: Done,
+    workers: int | None,
+    address: str | None,
+    settler: Callable[[Evaluation], Settler] = settler,
+) -> None:
+    """Settle a schedule in this process or by workers, each with a settler of its own."""
+    if workers == 1 and address is None:
+        run_here(settler(evaluation), schedule, done)
+    else:
+        run_on_ray(evaluation, schedule, done, workers, address, settler)
 
 
 def run_on_ray(
@@ -105,6 +122,7 @@ def run_on_ray(
     done: Done,
     workers: int | None,
     address: str | None,
+    settler: Callable[[Evaluation], Settler],
 ) -> None:
     """Settle a schedule by workers on this machine, or on those of a running cluster.
 
@@ -134,7 +152,7 @@ def run_on_ray(
             }
             kind = ray.remote(**options)(Worker)
             with board_of(schedule, count) as board:
-                Pool(ray, kind, Job.of(evaluation, token), schedule, board, done).run(count)
+                Pool(ray, kind, Job.of(evaluation, settler, token), schedule, board, done).run(count)
     finally:
         (evaluation.folder / token).unlink(missing_ok=True)
 
@@ -164,7 +182,10 @@ def _most(ray: Any, evaluation: Evaluation) -> int:
 @contextmanager
 def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluation) -> Iterator[None]:
     """Ray, started or joined; in the end all of it that belongs to this run is gone, and signals end it as before."""
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
+    # Ray's own niceness of 15 would let anything else on the machine go first.
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness=str(os.nice(0))
+    )
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     temporary = None

@@ -31,6 +31,8 @@ SHOWN = {
 }
 Done = Callable[[Node, float], None]
 """Is told a node that is done, and its seconds."""
+Settler = Callable[[Node], str]
+"""Makes a node unless it is done; the reason where it cannot be made."""
 
 
 def nodes_of(evaluation: Evaluation) -> list[Node]:
@@ -69,18 +71,26 @@ def unit_of(evaluation: Evaluation, node: Node) -> tuple[Runner, str, Unit]:  # 
     return evaluation.runner, "draw", draw.unit(evaluation, chosen)
 
 
-def settle(evaluation: Evaluation, node: Node) -> str:
-    """Make what a node stands for unless it is done; the reason where it cannot be made."""
-    try:
+def settler(evaluation: Evaluation) -> Settler:
+    """What makes the nodes of a run, unless they are done; it gives the reason where one cannot be made."""
+
+    def settle(node: Node) -> str:
         prune.meet_latencies(evaluation)
         if node.stage == "draw_part":
             draw.draw_part(evaluation, evaluation.variant(node.name), node.part)
-        else:
-            runner, stage, unit = unit_of(evaluation, node)
-            return next(iter(runner.settle(stage, unit).failures.values()), "")
+            return ""
+        runner, stage, unit = unit_of(evaluation, node)
+        return next(iter(runner.settle(stage, unit).failures.values()), "")
+
+    return settle
+
+
+def attempt(settle: Settler, node: Node) -> str:
+    """The reason where a node cannot be made, "" where it is done."""
+    try:
+        return settle(node)
     except (OSError, MemoryError, RuntimeError, ValueError, ArithmeticError, FastFluxError) as error:
         return reason_of(error)
-    return ""
 
 
 def settle_here(evaluation: Evaluation, *goals: Stage) -> None:
@@ -90,20 +100,20 @@ def settle_here(evaluation: Evaluation, *goals: Stage) -> None:
     """
     evaluation.require_inputs()
     schedule = Schedule(todo(evaluation, nodes_of(evaluation), goals))
-    run_here(evaluation, schedule, lambda node, seconds: add_seconds(evaluation, node, seconds))
+    run_here(settler(evaluation), schedule, lambda node, seconds: add_seconds(evaluation, node, seconds))
     for key, reason in schedule.failures.items():
         if not key.startswith("score:"):  # a metric that failed is noted as such
             raise FastFluxError(reason)
     prune.meet_latencies(evaluation)
 
 
-def run_here(evaluation: Evaluation, schedule: Schedule, done: Done) -> None:
+def run_here(settle: Settler, schedule: Schedule, done: Done) -> None:
     """Settle one node after the other in this process."""
     with board_of(schedule) as board:
         while (node := schedule.start()) is not None:
             board.show([str(node)])
             began = monotonic()
-            if reason := settle(evaluation, node):
+            if reason := attempt(settle, node):
                 board.failed(str(node), reason)
                 schedule.fail(node, reason)
                 continue

@@ -20,9 +20,9 @@ from bench.profiles.variants import Variant, chosen_variants, ranking_file, requ
 from bench.progress import console
 from bench.records.results import RunRecord, read_records
 from bench.records.variant_id import EXTERNAL, VariantId
-from bench.run.cluster import local_workers, run_on_ray
+from bench.run.cluster import execute, local_workers
 from bench.run.dry_run import plan_run, show_plan
-from bench.run.evaluate import Done, add_seconds, forget, nodes_of, run_here, todo, write_records
+from bench.run.evaluate import add_seconds, forget, nodes_of, todo, write_records
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
 from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, groups_of
@@ -175,14 +175,6 @@ def reproduce(
     _show_stages(evaluation, monotonic() - began, worked=bool(left))
     require_scores(read_records(finished.records))
     return finished
-
-
-def execute(evaluation: Evaluation, schedule: Schedule, done: Done, workers: int | None, address: str | None) -> None:
-    """Settle a schedule in this process or by workers."""
-    if workers == 1 and address is None:
-        run_here(evaluation, schedule, done)
-    else:
-        run_on_ray(evaluation, schedule, done, workers, address)
 
 
 def require_scores(records: Sequence[RunRecord]) -> None:

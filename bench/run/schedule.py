@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Stage = Literal["calibration", "equal_latency", "prune", "draw_part", "draw", "draw_without", "score", "measure"]
+Stage = Literal[
+    "calibration", "equal_latency", "prune", "draw_part", "draw", "draw_without", "score", "measure", "removal"
+]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeAlias
@@ -24,16 +24,18 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
-from torch import nn
 
 from bench.metrics.base import Metric
 from bench.profiles import RANKINGS
 from bench.profiles.profile import Profile, load_profile, require_disk
-from bench.progress import console, track
+from bench.progress import console
 from bench.records.results import JSON, digest
+from bench.run.base_model import BaseModel
+from bench.run.cluster import execute, local_workers
 from bench.run.draw import files_of, without
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
+from bench.run.schedule import Node, Schedule
 from bench.run.units import Results, Unit
 from bench.samples.generate import MANIFEST, generate
 from bench.samples.image_set import ImageSet, Pixels
@@ -82,6 +84,8 @@ def rank(
     samples: int,
     force: bool = False,
     accept: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
     device: str | None = None,
     changes: Mapping[str, str] | None = None,
     runs: Path = RUNS,
@@ -89,7 +93,8 @@ def rank(
     """Rank the profile's model, print the order, and return the file with it; see `python -m bench rank --help`.
 
     `samples` images of each calibration prompt are drawn without each block; FID is against the dense model's images
-    of the same prompts and noise, so no outside data is needed. A run that was interrupted goes on at its block.
+    of the same prompts and noise, so no outside data is needed. A run that was interrupted goes on at its block, and
+    `workers` share the blocks as in `bench.run.reproduce`.
     Raises FastFluxError for an unknown profile, faulty input or too little disk, before the long work.
     """
     if samples < 1:
@@ -106,13 +111,7 @@ def rank(
     folder = runs / profile.name / "ranking"
     require_disk(folder, profile.disk_mib)
     base = Evaluation(profile, folder.parent, (), device=profile.device_for(device)).main
-    inputs: dict[str, JSON] = {
-        "revision": base.revision,
-        "components": base.components_hash,
-        "prompts": prompts_hash(base.calibration_prompts),
-        "sampling": structs.asdict(profile.sampling),
-        "scorers": profile.scorers_hash(),
-    }
+    inputs = _inputs(base, profile)
     # One folder for each set of inputs, so that going back to earlier ones finds what was measured.
     folder = folder / digest(inputs)
     evaluation = Evaluation(profile, folder, (), device=base.device, models=folder.parent)
@@ -120,7 +119,7 @@ def rank(
         if force:
             evaluation.runner.store.forget(STAGE, lambda _: True)
             shutil.rmtree(folder / DENSE, ignore_errors=True)
-        removals, parts, cost = _remove_each(evaluation, inputs)
+        removals, parts, cost = _remove_each(evaluation, workers, address)
         fits, seconds = _fit(evaluation, removals)
     errors, halves = noise(parts[DENSE], {block: parts[str(block)] for block in removals}, samples)
     ranking = _ranking(removals, fits, errors) | {"halves": halves}
@@ -155,35 +154,91 @@ def committed_ranking(profile: Profile) -> Path:
     return RANKINGS / f"{profile.name}.json"
 
 
+def _inputs(base: BaseModel, profile: Profile) -> dict[str, JSON]:
+    return {
+        "revision": base.revision,
+        "components": base.components_hash,
+        "prompts": prompts_hash(base.calibration_prompts),
+        "sampling": structs.asdict(profile.sampling),
+        "scorers": profile.scorers_hash(),
+    }
+
+
+class Removals:
+    """Draws without one block at a time and scores what comes: the settler of a ranking's nodes, named by the block."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.inputs = _inputs(evaluation.main, evaluation.profile)
+
+    def __call__(self, node: Node) -> str:
+        """Settle the drawing by the dense model, or without a block."""
+        return next(iter(self.evaluation.runner.settle(STAGE, self.unit(node.name)).failures.values()), "")
+
+    @property
+    def dense(self) -> ImageSet:
+        """What the dense model drew."""
+        return ImageSet.read(self.evaluation.folder / DENSE / MANIFEST)
+
+    @cached_property
+    def metrics(self) -> tuple[Any, Metric]:
+        """FID against the dense model's images, and CLIP score."""
+        distance, score = (self.evaluation.scorers[name] for name in _VALUES)
+        return distance.against(list(self.dense)), score
+
+    def unit(self, name: str) -> Unit:
+        """The drawing and scoring without the block of that name, or by the dense model."""
+        if name == DENSE:
+            place = self.evaluation.folder / DENSE
+            return Unit({DENSE: self.inputs}, lambda: (self._draw(place), {})[1], files_of(place))
+        seen = self.evaluation.folder / FEATURES / f"{name}.safetensors"
+        return Unit({name: self.inputs}, partial(self._remove, BlockRef.parse(name), seen), (seen,))
+
+    def _draw(self, place: Path) -> ImageSet:
+        main = self.evaluation.main
+        sampling = self.evaluation.sampling
+        return ImageSet.read(generate(main.pipeline, main.calibration_prompts, sampling, place, self.inputs))
+
+    def _remove(self, block: BlockRef, seen: Path) -> Results:
+        place = self.evaluation.folder / "without" / str(block)
+        shutil.rmtree(place, ignore_errors=True)  # what an interruption left
+        with without(self.evaluation.main.pipeline.transformer, block):
+            images = self._draw(place)
+        found = [metric(images) for metric in self.metrics]
+        if failed := [measurement for measurement in found if measurement.status != "ok"]:
+            raise FastFluxError(f"{failed[0].info.name} without {block}: {failed[0].reason}")
+        with whole_file(seen) as partial_file:
+            save_file({"features": _features(self.metrics[0], images)}, partial_file)
+        shutil.rmtree(place)
+        return {str(block): found}
+
+
 def _remove_each(
-    evaluation: Evaluation, inputs: Mapping[str, JSON]
+    evaluation: Evaluation, workers: int | None, address: str | None
 ) -> tuple[dict[BlockRef, Removal], dict[str, Parts], dict[str, JSON]]:
-    """Score the images without each block in turn; one model in memory, of which one block at a time is missing."""
-    transformer = evaluation.main.dense().eval()
-    pipeline, sampling = evaluation.main.pipeline, evaluation.sampling
-    pipeline.transformer = transformer
-    runner = evaluation.runner
-
-    def draw(place: Path) -> ImageSet:
-        return ImageSet.read(generate(pipeline, evaluation.main.calibration_prompts, sampling, place, inputs))
-
-    place = evaluation.folder / DENSE
-    drawn = runner.settle(STAGE, Unit({DENSE: dict(inputs)}, lambda: (draw(place), {})[1], files_of(place)))
-    dense = list(ImageSet.read(place / MANIFEST))
-    distance, score = (evaluation.scorers[name] for name in _VALUES)
-    metrics = (distance.against(dense), score)
-    blocks = architecture_of(transformer).blocks(transformer)
+    """Score the images without each block in turn; one model in a worker's memory, which lacks one block at a time."""
+    transformer = evaluation.main.outline.transformer
+    blocks, made = architecture_of(transformer).blocks(transformer), Removals(evaluation)
+    first = Node("removal", DENSE)
+    nodes = [first, *(Node("removal", str(block), needs=(first.key,)) for block in blocks)]
+    schedule = Schedule([node for node in nodes if evaluation.runner.find(STAGE, made.unit(node.name)) is None])
+    if not schedule.ended:
+        count = workers if address is not None else local_workers(evaluation, workers)
+        execute(evaluation, schedule, lambda _node, _seconds: None, count, address, Removals)
+    for reason in schedule.failures.values():
+        raise FastFluxError(reason)
     removals: dict[BlockRef, Removal] = {}
-    parts = {DENSE: Parts(_features(distance, dense), np.zeros(len(dense)))}
-    for block in track(blocks, "rank", total=len(blocks)):
-        seen = evaluation.folder / FEATURES / f"{block}.safetensors"
-        make = partial(_remove, transformer, block, evaluation.folder / "without", draw, metrics, seen)
-        done = runner.settle(STAGE, Unit({str(block): dict(inputs)}, make, (seen,)))
+    dense = made.dense
+    parts = {DENSE: Parts(_features(made.metrics[0], dense), np.zeros(len(dense)))}
+    for block in blocks:
+        unit = made.unit(str(block))
+        done = evaluation.runner.settle(STAGE, unit)
         fid, clip_score = (found.values[_VALUES[found.info.name]] for found in done.results[str(block)])
         removals[block] = Removal(fid, clip_score, done.seconds)
         scores = [score for prompt in done.results[str(block)][1].samples.values() for score in prompt]
-        parts[str(block)] = Parts(load_file(seen)["features"], np.array(scores))
-    forwards = len(dense) * sampling.steps * (len(blocks) + 1)
+        parts[str(block)] = Parts(load_file(*unit.files)["features"], np.array(scores))
+    forwards = len(dense) * evaluation.sampling.steps * (len(blocks) + 1)
+    drawn = evaluation.runner.settle(STAGE, made.unit(DENSE))
     seconds = drawn.seconds + sum(removal.seconds for removal in removals.values())
     return removals, parts, {"forwards": forwards, "seconds": round(seconds, 1)}
 
@@ -191,27 +246,6 @@ def _remove_each(
 def _features(distance: Any, images: Iterable[Pixels]) -> _Array:
     """What FID sees of images: (images, dim)."""
     return distance.model.raw_image_features(images).double().numpy()  # type: ignore[no-any-return]
-
-
-def _remove(
-    transformer: nn.Module,
-    block: BlockRef,
-    place: Path,
-    draw: Callable[[Path], ImageSet],
-    metrics: Sequence[Metric],
-    seen: Path,
-) -> Results:
-    """Draw and score without one block, and put it back."""
-    shutil.rmtree(place, ignore_errors=True)  # an earlier block's images, or what an interruption left of this one's
-    with without(transformer, block):
-        images = draw(place)
-    found = [metric(images) for metric in metrics]
-    if failed := [measurement for measurement in found if measurement.status != "ok"]:
-        raise FastFluxError(f"{failed[0].info.name} without {block}: {failed[0].reason}")
-    with whole_file(seen) as partial_file:
-        save_file({"features": _features(metrics[0], images)}, partial_file)
-    shutil.rmtree(place)
-    return {str(block): found}
 
 
 def _fit(evaluation: Evaluation, blocks: Mapping[BlockRef, Removal]) -> tuple[Mapping[BlockRef, BlockFit], float]:

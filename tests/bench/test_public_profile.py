@@ -143,13 +143,13 @@ def test_the_profiles_prompts_come_from_their_files(given: dict[str, str]) -> No
 def test_the_blocks_are_ranked_by_public_scorers(given: dict[str, str], tiny_clip: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in given.items() if not key.startswith("sampling.samples")}
     settings |= {"ranking.fid.model": str(tiny_clip)}
-    path = rank(profile_name="flux-dev", samples=2, changes=settings, runs=tmp_path / "runs")
+    path = rank(profile_name="flux-dev", samples=2, workers=1, changes=settings, runs=tmp_path / "runs")
     found = json.loads(path.read_text())
     assert len(found["blocks"]) == 6
     assert all(entry["fid"] > 0 for entry in found["blocks"])
     public = {**settings, "ranking.fid.model": "inception"}
     with pytest.raises(FastFluxError, match=r"metrics\.fid: checkpoint is not set: download"):
-        rank(profile_name="flux-dev", samples=2, changes=public, runs=tmp_path / "other")
+        rank(profile_name="flux-dev", samples=2, workers=1, changes=public, runs=tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
 def ranked(short: Callable[[str], Profile], tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.studies.ranking, "load_profile", short)
-        return rank(profile_name="shapes", samples=1, runs=tmp_path_factory.mktemp("runs"))
+        return rank(profile_name="shapes", samples=1, workers=1, runs=tmp_path_factory.mktemp("runs"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -108,8 +108,8 @@ def test_an_interrupted_run_goes_on_at_its_block(
     real = bench.studies.ranking.generate
     monkeypatch.setattr(bench.studies.ranking, "generate", counted)
     monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
-    assert rank(profile_name="shapes", samples=1, runs=ranked.parents[3]) == ranked
-    assert drawn == ["without"]
+    assert rank(profile_name="shapes", samples=1, workers=1, runs=ranked.parents[3]) == ranked
+    assert drawn == [before["blocks"][5]["block"]]
     assert read(lost)["results"] == expected
     assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
 
@@ -125,7 +125,16 @@ def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
     monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
     next(path for path in sorted(ranked.parent.glob("removal/*_blocks.*.json"))).unlink()
     with pytest.raises(FastFluxError, match="planted"):
-        rank(profile_name="shapes", samples=1, runs=ranked.parents[3])
+        rank(profile_name="shapes", samples=1, workers=1, runs=ranked.parents[3])
+
+
+@pytest.mark.slow
+def test_two_workers_find_what_one_finds(
+    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
+    ours = read(rank(profile_name="shapes", samples=1, workers=2, runs=tmp_path))["blocks"]
+    assert [entry | {"seconds": 0} for entry in ours] == [entry | {"seconds": 0} for entry in read(ranked)["blocks"]]
 
 
 @pytest.mark.slow
@@ -134,7 +143,7 @@ def test_accepting_writes_where_the_profile_reads(
 ) -> None:
     monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
     monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
-    rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3])
+    rank(profile_name="shapes", samples=1, accept=True, workers=1, runs=ranked.parents[3])
     assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
 
 
