@@ -10,7 +10,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bench.metrics.quality.geneval_judge import COUNTING_SCORE_THRESHOLD
 from bench.profiles.profile import ROOT, Profile, load_profile
 from bench.progress import console, track
 from bench.records.results import Measurement
+from bench.run.draw import without
 from bench.samples.generate import generate
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt, read_prompts
@@ -59,7 +60,7 @@ SCENES = 1000
 #: GenEval's score threshold, and the overlap that counts as found.
 THRESHOLD, OVERLAP = 0.3, 0.5
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal", "copies", "faults")
+PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal", "curve", "copies", "faults")
 REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
 
 
@@ -188,30 +189,16 @@ def validation_losses(pipeline: Any, count: int = 4096) -> Tensor:
     return torch.cat(losses)
 
 
-def measure_removal(
-    pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, scorer: Any, dense: float
-) -> dict[str, Any]:
-    """What removing each single block costs in loss, and what removing the least costly 5 to 20% costs in GenEval."""
+def measure_removal(pipeline: Any) -> dict[str, Any]:
+    """What removing each single block costs in loss."""
     transformer = pipeline.transformer
     blocks = architecture_of(transformer).blocks(transformer)
     base = validation_losses(pipeline)
     rise: dict[BlockRef, tuple[float, float]] = {}
     for block in track(blocks, "remove each block", total=len(blocks)):
-        stack = getattr(transformer, block.stack)
-        kept = stack[block.index]
-        replace_block_(transformer, Replacement(block, "removed"))
-        change = validation_losses(pipeline) - base
-        stack[block.index] = kept
+        with without(transformer, block):
+            change = validation_losses(pipeline) - base
         rise[block] = (float(change.mean()), float(change.std() / len(change) ** 0.5))
-    order = sorted(blocks, key=lambda block: rise[block][0])
-    curve = {"0%": dense}
-    removed = 0
-    for share, count in REMOVED.items():
-        for block in order[removed:count]:
-            replace_block_(transformer, Replacement(block, "removed"))
-        removed = count
-        curve[share] = _geneval(pipeline, prompts, profile, scorer).values["overall"]
-        console.print(f"GenEval overall without the least important {share}: {curve[share]:.3f}")
     figures = [rise[block][0] for block in blocks]
     return {
         "validation_loss": float(base.mean()),
@@ -220,8 +207,23 @@ def measure_removal(
         "loss_rise_min_median_max": [min(figures), float(np.median(figures)), max(figures)],
         "blocks_whose_removal_raises_the_loss": sum(mean > 1.96 * error for mean, error in rise.values()),
         "blocks": len(blocks),
-        "geneval_after_removal": curve,
     }
+
+
+def measure_curve(
+    pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, scorer: Any, quality: Mapping[str, Any]
+) -> dict[str, float]:
+    """What removing the least costly 5 to 20% of the blocks costs in GenEval."""
+    rise = quality["removal"]["loss_rise"]
+    order = sorted(rise, key=lambda block: float(rise[block]))
+    curve, removed = {"0%": float(quality["geneval"]["values"]["overall"])}, 0
+    for share, count in REMOVED.items():
+        for block in order[removed:count]:
+            replace_block_(pipeline.transformer, Replacement(BlockRef.parse(block), "removed"))
+        removed = count
+        curve[share] = _geneval(pipeline, prompts, profile, scorer).values["overall"]
+        console.print(f"GenEval overall without the least important {share}: {curve[share]:.3f}")
+    return curve
 
 
 def accepted(found: Sequence[Sequence[Detection]], scenes: Scenes, threshold: float = THRESHOLD) -> Tensor:
@@ -324,8 +326,10 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
             case "copies":
                 quality["copies"] = measure_copies(pipeline)
             case "removal":
-                overall = quality["geneval"]["values"]["overall"]
-                quality["removal"] = measure_removal(pipeline, prompts, profile, scorer, overall)
+                quality["removal"] = measure_removal(pipeline)
+            case "curve":
+                curve = measure_curve(load_pipeline(WEIGHTS / "pipeline"), prompts, profile, scorer, quality)
+                quality["geneval_after_removal"] = curve
             case _:
                 raise unknown_name("part", part, PARTS)
         write_text(path, json.dumps(quality, indent=1, sort_keys=True) + "\n")
