@@ -194,7 +194,7 @@ TABLES: dict[str, TableSpec] = {
     "table3": TableSpec(
         "Table 3: generalization to another architecture",
         (HPS, CLIP),
-        variants=("dense", "fastflux-10", "sd3", "fastsd3-10"),
+        variants=("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
         paper=True,
     ),
     "table4": TableSpec(

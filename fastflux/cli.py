@@ -83,6 +83,8 @@ def prune(
     kinds: Annotated[str | None, Method] = None,
     targets: Annotated[str | None, Method] = None,
     scored: Annotated[int | None, Method] = None,
+    fitted: Annotated[int | None, Method] = None,
+    draws: Annotated[int | None, Method] = None,
     samples: Annotated[int | None, Method] = None,
     rank: Annotated[int | None, Method] = None,
     train_steps: Annotated[int | None, Method] = None,
@@ -119,6 +121,8 @@ def prune(
         targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
             sandwich_training)
         scored: samples that measure the error of each replacement (sublayer_replacement)
+        fitted: samples that fit the layers, 0 for all (sublayer_replacement)
+        draws: trajectories of each prompt that the samples are taken from (sublayer_replacement)
         samples: images at one time step each to train on
         rank: rank of LoRA
         train_steps: training steps, for each block or for the whole model (l1_norm, sublayer_replacement)
@@ -152,6 +156,8 @@ def prune(
         "kinds": kinds,
         "targets": targets,
         "scored": scored,
+        "fitted": fitted,
+        "draws": draws,
         "samples": samples,
         "rank": rank,
         "steps": train_steps,

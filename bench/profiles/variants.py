@@ -19,10 +19,12 @@ FASTFLUX_RATIOS = (0.05, 0.10, 0.15, 0.20, 0.25, 0.30)
 L1_RATIOS = (0.12, 0.21, 0.27)
 #: FLOPs that sublayer replacement saves: what FastFLUX-20% and -30% save on FLUX-Shapes, and more.
 PLUS_SAVINGS = (0.18, 0.26, 0.35)
-#: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
-EQUALLED_RATIOS = (0.10, 0.15, 0.20)
 #: The ratio of the ablations in Tables 4 and 5 and Figures 6 and 7.
 ABLATED = 0.10
+#: FastFLUX's ratios on other dense models, and the FLOPs that sublayer replacement saves there: those of the second.
+OTHERS_RATIOS, OTHERS_SAVING = (ABLATED, 0.20), 0.20
+#: FastFLUX's ratios in Table 1, whose latency L1-norm pruning is given as well.
+EQUALLED_RATIOS = (0.10, 0.15, 0.20)
 #: The replacement orders of Table 5, with one of ours.
 ORDERS = {
     "r2": ("Residual R²", "residual_r2"),
@@ -84,11 +86,10 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(VariantId.at(family, ratio), label, config)
 
-    def plus(saving: float) -> Variant:
+    def plus(saving: float, family: str = PLUS, title: str = f"{profile.fast_title}+") -> Variant:
         settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2)}
-        return Variant(
-            VariantId.at(PLUS, saving), f"{fast}+ {100 * saving:.0f}%", make_config("sublayer_replacement", settings)
-        )
+        label = f"{title} {100 * saving:.0f}%"
+        return Variant(VariantId.at(family, saving), label, make_config("sublayer_replacement", settings))
 
     def fastflux(
         family: str, label: str, ratio: float = ABLATED, settings: Mapping[str, JSON] | None = None
@@ -115,9 +116,13 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
             for name, other in profile.others.items()
             for made in (
                 Variant(VariantId(name), other.title, None, name),
-                replace(
-                    fastflux(f"fast{name}", f"Fast{other.title}-10%", settings={"ranking": other.ranking}), base=name
+                *(
+                    replace(
+                        fastflux(f"fast{name}", f"Fast{other.title}-{r:.0%}", r, {"ranking": other.ranking}), base=name
+                    )
+                    for r in OTHERS_RATIOS
                 ),
+                replace(plus(OTHERS_SAVING, f"plus{name}", f"Fast{other.title}+"), base=name),
             )
         ),
     )
