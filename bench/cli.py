@@ -1,7 +1,5 @@
 """The command line of the evaluation suite: `python -m bench --help`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated

@@ -6,8 +6,6 @@ for the sandwich; taken as it reads, the calibration samples run through the who
 the same model, in one run; the training is one step, the same in both.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """Text of records, of which nobody knows what it holds, on one line and with nothing in it that cannot be seen."""
 
-from __future__ import annotations
-
 import unicodedata
 from typing import TYPE_CHECKING
 

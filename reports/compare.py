@@ -1,7 +1,5 @@
 """Two variants prompt by prompt: the difference of their scores, its interval and its p-value, from their records."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING

@@ -1,7 +1,5 @@
 """Which tables there are, and each of them from rows: the declared ones, their twins and those that are worked out."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING

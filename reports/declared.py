@@ -12,8 +12,6 @@
 The keys are those of `bench.tables.TableSpec`, `Column` and `Pairing`.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
 from difflib import get_close_matches

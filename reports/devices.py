@@ -1,7 +1,5 @@
 """What was measured where: numbers that hang on the machine stand in one table only when one machine gave them all."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from bench.metrics.catalogue import on_machine

@@ -1,7 +1,5 @@
 """How freshly measured records differ from the committed ones: a small table of the numbers the claims rest on."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace

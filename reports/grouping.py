@@ -1,7 +1,5 @@
 """Latency groups as in the paper's Tables 1 and 2: found from measured latencies, or made for one another."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """Paired differences: every variant against its dense model, and FastFLUX against L1-norm pruning as fast as it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TYPE_CHECKING
 

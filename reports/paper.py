@@ -1,7 +1,5 @@
 """The paper's own figures beside the measured ones: two tables of the same rows and columns, never one mixed table."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from functools import cache

@@ -1,7 +1,5 @@
 """The records behind the rows as a table of its own: what a footnote to every number would have to say, once a row."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from bench.tables import TABLES

@@ -1,7 +1,5 @@
 """Records as rows: a variant's values by dotted key ("hps.averaged"), intervals, and reasons for what is missing."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """How far the scores hang on the seed of pruning: mean and spread over variants that differ in their seed alone."""
 
-from __future__ import annotations
-
 from statistics import mean, stdev
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """Rows and a declared table make a `Table`: grouped by latency or base, best values marked, every gap explained."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """Where a number of a table comes from: its record, measurement, commit, weights, seeds, device, date and command."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 

@@ -1,7 +1,5 @@
 """Rules about the repository as a whole: who imports whom, what the wheel holds, what may be committed."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

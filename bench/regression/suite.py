@@ -3,8 +3,6 @@
 Only pruned models are kept between runs, as long as nothing they come from has changed, fastflux's own code included.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime

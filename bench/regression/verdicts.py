@@ -1,7 +1,5 @@
 """The comparison itself: two snapshots in, a verdict for every check out. Pure: no torch, no files, no clock."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

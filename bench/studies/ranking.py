@@ -4,8 +4,6 @@ Section 3.2 of arXiv 2506.10035. Beside it the rankings that one calibration pas
 each costs. The order it writes is what the profile's pruning methods follow (`bench.profiles.variants`).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -5,8 +5,6 @@ collects; ``driver.py plan`` shows the steps. All work is that of `python -m ben
 seconds which torch and diffusers take to import are spent once.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import shlex

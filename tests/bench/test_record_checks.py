@@ -1,7 +1,5 @@
 """Records check themselves: what was edited is noticed by the digest, and what cannot be so by what follows from it."""
 
-from __future__ import annotations
-
 import json
 import random
 from functools import cache

@@ -1,7 +1,5 @@
 """The one list of tables: what is declared there is known to the runs, measured, and shown."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

@@ -1,7 +1,5 @@
 """Hand-made records: nothing here was measured, every number is chosen so that a test can tell what became of it."""
 
-from __future__ import annotations
-
 import os
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Hand-made images of variants, flat and of known levels, with the manifests that a run writes; edited records."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Figures 6 and 7: what they show, when they are drawn, and that their bytes repeat."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

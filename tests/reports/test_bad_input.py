@@ -1,7 +1,5 @@
 """Records that are damaged, contradictory, huge or hostile: refused with the reason, or shown without harm."""
 
-from __future__ import annotations
-
 import json
 import time
 from typing import TYPE_CHECKING

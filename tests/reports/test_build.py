@@ -1,7 +1,5 @@
 """Documents from a folder of records: same bytes each time, the command line, errors in one sentence, no torch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import TYPE_CHECKING

@@ -2,8 +2,6 @@
 
 # ruff: noqa: E501  # a golden table's lines are as long as it is wide
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """Two variants prompt by prompt: the difference, its sign, and why two cannot be compared."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

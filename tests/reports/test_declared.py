@@ -1,7 +1,5 @@
 """Tables that a TOML file declares: filled like our own, and mistakes named with file, table and key."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,5 @@
 """Records of several devices: what hangs on the machine is refused in one table, or noted where that was asked for."""
 
-from __future__ import annotations
-
 import re
 from typing import TYPE_CHECKING
 

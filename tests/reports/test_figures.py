@@ -1,7 +1,5 @@
 """Figures of scores: what they show."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

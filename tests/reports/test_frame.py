@@ -1,7 +1,5 @@
 """Tables as DataFrames: full precision in, full precision out; the CSV as literal text, harmless to spreadsheets."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 

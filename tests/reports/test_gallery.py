@@ -1,7 +1,5 @@
 """Galleries: what goes in, what is left out, and what unusable files get."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING
 

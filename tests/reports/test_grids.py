@@ -1,7 +1,5 @@
 """Grids of images: which stand side by side, what is drawn where, and that the bytes repeat."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import numpy as np

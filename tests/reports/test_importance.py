@@ -1,7 +1,5 @@
 """Importance of blocks: the figure's points, the table's text, and what faulty files get."""
 
-from __future__ import annotations
-
 import json
 from typing import TYPE_CHECKING, Any
 

@@ -3,8 +3,6 @@ r"""Tables as LaTeX: a whole golden fragment, any text escaped, nothing wider th
 # Golden documents stand here as they are read: longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
 import re
 import tempfile
 import unicodedata

@@ -1,7 +1,5 @@
 """Every number of a table knows the record it was read from; the paper's own numbers have none."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from bench.tables import TABLES

@@ -1,7 +1,5 @@
 """The page as text: one file that asks for nothing, allows its own script alone, and is the same each time."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

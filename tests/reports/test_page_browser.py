@@ -1,7 +1,5 @@
 """The page in a real browser, opened from disk: works by mouse and by keyboard, asks for nothing, runs no data."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import replace

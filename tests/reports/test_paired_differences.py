@@ -3,8 +3,6 @@
 # A golden document stands here as it is read: longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from bench.tables import TABLES

@@ -1,7 +1,5 @@
 """Score against cost: the front of hand-made points, and what the plot is given."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

@@ -1,7 +1,5 @@
 """The PDF of a folder of records: the same bytes, nothing off the page, and errors that say what to install or mend."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING

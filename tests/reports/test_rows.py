@@ -1,7 +1,5 @@
 """Records become rows: order, derived values, reasons for gaps; what may not share a table is refused."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

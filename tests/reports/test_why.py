@@ -1,7 +1,5 @@
 """Where a number comes from: the whole text, and names that are not there."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import pytest

@@ -1,7 +1,5 @@
 """The one list of metrics: each can be loaded, its headline stands in the records, and another package's joins."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import TYPE_CHECKING
