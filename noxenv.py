@@ -5,6 +5,8 @@ nox makes an environment per session and has no option to share one, and this on
 Standard library only: nox imports it before anything is installed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import fcntl
 import hashlib

@@ -183,12 +183,7 @@ def recollection(
         return base.drive
 
     found = compare(
-        base.dense,
-        drive_of,
-        config,
-        batch_size=settings.calibration.batch,
-        keep=keep,
-        activations=activations,
+        base.dense, drive_of, config, batch_size=settings.calibration.batch, keep=keep, activations=activations
     )
     path = folder / "recollection.json"
     record: dict[str, JSON] = {

@@ -41,11 +41,7 @@ def python_modules(package: str) -> list[str]:
     [
         ("fastflux/errors.py", "import bench.records.results", "reports -> bench -> fastflux"),
         ("bench/records/results.py", "import reports.rows", "reports -> bench -> fastflux"),
-        (
-            "reports/table.py",
-            "import bench.samples.prompts",
-            "of bench, reports know records and declarations only",
-        ),
+        ("reports/table.py", "import bench.samples.prompts", "of bench, reports know records and declarations only"),
         ("reports/table.py", "import torch", "reports never import a model library"),
         ("fastflux/files.py", "import torch", "reports never import a model library"),
         ("bench/records/results.py", "import diffusers", "reports never import a model library"),

@@ -16,12 +16,7 @@ def judge(baseline: Snapshot, now: Snapshot, kinds: Sequence[str], tolerances: T
 
     Raises NoVerdictError when a metric has another version than in the baseline.
     """
-    checks = {
-        "quality": quality_checks,
-        "latency": _latency,
-        "cost": _cost,
-        "render": _render,
-    }
+    checks = {"quality": quality_checks, "latency": _latency, "cost": _cost, "render": _render}
     return tuple(check for kind in kinds for check in checks[kind](baseline, now, tolerances))
 
 

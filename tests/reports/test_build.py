@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +10,6 @@ from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXTS = ("md", "tex")
 KNOWN = ", ".join(sorted(TABLES))
@@ -45,11 +42,7 @@ def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
     [
         (["tabel1"], TEXTS, f"Unknown table 'tabel1': expected one of {KNOWN}; did you mean 'table1'?"),
         (["xyz"], TEXTS, f"Unknown table 'xyz': expected one of {KNOWN}."),
-        (
-            ["table1"],
-            ["mdd"],
-            f"Unknown format 'mdd': expected one of {FORMATS}; did you mean 'md'?",
-        ),
+        (["table1"], ["mdd"], f"Unknown format 'mdd': expected one of {FORMATS}; did you mean 'md'?"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_written(

@@ -6,9 +6,9 @@ r"""Tables as LaTeX: a whole golden fragment, any text escaped, nothing wider th
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -18,9 +18,6 @@ from reports.pdf import compile_latex, overfull
 from reports.render.latex.tables import anchor, to_latex
 from reports.render.latex.text import escape_latex
 from reports.table import Cell, Group, Header, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 TABLE = Table(
     name="sample_1",
