@@ -1,7 +1,5 @@
 """`python -m reports pdf`: all tables and figures of a folder of records as one PDF, set by pdflatex."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """The engine of a run: its graph as data, what starts when, and workers on Ray that die, leave or do as one would."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

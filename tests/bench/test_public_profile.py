@@ -24,11 +24,9 @@ TASKS = {
     "two_object": {"include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1}]},
     "counting": {"include": [{"class": "dog", "count": 2}], "exclude": [{"class": "dog", "count": 3}]},
     "colors": {"include": [{"class": "dog", "count": 1, "color": "red"}]},
-    "position": {
-        "include": [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["left of", 0]}],
-    },
+    "position": {"include": [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["left of", 0]}]},
     "color_attr": {
-        "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}],
+        "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}]
     },
 }
 

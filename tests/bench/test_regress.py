@@ -1,7 +1,5 @@
 """`python -m bench regress` on the committed weights with little training: what it catches, refuses and leaves."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path

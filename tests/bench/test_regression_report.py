@@ -1,7 +1,5 @@
 """What a run tells: JUnit XML that readers count right, Markdown that shows, a terminal that has the verdict last."""
 
-from __future__ import annotations
-
 import io
 from xml.etree import ElementTree as ET
 

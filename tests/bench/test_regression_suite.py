@@ -1,7 +1,5 @@
 """The suite's parts: what is kept between runs, whose baseline is found, the clock and the yardstick."""
 
-from __future__ import annotations
-
 import ast
 import time
 from pathlib import Path

@@ -35,11 +35,7 @@ def amount(method: str, ratio: float) -> Mapping[str, Any]:
 
 @pytest.fixture(params=METHODS)
 def pruned(
-    request: pytest.FixtureRequest,
-    family: str,
-    make: Make,
-    statistics_of: Callable[[str], Statistics],
-    drive: Drive,
+    request: pytest.FixtureRequest, family: str, make: Make, statistics_of: Callable[[str], Statistics], drive: Drive
 ) -> tuple[Any, PruningPlan]:
     transformer = make()
     config = make_config(request.param, {**amount(request.param, 0.34), **FURTHER.get(request.param, {})})

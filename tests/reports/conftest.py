@@ -1,9 +1,9 @@
 """Hand-made records: nothing here was measured, every number is chosen so that a test can tell what became of it."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,13 +14,9 @@ from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from reports.figures.gallery import Gallery, GalleryShot
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    Measured = Callable[..., Measurement]
-    MakeRecord = Callable[..., RunRecord]
-    Sampled = Callable[..., Measurement]
+Measured = Callable[..., Measurement]
+MakeRecord = Callable[..., RunRecord]
+Sampled = Callable[..., Measurement]
 
 # Name, unit and direction.
 METRICS = (

@@ -140,10 +140,7 @@ def test_lora_on_flux_dev_counts_until_it_is_merged() -> None:
     # In double blocks the four names are the image's layers; single blocks have no to_out.
     double = 4 * lora_flops(rows=image, **layer)
     single = 3 * lora_flops(rows=image + TEXT, **layer)
-    assert unmerged.each == {
-        "double+lora": dense.each["double"] + double,
-        "single+lora": dense.each["single"] + single,
-    }
+    assert unmerged.each == {"double+lora": dense.each["double"] + double, "single+lora": dense.each["single"] + single}
     assert unmerged.forward == dense.forward + double + 2 * single
     model.fuse_lora()
     assert flops_by_block(model, SIZE, SIZE) == dense
