@@ -30,9 +30,10 @@ from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, board_of, settle
 from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node, Schedule
-from fastflux.errors import FastFluxError, first_sentence
+from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.settings import require_device, require_positive
+from fastflux.text import one_line
 from fastflux.threads import usable_cores
 
 MEMORY_BYTES = 2.5 * 2**30
@@ -198,7 +199,7 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
         except (OSError, RuntimeError, ValueError) as error:
             what = "Ray cannot be started" if address is None else f"no Ray cluster answers at {address}"
             raise FastFluxError(
-                f"{what} ({first_sentence(error)}): check the address and Ray's version, or use --workers 1"
+                f"{what} ({one_line(str(error))[:300].rstrip('.')}): check the address and Ray's version, or use --workers 1"
             ) from error
         for number, handler in handlers.items():  # Ray sets its own
             signal.signal(number, handler)

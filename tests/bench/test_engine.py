@@ -208,6 +208,15 @@ def test_an_address_at_which_nothing_listens_is_told_at_once(address: str, monke
         cluster._connected(ray, address, 1, here).__enter__()
 
 
+def test_another_version_of_ray_is_told_with_both() -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\nThis process: 2.60.0")
+
+    here: Any = SimpleNamespace(on_cpu=True)
+    with pytest.raises(FastFluxError, match=r"with: Ray: 2\.9\.0 This process: 2\.60\.0\): check .*Ray's version"):
+        cluster._connected(SimpleNamespace(init=init, shutdown=list), "nowhere", 1, here).__enter__()
+
+
 # -- the real thing
 
 SMALL = """extends = "shapes"
