@@ -86,7 +86,6 @@ def test_every_measurement_is_there(quick: Path) -> None:
     for record in found.values():
         for name in ("hps", "geneval", "clip_score", "fid", "flops", "parameters", "memory", "latency"):
             measurement = record.measurement(name)
-            assert measurement is not None
             assert measurement.status == "ok", measurement.reason
     assert found["dense"].plan is None
     assert len(found["fastflux-10"].plan["replacements"]) == 5  # type: ignore[index, arg-type]

@@ -117,16 +117,12 @@ def test_parameters_flops_and_times_are_of_the_same_model(ran: Path) -> None:
     found = records(ran)
     fast = found["fastflux-20"]
     plan = fast.plan
-    assert plan is not None
     assert len(plan["replacements"]) == 2  # type: ignore[arg-type]  # a list
     counted = fast.measurement("flops_by_block")
-    assert counted is not None
     assert counted.settings["blocks"]["linear"] == 2  # type: ignore[index,call-overload]
     cost = found["fastflux-20"].measurement("pruning_cost_by_block")
-    assert cost is not None
     assert len(cost.samples["seconds"]) == 2
     calibration = found["dense"].measurement("calibration_cost")
-    assert calibration is not None
     assert (calibration.values["samples"], calibration.values["forwards"]) == (6, 3)
     assert calibration.values["ratio"] == pytest.approx(
         sum(calibration.samples["statistics/ms"]) / sum(calibration.samples["plain/ms"])
@@ -137,20 +133,16 @@ def test_models_of_equal_latency_are_timed_beside_their_targets_in_every_later_s
     record = records(ran)["l1_equal-20"]
     assert record.label == "L1-norm at the latency of FastFLUX-20%"
     found = record.measurement("equal_latency")
-    assert found is not None
     plan = record.plan
-    assert plan is not None
     assert {"heads": found.values["heads"], "mlp_channels": found.values["mlp_channels"]}.items() <= plan[
         "config"
     ].items()  # type: ignore[union-attr]
     for name in ("latency_32x32", "latency_end_to_end"):
         timed = record.measurement(name)
-        assert timed is not None
         assert timed.settings["target"] == "fastflux-20"
         assert {"dense", "fastflux-20", "l1_equal-20"} <= set(timed.settings["together"])  # type: ignore[arg-type]
         assert timed.values["ratio_to_target"] > 0
     counted = record.measurement("flops_by_block")
-    assert counted is not None
     assert counted.values["32x32.ratio_to_dense"] == found.values["flops_ratio_to_dense"]
 
 
@@ -159,7 +151,6 @@ def test_stages_settled_before_the_search_take_what_it_found_later(tmp_path: Pat
     assert "l1_equal-20" not in records(tmp_path)
     assert small(tmp_path, stages=["equal-latency", "latency-32"])
     timed = records(tmp_path)["l1_equal-20"].measurement("latency_32x32")
-    assert timed is not None
     assert timed.settings["together"] == ["dense", "l1_equal-20", "fastflux-20"], "its target alone is timed again"
 
 
@@ -179,7 +170,6 @@ def test_a_search_that_failed_leaves_nothing_to_time(tmp_path: Path, monkeypatch
 def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = equal.search_equal_latency
     found = records(done)["l1_equal-20"].measurement("equal_latency")
-    assert found is not None
     heads = 3 - int(found.values["heads"])  # of the two that there are
 
     def other(*arguments: Any, **options: Any) -> Any:
@@ -261,7 +251,6 @@ def test_blocks_of_an_order_that_was_found_before_are_not_counted(done: Path) ->
     piece.unlink()
     assert small(done, stages=["calibration", "prune-20"])
     cost = records(done)["fastflux-20"].measurement("pruning_cost_by_block")
-    assert cost is not None
     assert cost.values["blocks"] == 2
 
 
@@ -285,7 +274,6 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
     batches = 3
     assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
     precision = records(tmp_path)["dense"].measurement("calibration_precision")
-    assert precision is not None
     for kind in ("float64", "bfloat16"):
         ridges = [value for name, value in precision.values.items() if name.endswith(f".{kind}.ridge")]
         assert len(ridges) == 2
@@ -334,7 +322,6 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     before = {"4": "2", "6": "4"}[part]
     assert [path.name for path in place(tmp_path).glob("statistics-*")] == [f"statistics-{before}.safetensors"]
     cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
-    assert cost is not None
     assert cost.status == "failed"
     assert "the stage calibration failed (out of memory: out)" in cost.reason
 
@@ -369,7 +356,6 @@ def test_an_error_of_ours_ends_a_piece_and_not_the_run(tmp_path: Path, monkeypat
     assert ended(tmp_path, stages=["calibration", "prune-20"]) == Ending.FAILED
     found = records(tmp_path)
     precision = found["dense"].measurement("calibration_precision")
-    assert precision is not None
     assert (precision.status, precision.reason) == ("failed", "The normal equations are singular.")
     assert found["fastflux-20"].measurement("pruning_cost").status == "ok"  # type: ignore[union-attr]
 
@@ -404,7 +390,6 @@ def test_pruning_stops_behind_a_block_when_the_budget_is_spent(
     assert small(calibrated, stages=["prune-20"])
     assert files[0].stat().st_mtime_ns == made, "the finished block was read, not made again"
     cost = records(calibrated)["fastflux-20"].measurement("pruning_cost")
-    assert cost is not None
     assert cost.values["training_steps"] == 4
 
 
@@ -451,7 +436,6 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     arguments = ["full_size", "--stages", "flops", "--out", str(tmp_path), *changes]
     assert main(arguments) == 1
     found = records(tmp_path)["run-20"].measurement("flops_by_block")
-    assert found is not None
     assert found.reason.startswith("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
     capsys.readouterr()
     assert main([*arguments, "--accept", str(tmp_path / "kept")]) == 1
@@ -488,7 +472,6 @@ def test_a_variant_without_memory_fails_alone_and_can_be_retried(
     assert ended(tmp_path, stages=["latency-32"]) == Ending.FAILED
     found = records(tmp_path)
     failed = found["l1-4of24"].measurement("latency_32x32")
-    assert failed is not None
     assert failed.status == "failed"
     assert failed.reason == "no memory to make the model: CUDA out of memory. Tried to allocate 17 GiB."
     assert found["fastflux-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
