@@ -96,7 +96,6 @@ def dense(tmp_path: Path) -> Path:
 
 
 def plan_like(plan: PruningPlan | None, **changes: Any) -> PruningPlan:
-    assert plan is not None
     return PruningPlan.from_json({**plan.to_json(), **changes})
 
 

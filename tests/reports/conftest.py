@@ -1,6 +1,7 @@
 """Hand-made records: nothing here was measured, every number is chosen so that a test can tell what became of it."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ METRICS = (
 )
 INFOS = {name: MetricInfo(name, "1", unit, better, f"hand-made {name}") for name, unit, better in METRICS}
 HPS_KEYS = ("anime", "concept-art", "paintings", "photo", "averaged")
+
+
+def overfull(log: str, more_than: float = 1.0) -> list[str]:
+    """The lines of a log of pdflatex that tell of boxes larger than there is room, by more than so many points."""
+    pattern = r"^Overfull \\[hv]box \(([\d.]+)pt too (?:wide|high)\).*"
+    return [found[0] for found in re.finditer(pattern, log, re.MULTILINE) if float(found[1]) > more_than]
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from fastflux.text import one_line
 from reports.build import build
-from reports.pdf import build_pdf, overfull
+from reports.pdf import build_pdf
 from reports.rows import read_rows
 from reports.table import Cell, Group, Header, Table, to_markdown
-from tests.reports.conftest import MakeRecord, Measured
+from tests.reports.conftest import MakeRecord, Measured, overfull
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 #: The tags that a table of ours writes itself.

@@ -164,7 +164,6 @@ def test_a_missing_sample_leaves_out_what_cannot_be_told_apart(
 ) -> None:
     dense = judged_records[0]
     verdicts = dense.measurement("geneval")
-    assert verdicts is not None
     samples = {**verdicts.samples, "colors/geneval-a": [1.0]}
     gap = structs.replace(dense.with_measurement(structs.replace(verdicts, samples=samples, missing=1)),
                   sampling={"samples": {"geneval": 2}})  # fmt: skip

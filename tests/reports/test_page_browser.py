@@ -1,23 +1,30 @@
 """The page in a real browser, opened from disk: works by mouse and by keyboard, asks for nothing, runs no data."""
 
+from __future__ import annotations
+
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
 
-from bench.records.results import RunRecord
 from bench.tables import TABLES
-from reports.figures.gallery import Gallery
 from reports.paired_differences import differences_table
 from reports.render.html.document import page_html
 from reports.rows import rows_of
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+    from bench.records.results import RunRecord
+    from reports.figures.gallery import Gallery
 
 REQUIRED = os.environ.get("FASTFLUX_REQUIRE_TOOLS") == "1"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -216,7 +223,6 @@ def test_the_slider_shows_more_of_the_other_picture(page: Page) -> None:
     assert slider.input_value() == "99"
     assert page.get_by_role("button", name="Previous").is_disabled()  # the key moved the slider, not the picture
     box = frame.bounding_box()
-    assert box is not None
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 20)
     assert slider.input_value() == "25"
 
