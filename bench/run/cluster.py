@@ -198,9 +198,8 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
             ray.init(**options)
         except (OSError, RuntimeError, ValueError) as error:
             what = "Ray cannot be started" if address is None else f"no Ray cluster answers at {address}"
-            raise FastFluxError(
-                f"{what} ({one_line(str(error))[:300].rstrip('.')}): check the address and Ray's version, or use --workers 1"
-            ) from error
+            why = one_line(str(error))[:300].rstrip(".")
+            raise FastFluxError(f"{what} ({why}): check the address and Ray's version, or use --workers 1") from error
         for number, handler in handlers.items():  # Ray sets its own
             signal.signal(number, handler)
         if temporary is not None:
