@@ -1,25 +1,12 @@
 """The command line of the evaluation suite: `python -m bench --help`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench.options import (
-    FULL_SIZE,
-    MEASURED,
-    RUN,
-    FullSizeRun,
-    Measured,
-    Names,
-    Numbers,
-    Out,
-    Run,
-    pairs,
-)
+from bench.options import FULL_SIZE, MEASURED, RUN, FullSizeRun, Measured, Names, Numbers, Out, Run, pairs
 from bench.progress import console
 from bench.quiet import quiet_libraries
 from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
@@ -185,15 +172,7 @@ def _draw(
   python -m bench score dalle --name dalle_mini --profile flux-dev --metrics hps     <style>/00000.jpg ...
   python -m bench score geneval_images --name mine --profile flux-dev --metrics geneval    00000/samples/ ...""",
 )
-def _score(
-    images: Path,
-    /,
-    *,
-    name: str,
-    label: str = "",
-    run: Run = RUN,
-    metrics: Names = None,
-) -> int:
+def _score(images: Path, /, *, name: str, label: str = "", run: Run = RUN, metrics: Names = None) -> int:
     """Score images that are there already.
 
     Made by `draw` or elsewhere, with the scorers of a profile, without drawing anything. The record goes to

@@ -1,7 +1,5 @@
 """The engine of a run: its graph as data, what starts when, and workers on Ray that die, leave or do as one would."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -11,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -19,6 +18,7 @@ from bench.profiles.variants import chosen_variants
 from bench.run import cluster
 from bench.run.cluster import TRIES, Pool
 from bench.run.evaluate import board_of
+from bench.run.folders import locked
 from bench.run.graph import Extent, graph_of
 from bench.run.schedule import Node, Schedule, simulate, wanted
 from bench.tables import TABLES, needed_by
@@ -185,11 +185,44 @@ def test_without_ray_one_worker_does_it_all_and_none_are_promised(
         cluster.local_workers(here, 0)
 
 
+@pytest.mark.parametrize("answer", ["dead", "gone", "silent"])
+def test_ray_that_ends_or_falls_silent_ends_the_run_that_would_wait_for_it(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SILENCE", 0.1)
+    nodes: Any = {"dead": lambda: [{"NodeID": "own", "Alive": False}], "gone": list, "silent": lambda: time.sleep(1)}
+    ray = SimpleNamespace(
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "own"), nodes=nodes[answer],
+        wait=lambda *_, **__: (time.sleep(0.05), ([], []))[1],
+    )  # fmt: skip
+    schedule = Schedule([Node("prune", "a")])
+    with board_of(schedule) as board, pytest.raises(FastFluxError, match="the same command goes on"):
+        Pool(ray, MagicMock(), tmp_path, schedule, board, lambda *_: None).run(1)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "auto", "ray://", "a:b"])
+def test_an_address_at_which_nothing_listens_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    ray = SimpleNamespace(init=lambda **_: pytest.fail("Ray would wait for minutes"), shutdown=lambda: None)
+    here: Any = SimpleNamespace(on_cpu=True)
+    with pytest.raises(FastFluxError, match=f"no Ray cluster answers at {address} "):
+        cluster._connected(ray, address, 1, here).__enter__()
+
+
+def test_another_version_of_ray_is_told_with_both() -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\nThis process: 2.60.0")
+
+    here: Any = SimpleNamespace(on_cpu=True)
+    with pytest.raises(FastFluxError, match=r"with: Ray: 2\.9\.0 This process: 2\.60\.0\): check .*Ray's version"):
+        cluster._connected(SimpleNamespace(init=init, shutdown=list), "nowhere", 1, here).__enter__()
+
+
 # -- the real thing
 
 SMALL = """extends = "shapes"
 name = "small"
-without = ["others.sd3"]
+without = ["others.sd3", "metrics.fid", "metrics.paired"]
 [sampling]
 steps = 1
 [calibration]
@@ -256,9 +289,8 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path)
     while not list(run.glob("draw/*.json")):
         assert two.poll() is None, (folders[2] / "2.log").read_text()
         time.sleep(0.2)
-    again = small_run(folders[2], 1)  # of which one only may work in a folder
-    assert again.wait() == 1
-    assert "another run works in" in (folders[2] / "1.log").read_text()
+    with pytest.raises(FastFluxError, match="another run works in"), locked(run):
+        pass
     everyone = children(two.pid)
     processes = [psutil.Process(pid) for pid in everyone if psutil.pid_exists(pid)]
     worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
