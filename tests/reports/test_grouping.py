@@ -1,7 +1,6 @@
 """Latency groups: the paper's own, and what holds for any latencies."""
 
 import pytest
-from conftest import MakeRecord, Measured
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from fastflux.errors import FastFluxError
 from reports.grouping import pair_by_latency, pair_by_number, pairs_of, relative_difference
 from reports.paper import paper_data, paper_rows
 from reports.rows import rows_of
+from tests.reports.conftest import MakeRecord, Measured
 
 ratios = st.floats(0.1, 2.0) | st.none()
 baselines = st.dictionaries(st.sampled_from([f"l1-{n}" for n in range(6)]), ratios)
