@@ -101,7 +101,7 @@ def test_the_choice_is_the_best_of_all() -> None:
         ({"targets": "dens"}, "dense"),
         ({"scored": 64}, "between 1 and 32"),
         ({"fitted": 4}, "8 samples are to be scored, but it must be between 1 and 4"),
-        ({"fitted": 33}, "33 samples are to be fitted, but it must be between 1 and 32"),
+        ({"fitted": -1}, "fitted is -1, but it must be at least 0"),
         ({"draws": 0}, "draws is 0"),
         ({"lr": 0.0}, "lr is 0"),
     ],

@@ -19,9 +19,9 @@ class SublayerReplacementConfig:
     """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the output least.
 
     Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
-    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`); ``fitted`` of the ``samples``
-    (0: all) fit their layers, ``scored`` of these measure the error of the model's output that each kind in each block
-    makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets``
+    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`). At most ``fitted`` of the
+    ``samples`` (0: all) fit its layers, ``scored`` of these measure the error of the model's output that each kind in
+    each block makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets``
     give: the "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense model on
     all samples follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for
     the rest. It learns few samples by heart: ``draws`` is how many trajectories of each prompt they are taken from.
@@ -56,12 +56,13 @@ class SublayerReplacementConfig:
         for kind in self.allowed:
             if kind not in REPLACEMENT_KINDS:
                 raise unknown_name("replacement kind", kind, REPLACEMENT_KINDS)
-        fitted = self.fitted or self.samples
-        for done, number, most in (("scored", self.scored, fitted), ("fitted", fitted, self.samples)):
-            if not 1 <= number <= most:
-                raise FastFluxError(f"{number} samples are to be {done}, but it must be between 1 and {most}.")
-        if self.draws < 1:
-            raise FastFluxError(f"draws is {self.draws}, but it must be at least 1.")
+        for name, value, least in (("fitted", self.fitted, 0), ("draws", self.draws, 1)):
+            if value < least:
+                raise FastFluxError(f"{name} is {value}, but it must be at least {least}.")
+        if not 1 <= self.scored <= self.fit_samples:
+            raise FastFluxError(
+                f"{self.scored} samples are to be scored, but it must be between 1 and {self.fit_samples}."
+            )
         require_targets(self.targets)
         require_ridge(self.ridge)
         _ = self.settings, FinetuningSettings(lr=self.lr)  # which check themselves
@@ -70,6 +71,11 @@ class SublayerReplacementConfig:
     def left(self) -> float:
         """The share of the dense step's cost that may be left."""
         return self.latency if self.flops is None else self.flops  # type: ignore[return-value]  # one of them is given
+
+    @property
+    def fit_samples(self) -> int:
+        """How many of the samples fit the layers."""
+        return min(self.fitted or self.samples, self.samples)
 
     @property
     def allowed(self) -> tuple[str, ...]:

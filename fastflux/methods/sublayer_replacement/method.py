@@ -31,9 +31,7 @@ def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, c
     chain = architecture_of(transformer).chain(transformer)
     targets = outputs_of(transformer, inputs, at_once)
     with calibration.store() as store:
-        states = BlockStates(
-            transformer, _spread(inputs, config.fitted or config.samples), at_once, keep=0, store=store
-        )
+        states = BlockStates(transformer, _spread(inputs, config.fit_samples), at_once, keep=0, store=store)
         options, scored = _scored(transformer, config, calibration, states, store)
         chosen = choose(options, 1 - config.left)
         _fit_(transformer, config, states, chosen)
