@@ -21,11 +21,11 @@ class SublayerReplacementConfig:
     Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
     size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`). At most ``fitted`` of the
     ``samples`` (0: all) fit its layers, ``scored`` of these measure the error of the model's output that each kind in
-    each block makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets``
-    give: the "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense model on
-    all samples follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for
-    the rest. It learns few samples by heart: ``draws`` is how many trajectories of each prompt they are taken from.
-    ``ridge`` as in `LinearReplacementConfig`.
+    each block makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the
+    ``targets`` give: the "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense
+    model on all samples follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at
+    ``lr`` for the rest. It learns few samples by heart: ``draws`` is how many trajectories of each prompt they are
+    taken from. ``ridge`` as in `LinearReplacementConfig`.
 
     Raises:
         FastFluxError: A value that cannot be meant.
