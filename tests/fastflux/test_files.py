@@ -131,6 +131,22 @@ def replace_until(out: Path, way: str, left: int) -> None:
     os._exit(0)
 
 
+def test_what_killed_processes_left_half_written_is_deleted_and_what_living_ones_write_stays(old: Path) -> None:
+    dead, other = old.with_name(".out.partial-00000000"), old.with_name(".more.partial-00000000")
+    for folder in (dead, other):
+        fill(folder, NEW)
+    with files.new_folder(old.with_name("out"), overwrite=True, foreign=lambda _: []) as living:
+        replace(old)
+        assert not dead.exists()
+        assert living.exists()
+    assert sorted(path.name for path in old.parent.iterdir()) == [other.name, "out"]
+    with files.whole_file(old.parent / "a") as partial:
+        partial.write_text("half")
+        files.delete_partials(old.parent.rglob(files.PARTIALS))
+        assert not other.exists()
+    assert (old.parent / "a").read_text() == "half"
+
+
 @pytest.mark.parametrize("way", ["exchange", "two renames", "busy"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded")  # the child touches files alone
 def test_a_kill_at_any_file_operation_loses_neither(way: str, tmp_path: Path) -> None:
