@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
+from bench.metrics.quality.geneval import GenEval
+from bench.records.results import RunRecord
 from bench.run.external import score, shown
 from tests.bench.conftest import WriteImages
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
@@ -43,6 +45,22 @@ def test_images_that_are_not_there_count_as_missing(
     [found] = record.measurements
     assert (found.status, found.scored, found.missing) == ("ok", scored, missing)
     assert f"{scored} of {scored + missing} scored" in shown(record)
+
+
+def test_metrics_are_added_to_a_record_and_an_interruption_keeps_what_is_done(
+    changes: dict[str, str], write_images: WriteImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    styles = ("photo", "anime", "paintings", "concept-art")
+    manifest = write_images([{**HPS[0], "id": f"h{index}", "style": style} for index, style in enumerate(styles)])
+    score(manifest, "mine", metrics=["clip_score"], changes=changes)
+    monkeypatch.setattr(GenEval, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        score(manifest, "mine", metrics=["hps", "geneval"], changes=changes)
+    record = RunRecord.read(tmp_path / "runs" / "shapes" / "external" / "external-mine.json")
+    assert {found.info.name: found.status for found in record.measurements} == {"clip_score": "ok", "hps": "ok"}
 
 
 def foreign(folder: Path, *names: str) -> Path:
