@@ -1,4 +1,4 @@
-"""What all full-size stages share: what a stage is, the dense model and its views, inputs, room on the device, the budget."""
+"""What all full-size stages share: the dense model, its views, inputs, room on the device, and what a stage is."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
