@@ -70,12 +70,12 @@ def row(name: str) -> tuple[str, ...]:
     """A model's line of the table."""
     size = size_of(published(name))
     told = PUBLISHED[name]["parameters"]
+    known = told if isinstance(told, str) else f"{told:,}"
     saves = (f"{kind} {own:.2%} of parameters, {flops:.2%} of FLOPs" for kind, (own, flops) in size.saves.items())
     return (
         name,
         " + ".join(f"{count} {kind}" for kind, count in size.blocks.items()),
-        f"{size.parameters:,}"
-        + ("" if size.parameters == told else f" ({told if isinstance(told, str) else f'{told:,}'})"),
+        f"{size.parameters:,}" if size.parameters == told else f"{size.parameters:,} ({known})",
         f"{size.parameters * 2 / 1e9:.1f}",
         f"{size.resident * 2 / 1e9:.1f}",
         f"{size.flops / 1e12:.3f}",

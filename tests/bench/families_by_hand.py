@@ -124,6 +124,7 @@ def qwen(hand: Hand, config: Config) -> None:
 
 
 def z_image(hand: Hand, config: Config) -> None:
+    hand.image, hand.text = -(-hand.image // 32) * 32, -(-hand.text // 32) * 32  # it pads both
     dim, refiners, modulation = config["dim"], config["n_refiner_layers"], min(config["dim"], 256)
     for times, tokens, modulated in (
         (config["n_layers"], hand.tokens, True),
