@@ -1,7 +1,5 @@
 """Sessions of FastFLUX: `nox -l` lists them. All run in one shared environment, see noxenv.py."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,25 +1,12 @@
 """The command line of the evaluation suite: `python -m bench --help`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench.options import (
-    FULL_SIZE,
-    MEASURED,
-    RUN,
-    FullSizeRun,
-    Measured,
-    Names,
-    Numbers,
-    Out,
-    Run,
-    pairs,
-)
+from bench.options import FULL_SIZE, MEASURED, RUN, FullSizeRun, Measured, Names, Numbers, Out, Run, pairs
 from bench.progress import console
 from bench.quiet import quiet_libraries
 from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
@@ -110,13 +97,7 @@ def _reproduce(
   python -m bench rank --samples 4 --accept          make this order the one that the profile prunes in
   fastflux prune MODEL --ratio 0.1 --ranking bench/profiles/rankings/shapes.json --prompts prompts.txt -o OUT""",
 )
-def _rank(
-    *,
-    run: Run = RUN,
-    samples: int = 2,
-    force: bool = False,
-    accept: bool = False,
-) -> None:
+def _rank(*, run: Run = RUN, samples: int = 2, force: bool = False, accept: bool = False) -> None:
     """Measure the paper's importance of every block: FID and CLIP score without it.
 
     Draw the calibration prompts without each block in turn, score the images by FID (against the dense model's) and
@@ -179,15 +160,7 @@ def _draw(
   python -m bench score dalle --name dalle_mini --profile flux-dev --metrics hps     <style>/00000.jpg ...
   python -m bench score geneval_images --name mine --profile flux-dev --metrics geneval    00000/samples/ ...""",
 )
-def _score(
-    images: Path,
-    /,
-    *,
-    name: str,
-    label: str = "",
-    run: Run = RUN,
-    metrics: Names = None,
-) -> int:
+def _score(images: Path, /, *, name: str, label: str = "", run: Run = RUN, metrics: Names = None) -> int:
     """Score images that are there already.
 
     Made by `draw` or elsewhere, with the scorers of a profile, without drawing anything. The record goes to

@@ -1,7 +1,5 @@
 """Progress bars with remaining time on a terminal; a line now and then where the output is no terminal."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What every command does before its work, and every worker."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

@@ -3,8 +3,6 @@
 Beside the digest of a record (`bench.records.results`), which tells that something was changed, this tells what.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

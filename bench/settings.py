@@ -1,7 +1,5 @@
 """Typed settings: structs read from tables of TOML, each fault told by its key, its value and what was expected."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ A table is one `TableSpec` in `TABLES`: `reproduce --only` knows it, its variant
 measured, and reports build it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol, TypeVar
 

@@ -6,8 +6,6 @@ for the sandwich; taken as it reads, the calibration samples run through the who
 the same model, in one run; the training is one step, the same in both.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys
@@ -185,12 +183,7 @@ def recollection(
         return base.drive
 
     found = compare(
-        base.dense,
-        drive_of,
-        config,
-        batch_size=settings.calibration.batch,
-        keep=keep,
-        activations=activations,
+        base.dense, drive_of, config, batch_size=settings.calibration.batch, keep=keep, activations=activations
     )
     path = folder / "recollection.json"
     record: dict[str, JSON] = {

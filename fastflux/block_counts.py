@@ -21,8 +21,3 @@ def block_count(ratio: float, blocks: int) -> int:
     """
     require_fraction("The pruning ratio", ratio)
     return round(ratio * (PAPER_COUNTED_BLOCKS if blocks == PAPER_BLOCKS else blocks))
-
-
-def paper_block_count(ratio: float) -> int:
-    """The paper's number of replaced blocks of FLUX.1-dev's 57 at a ratio in [0, 1] (Table 6)."""
-    return block_count(ratio, PAPER_BLOCKS)

@@ -1,12 +1,7 @@
 """Text of records, of which nobody knows what it holds, on one line and with nothing in it that cannot be seen."""
 
-from __future__ import annotations
-
 import unicodedata
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from collections.abc import Iterable
 
 #: Control and format characters (bidirectional overrides among them), halves of surrogate pairs: they have no glyph,
 #: hide or turn round what stands beside them, or cannot be written as UTF-8.

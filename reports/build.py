@@ -1,7 +1,5 @@
 """Documents from a folder of records: what `python -m reports build` and the reproduction of the tables call."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

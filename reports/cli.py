@@ -32,10 +32,7 @@ from reports.why import why
 _COMMITTED = Path(os.path.relpath(PACKAGE / "data" / "results" / "cpu" / "shapes"))
 
 
-_Names = Annotated[
-    tuple[str, ...],
-    Parameter(converter=names, n_tokens=1, accepts_keys=False, show_default=",".join),
-]
+_Names = Annotated[tuple[str, ...], Parameter(converter=names, n_tokens=1, accepts_keys=False, show_default=",".join)]
 _Out = Annotated[Path, Parameter(name=("--out", "-o"))]
 _Passed = Annotated[str, Parameter(allow_leading_hyphen=True)]
 _OptionalOut = Annotated[Path | None, Parameter(name=("--out", "-o"))]

@@ -1,23 +1,14 @@
 """Two variants prompt by prompt: the difference of their scores, its interval and its p-value, from their records."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import TYPE_CHECKING
 
-from bench.metrics.catalogue import metrics
+from bench.metrics.catalogue import Metric, metrics
 from bench.records.comparison import SIGNIFICANT, compared
-from bench.records.statistics import FLIPS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from bench.metrics.catalogue import Metric
-    from bench.records.results import Measurement, RunRecord
-    from bench.records.statistics import Estimate, PairedDifference
-    from reports.rows import Row
-
+from bench.records.results import Measurement, RunRecord
+from bench.records.statistics import FLIPS, Estimate, PairedDifference
+from reports.rows import Row
 
 #: What stands behind intervals and p-values, for the notes of tables.
 TEST = (

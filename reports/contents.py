@@ -1,13 +1,11 @@
 """Which tables there are, and each of them from rows: the declared ones, their twins and those that are worked out."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.profiles import RANKINGS
-from bench.tables import TABLES
+from bench.tables import TABLES, TableSpec
 from reports.claims.table import claims_table
 from reports.devices import device_notes
 from reports.figures.ranking import Ranking
@@ -15,15 +13,10 @@ from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.provenance import PROVENANCE, provenance_table
+from reports.rows import Row
 from reports.seeds import seeds_table
+from reports.table import Table
 from reports.tables import make_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from bench.tables import TableSpec
-    from reports.rows import Row
-    from reports.table import Table
 
 
 def make_tables(

@@ -12,23 +12,17 @@
 The keys are those of `bench.tables.TableSpec`, `Column` and `Pairing`.
 """
 
-from __future__ import annotations
-
 import re
 import tomllib
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import msgspec
 
 from bench.tables import TableSpec
 from fastflux.errors import FastFluxError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from reports.rows import Row
+from reports.rows import Row
 
 SUFFIX = ".toml"
 #: What a file may not say: what is true of our own tables alone.

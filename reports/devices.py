@@ -1,16 +1,10 @@
 """What was measured where: numbers that hang on the machine stand in one table only when one machine gave them all."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 from bench.metrics.catalogue import on_machine
 from fastflux.errors import FastFluxError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from reports.rows import Row
+from reports.rows import Row
 
 _MOST_NAMED = 3
 _CONDITIONS = ("batch", "height", "width", "dtype", "threads", "compiled")

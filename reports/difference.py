@@ -1,22 +1,14 @@
 """How freshly measured records differ from the committed ones: a small table of the numbers the claims rest on."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
-from bench.tables import FLOPS_RATIO, GENEVAL, HPS, LATENCY_RATIO
-from reports.rows import read_rows
+from bench.tables import FLOPS_RATIO, GENEVAL, HPS, LATENCY_RATIO, Column
+from reports.rows import Row, read_rows
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from bench.tables import Column
-    from reports.rows import Row
 
 COMPARED = (HPS, GENEVAL, replace(FLOPS_RATIO, spec="z.4f"), LATENCY_RATIO)
 _HEADERS = (

@@ -1,19 +1,12 @@
 """Latency groups as in the paper's Tables 1 and 2: found from measured latencies, or made for one another."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bench.records.variant_id import VariantId
-from bench.tables import RATIO
+from bench.tables import RATIO, Pairing
 from fastflux.errors import FastFluxError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from bench.tables import Pairing
-    from reports.rows import Row
+from reports.rows import Row
 
 DEFAULT_TOLERANCE = 0.05
 
@@ -52,9 +45,7 @@ def relative_difference(first: float, second: float) -> float:
 
 
 def pair_by_latency(
-    baselines: Mapping[str, float | None],
-    candidates: Mapping[str, float | None],
-    tolerance: float = DEFAULT_TOLERANCE,
+    baselines: Mapping[str, float | None], candidates: Mapping[str, float | None], tolerance: float = DEFAULT_TOLERANCE
 ) -> LatencyGroups:
     """Pair each baseline with the candidate of nearest latency ratio, one to one, within `tolerance`.
 

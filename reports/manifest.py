@@ -3,8 +3,6 @@
 The list has the format of sha256sum, which checks it too: ``cd reports/data && sha256sum --check SHA256SUMS``.
 """
 
-from __future__ import annotations
-
 from itertools import groupby
 from pathlib import Path
 

@@ -1,20 +1,14 @@
 """Paired differences: every variant against its dense model, and FastFLUX against L1-norm pruning as fast as it."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from bench.tables import BY_LATENCY, BY_NUMBER, SCORES, TABLES
 from reports.compare import TEST, chance, compare, prunings, told
 from reports.grouping import DEFAULT_TOLERANCE, pairs_of
+from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import metric_notes, model_name, profile_label
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from reports.rows import Row
 
 
 def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE) -> Table:

@@ -1,28 +1,22 @@
 """The paper's own figures beside the measured ones: two tables of the same rows and columns, never one mixed table."""
 
-from __future__ import annotations
-
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from msgspec import structs
 
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
-from bench.tables import FLOPS, LATENCY
+from bench.tables import FLOPS, LATENCY, Column, TableSpec
 from reports.devices import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bench.tables import Column, TableSpec
 
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."

@@ -1,7 +1,5 @@
 """`python -m reports pdf`: all tables and figures of a folder of records as one PDF, set by pdflatex."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -26,7 +24,6 @@ from reports.rows import read_rows
 DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended"
 _RUNS, _SECONDS = 4, 300
 _SHOWN = 6
-_OVERFULL = re.compile(r"^Overfull \\[hv]box \((?P<points>[\d.]+)pt too (?:wide|high)\).*", re.MULTILINE)
 
 
 def build_pdf(
@@ -114,11 +111,6 @@ def compile_latex(document: Path, pdf: Path, *, epoch: int = 0) -> Path:
             shutil.copyfile(log.with_suffix(".pdf"), partial)
         shutil.copyfile(log, pdf.with_suffix(".log"))
     return pdf
-
-
-def overfull(log: str, more_than: float = 1.0) -> list[str]:
-    """The lines of a log that tell of boxes wider or higher than there is room, by more than so many points."""
-    return [found[0] for found in _OVERFULL.finditer(log) if float(found["points"]) > more_than]
 
 
 def _why(log: str) -> str:

@@ -1,19 +1,13 @@
 """The records behind the rows as a table of its own: what a footnote to every number would have to say, once a row."""
 
-from __future__ import annotations
+from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
-
+from bench.records.results import RunRecord
 from bench.tables import TABLES
+from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name
 from reports.why import record_facts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bench.records.results import RunRecord
-    from reports.rows import Row
 
 PROVENANCE = "provenance"
 _NOTE = (

@@ -3,8 +3,6 @@
 The settings of every metric, which fill the foot of a generated table, are left to that file, to which a line leads.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

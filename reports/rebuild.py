@@ -1,7 +1,5 @@
 """All committed documents from the committed records, rankings and galleries; and whether they are what those give."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Sequence

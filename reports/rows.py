@@ -1,25 +1,18 @@
 """Records as rows: a variant's values by dotted key ("hps.averaged"), intervals, and reasons for what is missing."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from bench.metrics.catalogue import metrics, on_machine
 from bench.record_checks import check_records
-from bench.records.results import read_records
+from bench.records.results import JSON, Measurement, MetricInfo, RunRecord, read_records
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from bench.records.results import JSON, Measurement, MetricInfo, RunRecord
 
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 _FAMILY_ORDER = (DENSE, FASTFLUX, L1)

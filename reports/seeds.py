@@ -1,20 +1,13 @@
 """How far the scores hang on the seed of pruning: mean and spread over variants that differ in their seed alone."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
 
 from bench.records.variant_id import DENSE
-from bench.tables import SCORES, TABLES
+from bench.tables import SCORES, TABLES, Column
+from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, value_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from bench.tables import Column
-    from reports.rows import Row
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:

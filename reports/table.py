@@ -1,7 +1,5 @@
 """A table as data: cells keep their value apart from the text shown; rendered as Markdown."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

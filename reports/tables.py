@@ -1,27 +1,18 @@
 """Rows and a declared table make a `Table`: grouped by latency or base, best values marked, every gap explained."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from msgspec import structs
 
 from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE
-from bench.tables import RATIO
+from bench.tables import RATIO, Column, Pairing, TableSpec
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
-from reports.grouping import DEFAULT_TOLERANCE, pairs_of
-from reports.rows import conditions
+from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of
+from reports.rows import Row, conditions
 from reports.table import NEAR, Cell, Direction, Group, Header, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from bench.tables import Column, Pairing, TableSpec
-    from reports.grouping import LatencyPair
-    from reports.rows import Row
 
 SHAPES_PROFILE = "shapes"
 SHAPES_LABEL = (

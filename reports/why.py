@@ -1,23 +1,16 @@
 """Where a number of a table comes from: its record, measurement, commit, weights, seeds, device, date and command."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+from bench.records.results import JSON, Measurement, RunRecord
 from bench.records.variant_id import EXTERNAL, VariantId
-from bench.tables import TABLES
+from bench.tables import TABLES, Column
 from fastflux.errors import unknown_name
 from reports.declared import is_declaration, read_tables
+from reports.rows import Row
 from reports.tables import value_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from bench.records.results import JSON, Measurement, RunRecord
-    from bench.tables import Column
-    from reports.rows import Row
-
 
 Found = TypeVar("Found")
 #: The tables whose cells are values of a variant.

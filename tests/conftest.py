@@ -1,7 +1,5 @@
 """What holds for every test: no network, no GPU unless marked, the same hypothesis settings everywhere."""
 
-from __future__ import annotations
-
 import gc
 import os
 import socket

@@ -1,7 +1,5 @@
 """Rules about the repository as a whole: who imports whom, what the wheel holds, what may be committed."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -43,11 +41,7 @@ def python_modules(package: str) -> list[str]:
     [
         ("fastflux/errors.py", "import bench.records.results", "reports -> bench -> fastflux"),
         ("bench/records/results.py", "import reports.rows", "reports -> bench -> fastflux"),
-        (
-            "reports/table.py",
-            "import bench.samples.prompts",
-            "of bench, reports know records and declarations only",
-        ),
+        ("reports/table.py", "import bench.samples.prompts", "of bench, reports know records and declarations only"),
         ("reports/table.py", "import torch", "reports never import a model library"),
         ("fastflux/files.py", "import torch", "reports never import a model library"),
         ("bench/records/results.py", "import diffusers", "reports never import a model library"),

@@ -1,7 +1,5 @@
 """The shared environment of the nox sessions: when it is made, when it is kept, what a killed installation leaves."""
 
-from __future__ import annotations
-
 import fcntl
 import shutil
 import subprocess

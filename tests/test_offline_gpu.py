@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import tarfile
 from pathlib import Path
 
@@ -7,7 +5,7 @@ import pytest
 
 from bench.cli import main
 from experiments.offline_gpu import driver
-from experiments.offline_gpu.driver import LOST, THROUGHPUT, Driver, plan
+from experiments.offline_gpu.driver import LOST, Driver, plan
 
 SMALL = plan(tiny=True).runs["whole"]
 
@@ -17,7 +15,7 @@ def test_bench_knows_every_setting_and_stage(tiny: bool, more: str, tmp_path: Pa
     chosen = plan(tiny=tiny)
     for run, own in chosen.runs.items():
         settings = f"{more} {own}"
-        steps = [step for step in chosen.steps if step.run == run and step.name != THROUGHPUT]
+        steps = [step for step in chosen.steps if step.run == run]
         stages = ",".join(step.options.removeprefix("--stages ") for step in steps)
         assert main(["full_size", "--dry-run", f"--out={tmp_path}", *settings.split(), f"--stages={stages}"]) == 0
 
@@ -31,9 +29,6 @@ class Recorded(Driver):
         if "replacement" in options:
             raise RuntimeError("a step's fault")
         return 0
-
-    def throughput(self, architecture: str, device: str) -> int:
-        return self.bench(architecture, device)
 
 
 def call(folder: Path, seconds: float = 1000) -> list[str]:

@@ -1,7 +1,5 @@
 """What a metric of images is, how one is loaded, and what such metrics share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 

@@ -3,8 +3,6 @@
 A metric of another package joins by an entry point of the group ``fastflux.metrics`` that names its `Metric`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a detector gives, and what a detector is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol

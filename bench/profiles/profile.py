@@ -17,17 +17,7 @@ from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Data, digest
 from bench.samples.prompt_files import KINDS
 from bench.samples.sampling import Sampling
-from bench.settings import (
-    Batch,
-    Count,
-    Guidance,
-    Place,
-    Seed,
-    Steps,
-    Text,
-    content_of,
-    read_settings,
-)
+from bench.settings import Batch, Count, Guidance, Place, Seed, Steps, Text, content_of, read_settings
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.registry import make_config, pruning_method
 from fastflux.settings import require_device

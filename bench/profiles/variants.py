@@ -1,7 +1,5 @@
 """The variants of the comparison: dense models, FastFLUX at the paper's ratios, its ablations, L1-norm pruning."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two records compared: the scores of the same prompts and seeds, their difference with its interval and p-value."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

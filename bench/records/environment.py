@@ -1,7 +1,5 @@
 """Where and with what something was measured: device, operating system, library versions, commit, weight hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import platform
 import re

@@ -5,8 +5,6 @@ stratum (GenEval task, HPS style). Two variants share prompts and seeds, so they
 their interval and p-value come from one test. All results are functions of their arguments: `seed` fixes the draws.
 """
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A check of the regression suite: what was compared, with which tolerance, and the verdict. Pure data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal

@@ -1,7 +1,5 @@
 """The commands `regress` and `history` of `python -m bench`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

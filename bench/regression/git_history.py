@@ -1,7 +1,5 @@
 """`python -m bench history`: the trend of a metric over commits, as a table."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path

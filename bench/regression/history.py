@@ -3,8 +3,6 @@
 Free of torch: reports draw it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

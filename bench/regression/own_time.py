@@ -1,7 +1,5 @@
 """A clock that leaves out the time in which other processes had the core: what a busy machine adds to a step."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Quality: whether scores are worse than those of the same prompts and seeds, beyond tolerance and chance."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from bench.metrics.catalogue import Metric, metric_named

@@ -1,7 +1,5 @@
 """A few pictures drawn on the CPU by one thread, as hashes of their pixels: the same until the arithmetic changes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a regression run tells: a table on the terminal, a Markdown summary, JUnit XML."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

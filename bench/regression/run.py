@@ -1,7 +1,5 @@
 """`python -m bench regress`: measure the suite, compare it with a baseline, and tell that in three forms."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Only pruned models are kept between runs, as long as nothing they come from has changed, fastflux's own code included.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -27,14 +25,7 @@ from bench.records.results import JSON, Measurement, RunRecord, digest
 from bench.records.variant_id import DENSE, VariantId
 from bench.regression import yardstick
 from bench.regression.baseline import KINDS, Snapshot
-from bench.regression.inputs import (
-    VARIANTS,
-    Suite,
-    one_of_each,
-    reduced,
-    require_base,
-    transformer_folder,
-)
+from bench.regression.inputs import VARIANTS, Suite, one_of_each, reduced, require_base, transformer_folder
 from bench.regression.own_time import OwnTime
 from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick

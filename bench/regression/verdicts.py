@@ -1,7 +1,5 @@
 """The comparison itself: two snapshots in, a verdict for every check out. Pure: no torch, no files, no clock."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,12 +16,7 @@ def judge(baseline: Snapshot, now: Snapshot, kinds: Sequence[str], tolerances: T
 
     Raises NoVerdictError when a metric has another version than in the baseline.
     """
-    checks = {
-        "quality": quality_checks,
-        "latency": _latency,
-        "cost": _cost,
-        "render": _render,
-    }
+    checks = {"quality": quality_checks, "latency": _latency, "cost": _cost, "render": _render}
     return tuple(check for kind in kinds for check in checks[kind](baseline, now, tolerances))
 
 

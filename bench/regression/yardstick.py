@@ -4,8 +4,6 @@ No code of fastflux or diffusers runs in it, so that a change of the two cannot 
 machine slowed down by.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

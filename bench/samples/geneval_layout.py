@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from bench.records.results import read_data
 from bench.samples.geneval_metadata import GenEvalLine
@@ -23,12 +20,10 @@ from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, Imag
 from bench.samples.prompts import Prompt
 from fastflux.calibration.prompts import parse_json, read_lines, read_text
 from fastflux.errors import FastFluxError
-from fastflux.files import new_folder, write_text
 
 METADATA = "metadata.jsonl"
 SAMPLES = "samples"
 
-_NUMBERED = re.compile(r"geneval-(\d{5})")
 _SAMPLE = re.compile(r"(\d+)\.png")
 
 
@@ -43,15 +38,10 @@ def read_metadata(path: Path) -> tuple[Prompt, ...]:
     return prompts
 
 
-def metadata_line(metadata: Mapping[str, Any], prompt: str, identity: str | None = None) -> str:
-    """GenEval's metadata of a prompt as a line; `identity` adds our id, which GenEval's evaluator carries along."""
-    shown = {key: metadata[key] for key in ("tag", "include", "exclude") if key in metadata}
-    return json.dumps({**shown, "prompt": prompt, **({"id": identity} if identity else {})}) + "\n"
-
-
 def content_of(metadata: Mapping[str, Any], prompt: str) -> str:
     """What a prompt asks for, as one text: equal for equal prompts, whatever they are called."""
-    return json.dumps(json.loads(metadata_line(metadata, prompt)), sort_keys=True)
+    shown = {key: metadata[key] for key in ("tag", "include", "exclude") if key in metadata}
+    return json.dumps({**shown, "prompt": prompt}, sort_keys=True)
 
 
 def parse_prompt(text: str, number: int, where: str) -> Prompt:
@@ -109,50 +99,6 @@ def read_geneval_folder(root: Path, prompts: Sequence[Prompt] = ()) -> ImageSet:
         lacking = min(set(range(max(numbered))) - numbered.keys())
         raise ImageSetError(f"{root} has no folder {lacking:05}, though later ones; draw the whole set.")
     return there
-
-
-def write_geneval_folder(images: ImageSet, root: Path) -> Path:
-    """Copy the images of the set "geneval" into a new folder in GenEval's layout, for its evaluator; returns `root`.
-
-    The folder appears when it is whole. Prompts are numbered as their ids are, or counted where ids have no numbers.
-
-    Raises:
-        ImageSetError: nothing to write, an image that is missing or damaged, or `root` is there already.
-    """
-    images = images.subset("geneval")
-    if missing := images.missing():
-        raise ImageSetError(f"{len(missing)} images are missing ({missing[0]}, ...); generate them first.")
-    if not images.images:
-        raise ImageSetError("the image set holds no GenEval images; generate some of the set 'geneval'.")
-    if root.exists():
-        raise ImageSetError(
-            f"{root} is there already; give a new folder, so that no other images are scored with these."
-        )
-    numbers = _numbers([image.prompt_id for image in images.images])
-    with new_folder(root) as partial:
-        for image in images.images:
-            _write(image, partial / f"{numbers[image.prompt_id]:05}", numbers[image.prompt_id])
-    return root
-
-
-def _write(image: GeneratedImage, folder: Path, number: int) -> None:
-    pixels = image.read()  # a damaged image must not reach the evaluator
-    target = folder / SAMPLES / f"{image.sample:05}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if image.file.suffix == ".png":
-        shutil.copyfile(image.file, target)
-    else:
-        Image.fromarray(pixels).save(target)
-    identity = None if image.prompt_id == f"geneval-{number:05}" else image.prompt_id
-    write_text(folder / METADATA, metadata_line(image.metadata or {}, image.prompt, identity))
-
-
-def _numbers(ids: list[str]) -> dict[str, int]:
-    unique = dict.fromkeys(ids)
-    matches = [_NUMBERED.fullmatch(name) for name in unique]
-    if all(matches):
-        return {name: int(match.group(1)) for name, match in zip(unique, matches, strict=True) if match}
-    return {name: number for number, name in enumerate(unique)}
 
 
 def _images_of(folder: Path) -> list[GeneratedImage]:

@@ -4,8 +4,6 @@ Section 3.2 of arXiv 2506.10035. Beside it the rankings that one calibration pas
 each costs. The order it writes is what the profile's pruning methods follow (`bench.profiles.variants`).
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -279,10 +277,7 @@ def noise(
     errors = np.std(resampled, axis=0, ddof=1)
     shuffled = [rng.permutation(len(images)) for _ in range(HALVINGS)]
     pairs = [tuple(scores(half) for half in np.array_split(prompts, 2)) for prompts in shuffled]
-    halves = {
-        "images": images.size / 2,
-        "spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs])),
-    }
+    halves = {"images": images.size / 2, "spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs]))}
     for count in FIRST:
         common = [len(set.intersection(*({*half.argsort()[:count].tolist()} for half in pair))) for pair in pairs]
         halves[f"first_{count}"] = float(np.mean(common))

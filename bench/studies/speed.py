@@ -4,8 +4,6 @@ Steps at several batch sizes, compiled steps, whole pipeline calls, peak memory 
 records go to runs/<profile>/speed/; latencies that the device's arithmetic cannot give are named.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ collects; ``driver.py plan`` shows the steps. All work is that of `python -m ben
 seconds which torch and diffusers take to import are spent once.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 import shlex
@@ -23,7 +21,6 @@ from typing import NamedTuple
 
 LOST = 75
 """Exit status of a process whose GPU context an error has taken: the next one goes on behind that step."""
-THROUGHPUT = "hps-throughput"
 
 
 class Step(NamedTuple):
@@ -33,7 +30,7 @@ class Step(NamedTuple):
         name: what the summary calls it.
         least, most: seconds: it is left out where fewer remain, and gets no more.
         run: a key of `Plan.runs`: steps of the same settings share a folder.
-        options: of `python -m bench full_size`; for `THROUGHPUT` architecture and device.
+        options: of `python -m bench full_size`.
     """
 
     name: str
@@ -69,7 +66,7 @@ _TINY = " ".join(["--device cpu --dtype float32", *(f"--set {pair}" for pair in 
 
 def plan(*, tiny: bool) -> Plan:
     """The steps at FLUX.1-dev's size, or at sizes that a CPU runs through in minutes."""
-    large, small, hps = (48, 32, "ViT-S-32-alt cpu") if tiny else (1024, 512, "ViT-H-14 cuda")
+    large, small = (48, 32) if tiny else (1024, 512)
     quick = f"{_TINY} --set random.samples=2 --set random.save_every=2" if tiny else _QUICK
     steps = (
         Step(f"latency-{large}", 60, 210, "whole", f"--stages latency-{large}"),
@@ -78,7 +75,6 @@ def plan(*, tiny: bool) -> Plan:
         Step("calibration-quick", 45, 90, "quick", "--stages calibration"),
         Step("prune-quick", 60, 150, "quick", "--stages calibration,prune-20"),
         Step(f"latency-{small}", 45, 100, "whole", f"--stages latency-{small}"),
-        Step(THROUGHPUT, 35, 70, "whole", hps),
         Step("scorers-quick", 35, 90, "quick", "--stages scorers"),
         Step("equal-latency", 120, 420, "whole", "--stages equal-latency"),
         Step("latency-of-equals", 45, 120, "whole", f"--stages latency-{small},latency-{large}"),
@@ -158,37 +154,12 @@ class Driver:
         """Run a step, and stop it when it overruns; its exit status, or what it raised."""
         signal.setitimer(signal.ITIMER_REAL, min(1.25 * seconds, self.left - 5))
         try:
-            if step.name == THROUGHPUT:
-                return self.throughput(*step.options.split())
             return self.bench(step.run, f"--budget={seconds:.0f}", *step.options.split(), *options)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the steps behind it are worth having
             traceback.print_exc()
             return type(error).__name__
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def throughput(self, architecture: str, device: str) -> int:
-        """HPS in batches beside a checkpoint load for every image: random weights, stored in half precision."""
-        import open_clip
-        import torch
-
-        from bench.metrics.cost.throughput import measure_throughput
-
-        checkpoint, result = self.work / "HPS_v2_compressed.pt", self.work / "runs" / f"{THROUGHPUT}.txt"
-        if result.exists():
-            return 0
-        with torch.device("meta"):
-            model = open_clip.CLIP(**open_clip.get_model_config(architecture))
-        state = {
-            name: torch.randn(value.shape, device=device).mul_(0.02).half().cpu()
-            if value.is_floating_point()
-            else torch.zeros(value.shape, dtype=value.dtype)
-            for name, value in model.state_dict().items()
-        }
-        torch.save({"state_dict": state}, checkpoint)
-        found = measure_throughput(checkpoint, architecture=architecture, device=device)
-        _write(result, [f"HPS ({architecture}, random weights, float32) on {device}", str(found)])
-        return 0
 
     def flops(self) -> None:
         """Count FLOPs, each run's beside it, on no device."""

@@ -3,8 +3,6 @@
 Counts and FLOPs have no chance in them and are compared as they are, latencies by their 95% intervals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise

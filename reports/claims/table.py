@@ -4,8 +4,6 @@ Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `repor
 `reports.claims.cost_verdicts`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

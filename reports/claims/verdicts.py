@@ -4,8 +4,6 @@ A score is compared prompt by prompt over all prunings of both sides (`reports.c
 interval of the difference against two limits, of which one bears the claim out and the other contradicts it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

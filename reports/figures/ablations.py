@@ -1,7 +1,5 @@
 """The paper's Figures 6 and 7 from records: HPS with and without the linear layer, and against the sandwich's size."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """The galleries of a run: one of its recorded variants, one of the images without one block each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

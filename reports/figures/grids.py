@@ -3,8 +3,6 @@
 Adding one is one `Grid` in `GRIDS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain

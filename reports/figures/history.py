@@ -1,7 +1,5 @@
 """The trend of a metric over commits as a drawing: a panel for each prompt set and device, a line for each variant."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

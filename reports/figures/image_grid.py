@@ -1,7 +1,5 @@
 """Grids of generated images: a prompt a row, a variant a column, the same seed along each row."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from collections.abc import Sequence

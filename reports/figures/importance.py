@@ -1,7 +1,5 @@
 """The importance of every block as a figure, the paper's Figure 8, from a file of `python -m bench rank`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Quality against latency: what a variant's speed costs in HPS and GenEval, a series each for FastFLUX and L1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

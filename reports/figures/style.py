@@ -1,7 +1,5 @@
 """How figures look and are written: one font, colours that colour-blind readers can part, the same bytes each time."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path

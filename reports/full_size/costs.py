@@ -1,7 +1,5 @@
 """Tables of what is no step: whole calls, a replaced block, pruning, scorers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from bench.records.results import Measurement

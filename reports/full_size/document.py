@@ -1,7 +1,5 @@
 """All tables that the records of a full-size run give, as one Markdown document."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tables of where a step's time goes, by kind of block and by kind of operation."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """What all tables of full-size records share: their order, which metrics there are, what a ratio is held against."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

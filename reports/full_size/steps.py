@@ -1,7 +1,5 @@
 """Tables of step times: each way of running a step against the FLOPs, exports, models of equal latency."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Tables as pandas DataFrames and CSV: numbers at full precision, everything else of the table beside them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

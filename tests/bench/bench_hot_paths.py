@@ -4,8 +4,6 @@ Sizes are those of a FLUX-Shapes run, on its committed weights, prompts and reco
 they are compared with those of earlier runs on the same machine.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path

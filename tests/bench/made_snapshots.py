@@ -1,7 +1,5 @@
 """Snapshots made of numbers alone, for tests of what is concluded from them."""
 
-from __future__ import annotations
-
 import numpy as np
 from msgspec.structs import replace
 

@@ -1,7 +1,5 @@
 """Workers that settle nothing but leave a mark; without torch, so that many can come and go."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -59,7 +59,6 @@ def test_a_commit_is_dirty_once_a_tracked_file_changes(tmp_path: Path) -> None:
     git("commit", "--no-verify", "-m", "one")
     (tmp_path / "untracked").write_text("1")
     clean = git_commit(tmp_path)
-    assert clean is not None
     assert clean["dirty"] is False
     (tmp_path / "a").write_text("2")
     assert git_commit(tmp_path) == {"hash": clean["hash"], "dirty": True}

@@ -9,7 +9,6 @@ from PIL import Image
 
 from bench.cli import main
 from bench.run.external import score, shown
-from bench.samples.geneval_layout import metadata_line
 from tests.bench.conftest import WriteImages
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
@@ -50,7 +49,7 @@ def foreign(folder: Path, *names: str) -> Path:
     """A folder in GenEval's layout."""
     for number, name in enumerate(names):
         (folder / name / "samples").mkdir(parents=True)
-        (folder / name / "metadata.jsonl").write_text(metadata_line(RED, f"{number} stars"))
+        (folder / name / "metadata.jsonl").write_text(json.dumps({**RED, "prompt": f"{number} stars"}))
         Image.new("RGB", (64, 64)).save(folder / name / "samples" / "0000.png")
     return folder
 

@@ -1,13 +1,14 @@
 """Prompts in GenEval's scheme: as many of each task, well formed, the committed file as drawn."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from bench.samples.geneval_layout import metadata_line, parse_prompt
+from bench.samples.geneval_layout import parse_prompt
 from bench.samples.geneval_prompts import COUNTS, PATH, geneval_prompts, plural
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
 from bench.samples.prompts import Prompt, read_prompts
@@ -33,7 +34,7 @@ def test_single_objects_are_all_classes_once() -> None:
 @pytest.mark.parametrize("prompt", PROMPTS[::7], ids=lambda prompt: prompt.id)
 def test_prompts_are_what_geneval_reads_and_say_what_they_ask(prompt: Prompt) -> None:
     metadata = prompt.metadata or {}
-    again = parse_prompt(metadata_line(metadata, prompt.prompt, prompt.id), 0, "here")
+    again = parse_prompt(json.dumps({**metadata, "prompt": prompt.prompt, "id": prompt.id}), 0, "here")
     assert again == prompt
     words = prompt.prompt.removeprefix("a photo of ")
     assert words != prompt.prompt

@@ -1,7 +1,5 @@
 """The trend over commits: points, their file, what git remembers, and the table."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -42,10 +42,7 @@ def test_what_is_missing_is_named(write_images: WriteImages, hps_prompts: list[d
     manifest.write_text("\n".join(lines[:-1]))
     (manifest.parent / "images" / "hps-anime-000_1.png").unlink()
     images = ImageSet.read(manifest)
-    assert images.missing() == (
-        str(manifest.parent / "images" / "hps-anime-000_1.png"),
-        "sample 1 of hps-anime-001",
-    )
+    assert images.missing() == (str(manifest.parent / "images" / "hps-anime-000_1.png"), "sample 1 of hps-anime-001")
     with pytest.raises(ImageSetError, match=r"hps-anime-000_1\.png cannot be read"):
         list(images)
 

@@ -13,14 +13,7 @@ from bench.cli import main
 from bench.metrics.catalogue import metrics
 from bench.profiles import profile as profiles
 from bench.profiles.profile import load_profile, require_disk
-from bench.profiles.variants import (
-    SEEDED,
-    SEEDS,
-    chosen_variants,
-    paper_variants,
-    require_current_rankings,
-    with_ratio,
-)
+from bench.profiles.variants import SEEDED, SEEDS, chosen_variants, paper_variants, require_current_rankings, with_ratio
 from bench.records.variant_id import VariantId
 from bench.run.evaluation import Evaluation
 from bench.run.reproduce import reproduce

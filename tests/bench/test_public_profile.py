@@ -24,40 +24,39 @@ TASKS = {
     "two_object": {"include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1}]},
     "counting": {"include": [{"class": "dog", "count": 2}], "exclude": [{"class": "dog", "count": 3}]},
     "colors": {"include": [{"class": "dog", "count": 1, "color": "red"}]},
-    "position": {
-        "include": [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["left of", 0]}],
-    },
+    "position": {"include": [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "position": ["left of", 0]}]},
     "color_attr": {
-        "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}],
+        "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}]
     },
 }
 
 
-@pytest.fixture
-def given(tmp_path: Path, tiny_hps: tuple[str, Path], tiny_clip: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, tiny_hps: tuple[str, Path], tiny_clip: Path) -> dict[str, str]:
     """All files that a user gives, as `--set` takes them, with settings that make the run short."""
-    write_tiny_pipeline(tmp_path / "pipeline")
-    (tmp_path / "hpdv2").mkdir()
+    folder = tmp_path_factory.mktemp("given")
+    write_tiny_pipeline(folder / "pipeline")
+    (folder / "hpdv2").mkdir()
     for style in STYLES:
-        (tmp_path / "hpdv2" / f"{style}.json").write_text(json.dumps([f"{style} a star", f"{style} a ring"]))
+        (folder / "hpdv2" / f"{style}.json").write_text(json.dumps([f"{style} a star", f"{style} a ring"]))
     lines = [json.dumps({"tag": tag, **rest, "prompt": f"a photo of {tag}"}) for tag, rest in TASKS.items()]
-    (tmp_path / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     architecture, checkpoint = tiny_hps
     calibration = [
         json.dumps({"id": f"c{index}", "set": "calibration", "prompt": f"a {word}"})
         for index, word in enumerate(("star", "ring", "red star", "blue ring"))
     ]
-    (tmp_path / "calibration.jsonl").write_text("\n".join(calibration) + "\n")
+    (folder / "calibration.jsonl").write_text("\n".join(calibration) + "\n")
     return {
-        "pipeline": str(tmp_path / "pipeline"),
-        "prompts": json.dumps([f"hpdv2:{tmp_path / 'hpdv2'}", f"geneval:{tmp_path / 'metadata.jsonl'}"]),
-        "calibration_prompts": str(tmp_path / "calibration.jsonl"),
+        "pipeline": str(folder / "pipeline"),
+        "prompts": json.dumps([f"hpdv2:{folder / 'hpdv2'}", f"geneval:{folder / 'metadata.jsonl'}"]),
+        "calibration_prompts": str(folder / "calibration.jsonl"),
         "disk_mib": "1",
         "device": "cpu",
         "dtype": "float32",
         "metrics.hps.checkpoint": str(checkpoint),
         "metrics.hps.model": architecture,
-        "metrics.geneval.weights": str(saved(tmp_path / "detector", sees=16)),
+        "metrics.geneval.weights": str(saved(folder / "detector", sees=16)),
         **{f"metrics.{name}.model": str(tiny_clip) for name in ("geneval.clip", "clip_score", "retrieval", "paired")},
         "sampling.height": "32",
         "sampling.width": "32",

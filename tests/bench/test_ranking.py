@@ -92,8 +92,8 @@ def test_an_order_within_its_noise_is_told_from_one_that_repeats(spread: float, 
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_at_its_block(
-    ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_run_goes_on_at_its_block_and_is_accepted_where_the_profile_reads(
+    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read(ranked)
     lost = ranked.parent / "removal" / f"{before['blocks'][5]['block']}.json"
@@ -108,10 +108,12 @@ def test_an_interrupted_run_goes_on_at_its_block(
     real = bench.studies.ranking.generate
     monkeypatch.setattr(bench.studies.ranking, "generate", counted)
     monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
-    assert rank(profile_name="shapes", samples=1, runs=ranked.parents[3]) == ranked
+    monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
+    assert rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3]) == ranked
     assert drawn == ["without"]
     assert read(lost)["results"] == expected
     assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
+    assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
 
 
 @pytest.mark.slow
@@ -126,16 +128,6 @@ def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
     next(path for path in sorted(ranked.parent.glob("removal/*_blocks.*.json"))).unlink()
     with pytest.raises(FastFluxError, match="planted"):
         rank(profile_name="shapes", samples=1, runs=ranked.parents[3])
-
-
-@pytest.mark.slow
-def test_accepting_writes_where_the_profile_reads(
-    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
-    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
-    rank(profile_name="shapes", samples=1, accept=True, runs=ranked.parents[3])
-    assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
 
 
 def test_no_samples_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,11 @@
 """Records check themselves: what was edited is noticed by the digest, and what cannot be so by what follows from it."""
 
-from __future__ import annotations
-
 import json
 import random
+from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +14,7 @@ from bench.records.results import RecordError, RunRecord
 from reports.manifest import NAME, require_manifest, write_manifest
 from reports.rebuild import PACKAGE
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    Edit = Callable[[dict[str, dict[str, Any]]], object]
+Edit = Callable[[dict[str, dict[str, Any]]], object]
 
 COMMITTED = PACKAGE / "data" / "results" / "cpu" / "shapes"
 NAMES = ("dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "seed1-10", "l1-12")
@@ -80,10 +76,7 @@ FAULTS: dict[str, tuple[Edit, str]] = {
     "interval": (edit("dense", "hps", "intervals", "photo", [1.0, 2.0]), "dense, hps.photo, interval"),
     "sample": (edit("dense", "hps", "samples", HPS, [1.0]), "dense, hps."),
     "removed sample": (lambda all_: measurement(all_, "dense", "hps")["samples"].pop(HPS), "dense, hps.scored is 256"),
-    "out of range": (
-        edit("l1-12", "geneval", "values", "overall", 1.7),
-        "l1-12, geneval.overall is 1.7, outside 0",
-    ),
+    "out of range": (edit("l1-12", "geneval", "values", "overall", 1.7), "l1-12, geneval.overall is 1.7, outside 0"),
     "scored": (lambda all_: measurement(all_, "dense", "clip_score").update(scored=3), "dense, clip_score.scored is 3"),
     "PSNR": (edit("l1-12", "paired", "values", "psnr", 40.0), "l1-12, paired.psnr is 40"),
     "latency": (edit("l1-12", "latency", "values", "p90_ms", 1.0), "l1-12, latency.p90_ms"),

@@ -1,7 +1,5 @@
 """`python -m bench regress` on the committed weights with little training: what it catches, refuses and leaves."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,8 +101,6 @@ def test_a_baseline_holds_all_that_a_comparison_needs(place: Path) -> None:
     assert len(baseline.yardstick_ms) == 24
     for record in baseline.records:
         hps, latency = record.measurement("hps"), record.measurement("latency")
-        assert hps is not None
-        assert latency is not None
         assert len(hps.samples) == 20
         assert len(latency.samples["ms"]) == 24
         assert record.environment["device"] == baseline.device

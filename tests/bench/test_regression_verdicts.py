@@ -1,7 +1,5 @@
 """The comparison alone: made snapshots, a planted fault of every kind, and what must not raise an alarm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path

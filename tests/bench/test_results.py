@@ -168,10 +168,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         r"got `str` - at `\$\.measurements\[0\]\.scored`",
     ),
     "count": (lambda data: data["measurements"][0].update(missing=-1), r">= 0 - at `\$\.measurements\[0\]\.missing`"),
-    "status": (
-        lambda data: data["measurements"][0].update(status="fine"),
-        r"at `\$\.measurements\[0\]\.status`",
-    ),
+    "status": (lambda data: data["measurements"][0].update(status="fine"), r"at `\$\.measurements\[0\]\.status`"),
     "text": (lambda data: data["measurements"][0]["values"].update(averaged="1"), r"`\$\.measurements\[0\]\.values\["),
     "finite": (
         lambda data: data["measurements"][0]["values"].update(averaged=math.nan),
@@ -204,11 +201,7 @@ def test_a_fault_in_a_record_is_named_with_its_file_and_place(
 
 def test_what_is_no_record_is_named(tmp_path: Path) -> None:
     path = tmp_path / "dense.json"
-    for text, match in (
-        (record().to_json()[:-20], "not whole JSON"),
-        ("[]", "`object`"),
-        ("[" * 9999, "JSON"),
-    ):
+    for text, match in ((record().to_json()[:-20], "not whole JSON"), ("[]", "`object`"), ("[" * 9999, "JSON")):
         path.write_text(text)
         with pytest.raises(RecordError, match=match):
             RunRecord.read(path)

@@ -1,8 +1,6 @@
 """The one list of tables: what is declared there is known to the runs, measured, and shown."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +13,6 @@ from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.contents import make_tables
 from reports.rows import read_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 COMMITTED = ROOT / "reports" / "data" / "results" / "cpu" / "shapes"
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fastflux
-from fastflux.block_counts import block_count, paper_block_count
+from fastflux.block_counts import PAPER_BLOCKS, block_count
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.blocks import LINEAR_BLOCKS
@@ -39,7 +39,7 @@ def test_pruned_classes_are_made_of_diffusers_own(name: str) -> None:
 
 def test_paper_block_counts() -> None:
     """Table 6 of the paper."""
-    assert [paper_block_count(ratio / 100) for ratio in (0, 5, 10, 15, 20, 25, 30)] == [0, 3, 5, 8, 11, 14, 16]
+    assert [block_count(ratio / 100, PAPER_BLOCKS) for ratio in (0, 5, 10, 15, 20, 25, 30)] == [0, 3, 5, 8, 11, 14, 16]
 
 
 def test_other_depths_count_all_blocks() -> None:
@@ -49,7 +49,7 @@ def test_other_depths_count_all_blocks() -> None:
 @pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
 def test_ratio_outside_0_to_1(ratio: float) -> None:
     with pytest.raises(FastFluxError, match="must lie between 0 and 1"):
-        paper_block_count(ratio)
+        block_count(ratio, PAPER_BLOCKS)
 
 
 def test_blocks_come_in_the_order_of_the_data_flow(transformer: Any) -> None:

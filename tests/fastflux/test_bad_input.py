@@ -196,8 +196,7 @@ def test_all_blocks_of_a_kind_can_go(
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"ratio": 1.0}, {"blocks": 6}, {"ratio": 0.5, "reuse_from": 1.0}, {"blocks": 6, "layers": 5}],
+    "settings", [{"ratio": 1.0}, {"blocks": 6}, {"ratio": 0.5, "reuse_from": 1.0}, {"blocks": 6, "layers": 5}]
 )
 def test_no_neighbour_left_is_told_before_the_work(settings: dict[str, Any]) -> None:
     transformer = make_tiny_flux()

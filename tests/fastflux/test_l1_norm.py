@@ -18,10 +18,10 @@ from tests.fastflux.conftest import make_tiny_flux, run
 DENSE_PARAMETERS = 11_901_408_320
 
 
-def flux_dev() -> Any:
+def flux_dev(**fewer: int) -> Any:
     """FLUX.1-dev at full size without storage."""
     with torch.device("meta"):
-        return FluxTransformer2DModel(guidance_embeds=True)
+        return FluxTransformer2DModel(guidance_embeds=True, **fewer)
 
 
 @pytest.mark.parametrize(("ratio", "k", "percent"), [(0.12, 4, 12.06), (0.21, 7, 21.10), (0.27, 9, 27.12)])
@@ -32,6 +32,11 @@ def test_flux_dev_at_the_papers_ratios(ratio: float, k: int, percent: float) -> 
     expected = {"ratio": ratio, "steps": 0, "heads": 24 - k, "mlp_channels": 12288 * (24 - k) // 24}
     assert plan.config.items() >= expected.items()
     assert 100 * (1 - parameter_count(transformer) / DENSE_PARAMETERS) == pytest.approx(percent, abs=0.005)
+
+
+def test_a_sliced_flux_dev_runs() -> None:
+    transformer = flux_dev(num_layers=2, num_single_layers=2)
+    prune_(transformer, L1NormConfig(0.21))
     inputs = example_inputs(transformer, 1, 512, 512, 512, device="meta")
     assert transformer(**inputs).sample.shape == (1, 1024, 64)
 

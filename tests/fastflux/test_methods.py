@@ -1,7 +1,9 @@
 """The contract of every registered pruning method, and the errors of their configs."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from fastflux.models.pruned import PrunedTransformer, parameter_count, plan_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import PruningPlan
 from fastflux.pruning import apply_plan_, prune_
-from tests.fastflux.conftest import Drive, Make, run, tiny_inputs
+from tests.fastflux.conftest import FAMILIES, Drive, Make, run, tiny_inputs
 
+Pruned = tuple[Any, PruningPlan]
 METHODS = sorted(pruning_methods())
 SETTINGS: Mapping[str, Any] = {"ratio": 0.34}
 #: Small enough for a test.
@@ -33,22 +36,25 @@ def amount(method: str, ratio: float) -> Mapping[str, Any]:
     return {"flops": 1 - ratio} if method == "sublayer_replacement" else {"ratio": ratio}
 
 
+@pytest.fixture(scope="session")
+def pruned_by(statistics_of: Callable[[str], Statistics], drive: Drive) -> Callable[[str, str], Pruned]:
+    @cache
+    def pruned_once(method: str, family: str) -> Pruned:
+        transformer = FAMILIES[family]()
+        config = make_config(method, {**amount(method, 0.34), **FURTHER.get(method, {})})
+        calibration = Calibration(drive(transformer), statistics_of(family))
+        return transformer, prune_(transformer, config, calibration, base_model="tiny", base_revision="r1")
+
+    return pruned_once
+
+
 @pytest.fixture(params=METHODS)
-def pruned(
-    request: pytest.FixtureRequest,
-    family: str,
-    make: Make,
-    statistics_of: Callable[[str], Statistics],
-    drive: Drive,
-) -> tuple[Any, PruningPlan]:
-    transformer = make()
-    config = make_config(request.param, {**amount(request.param, 0.34), **FURTHER.get(request.param, {})})
-    calibration = Calibration(drive(transformer), statistics_of(family))
-    plan = prune_(transformer, config, calibration, base_model="tiny", base_revision="r1")
-    return transformer, plan
+def pruned(request: pytest.FixtureRequest, family: str, pruned_by: Callable[[str, str], Pruned]) -> Pruned:
+    transformer, plan = pruned_by(request.param, family)
+    return copy.deepcopy(transformer), plan
 
 
-def test_keeps_the_models_interface(pruned: tuple[Any, PruningPlan], make: Make) -> None:
+def test_keeps_the_models_interface(pruned: Pruned, make: Make) -> None:
     transformer, _ = pruned
     dense = make()
     assert run(transformer).shape == run(dense).shape
@@ -57,11 +63,11 @@ def test_keeps_the_models_interface(pruned: tuple[Any, PruningPlan], make: Make)
     assert parameter_count(transformer) < parameter_count(dense)
 
 
-def test_changes_the_output(pruned: tuple[Any, PruningPlan], make: Make) -> None:
+def test_changes_the_output(pruned: Pruned, make: Make) -> None:
     assert not torch.equal(run(pruned[0]), run(make()))
 
 
-def test_plan_survives_json(pruned: tuple[Any, PruningPlan]) -> None:
+def test_plan_survives_json(pruned: Pruned) -> None:
     transformer, plan = pruned
     again = PruningPlan.from_json(json.loads(json.dumps(plan.to_json())))
     assert again == plan
@@ -69,7 +75,7 @@ def test_plan_survives_json(pruned: tuple[Any, PruningPlan]) -> None:
     assert plan_of(transformer) == plan
 
 
-def test_saved_and_loaded_outputs_are_bit_identical(pruned: tuple[Any, PruningPlan], folder: Path) -> None:
+def test_saved_and_loaded_outputs_are_bit_identical(pruned: Pruned, folder: Path) -> None:
     transformer, plan = pruned
     save_transformer(transformer, folder)
     loaded = load_transformer(folder)
@@ -77,7 +83,7 @@ def test_saved_and_loaded_outputs_are_bit_identical(pruned: tuple[Any, PruningPl
     assert plan_of(loaded) == plan
 
 
-def test_skeleton_takes_the_weights(pruned: tuple[Any, PruningPlan], make: Make) -> None:
+def test_skeleton_takes_the_weights(pruned: Pruned, make: Make) -> None:
     transformer, plan = pruned
     skeleton = make(seed=1)
     apply_plan_(skeleton, plan)
@@ -85,14 +91,14 @@ def test_skeleton_takes_the_weights(pruned: tuple[Any, PruningPlan], make: Make)
     assert torch.equal(run(skeleton), run(transformer))
 
 
-def test_gradients_reach_every_parameter_that_matters(pruned: tuple[Any, PruningPlan]) -> None:
+def test_gradients_reach_every_parameter_that_matters(pruned: Pruned) -> None:
     transformer, _ = pruned
     transformer(**tiny_inputs(transformer), return_dict=False)[0].square().sum().backward()
     missing = {name for name, parameter in transformer.named_parameters() if parameter.grad is None}
     assert not missing
 
 
-def test_works_under_gradient_checkpointing(pruned: tuple[Any, PruningPlan]) -> None:
+def test_works_under_gradient_checkpointing(pruned: Pruned) -> None:
     transformer, _ = pruned
     expected = run(transformer)
     transformer.train()
@@ -103,7 +109,7 @@ def test_works_under_gradient_checkpointing(pruned: tuple[Any, PruningPlan]) -> 
 
 
 @pytest.mark.parametrize("pruned", ["block_removal", "linear_replacement"], indirect=True)
-def test_other_blocks_stay_untouched(pruned: tuple[Any, PruningPlan], make: Make) -> None:
+def test_other_blocks_stay_untouched(pruned: Pruned, make: Make) -> None:
     transformer, plan = pruned
     dense = make()
     replaced = {replacement.block for replacement in plan.replacements}
@@ -114,7 +120,7 @@ def test_other_blocks_stay_untouched(pruned: tuple[Any, PruningPlan], make: Make
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_refuses_to_prune_twice(pruned: tuple[Any, PruningPlan]) -> None:
+def test_refuses_to_prune_twice(pruned: Pruned) -> None:
     transformer, plan = pruned
     with pytest.raises(FastFluxError, match=f"pruned already, by plan {plan.hash}"):
         prune_(transformer, make_config("l1_norm", SETTINGS))

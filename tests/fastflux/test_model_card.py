@@ -96,7 +96,6 @@ def dense(tmp_path: Path) -> Path:
 
 
 def plan_like(plan: PruningPlan | None, **changes: Any) -> PruningPlan:
-    assert plan is not None
     return PruningPlan.from_json({**plan.to_json(), **changes})
 
 
@@ -170,11 +169,7 @@ def test_names_that_are_no_hub_ids_are_shown_but_not_linked(name: str, shown: st
         ),
         (
             {"README.md": BASE_CARD, "LICENSE.md": "terms"},
-            {
-                "license": "other",
-                "license_name": "flux-1-dev-non-commercial-license",
-                "license_link": "LICENSE.md",
-            },
+            {"license": "other", "license_name": "flux-1-dev-non-commercial-license", "license_link": "LICENSE.md"},
             "`other` / `flux-1-dev-non-commercial-license` ([LICENSE.md](LICENSE.md)).",
         ),
         (

@@ -158,7 +158,6 @@ def test_prune_command(base: Path, prompts: Path, tmp_path: Path, capsys: pytest
     assert main([*command, "--ranking", "relative_output_error", "--device", "cpu"]) == 0
     assert "2 blocks replaced" in capsys.readouterr().err
     plan = plan_of(load_transformer(out / "transformer"))
-    assert plan is not None
     assert plan.base_model == "tiny"
     assert plan.base_revision == revision_of(base / "transformer")
     assert plan.config["ranking"] == "relative_output_error"
@@ -179,7 +178,6 @@ def test_a_written_ranking_is_followed(base: Path, prompts: Path, tmp_path: Path
     command = ["prune", str(base), "--method", "block_removal", "--blocks", "2", "-o", str(tmp_path / "out")]
     assert main([*command, "--device", "cpu", "--ranking", str(written)]) == 0
     plan = plan_of(load_transformer(tmp_path / "out" / "transformer"))
-    assert plan is not None
     assert [str(replacement.block) for replacement in plan.replacements] == order[:2]
 
 
@@ -222,7 +220,6 @@ def test_prune_command_folds_on_request(base: Path, prompts: Path, tmp_path: Pat
     plain, folded = load_pipeline(tmp_path / "plain"), load_pipeline(tmp_path / "folded")
     torch.testing.assert_close(draw(folded), draw(plain), rtol=1e-3, atol=1e-3)
     plan = plan_of(load_transformer(tmp_path / "folded/transformer"))
-    assert plan is not None
     assert sorted(item.kind for item in plan.replacements) == ["linear", "removed", "removed"]
 
 

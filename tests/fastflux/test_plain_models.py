@@ -123,18 +123,9 @@ def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object], f
 
 CONFIG, INDEX = "transformer/config.json", "model_index.json"
 SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a block too few": (
-        lambda f: change(f / CONFIG, num_single_layers=3),
-        "unexpected, first single_",
-    ),
-    "no guidance": (
-        lambda f: change(f / CONFIG, guidance_embeds=False),
-        "unexpected, first time_text",
-    ),
-    "a block too many": (
-        lambda f: change(f / CONFIG, num_layers=3),
-        "missing, first transformer_blo",
-    ),
+    "a block too few": (lambda f: change(f / CONFIG, num_single_layers=3), "unexpected, first single_"),
+    "no guidance": (lambda f: change(f / CONFIG, guidance_embeds=False), "unexpected, first time_text"),
+    "a block too many": (lambda f: change(f / CONFIG, num_layers=3), "missing, first transformer_blo"),
     "scaled float8": (
         lambda f: rewrite(f, lambda w: w.update({"proj_out.weight_scale": torch.ones(1)})),
         "scaled float8",
@@ -174,10 +165,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "A replacement is a JSON object",
     ),
-    "class": (
-        lambda f: change(f / CONFIG, _class_name="FluxTransformer3D"),
-        "did you mean 'FluxTran",
-    ),
+    "class": (lambda f: change(f / CONFIG, _class_name="FluxTransformer3D"), "did you mean 'FluxTran"),
 }
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fastflux.errors import FastFluxError
 from fastflux.methods.block_removal import BlockRemovalConfig, remove_blocks_
 from fastflux.methods.registry import register_pruning_method
 from fastflux.models.architecture import register_architecture
 from fastflux.models.flux import FLUX
+from fastflux.plugins import load_plugins
 
 ARCHITECTURE = """
 from dataclasses import replace
@@ -129,11 +131,11 @@ def test_a_family_and_a_method_of_one_file_each_are_pruned_exported_and_loaded(t
         assert done.returncode == 0, done.stderr
 
 
-def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    install(tmp_path / "site", "torn", "import nothing_of_this_name", "fastflux.methods")
-    done = python(tmp_path, "from fastflux.methods.registry import pruning_methods; pruning_methods()")
-    assert "Cannot load torn of the package torn (fastflux.methods): No module named" in done.stderr
+def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "torn", "import nothing_of_this_name", "fastflux.torn")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(FastFluxError, match=r"Cannot load torn of the package torn \(fastflux.torn\): No module named"):
+        load_plugins("fastflux.torn")
 
 
 def test_names_are_registered_once() -> None:

@@ -278,9 +278,7 @@ def test_loading_is_strict(base: Path, tmp_path: Path) -> None:
         FastFluxSD3Transformer2DModel.from_pretrained(tmp_path / "cut")
 
 
-def test_all_kinds_of_rankings_are_of_the_blocks_that_may_be_pruned(
-    statistics_of: Callable[[str], Statistics],
-) -> None:
+def test_all_kinds_of_rankings_are_of_the_blocks_that_may_be_pruned(statistics_of: Callable[[str], Statistics]) -> None:
     from fastflux.calibration.importance import RANKINGS, fit_blocks, rank_blocks
 
     transformer = make_tiny_sd3()

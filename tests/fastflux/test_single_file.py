@@ -28,7 +28,6 @@ def test_a_single_file_takes_the_place_of_the_pipelines_transformer(
     assert main([*command, "--ranking", "end2start", "--device", "cpu", "-o", str(tmp_path / "out")]) == 0
     pruned = load_transformer(tmp_path / "out/transformer")
     plan = fastflux.plan_of(pruned)
-    assert plan is not None
     assert plan.base_model == "mine"
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in pruned.state_dict().items())
 

@@ -1,9 +1,10 @@
 """Hand-made records: nothing here was measured, every number is chosen so that a test can tell what became of it."""
 
-from __future__ import annotations
-
 import os
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,13 +15,9 @@ from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from reports.figures.gallery import Gallery, GalleryShot
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    Measured = Callable[..., Measurement]
-    MakeRecord = Callable[..., RunRecord]
-    Sampled = Callable[..., Measurement]
+Measured = Callable[..., Measurement]
+MakeRecord = Callable[..., RunRecord]
+Sampled = Callable[..., Measurement]
 
 # Name, unit and direction.
 METRICS = (
@@ -37,6 +34,12 @@ METRICS = (
 )
 INFOS = {name: MetricInfo(name, "1", unit, better, f"hand-made {name}") for name, unit, better in METRICS}
 HPS_KEYS = ("anime", "concept-art", "paintings", "photo", "averaged")
+
+
+def overfull(log: str, more_than: float = 1.0) -> list[str]:
+    """The lines of a log of pdflatex that tell of boxes larger than there is room, by more than so many points."""
+    pattern = r"^Overfull \\[hv]box \(([\d.]+)pt too (?:wide|high)\).*"
+    return [found[0] for found in re.finditer(pattern, log, re.MULTILINE) if float(found[1]) > more_than]
 
 
 @pytest.fixture

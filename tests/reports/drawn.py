@@ -1,17 +1,13 @@
 """Hand-made images of variants, flat and of known levels, with the manifests that a run writes; edited records."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bench.records.results import digest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: Prompt id, set and kind.
 PROMPTS = (

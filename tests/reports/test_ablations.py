@@ -1,23 +1,15 @@
 """Figures 6 and 7: what they show, when they are drawn, and that their bytes repeat."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.figures.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
-from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured, Sampled
-
-    from bench.records.results import RunRecord
-    from reports.rows import Row
+from reports.rows import Row, rows_of
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 LEVELS = {
     "dense": 61.0, "fastflux-10": 60.0, "removal_st-10": 58.0, "brll-10": 57.0, "removal-10": 50.0,

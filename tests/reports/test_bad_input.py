@@ -1,35 +1,27 @@
 """Records that are damaged, contradictory, huge or hostile: refused with the reason, or shown without harm."""
 
-from __future__ import annotations
-
 import json
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from drawn import with_digest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from msgspec.structs import replace
 from test_latex import HOSTILE
 
-from bench.records.results import RecordError
+from bench.records.results import RecordError, RunRecord
 from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from fastflux.text import one_line
 from reports.build import build
-from reports.pdf import build_pdf, overfull
+from reports.pdf import build_pdf
 from reports.rows import read_rows
 from reports.table import Cell, Group, Header, Table, to_markdown
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-    from markdown_it.token import Token
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured, overfull
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 #: The tags that a table of ours writes itself.

@@ -1,10 +1,8 @@
 """Documents from a folder of records: same bytes each time, the command line, errors in one sentence, no torch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +10,6 @@ from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXTS = ("md", "tex")
 KNOWN = ", ".join(sorted(TABLES))
@@ -47,11 +42,7 @@ def test_a_twin_holds_both_tables(results: Path, tmp_path: Path) -> None:
     [
         (["tabel1"], TEXTS, f"Unknown table 'tabel1': expected one of {KNOWN}; did you mean 'table1'?"),
         (["xyz"], TEXTS, f"Unknown table 'xyz': expected one of {KNOWN}."),
-        (
-            ["table1"],
-            ["mdd"],
-            f"Unknown format 'mdd': expected one of {FORMATS}; did you mean 'md'?",
-        ),
+        (["table1"], ["mdd"], f"Unknown format 'mdd': expected one of {FORMATS}; did you mean 'md'?"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_is_written(

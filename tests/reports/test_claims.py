@@ -2,13 +2,14 @@
 
 # ruff: noqa: E501  # a golden table's lines are as long as it is wide
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench.records.results import Measurement, RunRecord
 from reports.claims.table import CLAIMS, claims_table, findings, with_holm
 from reports.claims.verdicts import Evidence, Finding, alike, at_least, keeps, latency_groups
 from reports.cli import main
@@ -16,16 +17,9 @@ from reports.figures.ranking import Ranking
 from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
 from reports.table import to_markdown
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured, Sampled
-
-    from bench.records.results import Measurement, RunRecord
-
-    Records = Callable[..., list[RunRecord]]
+Records = Callable[..., list[RunRecord]]
 
 YES, NO, OPEN, NONE = "reproduced", "not reproduced", "inconclusive", "not measured"
 # HPS of a world in which every claim holds.

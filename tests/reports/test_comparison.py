@@ -1,18 +1,11 @@
 """Two variants prompt by prompt: the difference, its sign, and why two cannot be compared."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
+from bench.records.results import Measurement
 from reports.compare import Comparison, chance, compare
 from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured, Sampled
-
-    from bench.records.results import Measurement
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 HPS = "hps.averaged"
 
@@ -22,10 +15,7 @@ def test_the_sign_is_that_of_a_significant_difference(
     make_record: MakeRecord, sampled: Sampled, level: float, sign: int
 ) -> None:
     dense, pruned = rows_of(
-        [
-            make_record("dense", "D", sampled(HPS, 60.0)),
-            make_record("fastflux-10", "F", sampled(HPS, level, "f")),
-        ]
+        [make_record("dense", "D", sampled(HPS, 60.0)), make_record("fastflux-10", "F", sampled(HPS, level, "f"))]
     )
     found = compare([pruned], [dense], HPS)
     assert isinstance(found, Comparison)

@@ -3,12 +3,11 @@
 # Golden documents stand here as they are read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from bench.records.results import RunRecord
 from bench.tables import TABLES
 from reports.build import build
 from reports.paper import paper_against_measured
@@ -17,13 +16,7 @@ from reports.rows import rows_of
 from reports.table import Cell, Group, Header, Table, to_markdown
 from reports.tables import make_table
 from reports.why import EXPLAINED
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured
 
 GOLDENS = {
     "table3": r"""### Table 3: generalization to another architecture, FLUX-Shapes

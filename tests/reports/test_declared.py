@@ -1,20 +1,14 @@
 """Tables that a TOML file declares: filled like our own, and mistakes named with file, table and key."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.tables import TABLES
+from bench.tables import TABLES, TableSpec
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
 from reports.declared import read_tables
-
-if TYPE_CHECKING:
-    from bench.tables import TableSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\

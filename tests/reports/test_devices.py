@@ -1,25 +1,18 @@
 """Records of several devices: what hangs on the machine is refused in one table, or noted where that was asked for."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
 from reports.devices import device_of
 from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured
 
 NOTE = (
     r"Measured on 2 devices: other device \(l1-12\); test device \(dense, fastflux-10[^)]*\)\. "

@@ -3,16 +3,10 @@
 # Golden documents stand here as they are read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from reports.difference import difference_of
 from reports.rows import rows_of
 from reports.table import to_markdown
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured
+from tests.reports.conftest import MakeRecord, Measured
 
 DIFFERENCE = r"""### Committed against fresh records, FLUX-Shapes
 

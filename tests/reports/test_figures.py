@@ -1,19 +1,12 @@
 """Figures of scores: what they show."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
+from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.figures.quality import quality_against_latency
 from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured
 
 
 def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(

@@ -1,15 +1,13 @@
 """Tables as DataFrames: full precision in, full precision out; the CSV as literal text, harmless to spreadsheets."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.records.results import RunRecord
 from bench.tables import TABLES
 from fastflux.text import one_line
 from reports.build import build
@@ -18,11 +16,7 @@ from reports.render.frame import to_frame, write_csv
 from reports.rows import rows_of
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured, Sampled
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Table(

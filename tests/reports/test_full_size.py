@@ -104,11 +104,9 @@ def test_the_committed_flops_are_those_by_hand() -> None:
     records = {record.variant: record for record in read_records(folder)}
     for variant, linear in (("dense", 0), ("fastflux-05", 3), ("fastflux-20", 11), ("fastflux-30", 16)):
         counted = records[variant].measurement("flops_by_block")
-        assert counted is not None
         for pixels in (512, 1024):
             expected = flux_flops(FLUX, image_tokens=(pixels // 16) ** 2, text_tokens=512, linear=linear)
             assert counted.values[f"{pixels}x{pixels}.forward"] == expected
     ratio = records["fastflux-20"].measurement("flops_by_block")
-    assert ratio is not None
     assert round(ratio.values["1024x1024.ratio_to_dense"], 3) == 0.820
     assert (folder / "README.md").read_text() == full_size_document(folder)

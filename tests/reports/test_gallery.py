@@ -1,9 +1,7 @@
 """Galleries: what goes in, what is left out, and what unusable files get."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,6 @@ from reports.cli import main
 from reports.figures.gallery import Gallery, pick_shots, write_gallery
 from reports.figures.gallery_files import collect
 from reports.rows import read_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Grids of images: which stand side by side, what is drawn where, and that the bytes repeat."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +15,7 @@ from reports.figures.image_grid import grid_rows, image_grid
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.rows import read_rows, rows_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
+from tests.reports.conftest import MakeRecord, Measured
 
 BLOCKS = [f"single_transformer_blocks.{index}" for index in range(6)] + ["transformer_blocks.0", "transformer_blocks.1"]
 

@@ -1,7 +1,5 @@
 """Latency groups: the paper's own, and what holds for any latencies."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

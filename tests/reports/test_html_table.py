@@ -3,8 +3,6 @@
 # A golden document stands here as it is read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from html.parser import HTMLParser

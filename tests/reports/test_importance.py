@@ -1,9 +1,8 @@
 """Importance of blocks: the figure's points, the table's text, and what faulty files get."""
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,9 +10,6 @@ from reports.cli import main
 from reports.figures.importance import importance_figure
 from reports.figures.ranking import Ranking, orders_table
 from reports.table import to_markdown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def entry(block: str, importance: float, r2: float) -> dict[str, Any]:

@@ -3,26 +3,22 @@ r"""Tables as LaTeX: a whole golden fragment, any text escaped, nothing wider th
 # Golden documents stand here as they are read: longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from reports.pdf import compile_latex, overfull
+from reports.pdf import compile_latex
 from reports.render.latex.tables import anchor, to_latex
 from reports.render.latex.text import escape_latex
 from reports.table import Cell, Group, Header, Table
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from tests.reports.conftest import overfull
 
 TABLE = Table(
     name="sample_1",

@@ -1,22 +1,15 @@
 """Every number of a table knows the record it was read from; the paper's own numbers have none."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from bench.records.results import RunRecord
 from bench.tables import TABLES
 from reports.claims.table import claims_table
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
 from reports.seeds import seeds_table
+from reports.table import Cell, Table
 from reports.tables import make_table
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured, Sampled
-
-    from bench.records.results import RunRecord
-    from reports.table import Cell, Table
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 
 def line(table: Table, label: str) -> tuple[Cell, ...]:

@@ -1,7 +1,5 @@
 """The page as text: one file that asks for nothing, allows its own script alone, and is the same each time."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -9,27 +7,23 @@ import re
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import structs
 
+from bench.records.results import RunRecord
 from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
+from reports.figures.gallery import Gallery
 from reports.render.html.document import page_html
 from reports.render.html.images import browser_data
 from reports.rows import rows_of
 from reports.tables import make_table
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
-    from reports.figures.gallery import Gallery
+from tests.reports.conftest import MakeRecord, Measured
 
 PARTS = ("default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'")
 
@@ -170,7 +164,6 @@ def test_a_missing_sample_leaves_out_what_cannot_be_told_apart(
 ) -> None:
     dense = judged_records[0]
     verdicts = dense.measurement("geneval")
-    assert verdicts is not None
     samples = {**verdicts.samples, "colors/geneval-a": [1.0]}
     gap = structs.replace(dense.with_measurement(structs.replace(verdicts, samples=samples, missing=1)),
                   sampling={"samples": {"geneval": 2}})  # fmt: skip

@@ -223,7 +223,6 @@ def test_the_slider_shows_more_of_the_other_picture(page: Page) -> None:
     assert slider.input_value() == "99"
     assert page.get_by_role("button", name="Previous").is_disabled()  # the key moved the slider, not the picture
     box = frame.bounding_box()
-    assert box is not None
     page.mouse.click(box["x"] + box["width"] / 4, box["y"] + 20)
     assert slider.input_value() == "25"
 

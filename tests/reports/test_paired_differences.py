@@ -3,18 +3,12 @@
 # A golden document stands here as it is read: longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from bench.tables import TABLES
 from reports.paired_differences import differences_table
 from reports.rows import rows_of
 from reports.table import to_markdown
 from reports.tables import best_rows, make_table
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured, Sampled
+from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 HPS = "hps.averaged"
 

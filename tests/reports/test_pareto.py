@@ -1,18 +1,12 @@
 """Score against cost: the front of hand-made points, and what the plot is given."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reports.render.html.pareto import front, pareto_data
 from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured
+from tests.reports.conftest import MakeRecord, Measured
 
 
 @pytest.mark.parametrize(

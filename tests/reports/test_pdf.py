@@ -1,22 +1,18 @@
 """The PDF of a folder of records: the same bytes, nothing off the page, and errors that say what to install or mend."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.cli import main
-from reports.pdf import build_pdf, check_latex, compile_latex, overfull
+from reports.pdf import build_pdf, check_latex, compile_latex
 from reports.render.latex.document import PACKAGES, report_document
 from reports.render.latex.tables import anchor
 from reports.rows import read_rows
-
-if TYPE_CHECKING:
-    from bench.records.results import RunRecord
+from tests.reports.conftest import overfull
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "reports" / "data" / "results" / "cpu" / "shapes"

@@ -1,7 +1,5 @@
 """The committed documents: they are what the committed records give, and a difference of any kind is told."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A run of the suite and its documents: the suite is a stand-in that leaves records, in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,23 +1,16 @@
 """Records become rows: order, derived values, reasons for gaps; what may not share a table is refused."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from bench.records.results import RunRecord
 from bench.tables import headline
 from fastflux.errors import FastFluxError
 from reports.rows import Value, conditions, read_rows, rows_of
 from reports.tables import best_rows
 from reports.why import why
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured
 
 
 def test_rows_stand_in_the_papers_order(results: Path) -> None:
@@ -111,12 +104,7 @@ def test_speed_up_is_the_inverse_ratio_with_its_interval_turned(make_record: Mak
 
 
 def test_conditions_name_files_and_not_where_they_lay(make_record: MakeRecord, measured: Measured) -> None:
-    settings = {
-        "model": "local-dir:/home/me/weights/clip",
-        "weights": "/data/x.pt",
-        "tag": "openai/clip",
-        "list": [1],
-    }
+    settings = {"model": "local-dir:/home/me/weights/clip", "weights": "/data/x.pt", "tag": "openai/clip", "list": [1]}
     (row,) = rows_of([make_record("dense", "D", measured("clip_score", {"mean": 1.0}, settings=settings))])
     assert conditions(row, "clip_score") == "model local-dir:clip, tag openai/clip, weights x.pt"
 

@@ -3,16 +3,10 @@
 # A golden document stands here as it is read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from reports.rows import rows_of
 from reports.seeds import seeds_table
 from reports.table import to_markdown
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured
+from tests.reports.conftest import MakeRecord, Measured
 
 GOLDEN = r"""### Seeds of pruning, D
 

@@ -3,8 +3,6 @@
 # Golden documents stand here as they are read: with dashes, and longer than code lines.
 # ruff: noqa: RUF001
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -3,25 +3,17 @@
 # Golden documents stand here as they are read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import pytest
 
+from bench.records.results import RunRecord
 from bench.tables import TABLES
 from reports.contents import make_tables
 from reports.paper import paper_against_measured, paper_rows
 from reports.render.latex.tables import to_latex
 from reports.rows import rows_of
-from reports.table import to_markdown
+from reports.table import Table, to_markdown
 from reports.tables import SHAPES_LABEL, make_table
-
-if TYPE_CHECKING:
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
-    from reports.table import Table
+from tests.reports.conftest import MakeRecord, Measured
 
 TABLE1_MARKDOWN = """\
 ### Table 1: HPS by style, FLUX-Shapes

@@ -1,21 +1,14 @@
 """Where a number comes from: the whole text, and names that are not there."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from bench.records.results import RunRecord
 from reports.cli import main
 from reports.rows import rows_of
 from reports.why import why
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import MakeRecord, Measured
-
-    from bench.records.results import RunRecord
+from tests.reports.conftest import MakeRecord, Measured
 
 WHY = """\
 Table 1: HPS by style: FastFLUX-10%, Averaged

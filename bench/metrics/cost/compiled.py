@@ -1,7 +1,5 @@
 """Latency of one compiled transformer step (`torch.compile`), a metric of its own beside the eager one."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """From prompts to pictures: calls of a whole pipeline, and their latency, eager and compiled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

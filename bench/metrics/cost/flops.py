@@ -3,8 +3,6 @@
 Counted by torch on the meta device (no arithmetic, no memory), and by a formula for FLUX that checks the counter.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

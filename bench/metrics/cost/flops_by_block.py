@@ -1,7 +1,5 @@
 """FLOPs by kind of block, at any resolution, counted in one forward on the meta device each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Whether other work takes the device that is to be measured: it would end up in every time."""
 
-from __future__ import annotations
-
 import os
 import time
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 All variants are measured in turn, so that the machine's drift meets them alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Required, TypedDict, Unpack
 

@@ -141,11 +141,7 @@ class _Search:
     """Readings by place: the first one on the grid of ratios that was measured of its widths."""
 
     def __init__(
-        self,
-        measure: Callable[[float, int], Reading],
-        widths: Callable[[float], Widths],
-        last: int,
-        tolerance: float,
+        self, measure: Callable[[float, int], Reading], widths: Callable[[float], Widths], last: int, tolerance: float
     ) -> None:
         self._measure, self._widths, self._last, self._tolerance = measure, widths, last, tolerance
         self._known: dict[int, Widths] = {}

@@ -5,8 +5,6 @@ profiler saw: exact and repeatable for tensors, blind to scratch memory of libra
 all that a whole call can be told by there, sees that too, but also what the allocator kept of earlier steps.
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,6 @@ Peaks are dense matrix products, without structured sparsity, as the makers' own
 number format of one, that is not in the table is not judged; neither are CPUs, whose peak hangs on clocks that vary.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

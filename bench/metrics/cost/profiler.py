@@ -1,7 +1,5 @@
 """torch's profiler, without what it says on stderr of every start and of the GPU that it did not find."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Any

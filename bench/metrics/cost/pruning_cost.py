@@ -1,7 +1,5 @@
 """What pruning a variant took: forwards, training, memory and seconds, as the method counted them (`fastflux.cost`)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 
 from bench.metrics.catalogue import metric_named

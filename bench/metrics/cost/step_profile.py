@@ -4,8 +4,6 @@ Blocks are timed by marks before and after each (CUDA events on a GPU, which kee
 those that torch's profiler saw; on a GPU the time of an operation is that of the kernels it launched.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections import Counter

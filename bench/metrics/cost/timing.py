@@ -1,7 +1,5 @@
 """Timed steps: the clock of a device, rounds in which all variants take turns, and what is told of the times."""
 
-from __future__ import annotations
-
 import gc
 import random
 import time

@@ -85,16 +85,6 @@ class OfficialGenEval:
             return self._failed(f"{self._name} judges {foreign} images that are not among these {len(images)}")
         return self._measured([(image, said[_key(image)]) for image in images.images])
 
-    def of_all(self) -> Measurement:
-        """The measurement of all images that the file judges, wherever they are."""
-        judged = [verdict.image for verdict in self.verdicts]
-        # Files are elsewhere; what can be seen is whether a prompt has fewer samples than others.
-        places = {(image.prompt_id, image.sample) for image in judged}
-        samples, prompts = {image.sample for image in judged}, {image.prompt_id for image in judged}
-        if absent := len(samples) * len(prompts) - len(places):
-            return self._failed(f"{self._name} lacks {absent} samples that other prompts have", absent)
-        return self._measured([(verdict.image, verdict.correct) for verdict in self.verdicts])
-
     def _failed(self, reason: str, missing: int = 0) -> Measurement:
         return Measurement.failed(self.info, reason, missing=missing, settings=self._settings)
 

@@ -3,8 +3,6 @@
 The pass is taken in parts of `save_every` samples, whose sum is written behind each: a kill loses one part at most.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stage of whole pipeline calls at full size, VAE and text encoders with them: their time and memory by stage."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

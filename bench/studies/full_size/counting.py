@@ -1,7 +1,5 @@
 """Stage of FLOPs and parameters at full size: exact, counted on the meta device, on any machine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from bench.metrics.cost.flops import flux_flops, measure_parameters

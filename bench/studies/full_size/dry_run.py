@@ -1,7 +1,5 @@
 """`--dry-run`: a table of what every stage needs and has left, and what the machine has."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -3,8 +3,6 @@
 Found with eager steps at the largest resolution. Later stages time the models found in every way, beside their targets.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Stages of step times at full size: eager, compiled, and as CUDA graphs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Stage of the step's profile: what each kind of block and operation takes, to see where a ratio is lost."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile

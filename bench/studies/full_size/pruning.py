@@ -4,8 +4,6 @@ Random weights give the cost, not the quality. Every finished block is a file of
 is killed, or whose budget is spent, goes on behind it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path

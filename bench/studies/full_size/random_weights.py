@@ -4,8 +4,6 @@ Every tensor is drawn from a generator of its own, seeded by the seed and the te
 same weights on the same kind of device, whatever else is made before.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator

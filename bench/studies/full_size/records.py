@@ -1,7 +1,5 @@
 """Records of a full-size run: one for each variant, put together from its finished pieces."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path

@@ -4,8 +4,6 @@
 residual and folding the identity into the weight are what else could be done; the last two round differently.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 

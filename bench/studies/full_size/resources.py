@@ -1,7 +1,5 @@
 """What the stages need of a machine, against what it has: told before any work."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

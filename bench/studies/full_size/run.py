@@ -1,7 +1,5 @@
 """`python -m bench full_size`: all that FLUX.1-dev's size costs on one GPU, in pieces, with random weights."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Stage of the scorers at full size with random weights: images a second of HPS, GenEval's parts, CLIP, Inception."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """The sizes of a model of random weights, read from a profile's table `[random]`; the defaults are FLUX.1-dev's."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, TypeAlias
 
 import msgspec

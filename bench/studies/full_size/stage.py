@@ -1,7 +1,5 @@
 """What a stage of the full-size measurement is, and what it needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 

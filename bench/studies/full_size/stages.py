@@ -1,7 +1,5 @@
 """All stages of the full-size measurement, in the order in which they run."""
 
-from __future__ import annotations
-
 from bench.studies.full_size import (
     calibrating,
     calls,

@@ -1,7 +1,5 @@
 """Models that are to be as fast as another one, their target, are timed in the same rounds as it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace

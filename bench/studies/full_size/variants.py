@@ -4,8 +4,6 @@ A replaced block adds some megabytes, so all FastFLUX variants fit beside the de
 anew, in its smaller size. All are random: a step's time does not depend on the values.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What all full-size stages share: the dense model, its views, a step's inputs, room on the device, the budget."""
 
-from __future__ import annotations
-
 import gc
 from dataclasses import dataclass
 from functools import cached_property

@@ -5,8 +5,6 @@ characters. Styles and scripts are allowed by their hashes, so that no other scr
 be asked of the network.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import math

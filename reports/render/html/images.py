@@ -1,7 +1,5 @@
 """The page's image browser as data: what every tile of a gallery shows, and the verdicts and scores it got."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath

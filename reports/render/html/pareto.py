@@ -1,7 +1,5 @@
 """Score against cost as data: the points of every variant, their series, and which of them no other one beats."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product

@@ -1,7 +1,5 @@
 r"""The stand-alone LaTeX document that `\input`s all tables and shows all figures of one folder of records."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 

@@ -1,7 +1,5 @@
 r"""A table as a LaTeX fragment for `\input`: booktabs, never wider than the text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from textwrap import wrap

@@ -4,8 +4,6 @@ The result is ASCII and needs no package: pdflatex's default fonts have no Cyril
 symbols are bitmaps where cm-super is not installed, so symbols come from its mathematical fonts.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

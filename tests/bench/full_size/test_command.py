@@ -65,6 +65,29 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs
 
 
+@pytest.fixture
+def done(ran: Path, tmp_path: Path) -> Path:
+    """A copy of that run."""
+    return Path(shutil.copytree(ran, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def calibrated(done: Path) -> Path:
+    """The same before its blocks are pruned."""
+    for name in ("prune-20", "progress"):
+        shutil.rmtree(place(done) / name)
+    return done
+
+
+def require_like(runs: Path, others: Path) -> None:
+    """The statistics of both, but for the order of their sums."""
+    first, second = (calibrating.load_statistics(place(each) / "statistics-6.safetensors") for each in (runs, others))
+    for block, streams in first.items():
+        for name, moments in streams.items():
+            assert moments.count == second[block][name].count
+            assert torch.allclose(moments.xy, second[block][name].xy, rtol=1e-9, atol=0)
+
+
 def records(runs: Path) -> dict[str, RunRecord]:
     return {record.variant: record for record in read_records(place(runs) / "records")}
 
@@ -94,16 +117,12 @@ def test_parameters_flops_and_times_are_of_the_same_model(ran: Path) -> None:
     found = records(ran)
     fast = found["fastflux-20"]
     plan = fast.plan
-    assert plan is not None
     assert len(plan["replacements"]) == 2  # type: ignore[arg-type]  # a list
     counted = fast.measurement("flops_by_block")
-    assert counted is not None
     assert counted.settings["blocks"]["linear"] == 2  # type: ignore[index,call-overload]
     cost = found["fastflux-20"].measurement("pruning_cost_by_block")
-    assert cost is not None
     assert len(cost.samples["seconds"]) == 2
     calibration = found["dense"].measurement("calibration_cost")
-    assert calibration is not None
     assert (calibration.values["samples"], calibration.values["forwards"]) == (6, 3)
     assert calibration.values["ratio"] == pytest.approx(
         sum(calibration.samples["statistics/ms"]) / sum(calibration.samples["plain/ms"])
@@ -114,20 +133,16 @@ def test_models_of_equal_latency_are_timed_beside_their_targets_in_every_later_s
     record = records(ran)["l1_equal-20"]
     assert record.label == "L1-norm at the latency of FastFLUX-20%"
     found = record.measurement("equal_latency")
-    assert found is not None
     plan = record.plan
-    assert plan is not None
     assert {"heads": found.values["heads"], "mlp_channels": found.values["mlp_channels"]}.items() <= plan[
         "config"
     ].items()  # type: ignore[union-attr]
     for name in ("latency_32x32", "latency_end_to_end"):
         timed = record.measurement(name)
-        assert timed is not None
         assert timed.settings["target"] == "fastflux-20"
         assert {"dense", "fastflux-20", "l1_equal-20"} <= set(timed.settings["together"])  # type: ignore[arg-type]
         assert timed.values["ratio_to_target"] > 0
     counted = record.measurement("flops_by_block")
-    assert counted is not None
     assert counted.values["32x32.ratio_to_dense"] == found.values["flops_ratio_to_dense"]
 
 
@@ -136,7 +151,6 @@ def test_stages_settled_before_the_search_take_what_it_found_later(tmp_path: Pat
     assert "l1_equal-20" not in records(tmp_path)
     assert small(tmp_path, stages=["equal-latency", "latency-32"])
     timed = records(tmp_path)["l1_equal-20"].measurement("latency_32x32")
-    assert timed is not None
     assert timed.settings["together"] == ["dense", "l1_equal-20", "fastflux-20"], "its target alone is timed again"
 
 
@@ -153,14 +167,9 @@ def test_a_search_that_failed_leaves_nothing_to_time(tmp_path: Path, monkeypatch
     assert records(tmp_path)["l1_equal-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
 
 
-def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = ["equal-latency", "latency-32"]
+def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     search = equal.search_equal_latency
-    assert small(tmp_path, stages=stages)
-    found = records(tmp_path)["l1_equal-20"].measurement("equal_latency")
-    assert found is not None
+    found = records(done)["l1_equal-20"].measurement("equal_latency")
     heads = 3 - int(found.values["heads"])  # of the two that there are
 
     def other(*arguments: Any, **options: Any) -> Any:
@@ -170,10 +179,10 @@ def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(
     built: list[Any] = []
     build = latency.build
     monkeypatch.setattr(latency, "build", lambda variant, *rest: (built.append(variant), build(variant, *rest))[1])
-    (place(tmp_path) / "equal-latency" / "fastflux-20.json").unlink()
-    assert small(tmp_path, stages=stages)
+    (place(done) / "equal-latency" / "fastflux-20.json").unlink()
+    assert small(done, stages=["equal-latency", "latency-32"])
     assert [variant.widths[0] for variant in built if variant.target] == [heads], "the model found now is timed"
-    assert len([1 for path in place(tmp_path).glob("latency-32/*.json") if "l1_equal" in path.read_text()]) == 1
+    assert len([1 for path in place(done).glob("latency-32/*.json") if "l1_equal" in path.read_text()]) == 1
 
 
 def test_a_retry_in_small_budgets_comes_to_an_end_though_it_fails_again(
@@ -213,7 +222,7 @@ def test_its_document_has_every_table(ran: Path) -> None:
     assert "say nothing of quality" in text
 
 
-def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_goes_on_at_its_piece(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[str] = []
     part = calibrating._Pass.run
 
@@ -229,38 +238,27 @@ def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.M
     assert small(tmp_path, stages=["calibration"])
     assert parts == ["4", "6", "6"], "the first part is kept"
     assert [path.name for path in place(tmp_path).glob("statistics-*")] == ["statistics-6.safetensors"]
-    monkeypatch.undo()
-    patch(monkeypatch)
-    assert small(tmp_path / "whole", stages=["calibration"])
-    halves, whole = (
-        calibrating.load_statistics(place(runs) / "statistics-6.safetensors") for runs in (tmp_path, tmp_path / "whole")
-    )
-    for block, streams in whole.items():
-        for name, moments in streams.items():
-            assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0), "the same as in one go"
+    require_like(tmp_path, ran)
 
 
-def test_blocks_of_an_order_that_was_found_before_are_not_counted(tmp_path: Path) -> None:
-    assert small(tmp_path, stages=["calibration", "prune-20"])
-    (progress,) = {path.parent for path in place(tmp_path).rglob("progress/*/*.safetensors")}
+def test_blocks_of_an_order_that_was_found_before_are_not_counted(done: Path) -> None:
+    (progress,) = {path.parent for path in place(done).rglob("progress/*/*.safetensors")}
     older = progress.with_name("another-order")
     shutil.copytree(progress, older)
     for path in older.iterdir():
         os.utime(path, (1, 1))
-    (piece,) = (path for path in (place(tmp_path) / "prune-20").glob("*.json") if "whole" in path.read_text()[:9999])
+    (piece,) = (path for path in (place(done) / "prune-20").glob("*.json") if "whole" in path.read_text()[:9999])
     piece.unlink()
-    assert small(tmp_path, stages=["calibration", "prune-20"])
-    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost_by_block")
-    assert cost is not None
+    assert small(done, stages=["calibration", "prune-20"])
+    cost = records(done)["fastflux-20"].measurement("pruning_cost_by_block")
     assert cost.values["blocks"] == 2
 
 
-def test_parts_whose_statistics_are_lost_are_taken_again(tmp_path: Path) -> None:
-    assert small(tmp_path, stages=["calibration"])
-    (place(tmp_path) / "calibration" / "6.json").write_text("{ cut short")
-    (place(tmp_path) / "statistics-6.safetensors").unlink()
-    assert small(tmp_path, stages=["calibration"])
-    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
+def test_parts_whose_statistics_are_lost_are_taken_again(done: Path) -> None:
+    (place(done) / "calibration" / "6.json").write_text("{ cut short")
+    (place(done) / "statistics-6.safetensors").unlink()
+    assert small(done, stages=["calibration"])
+    assert records(done)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
 def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +274,6 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
     batches = 3
     assert len(forwards) == (1 + 2 * batches) + (1 + 3 * batches), "the pass, and the check of its precision"
     precision = records(tmp_path)["dense"].measurement("calibration_precision")
-    assert precision is not None
     for kind in ("float64", "bfloat16"):
         ridges = [value for name, value in precision.values.items() if name.endswith(f".{kind}.ridge")]
         assert len(ridges) == 2
@@ -301,7 +298,7 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("part", ["4", "6"])
 def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     parts: list[str] = []
     run_part, collect = calibrating._Pass.run, calibrating.collect_statistics
@@ -325,7 +322,6 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     before = {"4": "2", "6": "4"}[part]
     assert [path.name for path in place(tmp_path).glob("statistics-*")] == [f"statistics-{before}.safetensors"]
     cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
-    assert cost is not None
     assert cost.status == "failed"
     assert "the stage calibration failed (out of memory: out)" in cost.reason
 
@@ -334,28 +330,20 @@ def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
     assert not parts, "what failed is settled"
     assert small(tmp_path, stages=["calibration", "prune-20"], changes=changes, retry=True)
     assert parts == ["2", "4", "6"][["2", "4", "6"].index(part) :]
-    assert small(tmp_path / "whole", stages=["calibration"], changes=changes)
-    halves, whole = (
-        calibrating.load_statistics(place(runs) / "statistics-6.safetensors") for runs in (tmp_path, tmp_path / "whole")
-    )
-    for block, streams in whole.items():
-        for name, moments in streams.items():
-            assert moments.count == halves[block][name].count
-            assert torch.allclose(moments.xy, halves[block][name].xy, rtol=1e-9, atol=0)
+    require_like(tmp_path, ran)
 
 
-def test_statistics_that_are_lost_behind_a_finished_pass_are_collected_again(tmp_path: Path) -> None:
-    assert small(tmp_path, stages=["calibration"])
-    (statistics,) = place(tmp_path).glob("statistics-*")
+def test_statistics_that_are_lost_behind_a_finished_pass_are_collected_again(calibrated: Path) -> None:
+    (statistics,) = place(calibrated).glob("statistics-*")
     statistics.unlink()
     with pytest.raises(FastFluxError, match="needs the statistics of the stage calibration"):
-        small(tmp_path, stages=["prune-20"])
-    assert small(tmp_path, stages=["calibration", "prune-20"])
+        small(calibrated, stages=["prune-20"])
+    assert small(calibrated, stages=["calibration", "prune-20"])
     assert statistics.exists()
     statistics.unlink()
-    before = {path: path.stat().st_mtime_ns for path in place(tmp_path).glob("calibration/*.json")}
-    assert small(tmp_path, stages=["calibration", "prune-20"])
-    assert {path: path.stat().st_mtime_ns for path in place(tmp_path).glob("calibration/*.json")} == before, (
+    before = {path: path.stat().st_mtime_ns for path in place(calibrated).glob("calibration/*.json")}
+    assert small(calibrated, stages=["calibration", "prune-20"])
+    assert {path: path.stat().st_mtime_ns for path in place(calibrated).glob("calibration/*.json")} == before, (
         "not needed"
     )
 
@@ -368,7 +356,6 @@ def test_an_error_of_ours_ends_a_piece_and_not_the_run(tmp_path: Path, monkeypat
     assert ended(tmp_path, stages=["calibration", "prune-20"]) == Ending.FAILED
     found = records(tmp_path)
     precision = found["dense"].measurement("calibration_precision")
-    assert precision is not None
     assert (precision.status, precision.reason) == ("failed", "The normal equations are singular.")
     assert found["fastflux-20"].measurement("pruning_cost").status == "ok"  # type: ignore[union-attr]
 
@@ -382,8 +369,9 @@ def test_a_part_whose_piece_is_lost_in_the_middle_is_taken_again(tmp_path: Path)
     assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
-def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert small(tmp_path, stages=["calibration"])
+def test_pruning_stops_behind_a_block_when_the_budget_is_spent(
+    calibrated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spent = SimpleNamespace(now=False)
 
     class Clock(run.Budget):
@@ -394,15 +382,14 @@ def test_pruning_stops_behind_a_block_when_the_budget_is_spent(tmp_path: Path, m
     monkeypatch.setattr(run, "Budget", Clock)
     monkeypatch.setattr(run.Store, "longest", lambda _self, _stage: 0.0)  # so that just the blocks ask for seconds
     spent.now = True
-    assert not small(tmp_path, stages=["prune-20"], budget=1000.0)
-    files = list(place(tmp_path).rglob("progress/*/*.safetensors"))
+    assert not small(calibrated, stages=["prune-20"], budget=1000.0)
+    files = list(place(calibrated).rglob("progress/*/*.safetensors"))
     assert [path.name[:3] for path in files] == ["000"]
     made = files[0].stat().st_mtime_ns
     spent.now = False
-    assert small(tmp_path, stages=["prune-20"])
+    assert small(calibrated, stages=["prune-20"])
     assert files[0].stat().st_mtime_ns == made, "the finished block was read, not made again"
-    cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
-    assert cost is not None
+    cost = records(calibrated)["fastflux-20"].measurement("pruning_cost")
     assert cost.values["training_steps"] == 4
 
 
@@ -425,10 +412,9 @@ def test_calls_shorter_than_a_piece_come_to_an_end(tmp_path: Path, monkeypatch: 
     assert endings == [Ending.LEFT] * (len(CHOSEN) - 1) + [Ending.MEASURED]
 
 
-def test_pruning_ends_one_block_at_least_in_every_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert small(tmp_path, stages=["calibration"])
+def test_pruning_ends_one_block_at_least_in_every_call(calibrated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units.Budget, "left", property(lambda _self: 0.0))
-    endings = [ended(tmp_path, stages=["prune-20"], budget=1.0) for _ in range(3)]  # the order, and two blocks
+    endings = [ended(calibrated, stages=["prune-20"], budget=1.0) for _ in range(3)]  # the order, and two blocks
     assert endings == [Ending.LEFT, Ending.LEFT, Ending.MEASURED]
 
 
@@ -450,7 +436,6 @@ def test_a_failure_has_an_exit_status_of_its_own_and_is_not_accepted(
     arguments = ["full_size", "--stages", "flops", "--out", str(tmp_path), *changes]
     assert main(arguments) == 1
     found = records(tmp_path)["run-20"].measurement("flops_by_block")
-    assert found is not None
     assert found.reason.startswith("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
     capsys.readouterr()
     assert main([*arguments, "--accept", str(tmp_path / "kept")]) == 1
@@ -487,7 +472,6 @@ def test_a_variant_without_memory_fails_alone_and_can_be_retried(
     assert ended(tmp_path, stages=["latency-32"]) == Ending.FAILED
     found = records(tmp_path)
     failed = found["l1-4of24"].measurement("latency_32x32")
-    assert failed is not None
     assert failed.status == "failed"
     assert failed.reason == "no memory to make the model: CUDA out of memory. Tried to allocate 17 GiB."
     assert found["fastflux-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]

@@ -5,8 +5,6 @@ interpolation (torchvision's: a = -0.5 with antialias, -0.75 without), black pad
 a causal text transformer (arXiv 2103.00020), the projections, and the cosine.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

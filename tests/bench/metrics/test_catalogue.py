@@ -1,26 +1,19 @@
 """The one list of metrics: each can be loaded, its headline stands in the records, and another package's joins."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bench.metrics.catalogue import Metric, metric_named, metrics, on_machine
 from bench.profiles.profile import ROOT
-from bench.records.results import RunRecord, read_records
+from bench.records.results import Measurement, RunRecord, read_records
 from bench.tables import TABLES, Column, TableSpec
 from fastflux.errors import FastFluxError
 from reports.contents import make_tables
 from reports.rows import rows_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from bench.records.results import Measurement
 
 #: What another package adds: a module, and an entry point that names the metric in it.
 MODULE = """

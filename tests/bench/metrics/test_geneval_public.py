@@ -14,12 +14,13 @@ from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
 from bench.metrics.quality.geneval import PUBLIC_CLIP, GenEval, GenEvalSettings
 from bench.metrics.quality.geneval_official import OfficialGenEval
 from bench.metrics.quality.known_images import read_known_images
-from bench.samples.geneval_layout import read_geneval_folder, write_geneval_folder
+from bench.samples.geneval_layout import read_geneval_folder
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
 from bench.samples.image_set import ImageSet
 from bench.settings import Place, PlaceOrName, read_settings
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
+from tests.bench.geneval_folder import write_geneval_folder
 from tests.bench.metrics.tiny_mask2former import DOG, NOTHING, saved
 
 

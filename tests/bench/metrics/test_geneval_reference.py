@@ -156,10 +156,7 @@ def test_counting_excludes_by_its_own_threshold(scores: list[float], *, right: b
 
 
 def test_an_entry_of_the_wrong_color_is_no_target() -> None:
-    include = [
-        {"class": "cat", "count": 1, "color": "red"},
-        {"class": "dog", "count": 1, "position": ["left of", 0]},
-    ]
+    include = [{"class": "cat", "count": 1, "color": "red"}, {"class": "dog", "count": 1, "position": ["left of", 0]}]
     objects = [Detection("cat", 0.9, (40.0, 0.0, 50.0, 10.0)), Detection("dog", 0.9, (0.0, 0.0, 10.0, 10.0))]
 
     def said(color: str) -> str:
@@ -170,10 +167,7 @@ def test_an_entry_of_the_wrong_color_is_no_target() -> None:
 
 
 def test_color_and_position_of_one_entry_must_both_hold_and_colors_come_first() -> None:
-    include = [
-        {"class": "cat", "count": 1},
-        {"class": "dog", "count": 1, "color": "red", "position": ["left of", 0]},
-    ]
+    include = [{"class": "cat", "count": 1}, {"class": "dog", "count": 1, "color": "red", "position": ["left of", 0]}]
     cat, left = Detection("cat", 0.9, (40.0, 0.0, 50.0, 10.0)), Detection("dog", 0.9, (0.0, 0.0, 10.0, 10.0))
     right = Detection("dog", 0.9, (80.0, 0.0, 90.0, 10.0))
 

@@ -4,8 +4,6 @@ hpsv2 is no dependency (its pins fit no test environment), so its own code runs 
 ``pip install --no-deps hpsv2==1.2.0``. Its wheel lacks the tokenizer's file, which open_clip has.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import importlib.util

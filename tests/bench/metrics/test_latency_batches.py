@@ -24,11 +24,7 @@ def measured(batches: list[int], *, fails_from: int = 100, rounds: int = 6) -> d
 
     def steps_of(batch: int) -> dict[str, Callable[[], None]]:
         seconds = 0.1 + 0.02 * batch
-        return {
-            "dense": clock.step("dense", seconds),
-            "fast": clock.step("fast", seconds / 2),
-            "large": large(batch),
-        }
+        return {"dense": clock.step("dense", seconds), "fast": clock.step("fast", seconds / 2), "large": large(batch)}
 
     return measure_latency_batches(
         steps_of, batches, warmup=1, rounds=rounds, seed=0, clock=clock, settings={"dtype": "float32"}

@@ -245,8 +245,8 @@ def test_a_gpu_detects_what_the_cpu_detects() -> None:
     assert np.allclose([one.score for one in here], [one.score for one in there], atol=1e-2)
 
 
-@pytest.mark.slow
-def test_the_public_architecture_at_the_public_size() -> None:
+@pytest.mark.usefixtures("small")
+def test_the_public_architecture() -> None:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     model = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(num_labels=80))  # the defaults are Swin-S

@@ -4,15 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.shapes.sd3 import (
-    BLOCKS,
-    SHALLOW_BLOCKS,
-    Sd3Text,
-    build_sd3,
-    run_with_image_streams,
-    sd3_pipeline,
-    split_sd3,
-)
+from bench.shapes.sd3 import BLOCKS, SHALLOW_BLOCKS, Sd3Text, build_sd3, run_with_image_streams, sd3_pipeline, split_sd3
 from bench.shapes.text import TextEncoders
 from bench.shapes.transformer import initialise_, pack, unpack
 from bench.shapes.vae import build_vae
