@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fastflux.calibration.activations import KEEP, ActivationStore, KeptStreams
 from fastflux.calibration.block_runs import Arguments, Observe, enter, run_blocks
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import Streams, architecture_of, map_tensors, named_arguments
+from fastflux.models.architecture import TEXT_STREAM, Streams, architecture_of, map_tensors, named_arguments
 from fastflux.plan import BlockRef
+
+_DIFFERING = "The calibration ran images or prompts of differing sizes: use one size for all."
 
 TOKENS_AT_ONCE = 16384
 """Of the samples that run at once unless told otherwise: in FLUX.1-dev's blocks 0.1 GB a tensor in bfloat16."""
@@ -67,7 +70,11 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
     shared: dict[str, Any] = {}
     seen = 0
 
-    listed = architecture_of(transformer).listed
+    listed, mask = architecture_of(transformer).listed, architecture_of(transformer).text_mask
+    loose = {*listed, *((TEXT_STREAM, mask) if mask else ())}  # what may differ in size
+
+    def sizes(sample: dict[str, Any]) -> Any:
+        return map_tensors(_shape, {key: value for key, value in sample.items() if key not in loose})
 
     def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal seen
@@ -85,8 +92,8 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
             if place >= samples:
                 continue
             sample = {key: map_tensors(_copied, value[row]) for key, value in own.items()}
-            if kept and map_tensors(_shape, sample) != map_tensors(_shape, kept[0]):
-                raise FastFluxError("The calibration ran images or prompts of differing sizes: use one size for all.")
+            if kept and sizes(sample) != sizes(kept[0]):
+                raise FastFluxError(_DIFFERING)
             if place == len(kept):
                 kept.append(sample)
             else:
@@ -103,9 +110,22 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
             f"The calibration ran {seen} images and steps, but {samples} samples were asked for: "
             "give more prompts or steps, or ask for fewer samples."
         )
+    if mask and (any(mask in sample for sample in kept) or len({len(sample[TEXT_STREAM]) for sample in kept}) > 1):
+        _pad_(kept, mask)
+        shared.pop(mask, None)
     columns: dict[str, list[Any]] = {key: [sample[key] for sample in kept] for key in kept[0]}
     rows = {key: values if key in listed else torch.stack(values) for key, values in columns.items()}
     return RecordedInputs(rows, {key: value for key, value in shared.items() if key != "return_dict"})
+
+
+def _pad_(samples: list[dict[str, Tensor]], mask: str) -> None:
+    """Put zeros behind texts until all are of one length, and hide them."""
+    longest = max(len(sample[TEXT_STREAM]) for sample in samples)
+    for sample in samples:
+        text = sample[TEXT_STREAM]
+        seen = sample.get(mask, text.new_ones(len(text), dtype=torch.long))
+        sample[TEXT_STREAM] = functional.pad(text, (0, 0, 0, longest - len(text)))
+        sample[mask] = functional.pad(seen, (0, longest - len(text)))
 
 
 def samples_at_once(transformer: nn.Module, inputs: RecordedInputs) -> int:
@@ -139,6 +159,7 @@ class BlockStates:
     seconds: float = 0.0
     _places: dict[int, KeptStreams] = field(default_factory=dict)
     _arguments: list[Arguments] = field(default_factory=list)
+    _sizes: Any = None
 
     def __post_init__(self) -> None:
         self.blocks = architecture_of(self.transformer).chain(self.transformer)
@@ -157,6 +178,11 @@ class BlockStates:
                         n: first[n] if _same(value, first.get(n)) else value for n, value in given.items()
                     }
             self._arguments.append({block: once[id(given)] for block, given in arguments.items()})
+            absent = [value is None for own in once.values() for value in own.values()]
+            sizes = [stream.shape[1:] for stream in streams], absent  # a mask that only some batches need among these
+            self._sizes = self._sizes or sizes
+            if sizes != self._sizes:
+                raise FastFluxError(_DIFFERING)
             yield on_host(streams)
 
     def arguments(self, batch: int) -> Arguments:

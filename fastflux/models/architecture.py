@@ -106,8 +106,10 @@ def _names(module_class: Any) -> tuple[str, ...]:
 
 
 def named_arguments(module_class: type[nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """A forward's arguments by their names: gradient checkpointing, and Z-Image always, give them by place."""
-    return dict(zip(_names(module_class), args, strict=False)) | dict(kwargs)
+    """A call's arguments by name, in the forward's order: gradient checkpointing, and Z-Image always, give places."""
+    names = _names(module_class)
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return {name: given[name] for name in names if name in given} | given
 
 
 def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
@@ -124,11 +126,11 @@ class Architecture:
     what goes through them; the text output of the very last block is never read. ``hidden_size`` is their width.
 
     ``make_inputs`` and ``noised_inputs`` give a forward's arguments (see `fastflux.models.flux`), ``listed`` those that
-    are lists with an entry for each image. ``pipeline_classes`` are the pipelines that calibrate and draw. Of them,
-    ``tokenizer`` is the component whose length limits the text, ``text_tokens`` what they take of it unasked,
-    ``clip_in_sequence`` whether CLIP's tokens stand in the sequence too, and ``guided`` gives the arguments of a call
-    for a number of prompts that set the guidance. An image token covers ``latents_per_token`` latents a side, and an
-    image at most ``most_tokens`` tokens a side, where there is a limit.
+    are lists with an entry for each image, ``text_mask`` the one that hides a text's padding. ``pipeline_classes`` are
+    the pipelines that calibrate and draw. Of them, ``tokenizer`` is the component whose length limits the text,
+    ``text_tokens`` what they take of it unasked, ``clip_in_sequence`` whether CLIP's tokens stand in the sequence too,
+    and ``guided`` gives the arguments of a call for a number of prompts that set the guidance. An image token covers
+    ``latents_per_token`` latents a side, and an image at most ``most_tokens`` tokens a side, where there is a limit.
     """
 
     name: str
@@ -140,6 +142,7 @@ class Architecture:
     noised_inputs: Callable[..., Iterator[dict[str, Any]]] | None = None
     streams: tuple[str, ...] = STREAMS
     listed: tuple[str, ...] = ()
+    text_mask: str = ""
     tokenizer: str = "tokenizer"
     text_tokens: int = 512
     clip_in_sequence: bool = False

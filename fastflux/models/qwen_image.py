@@ -48,6 +48,7 @@ QWEN_IMAGE = register_architecture(
         ),
         make_inputs=example_inputs,
         listed=("img_shapes",),
+        text_mask="encoder_hidden_states_mask",
         guided=guided,
     )
 )

@@ -19,6 +19,7 @@ from fastflux.models import pruned
 from fastflux.models.architecture import architecture_of, architectures, example_inputs
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.folding import fold_
+from fastflux.models.offload import offload_blocks_
 from fastflux.models.surgery import get_block
 from tests.fastflux.families import CONFIGS, make
 
@@ -117,6 +118,14 @@ def test_gradient_checkpointing_gives_the_same_bits(name: str) -> None:
     expected = forward(model, inputs)
     model.enable_gradient_checkpointing()
     assert torch.equal(forward(model, inputs), expected)
+
+
+def test_all_but_the_blocks_is_on_the_device_while_those_are_offloaded(name: str) -> None:
+    model = make(name)
+    offload_blocks_(model, "meta")
+    chain = architecture_of(model).chain(model)
+    inside = {id(parameter) for block in chain for parameter in get_block(model, block).parameters()}
+    assert all(parameter.is_meta != (id(parameter) in inside) for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("name", [name for name, (kind, _) in CONFIGS.items() if kind not in DIVISIBLE])

@@ -19,11 +19,12 @@ from transformers import (
 
 import fastflux
 from fastflux.calibration.images import NoisedImages
+from fastflux.calibration.recording import record_inputs
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import require_pipeline
 from fastflux.models.sizes import sampling_arguments
 from tests.fastflux.families import make
-from tests.fastflux.tiny_pipeline import WORDS, t5, tokenizer
+from tests.fastflux.tiny_pipeline import WORDS, flux_components, t5, tokenizer
 
 PROMPTS = ("a red star", "a photo of a ring")
 SIZES = {"height": 64, "width": 64}
@@ -149,5 +150,29 @@ def test_calibrated_exported_and_loaded_it_draws_the_same_bits(name: str, tmp_pa
     assert fastflux.plan_of(loaded.transformer) == plan
     assert torch.equal(latents(loaded), pruned)
     assert name in (tmp_path / "out" / "README.md").read_text()
+    trained: Any = fastflux.load_pipeline(tmp_path / "base")
+    run = fastflux.Trajectories(trained, PROMPTS, steps=2, guidance=2.0, batch_size=2, **SIZES)
+    config = fastflux.SandwichTrainingConfig(blocks=1, samples=4, steps=1, rank=1, batch=2)
+    fastflux.prune_(trained.transformer, config, run)  # the prompts differ in length
+    assert torch.isfinite(latents(trained)).all()
     with pytest.raises(FastFluxError, match="cannot be calibrated on pictures: give prompts"):
         NoisedImages(pipeline, [], steps=2, **SIZES)()
+
+
+@pytest.mark.parametrize("name", ["FLUX.1-schnell", "FLUX.2-klein"])
+def test_few_steps_are_calibrated_at_the_levels_that_are_drawn(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = flux_components() if name == "FLUX.1-schnell" else klein()
+    made["transformer"] = make(name)
+    kind = made.pop("pipeline", diffusers.Flux2KleinPipeline)
+    distilled = {} if name == "FLUX.1-schnell" else {"is_distilled": True}
+    pipeline = kind(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **{"vae": vae(), **made}, **distilled)
+    run = fastflux.Trajectories(pipeline, PROMPTS, steps=4, guidance=4.0, batch_size=2, **SIZES)
+    inputs = record_inputs(pipeline.transformer, run, samples=8)
+    assert inputs.shared["guidance"] is None
+    levels = torch.linspace(1, 0.25, 4)
+    expected = 3 * levels / (1 + 2 * levels)  # what a shift of 3 makes of them
+    torch.testing.assert_close(inputs.rows["timestep"].sort().values, expected.repeat_interleave(2).sort().values)
+    with pytest.raises(FastFluxError, match="ran 8 images and steps"):  # no second forward for guidance
+        record_inputs(pipeline.transformer, run, samples=9)

@@ -73,7 +73,7 @@ def write_tiny_pipeline(folder: Path, family: str = "flux") -> None:
     pipeline.save_pretrained(folder)
 
 
-def _flux() -> dict[str, Any]:
+def flux_components() -> dict[str, Any]:
     return {
         "pipeline": FluxPipeline,
         "text_encoder": _clip(CLIPTextModel),
@@ -97,4 +97,4 @@ def _sd3() -> dict[str, Any]:
     }
 
 
-_FAMILIES = {"flux": _flux, "sd3": _sd3}
+_FAMILIES = {"flux": flux_components, "sd3": _sd3}
