@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from fastflux.errors import FastFluxError
 Foreign = Callable[[Path], Sequence[str]]
 """Names what must not be deleted with a folder that is to be replaced; nothing where all of it may go."""
 
+PARTIALS = ".*.partial-????????"
+"""The names of what is half written."""
 _REMEDY = "free some space or choose another place"
 _IMMOVABLE = (errno.EBUSY, errno.EXDEV)
 """What renaming a mount point gives, and a folder of a lower layer of an overlay."""
@@ -43,7 +46,9 @@ def whole_file(path: Path, *, remedy: str = _REMEDY) -> Iterator[Path]:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = _hidden(path, "partial")
-        yield partial
+        partial.touch()
+        with _held(partial):
+            yield partial
         try:
             partial.replace(path)
         except OSError as error:
@@ -168,7 +173,8 @@ def new_folder(folder: Path, *, overwrite: bool = False, foreign: Foreign = os.l
     try:
         with _refused(folder):
             partial.mkdir(parents=True)
-            yield partial
+            with _held(partial):
+                yield partial
         done = True
         try:
             _put(partial, target)
@@ -177,9 +183,37 @@ def new_folder(folder: Path, *, overwrite: bool = False, foreign: Foreign = os.l
                 f"Cannot put what was written in the place of {folder}: {error.strerror or error}; "
                 f"it lies complete in {partial}."
             ) from error
+        delete_partials(partial.parent.glob(f"{glob.escape(partial.name[:-8])}????????"))
     finally:
         if not done:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def delete_partials(found: Iterable[Path]) -> None:
+    """Delete, of files and folders named as half written ones are, those whose process was killed."""
+    for partial in found:
+        with _held(partial) as free:
+            if free and partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            elif free:
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held(partial: Path) -> Iterator[bool]:
+    """Lock what is half written while the block runs; False where another one does, or nothing can be locked."""
+    handle, free = -1, False
+    with suppress(ImportError, OSError):  # Windows, and file systems that know no locks
+        import fcntl
+
+        handle = os.open(partial, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    try:
+        yield free
+    finally:
+        if handle >= 0:
+            os.close(handle)
 
 
 def _put(new: Path, folder: Path) -> None:

@@ -13,12 +13,12 @@ from reports.figures.gallery import Gallery
 from reports.figures.grids import GRIDS, Shown
 from reports.figures.ranking import Ranking, orders_table
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.provenance import PROVENANCE, recorded
 from reports.render.html.document import PAGE, page_html
 from reports.render.latex.tables import anchor, to_latex
 from reports.rows import Row, read_rows
 from reports.table import Table, to_markdown
 from reports.tables import SHAPES_PROFILE, model_name
+from reports.why import PROVENANCE, recorded
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg", "pdf")

@@ -17,8 +17,7 @@ from fastflux.text import printable
 from reports.build import FORMATS, build, build_importance
 from reports.contents import build_claims
 from reports.difference import difference
-from reports.figures.gallery import LONGEST_EDGE
-from reports.figures.gallery_files import collect
+from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.manifest import write_manifest

@@ -12,11 +12,11 @@ from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.paired_differences import differences_table
 from reports.paper import paper_against_measured
-from reports.provenance import PROVENANCE, provenance_table
 from reports.rows import Row
 from reports.seeds import seeds_table
 from reports.table import Table
 from reports.tables import make_table
+from reports.why import PROVENANCE, provenance_table
 
 
 def make_tables(

@@ -55,7 +55,7 @@ def _table(entry: dict[str, object], where: str) -> TableSpec:
     try:
         spec = msgspec.convert(entry, TableSpec)
     except msgspec.ValidationError as error:
-        raise FastFluxError(f"{where}: {error}; docs/tables.md lists what a table says.") from error
+        raise FastFluxError(f"{where}: {error}; docs/reports.md lists what a table says.") from error
     if ours := _OURS.intersection(entry):
         raise FastFluxError(f"{where} says {min(ours)}, which only FastFLUX's own tables can; leave it out.")
     if not spec.columns:

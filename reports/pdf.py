@@ -16,9 +16,9 @@ from reports.build import REPORT, build, build_importance
 from reports.contents import committed_ranking
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.provenance import PROVENANCE
 from reports.render.latex.document import PACKAGES, report_document
 from reports.rows import read_rows
+from reports.why import PROVENANCE
 
 #: pdflatex itself, and the least that sets `report.tex`.
 DEBIAN = "apt-get install --no-install-recommends texlive-latex-recommended"

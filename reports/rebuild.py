@@ -1,6 +1,7 @@
 """All committed documents from the committed records, rankings and galleries; and whether they are what those give."""
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from reports.build import FORMATS, build, build_importance
 from reports.manifest import require_manifest
-from reports.readme import filled
 
 PACKAGE = Path(__file__).parent
 #: The profile whose documents lie on top of reports/generated, where README.md shows them.
@@ -95,3 +95,28 @@ def _link(path: Path, committed: Path) -> str:
 def documents(committed: Path) -> set[Path]:
     """The committed documents by their place: page.html and SVGs are built beside them and not committed."""
     return {path.relative_to(committed) for path in committed.rglob("*") if path.suffix[1:] in FORMATS}
+
+
+#: A metric's line at the foot of a table: its name, escaped for Markdown, and its version.
+_SETTINGS = re.compile(r"[\w\\]+ \(version \w+\): ")
+_PLACE = re.compile(r"(<!-- generated: (?P<name>[\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str, documents: Path, link: str = "reports/generated") -> str:
+    """`text` with every marked place holding its file of `documents`, whose headings are of the third level.
+
+    `link` leads from the text to the committed ones. Raises FastFluxError when a file is missing.
+    """
+
+    def fill(place: re.Match[str]) -> str:
+        path = documents / place["name"]
+        if not path.is_file():
+            raise FastFluxError(f"{place['name']} is shown, but {path} is missing: run `nox -s reports` first.")
+        paragraphs = path.read_text(encoding="utf-8").strip().split("\n\n")
+        shown = [paragraph for paragraph in paragraphs if not _SETTINGS.match(paragraph)]
+        if len(shown) < len(paragraphs):
+            shown.append(f"[How it was measured]({link}/{place['name']})")
+        text = "\n\n".join(shown)
+        return f"{place[1]}{text}\n{place[3]}"
+
+    return _PLACE.sub(fill, text)

@@ -20,7 +20,7 @@ from fastflux.files import replace_files, write_text
 from fastflux.text import printable
 from reports.build import build
 from reports.difference import difference_of
-from reports.figures.gallery_files import collect
+from reports.figures.gallery import collect
 from reports.full_size.document import full_size_document
 from reports.manifest import write_manifest
 from reports.rebuild import PACKAGE, replace_all

@@ -7,8 +7,7 @@ import pytest
 
 import fastflux
 from fastflux.errors import FastFluxError
-from reports.readme import filled
-from reports.rebuild import FILLED, PACKAGE
+from reports.rebuild import FILLED, PACKAGE, filled
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

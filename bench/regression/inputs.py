@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from bench.profiles.profile import LatencySettings, Profile
 from bench.records.variant_id import DENSE
-from bench.regression.quality import SCORES
+from bench.regression.verdicts import SCORES
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import read_json, require_weights

@@ -4,6 +4,7 @@ Only pruned models are kept between runs, as long as nothing they come from has 
 """
 
 import shutil
+import time
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,7 +27,6 @@ from bench.records.variant_id import DENSE, VariantId
 from bench.regression import yardstick
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.inputs import VARIANTS, Suite, one_of_each, reduced, require_base, transformer_folder
-from bench.regression.own_time import OwnTime
 from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick
 from bench.run import prune, score
@@ -237,3 +237,29 @@ class SuiteRun:
             if variant.config is not None:
                 models[FITTED] = fitted(base, variant.config)
         return render_hashes(base, models, one_of_each(self.evaluation.prompts))
+
+
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
+
+
+class OwnTime:
+    """Seconds since some moment, less those that this thread was ready to run and had to wait for a core.
+
+    Waiting for anything else (a sleep, a file) counts, so that no slowness of the code's own is lost. Linux tells the
+    waiting of one thread: it fits steps that one thread computes. Where it does not, this is ``time.perf_counter``.
+    Source: https://docs.kernel.org/scheduler/sched-stats.html, "/proc/<pid>/schedstat".
+    """
+
+    def __init__(self, schedstat: Path = _SCHEDSTAT) -> None:
+        self.schedstat = schedstat
+        self.__name__ = "perf_counter" if self._waited() is None else "perf_counter less waiting for a core"
+
+    def __call__(self) -> float:
+        """Now."""
+        return time.perf_counter() - (self._waited() or 0.0)
+
+    def _waited(self) -> float | None:
+        try:
+            return int(self.schedstat.read_text(encoding="ascii").split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return None

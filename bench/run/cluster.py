@@ -7,6 +7,7 @@ import platform
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
+from threading import Thread
+from time import monotonic, sleep
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import torch
@@ -27,9 +30,10 @@ from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, board_of, settle
 from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node, Schedule
-from fastflux.errors import FastFluxError, first_sentence
+from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.settings import require_device, require_positive
+from fastflux.text import one_line
 from fastflux.threads import usable_cores
 
 MEMORY_BYTES = 2.5 * 2**30
@@ -38,6 +42,10 @@ TRIES = 3
 """Of a unit whose worker dies."""
 PATIENCE = 120.0
 """Seconds without any worker before the run gives up."""
+SILENCE = 30.0
+"""Seconds without an answer after which Ray counts as gone; after 60 it ends the process without a word of ours."""
+ANSWER = 5.0
+"""Seconds in which a cluster's address must answer."""
 _OBJECTS = 100 * 2**20
 _ROOT = Path(bench.__file__).resolve().parent.parent
 
@@ -168,11 +176,13 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     temporary = None
+    own: list[psutil.Process] = []
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "fastflux"}
     if address is None:
         temporary = tempfile.mkdtemp(prefix="fastflux-")
         os.environ["PYTHONPATH"] = path  # of the workers, which inherit it
         options |= {
+            "address": "local",  # whatever RAY_ADDRESS says
             "num_cpus": workers,
             "num_gpus": 0 if evaluation.on_cpu else workers,
             "include_dashboard": False,
@@ -184,20 +194,56 @@ def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluati
         options |= {"address": address, "runtime_env": {"env_vars": {**passed, "PYTHONPATH": path}}}
     try:
         try:
+            _require_answer(address)
             ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             what = "Ray cannot be started" if address is None else f"no Ray cluster answers at {address}"
-            raise FastFluxError(
-                f"{what} ({first_sentence(error)}): check the address and Ray's version, or use --workers 1"
-            ) from error
+            why = one_line(str(error))[:300].rstrip(".")
+            raise FastFluxError(f"{what} ({why}): check the address and Ray's version, or use --workers 1") from error
         for number, handler in handlers.items():  # Ray sets its own
             signal.signal(number, handler)
+        if temporary is not None:
+            own = psutil.Process().children(recursive=True)
         yield
     finally:
         with suppress(Exception):
             ray.shutdown()
+        for process in own:  # what the death of another one of them left behind
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _require_answer(address: str | None) -> None:
+    """Raise OSError or ValueError where nothing listens at host:port, for which Ray itself waits up to minutes."""
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address or ""
+    if ":" in place:
+        parts = urlsplit(place if "://" in place else f"//{place}")
+        socket.create_connection((parts.hostname or "", parts.port or 10001), timeout=ANSWER).close()
+
+
+class Pulse:
+    """Asks Ray, beside the run, whether this process's node is alive: what waits for a dead one never ends."""
+
+    def __init__(self, ray: Any) -> None:
+        self.seen, self.alive = monotonic(), True
+        Thread(target=self._feel, args=(ray, ray.get_runtime_context().get_node_id()), daemon=True).start()
+
+    def _feel(self, ray: Any, own: str) -> None:
+        with suppress(Exception):  # Ray is shut down
+            while self.alive:
+                self.alive = any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
+                self.seen = monotonic()
+                sleep(1.0)
+
+    def require(self) -> None:
+        """Raise FastFluxError where Ray is gone."""
+        if not self.alive or monotonic() - self.seen > SILENCE:
+            raise FastFluxError(
+                "Ray's own process ended or does not answer any more, as for lack of memory: "
+                "what is done is kept, and the same command goes on."
+            )
 
 
 @dataclass
@@ -219,8 +265,9 @@ class Pool:
         """Settle all that can be settled."""
         for _ in range(count):
             self._hire()
-        seen = monotonic()
+        seen, pulse = monotonic(), Pulse(self.ray)
         while not self.schedule.ended:
+            pulse.require()
             while self.idle and (node := self.schedule.start()) is not None:
                 worker = self.idle.pop(0)
                 self.calls[worker.settle.remote(node)] = (worker, node)

@@ -22,7 +22,7 @@ from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 
 STAGE = "draw"
-#: Folder below a run's; `reports.figures.gallery_files` looks for it there.
+#: Folder below a run's; `reports.figures.gallery` looks for it there.
 SINGLE_REMOVALS = "single_removals"
 BLOCKS = 4
 PROMPTS_OF_A_KIND = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fastflux.errors import FastFluxError
+from fastflux.files import PARTIALS, delete_partials
 
 RUNS = Path("runs")
 """Folder of all runs unless a command is given another one."""
@@ -36,6 +36,5 @@ def locked(*folders: Path) -> Iterator[None]:
                 raise FastFluxError(
                     f"another run works in {folder}: wait until it has ended, or work in another folder"
                 ) from error
-            for partial in folder.rglob(".*.partial-????????"):  # of processes that were killed
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            delete_partials(folder.rglob(PARTIALS))
         yield

@@ -21,7 +21,7 @@ from bench.records.results import JSON
 from bench.samples.prompts import Prompt
 from bench.samples.sampling import Sampling
 from fastflux.errors import FastFluxError
-from fastflux.files import write_bytes, write_text
+from fastflux.files import PARTIALS, delete_partials, write_bytes, write_text
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import drawing_sizes
 
@@ -75,6 +75,7 @@ def generate(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         _claim(folder, inputs)
+        delete_partials(folder.rglob(PARTIALS))
     (folder / IMAGES).mkdir(parents=True, exist_ok=True)
     manifest = folder / (MANIFEST if part is None else f"{_PARTS}/{part.start}.jsonl")
     jobs = jobs_of(prompts, sampling)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from bench.metrics.detection import Detection
+from bench.metrics.detection import Detection, DetectorError
 from bench.records.environment import sha256_of
 from bench.records.results import JSON
 from bench.shapes.degradation import spoil_some
@@ -190,7 +190,9 @@ class ShapesDetector:
 
     @torch.no_grad()
     def __call__(self, images: Sequence[np.ndarray]) -> list[list[Detection]]:
-        """Detections of each uint8 image (64, 64, 3), best first."""
+        """Detections of each uint8 image (64, 64, 3), best first; raises DetectorError for one of another size."""
+        if other := {image.shape for image in images} - {(SIZE, SIZE, 3)}:
+            raise DetectorError(f"an image has the shape {other.pop()}; this detector takes ({SIZE}, {SIZE}, 3)")
         found: list[list[Detection]] = []
         for start in range(0, len(images), 64):
             batch = (

@@ -17,7 +17,7 @@ from bench.metrics.cost.end_to_end import measure_end_to_end
 from bench.metrics.cost.flops_by_block import measure_flops_by_block
 from bench.metrics.cost.latency import measure_latency_batches
 from bench.metrics.cost.memory import measure_stage_memory
-from bench.metrics.cost.plausibility import judge_latency
+from bench.metrics.cost.plausibility import implausible
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.progress import console
@@ -177,15 +177,10 @@ def _implausible(record: RunRecord, evaluation: Evaluation) -> list[str]:
     if steps is None or counted is None:
         return []
     flops = counted.values[f"{evaluation.sampling.height}x{evaluation.sampling.width}.forward"]
-    verdicts = [
-        judge_latency(
-            value,
-            flops * int(key.partition("_")[0].removeprefix("batch")),
-            str(device["device"]),
-            evaluation.profile.dtype,
-            str(device["device_type"]),
-        )
+    where = (str(device["device"]), evaluation.profile.dtype, str(device["device_type"]))
+    sentences = (
+        implausible(value, flops * int(key.partition("_")[0].removeprefix("batch")), *where)
         for key, value in steps.values.items()
         if key.endswith("_median_ms")
-    ]
-    return [found.sentence for found in verdicts if found.verdict == "implausible"]
+    )
+    return [sentence for sentence in sentences if sentence]

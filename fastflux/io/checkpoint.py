@@ -35,6 +35,9 @@ _VARIANT = re.compile(
 )
 """A variant's weights and index: what stands before its name, the name, and what stands behind."""
 
+_MOST_LAYERS = 1000
+"""Of a stack: a model of more is never built to its end."""
+
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """Number formats by their names in safetensors' headers."""
 
@@ -91,6 +94,7 @@ def load_transformer(
 def load_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:
     """A model of diffusers or transformers from its folder; a weight that is missing or fits nothing is an error."""
     require_weights(folder)
+    _require_few_layers(folder, read_json(folder / "config.json"))
     if model_class is None:
         raise FastFluxError(f"The installed libraries have no class for {folder}: update diffusers and transformers.")
     try:
@@ -174,9 +178,17 @@ def load_skeleton(folder: Path | str) -> nn.Module:
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
+    _require_few_layers(folder, config)
     with torch.device("meta"):
         transformer: nn.Module = _model_class(folder, config).from_config(config)
     return transformer.eval()
+
+
+def _require_few_layers(folder: Path, config: dict[str, Any]) -> None:
+    """Raise ``FastFluxError`` for a config that asks for more layers than any model has."""
+    for name, count in config.items():
+        if "layers" in name and isinstance(count, int) and count > _MOST_LAYERS:
+            raise FastFluxError(f"{name} in {folder / 'config.json'} is {count}: expected at most {_MOST_LAYERS}.")
 
 
 def _model_class(folder: Path, config: dict[str, Any]) -> Any:

@@ -20,6 +20,7 @@ from fastflux.io.checkpoint import (
     load_transformer,
     quiet_loading,
     read_json,
+    read_weights,
     require_weights,
     variant_of,
     without_variant,
@@ -169,7 +170,7 @@ def _load_models(folder: Path, dtype: torch.dtype, checkpoint: Path | None) -> d
             models[name] = load_single_file(checkpoint, path, dtype)
         elif name == "transformer" and class_name in model_classes():
             models[name] = load_transformer(path, dtype=dtype)
-        elif library in ("diffusers", "transformers") and (path / "config.json").is_file():
+        elif library in ("diffusers", "transformers") and ((path / "config.json").is_file() or read_weights(path)):
             models[name] = load_model(getattr(import_module(library), class_name, None), path, dtype)
     return models
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from fastflux.files import require_room, write_text
+from fastflux.files import PARTIALS, delete_partials, require_room, write_text
 
 MARKER = ".fastflux-progress"
 _WRITTEN = re.compile(r"statistics-[0-9a-f]{16}-\d+\.safetensors|[0-9a-f]{16}")
@@ -34,6 +34,7 @@ def progress_folder(named: Path | None, output: Path) -> Iterator[Path]:
     Whatever else lies in it stays, and so does all of a ``named`` folder.
     """
     folder = require_progress_folder(named, output)
+    delete_partials(folder.rglob(PARTIALS))
     if named is not None:
         yield folder
         return

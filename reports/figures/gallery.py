@@ -25,6 +25,9 @@ from fastflux.files import whole_file, write_text
 from reports.rows import Row
 
 INDEX = "gallery.json"
+MANIFEST = "manifest.jsonl"
+#: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
+SINGLE_REMOVALS = "single_removals"
 #: Pixels: no tile is larger, and of tiles up to the second a gallery holds the first number of images, else the second.
 LONGEST_EDGE, SMALL_EDGE = 192, 96
 SHOTS, SHOTS_OF_LARGE = 160, 40
@@ -251,3 +254,27 @@ def _open(path: Path) -> Image.Image:
             return image.convert("RGB")
     except (OSError, SyntaxError) as error:
         raise FastFluxError(f"The image {path} cannot be read ({error}); delete it and generate it again.") from error
+
+
+def collect(
+    rows: Sequence[Row], images: Path, out: Path, *, shots: int | None = None, edge: int = LONGEST_EDGE
+) -> list[Gallery]:
+    """Make the galleries from a run's folder of <variant>/manifest.jsonl and single_removals/<block>/manifest.jsonl.
+
+    Raises FastFluxError for impossible numbers, when the folder has no images of the rows, and as
+    `reports.figures.gallery.write_gallery` does.
+    """
+    if (shots is not None and shots < 1) or edge < 1:
+        raise FastFluxError(f"{shots} shots of {edge} pixels are asked for; expected at least 1 of each.")
+    keys = {row.variant: row.record_key for row in rows}
+    manifests = {variant: path for variant in keys if (path := images / variant / MANIFEST).is_file()}
+    if not manifests:
+        raise FastFluxError(
+            f"The images folder {images} holds no <variant>/{MANIFEST} of the recorded variants; generate images first."
+        )
+    made = [write_gallery(manifests, out, records=keys, shots=shots, edge=edge)]
+    removals = {path.parent.name: path for path in sorted((images / SINGLE_REMOVALS).glob(f"*/{MANIFEST}"))}
+    if removals and DENSE in manifests:
+        shown = {DENSE: manifests[DENSE], **removals}
+        made.append(write_gallery(shown, out / SINGLE_REMOVALS, records=keys, shots=shots, edge=edge))
+    return made

@@ -9,13 +9,11 @@ from itertools import chain
 
 from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX
 from bench.tables import BY_LATENCY, RATIO
-from reports.figures.gallery import Gallery
+from reports.figures.gallery import SINGLE_REMOVALS, Gallery
 from reports.figures.ranking import SINGLE, Ranking
 from reports.grouping import pairs_of
 from reports.rows import Row
 
-#: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
-SINGLE_REMOVALS = "single_removals"
 REMOVALS_SHOWN = 4
 
 

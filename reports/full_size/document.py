@@ -5,9 +5,8 @@ from pathlib import Path
 
 from bench.records.results import read_records
 from reports.full_size.costs import end_to_end, pruning, replacement, scorers
-from reports.full_size.profile import step_profiles
 from reports.full_size.records import LABEL, Records, on_device, ordered, paper_ratio, sizes_of
-from reports.full_size.steps import equal_latency, exports, in_all_ways, latencies
+from reports.full_size.steps import equal_latency, exports, in_all_ways, latencies, step_profiles
 from reports.table import Cell, Group, Header, Table, to_markdown
 
 

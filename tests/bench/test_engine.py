@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -182,6 +183,39 @@ def test_without_ray_one_worker_does_it_all_and_none_are_promised(
     assert "fastflux[cluster]" in capsys.readouterr().err
     with pytest.raises(FastFluxError, match="at least 1"):
         cluster.local_workers(here, 0)
+
+
+@pytest.mark.parametrize("answer", ["dead", "gone", "silent"])
+def test_ray_that_ends_or_falls_silent_ends_the_run_that_would_wait_for_it(
+    answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "SILENCE", 0.1)
+    nodes: Any = {"dead": lambda: [{"NodeID": "own", "Alive": False}], "gone": list, "silent": lambda: time.sleep(1)}
+    ray = SimpleNamespace(
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "own"), nodes=nodes[answer],
+        wait=lambda *_, **__: (time.sleep(0.05), ([], []))[1],
+    )  # fmt: skip
+    schedule = Schedule([Node("prune", "a")])
+    with board_of(schedule) as board, pytest.raises(FastFluxError, match="the same command goes on"):
+        Pool(ray, MagicMock(), tmp_path, schedule, board, lambda *_: None).run(1)
+
+
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "auto", "ray://", "a:b"])
+def test_an_address_at_which_nothing_listens_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    ray = SimpleNamespace(init=lambda **_: pytest.fail("Ray would wait for minutes"), shutdown=lambda: None)
+    here: Any = SimpleNamespace(on_cpu=True)
+    with pytest.raises(FastFluxError, match=f"no Ray cluster answers at {address} "):
+        cluster._connected(ray, address, 1, here).__enter__()
+
+
+def test_another_version_of_ray_is_told_with_both() -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0\nThis process: 2.60.0")
+
+    here: Any = SimpleNamespace(on_cpu=True)
+    with pytest.raises(FastFluxError, match=r"with: Ray: 2\.9\.0 This process: 2\.60\.0\): check .*Ray's version"):
+        cluster._connected(SimpleNamespace(init=init, shutdown=list), "nowhere", 1, here).__enter__()
 
 
 # -- the real thing

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from bench.records import environment
-from bench.records.environment import describe_environment, device_name, git_commit, sha256_of
-from bench.records.hardware import cpu_model
+from bench.records.environment import cpu_model, describe_environment, device_name, git_commit, sha256_of
 from fastflux.errors import FastFluxError
 
 

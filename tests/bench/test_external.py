@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from bench.cli import main
+from bench.metrics.quality.geneval import GenEval
+from bench.records.results import RunRecord
 from bench.run.external import score, shown
 from tests.bench.conftest import WriteImages
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
@@ -43,6 +45,22 @@ def test_images_that_are_not_there_count_as_missing(
     [found] = record.measurements
     assert (found.status, found.scored, found.missing) == ("ok", scored, missing)
     assert f"{scored} of {scored + missing} scored" in shown(record)
+
+
+def test_metrics_are_added_to_a_record_and_an_interruption_keeps_what_is_done(
+    changes: dict[str, str], write_images: WriteImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    styles = ("photo", "anime", "paintings", "concept-art")
+    manifest = write_images([{**HPS[0], "id": f"h{index}", "style": style} for index, style in enumerate(styles)])
+    score(manifest, "mine", metrics=["clip_score"], changes=changes)
+    monkeypatch.setattr(GenEval, "__call__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        score(manifest, "mine", metrics=["hps", "geneval"], changes=changes)
+    record = RunRecord.read(tmp_path / "runs" / "shapes" / "external" / "external-mine.json")
+    assert {found.info.name: found.status for found in record.measurements} == {"clip_score": "ok", "hps": "ok"}
 
 
 def foreign(folder: Path, *names: str) -> Path:
@@ -94,6 +112,7 @@ FAULTS: dict[str, tuple[list[str], int, str]] = {
     "huge": ([], 1, "could be decompression bomb"),
     "missing": ([], 1, "clip_score: failed, 1 images are missing: dense/images/h0_0.png"),
     "thin": (["--metrics", "hps"], 1, "hps: failed, An image of 2000x1 pixels cannot be brought to the size"),
+    "another size": (["--metrics", "fid"], 1, "images of the shapes (32, 32, 3) and (64, 64, 3); expected one size"),
     "two of a number": ([], 1, "foreign/0000 and foreign/00000 have one number"),
     "other weights missing": (["--set", "metrics.geneval.weights=/nowhere"], 0, "clip_score"),
     "hostile": (["--label", "\x1b[31m\u202e"], 0, "⟨U+001B⟩[31m⟨U+202E⟩:"),
@@ -117,13 +136,13 @@ def test_what_cannot_be_scored_is_one_sentence(
         first.unlink()
     elif fault == "two of a number":
         place = str(foreign(Path("foreign"), "00000", "0000"))
-    elif fault in ("no picture", "thin"):
+    elif fault in ("no picture", "thin", "another size"):
         entries = [{**json.loads(line), "sha256": None} for line in text.splitlines()]
         manifest.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
         if fault == "no picture":
             first.write_bytes(b"no picture")
         else:
-            Image.new("RGB", (2000, 1)).save(first)
+            Image.new("RGB", (2000, 1) if fault == "thin" else (32, 32)).save(first)
     extra, status, message = FAULTS[fault]
     options = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
     options += [] if "--metrics" in extra else ["--metrics", "clip_score"]

@@ -1,6 +1,9 @@
 """Generation: own seeds for every image, whole batches, nothing lost by a kill and nothing mixed."""
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +69,41 @@ def test_a_killed_run_continues_with_whole_batches_and_ends_the_same(tmp_path: P
     generate(again, PROMPTS, SAMPLING, tmp_path / "killed", {})
     assert again.batches == [3]
     assert (tmp_path / "killed" / MANIFEST).read_text() == (tmp_path / "whole" / MANIFEST).read_text()
+
+
+def kill_at(event: int) -> None:
+    """End this process before it opens, renames, makes or deletes a file for the `event`-th time."""
+    left = event
+
+    def audit(name: str, given: tuple[Any, ...]) -> None:
+        nonlocal left
+        if name in {"os.rename", "os.mkdir", "os.remove", "os.rmdir"} or (name == "open" and given[2] & os.O_CREAT):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
+@pytest.mark.filterwarnings("ignore")  # of forks beside other threads
+def test_a_kill_at_any_file_operation_leaves_nothing_behind_and_changes_nothing(tmp_path: Path) -> None:
+    def held(name: str) -> dict[str, bytes]:
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files}
+
+    generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / "whole", {})
+    for event in range(1, 100, 3):
+        if not (child := os.fork()):
+            try:
+                kill_at(event)
+                generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / str(event), {})
+            finally:
+                os._exit(0)
+        if os.waitpid(child, 0)[1] != signal.SIGKILL:
+            break
+        generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / str(event), {})
+        assert held(str(event)) == held("whole")
+    assert 40 < event < 99
 
 
 def test_a_finished_run_draws_nothing(tmp_path: Path) -> None:

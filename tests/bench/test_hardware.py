@@ -8,7 +8,7 @@ import pynvml
 import pytest
 import torch
 
-from bench.records.hardware import cpu_governor, cpu_model, describe_gpu, gpu_utilisation
+from bench.records.environment import cpu_governor, cpu_model, describe_gpu, gpu_utilisation
 
 
 def driver(monkeypatch: pytest.MonkeyPatch, *, refused: tuple[str, ...] = ()) -> list[str]:

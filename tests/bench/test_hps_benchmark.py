@@ -41,6 +41,12 @@ def test_prompts_are_read_in_order(tmp_path: Path) -> None:
     assert {prompt.set for prompt in found} == {"hps"}
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    folder = write_texts(tmp_path / "in")
+    (folder / "photo.json").write_text('["a jug", "a\u2028b"]', encoding="utf-8-sig")
+    assert [prompt.prompt for prompt in read_benchmark_prompts(folder, ("photo",))] == ["a jug", "a\u2028b"]
+
+
 @pytest.mark.parametrize("content", ['{"prompts": []}', "[]", '["a star", 3]', '["a star", ""]'])
 def test_files_that_are_no_prompts_are_refused(tmp_path: Path, content: str) -> None:
     folder = write_texts(tmp_path / "in")

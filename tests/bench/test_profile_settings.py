@@ -44,7 +44,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("others methods metrics ranking random", ["5", "[]"]),
     ("others.sd3 metrics.hps methods.l1_norm ranking.fid", ["5", "[]", "x"]),
     ("without", ["5", '["metrics.hsp"]', '[["a"]]', "{}", "metrics.hsp"]),
-    ("families", ["5", "[5]", '[""]']),
+    ("families families.x", ["5", "[5]", '[""]', "{x = {}}"]),
     ("metrics", ['["hsp"]', "{}", "{hsp = {}}", "{latency = {}}"]),
     ("metrics.hsp.checkpoint metrics.hps.chekpoint metrics.flops.x ranking.hsp.x ranking.fid.weights", ["x"]),
     ("metrics.hps.version", ["v3", "2.0", "5"]),

@@ -16,8 +16,7 @@ from bench.progress import announce
 from bench.records.environment import sha256_of_sources
 from bench.regression.baseline import NoVerdictError, find_baseline, require_kinds, require_same_device, slug
 from bench.regression.inputs import Suite
-from bench.regression.own_time import OwnTime
-from bench.regression.suite import SuiteRun
+from bench.regression.suite import OwnTime, SuiteRun
 from bench.regression.yardstick import Yardstick
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot

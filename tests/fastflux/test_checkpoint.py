@@ -182,3 +182,11 @@ def test_the_dense_class_has_no_values_for_replaced_blocks(folder: Path) -> None
     assert any(weight.is_meta for weight in dense.parameters())
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
         run(dense)
+
+
+@pytest.mark.usefixtures("saved")
+def test_the_dense_class_makes_up_what_it_lacks_where_it_is_told_to(folder: Path) -> None:
+    dense, info = FluxTransformer2DModel.from_pretrained(folder, low_cpu_mem_usage=False, output_loading_info=True)
+    assert info["missing_keys"], "which diffusers warns of, and the documents too: a folder cannot refuse"
+    assert not any(weight.is_meta for weight in dense.parameters())
+    assert not torch.allclose(run(dense.eval()), run(load_transformer(folder)), atol=1e-3)

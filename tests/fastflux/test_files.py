@@ -101,37 +101,62 @@ def test_a_link_is_written_through(tmp_path: Path, old: Path) -> None:
     assert held(tmp_path / "elsewhere/deep") == NEW
 
 
+def replace_until(out: Path, way: str, left: int) -> None:
+    """Replace the folder in this process, which ends before the rename or deletion behind so many others."""
+
+    def killing(function: Callable[..., None]) -> Callable[..., None]:
+        def counted(*arguments: Any, **options: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                os._exit(9)
+            function(*arguments, **options)
+
+        return counted
+
+    rename = os.rename
+
+    def refuse(source: Any, target: Any, **options: Any) -> None:
+        if way == "busy" and out in (Path(source), Path(target)):
+            raise OSError(errno.EBUSY, "busy")
+        rename(source, target, **options)
+
+    if way != "exchange":
+        files._exchange = no_exchange
+    os.rename, os.unlink, os.rmdir = killing(refuse), killing(os.unlink), killing(os.rmdir)
+    try:
+        replace(out)
+    except BaseException:  # noqa: BLE001
+        os._exit(1)
+    os._exit(0)
+
+
+def test_what_killed_processes_left_half_written_is_deleted_and_what_living_ones_write_stays(old: Path) -> None:
+    dead, other = old.with_name(".out.partial-00000000"), old.with_name(".more.partial-00000000")
+    for folder in (dead, other):
+        fill(folder, NEW)
+    with files.new_folder(old.with_name("out"), overwrite=True, foreign=lambda _: []) as living:
+        replace(old)
+        assert not dead.exists()
+        assert living.exists()
+    assert sorted(path.name for path in old.parent.iterdir()) == [other.name, "out"]
+    with files.whole_file(old.parent / "a") as partial:
+        partial.write_text("half")
+        files.delete_partials(old.parent.rglob(files.PARTIALS))
+        assert not other.exists()
+    assert (old.parent / "a").read_text() == "half"
+
+
 @pytest.mark.parametrize("way", ["exchange", "two renames", "busy"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")  # the child touches files alone
 def test_a_kill_at_any_file_operation_loses_neither(way: str, tmp_path: Path) -> None:
     """A process of its own is ended before each rename and deletion in turn."""
-    code = """
-import errno, os, sys
-from pathlib import Path
-from tests.fastflux import test_files
-from fastflux import files
-out, way, left = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-def killing(function):
-    def counted(*arguments, **options):
-        global left
-        left -= 1
-        if left < 0:
-            os._exit(9)
-        return function(*arguments, **options)
-    return counted
-if way != "exchange":
-    files._exchange = test_files.no_exchange
-rename = os.rename
-def refuse(source, target, **options):
-    if way == "busy" and out in (Path(source), Path(target)):
-        raise OSError(errno.EBUSY, "busy")
-    rename(source, target, **options)
-os.rename, os.unlink, os.rmdir = killing(refuse), killing(os.unlink), killing(os.rmdir)
-test_files.replace(out)
-"""
     for moment in range(40):
         home = tmp_path / f"{moment}"
         fill(home / "out", OLD)
-        done = subprocess.run([sys.executable, "-c", code, home / "out", way, str(moment)], cwd=ROOT, check=False)
+        if (child := os.fork()) == 0:
+            replace_until(home / "out", way, moment)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         # Files by their names below the old or the new folder, wherever that lies: hidden folders hold what was moved.
         found = [(path.relative_to(home).parts, path.read_text()) for path in home.rglob("*") if path.is_file()]
         kept = [
@@ -144,10 +169,10 @@ test_files.replace(out)
         assert any(kept), (moment, found)
         if way == "exchange":
             assert held(home / "out") in (OLD, NEW)
-        if done.returncode == 0:
+        if status == 0:
             assert held(home / "out") == NEW
             break
-        assert done.returncode == 9
+        assert status == 9
     else:
         pytest.fail("it never came to an end")
     assert moment > 3

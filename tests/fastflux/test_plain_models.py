@@ -126,6 +126,8 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a block too few": (lambda f: change(f / CONFIG, num_single_layers=3), "unexpected, first single_"),
     "no guidance": (lambda f: change(f / CONFIG, guidance_embeds=False), "unexpected, first time_text"),
     "a block too many": (lambda f: change(f / CONFIG, num_layers=3), "missing, first transformer_blo"),
+    "endless": (lambda f: change(f / CONFIG, num_layers=10**7), "num_layers in .*config.json is 10000000: expected"),
+    "an endless encoder": (lambda f: change(f / "text_encoder/config.json", num_hidden_layers=10**7), "at most 1000"),
     "scaled float8": (
         lambda f: rewrite(f, lambda w: w.update({"proj_out.weight_scale": torch.ones(1)})),
         "scaled float8",
@@ -152,7 +154,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown scheduler": (lambda f: change(f / INDEX, scheduler=["diffusers", "NoScheduler"]), "Cannot load the pipel"),
     "unknown pipeline": (lambda f: change(f / INDEX, _class_name="NoPipeline"), "Cannot load the pipeline"),
     "nested": (lambda f: (f / INDEX).write_text("[" * 100_000), "Cannot read .* as JSON"),
-    "no config": (lambda f: (f / "text_encoder/config.json").unlink(), "Cannot load the pipeline"),
+    "no config": (lambda f: (f / "text_encoder/config.json").unlink(), "There is no .*text_encoder/config.json"),
     "plan": (
         lambda f: change(f / CONFIG, _class_name="FastFluxTransformer2DModel", pruning_plan={"schema_version": 2}),
         "schema version 2",

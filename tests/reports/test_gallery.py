@@ -10,8 +10,7 @@ from drawn import PROMPTS, edit_record, write_images
 from bench.samples.image_set import GeneratedImage
 from fastflux.errors import FastFluxError
 from reports.cli import main
-from reports.figures.gallery import Gallery, pick_shots, write_gallery
-from reports.figures.gallery_files import collect
+from reports.figures.gallery import Gallery, collect, pick_shots, write_gallery
 from reports.rows import read_rows
 
 

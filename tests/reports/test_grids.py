@@ -8,8 +8,7 @@ from drawn import write_images
 
 from fastflux.errors import FastFluxError
 from reports.build import MAXIMUM_GRID_BYTES, build
-from reports.figures.gallery import Gallery, GalleryShot, write_gallery
-from reports.figures.gallery_files import collect
+from reports.figures.gallery import Gallery, GalleryShot, collect, write_gallery
 from reports.figures.grids import GRIDS, Columns, Shown
 from reports.figures.image_grid import grid_rows, image_grid
 from reports.figures.ranking import Ranking

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from bench.records.hardware import gpu_utilisation
+from bench.records.environment import gpu_utilisation
 from fastflux.errors import FastFluxError
 
 BUSY_SHARE = 0.1

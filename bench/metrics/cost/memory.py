@@ -6,8 +6,9 @@ all that a whole call can be told by there, sees that too, but also what the all
 """
 
 import json
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
@@ -16,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.end_to_end import PipelineCall
-from bench.metrics.cost.profiler import quiet_profiler
 from bench.records.results import JSON, Measurement
 from fastflux.models.memory import PeakMemory
 
@@ -166,3 +167,13 @@ def _cuda_peak(step: Callable[[], object], device: str) -> int:
     step()
     torch.cuda.synchronize(device)
     return (meter.read() or 0) - before
+
+
+_LEVEL = "KINETO_LOG_LEVEL"
+_NOTHING = "99"
+
+
+def quiet_profiler(activities: Sequence[ProfilerActivity] = (ProfilerActivity.CPU,), **options: Any) -> profile:
+    """``torch.profiler.profile`` of these activities; a log level that the environment names is left as it is."""
+    os.environ.setdefault(_LEVEL, _NOTHING)  # read when a profiler first starts
+    return profile(activities=list(activities), **options)

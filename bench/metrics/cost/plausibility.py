@@ -108,7 +108,7 @@ def judge_latency(latency_ms: float, flops: float, device: str, dtype: str, devi
     return Plausibility("plausible", f"{latency_ms:g} ms is not below {compared}.")
 
 
-def implausible(latency_ms: float, flops: float, device: str, dtype: str) -> str | None:
+def implausible(latency_ms: float, flops: float, device: str, dtype: str, device_type: str = "cuda") -> str | None:
     """The sentence that says why a latency cannot be; None where it can, or cannot be judged (`judge_latency`)."""
-    found = judge_latency(latency_ms, flops, device, dtype)
+    found = judge_latency(latency_ms, flops, device, dtype, device_type)
     return found.sentence if found.verdict == "implausible" else None

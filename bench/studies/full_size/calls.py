@@ -7,9 +7,9 @@ from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, meas
 from bench.metrics.cost.memory import measure_stage_memory
 from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from bench.run.units import Results, Unit
+from bench.studies.full_size.latency import against_targets, with_targets
 from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline
 from bench.studies.full_size.stage import Need, piece
-from bench.studies.full_size.targets import against_targets, with_targets
 from bench.studies.full_size.variants import build, groups
 from bench.studies.full_size.workbench import Workbench, release
 

@@ -9,17 +9,18 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
+from bench.metrics.base import values_and_intervals
 from bench.metrics.cost.compiled import many_compilations
 from bench.metrics.cost.latency import LATENCY, measure_latency
 from bench.metrics.cost.memory import MEMORY, measure_memory
 from bench.metrics.cost.timing import Step
 from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.statistics import median_interval
 from bench.records.variant_id import DENSE
 from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
 from bench.studies.full_size.stage import Need, piece
-from bench.studies.full_size.targets import against_targets, with_targets
-from bench.studies.full_size.variants import build, groups
+from bench.studies.full_size.variants import FullSizeVariant, build, groups
 from bench.studies.full_size.workbench import Workbench, release, with_size
 
 COMPILED_AT_ONCE = 4
@@ -208,3 +209,33 @@ def latency_need(bench: Workbench) -> Need:
         device=bench.weight_bytes + max(bench.own_bytes(variant) for variant in variants),
         remedy="take a GPU with more, or free it; L1-norm models need as much again, and fail alone without",
     )
+
+
+def with_targets(variants: Mapping[str, FullSizeVariant], names: Sequence[str]) -> list[str]:
+    """The names, and behind them the targets that are not among them."""
+    targets = (variants[name].target for name in names)
+    return list(dict.fromkeys((*names, *(target for target in targets if target))))
+
+
+def against_targets(
+    variants: Mapping[str, FullSizeVariant], found: Mapping[str, Measurement]
+) -> dict[str, Measurement]:
+    """The latencies of one run of rounds, those of models with a target with "ratio_to_target" besides.
+
+    It is the median over the rounds of the model's time by the target's in the same round, with its 95% interval.
+    """
+    compared = dict(found)
+    for name, own in found.items():
+        target = found.get(variants[name].target)
+        if target is None or own.status != "ok" or target.status != "ok":
+            continue
+        pairs = zip(own.samples["ms"], target.samples["ms"], strict=True)
+        estimate = median_interval([mine / its for mine, its in pairs])
+        values, intervals = values_and_intervals({"ratio_to_target": estimate})
+        compared[name] = replace(
+            own,
+            values={**own.values, **values},
+            intervals={**own.intervals, **intervals},
+            settings={**own.settings, "target": variants[name].target},
+        )
+    return compared

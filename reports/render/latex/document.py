@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.tables import TABLES
 from reports.devices import device_of
-from reports.provenance import PROVENANCE
 from reports.render.latex.tables import FIT
 from reports.render.latex.text import escape_latex
 from reports.rows import Row
 from reports.tables import model_name, profile_label
+from reports.why import PROVENANCE
 
 #: The packages it loads: with them compile all fragments. Debian's package is named for those outside its base.
 PACKAGES = {

@@ -4,10 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.metrics.detection import DetectorError
 from bench.shapes.clip import BACKGROUND, object_crops, preference_images, spoil_content
 from bench.shapes.degradation import KINDS, degrade, spoil_some
 from bench.shapes.detector import DetectorNetwork, ShapesDetector, _targets, detector_loss
@@ -300,3 +302,9 @@ def test_the_detector_learns_a_batch() -> None:
 def test_missing_detector_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(FastFluxError, match=r"model\.safetensors"):
         ShapesDetector.load(tmp_path)
+
+
+def test_a_picture_of_another_size_is_none_for_this_detector() -> None:
+    pictures = [np.zeros((size, size, 3), np.uint8) for size in (64, 32)]
+    with pytest.raises(DetectorError, match=r"\(32, 32, 3\); this detector takes \(64, 64, 3\)"):
+        ShapesDetector(DetectorNetwork())(pictures)
