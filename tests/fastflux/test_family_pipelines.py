@@ -28,7 +28,7 @@ from tests.fastflux.tiny_pipeline import WORDS, flux_components, t5, tokenizer
 
 PROMPTS = ("a red star", "a photo of a ring")
 SIZES = {"height": 64, "width": 64}
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+TEMPLATE = "photo{% for message in messages %} {{ message['content'] }}{% endfor %}"
 
 
 def chatting() -> Any:
