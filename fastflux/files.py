@@ -299,8 +299,11 @@ def _require_room(folder: Path, probe: Path) -> None:
     longest = os.pathconf(place, "PC_NAME_MAX")
     if any(len(os.fsencode(path.name)) > longest for path in missing):
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-    (place / probe.name).mkdir()
-    (place / probe.name).rmdir()
+    try:
+        (place / probe.name).mkdir()
+    finally:  # also where a signal comes between the two
+        with suppress(OSError):
+            (place / probe.name).rmdir()
 
 
 def _found_in(folder: Path, path: Path) -> Path | None:

@@ -4,8 +4,6 @@ The paper calibrates on 512 pictures of a data set. These are as many descriptio
 places, light and styles as varied as a few word lists allow, and none of them in the words of a benchmark.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Images of a variant: per-prompt, per-sample seeds, batched, resumable; PNG files and a manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -4,8 +4,6 @@ Prompts are named by their line's number ("geneval-00000"), which is also their 
 and images made here from the same file are paired. Layout: https://github.com/djghosh13/geneval, README at af4902f.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """GenEval's metadata of a prompt, typed: what must be in a picture, in which number, color and place."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import msgspec

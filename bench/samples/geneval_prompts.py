@@ -4,8 +4,6 @@ The same six tasks over the same 80 classes and 10 colors as GenEval's 553 promp
 text. Scores on them are this set's, not GenEval's; `geneval_layout.read_metadata` reads the official file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ GenEval names three of them more plainly than COCO does ("computer mouse", "tv r
 detector's classes are taken by their number, never by their name.
 """
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 COCO_CLASSES = (

@@ -5,8 +5,6 @@ images are ``<root>/<style>/<index of the prompt, five digits>.jpg``. So images 
 Source: https://github.com/tgxs002/HPSv2, `hpsv2/evaluation.py`, commit 866735e.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

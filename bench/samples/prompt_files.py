@@ -1,7 +1,5 @@
 """The prompts of a profile from whatever files hold them: our JSONL, HPDv2's benchmark, GenEval's metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Prompt sets: JSONL files read strictly, a line each, errors naming the line."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

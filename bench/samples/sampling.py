@@ -1,7 +1,5 @@
 """What determines the images besides model and prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated
 

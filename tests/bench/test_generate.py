@@ -92,7 +92,7 @@ def test_a_kill_at_any_file_operation_leaves_nothing_behind_and_changes_nothing(
         return {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files}
 
     generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / "whole", {})
-    for event in range(1, 100, 3):
+    for event in range(1, 100, 5):
         if not (child := os.fork()):
             try:
                 kill_at(event)
@@ -103,7 +103,7 @@ def test_a_kill_at_any_file_operation_leaves_nothing_behind_and_changes_nothing(
             break
         generate(FakePipeline(), PROMPTS, SAMPLING, tmp_path / str(event), {})
         assert held(str(event)) == held("whole")
-    assert 40 < event < 99
+    assert 40 < event < 96
 
 
 def test_a_finished_run_draws_nothing(tmp_path: Path) -> None:

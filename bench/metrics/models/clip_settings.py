@@ -1,7 +1,5 @@
 """Which CLIP a metric uses, as profiles say it: a published one by name and tag, its file, or a folder of one's own."""
 
-from __future__ import annotations
-
 from bench.metrics.models.open_clip_checkpoint import require_architecture
 from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
 from bench.records.results import Data

@@ -1,7 +1,5 @@
 """InceptionV3 as published FID uses it: torch-fidelity's network and weights, loaded once from a file."""
 
-from __future__ import annotations
-
 import io
 import pickle
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """What a checkpoint file holds, told from the shapes in it before anything is built or scored."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Mapping
 from pathlib import Path

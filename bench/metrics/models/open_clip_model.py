@@ -1,7 +1,5 @@
 """CLIP-like models through open_clip: loaded once, giving normalised features of images and texts in batches."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence

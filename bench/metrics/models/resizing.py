@@ -1,7 +1,5 @@
 """Resizing of pixel values by torch as hpsv2 does it: nothing is rounded, and the antialias filter is pinned."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

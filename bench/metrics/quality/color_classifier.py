@@ -1,7 +1,5 @@
 """Colors of detected objects by CLIP, as GenEval names them: zero-shot over 10 colors with averaged templates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

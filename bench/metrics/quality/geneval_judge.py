@@ -3,8 +3,6 @@
 Rules from djghosh13/geneval, evaluation/evaluate_images.py at 16f1681, with its default options; written anew.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

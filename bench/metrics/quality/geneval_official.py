@@ -4,8 +4,6 @@ Fields of a line (evaluation/evaluate_images.py at 16f1681): filename, tag, prom
 metadata and details. The score is the mean of the task means, as in evaluation/summary_scores.py.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """GenEval's aggregation of verdicts: the mean of each task, and the mean of these; whoever judged the images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from bench.metrics.base import samples_by_prompt, values_and_intervals

@@ -1,7 +1,5 @@
 """How alike two images are, pixel by pixel (mean squared error, PSNR) and window by window (SSIM), in float64."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

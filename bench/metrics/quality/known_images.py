@@ -1,7 +1,5 @@
 """Images whose objects their owner knows, which a detector is tried on before it judges others."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

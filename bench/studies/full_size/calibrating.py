@@ -15,8 +15,7 @@ from bench.metrics.cost.timing import step_timer
 from bench.records.results import Measurement, MetricInfo
 from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
-from bench.studies.full_size.stage import Need, piece
-from bench.studies.full_size.workbench import Workbench
+from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.importance import fit_blocks
 from fastflux.calibration.statistics import Statistics, collect_statistics, load_statistics, save_statistics

@@ -9,9 +9,8 @@ from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from bench.run.units import Results, Unit
 from bench.studies.full_size.latency import against_targets, with_targets
 from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline
-from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import build, groups
-from bench.studies.full_size.workbench import Workbench, release
+from bench.studies.full_size.workbench import Need, Workbench, piece, release
 
 PROMPT = "a photo of a red star left of a blue ring"
 AT_ONCE = 3

@@ -7,9 +7,8 @@ from bench.metrics.cost.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_b
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
-from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import FullSizeVariant, build, kept_widths
-from bench.studies.full_size.workbench import Workbench
+from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.errors import FastFluxError
 from fastflux.models.pruned import parameter_count
 

@@ -15,9 +15,8 @@ from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
 from bench.studies.full_size.counting import counts
 from bench.studies.full_size.latency import latency_need
-from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import EQUAL_LATENCY, build, equal_id, equal_variant, widths_at
-from bench.studies.full_size.workbench import Workbench, release
+from bench.studies.full_size.workbench import Need, Workbench, piece, release
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import largest_ratio
 

@@ -19,9 +19,8 @@ from bench.records.statistics import median_interval
 from bench.records.variant_id import DENSE
 from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
-from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import FullSizeVariant, build, groups
-from bench.studies.full_size.workbench import Workbench, release, with_size
+from bench.studies.full_size.workbench import Need, Workbench, piece, release, with_size
 
 COMPILED_AT_ONCE = 4
 GRAPH_WARMUP = 3

@@ -6,9 +6,8 @@ from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile
 from bench.records.results import MetricInfo
 from bench.records.variant_id import DENSE
 from bench.run.units import Results, Unit
-from bench.studies.full_size.stage import piece
 from bench.studies.full_size.variants import build
-from bench.studies.full_size.workbench import Workbench, release, with_size
+from bench.studies.full_size.workbench import Workbench, piece, release, with_size
 
 PROFILED = ("fastflux-20", "mix-20", "run_folded-20", "run_lora-20", "l1-4of24")
 

@@ -15,8 +15,7 @@ from bench.metrics.cost.pruning_cost import PRUNING_COST, measure_pruning_cost
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.run.units import Results, Unit
 from bench.studies.full_size import calibrating
-from bench.studies.full_size.stage import Need, piece
-from bench.studies.full_size.workbench import Workbench
+from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.block_counts import block_count
 from fastflux.calibration.importance import DEFAULT_RANKING, fit_blocks, rank_blocks
 from fastflux.calibration.recording import RecordedInputs

@@ -15,9 +15,8 @@ from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Step
 from bench.records.results import Measurement, MetricInfo
 from bench.run.units import Results, Unit
-from bench.studies.full_size.stage import Need, piece
 from bench.studies.full_size.variants import view_of
-from bench.studies.full_size.workbench import Workbench, with_size
+from bench.studies.full_size.workbench import Need, Workbench, piece, with_size
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
 from fastflux.models.flux import FLUX
 from fastflux.models.surgery import get_block

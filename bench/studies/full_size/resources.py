@@ -8,8 +8,7 @@ import torch
 from rich.table import Table
 
 from bench.progress import console
-from bench.studies.full_size.stage import Stage
-from bench.studies.full_size.workbench import Workbench, free_bytes, host_free_bytes
+from bench.studies.full_size.workbench import Stage, Workbench, free_bytes, host_free_bytes
 from fastflux.errors import FastFluxError
 from fastflux.settings import require_device
 

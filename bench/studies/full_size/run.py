@@ -23,10 +23,9 @@ from bench.studies.full_size.replacement import VARIANT as REPLACEMENT
 from bench.studies.full_size.resources import require_resources, show_plan, usable_dtype
 from bench.studies.full_size.scorers import VARIANT as SCORERS
 from bench.studies.full_size.sizes import Sizes, sizes_of
-from bench.studies.full_size.stage import Stage
 from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.variants import BASE, plan_for
-from bench.studies.full_size.workbench import Workbench, release
+from bench.studies.full_size.workbench import Stage, Workbench, release
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import replace_files
 from fastflux.settings import require_device

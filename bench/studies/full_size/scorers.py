@@ -20,8 +20,7 @@ from bench.run.units import Unit
 from bench.samples.image_set import Pixels
 from bench.studies.full_size.random_weights import fill_, made_on
 from bench.studies.full_size.sizes import Sizes
-from bench.studies.full_size.stage import Need, piece
-from bench.studies.full_size.workbench import Workbench, release
+from bench.studies.full_size.workbench import Need, Workbench, piece, release
 
 THROUGHPUT = MetricInfo(
     "scorer_throughput", "1", "images/s", higher_is_better=True,

@@ -12,8 +12,7 @@ from bench.studies.full_size import (
     scorers,
 )
 from bench.studies.full_size.sizes import Sizes
-from bench.studies.full_size.stage import Stage
-from bench.studies.full_size.workbench import EQUAL_STAGE
+from bench.studies.full_size.workbench import EQUAL_STAGE, Stage
 
 COUNTED = "flops"
 """The stage that needs no device."""

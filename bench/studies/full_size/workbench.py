@@ -1,6 +1,7 @@
-"""What all full-size stages share: the dense model, its views, a step's inputs, room on the device, the budget."""
+"""What all full-size stages share: the dense model, its views, inputs, room on the device, and what a stage is."""
 
 import gc
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from bench.metrics.cost.flops_by_block import FlopsTable, flops_by_block
 from bench.profiles.profile import Profile
 from bench.records.results import JSON, MetricInfo
-from bench.run.units import Budget, Store
+from bench.run.units import Budget, Results, Store, Unit
 from bench.studies.full_size.random_weights import materialise_, random_transformer, skeleton
 from bench.studies.full_size.sizes import Sizes
 from bench.studies.full_size.variants import (
@@ -199,3 +200,47 @@ def free_bytes(device: str) -> int:
 def host_free_bytes() -> int:
     """Memory that the machine has left for a process that asks for it."""
     return int(psutil.virtual_memory().available)
+
+
+@dataclass(frozen=True)
+class Need:
+    """The least bytes a stage takes, activations not counted, and what to do where there are fewer."""
+
+    device: int = 0
+    host: int = 0
+    disk: int = 0
+    remedy: str = "take a larger GPU"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the measurement: `units` to settle, and `pieces` that settle those that are left, made lazily."""
+
+    name: str
+    what: str
+    units: Callable[[Workbench], Sequence[str]]
+    pieces: Callable[[Workbench, Sequence[str]], Iterator[Unit]]
+    need: Callable[[Workbench], Need]
+
+    def left(self, bench: Workbench) -> list[str]:
+        """Units that are not settled."""
+        settled = bench.store.names(self.name)
+        return [unit for unit in self.units(bench) if unit not in settled]
+
+    def failed(self, bench: Workbench) -> list[str]:
+        """Units that were taken and failed."""
+        left = set(self.left(bench))
+        return [unit for unit in self.not_measured(bench) if unit not in left]
+
+    def not_measured(self, bench: Workbench) -> list[str]:
+        """Units that failed, or are not settled."""
+        measured = bench.store.names(self.name, measured=True)
+        return [unit for unit in self.units(bench) if unit not in measured]
+
+
+def piece(units: Sequence[str], variants: Sequence[str], info: MetricInfo, work: Callable[[], Results]) -> Unit:
+    """Work that settles `units` of a stage and measures `variants` by `info`, which is what fails where it fails.
+
+    The folder of the run names all that decides the outcome.
+    """
+    return Unit(dict.fromkeys(units), work, variants=tuple(variants), info=info)
