@@ -58,7 +58,7 @@ class BlockStack:
     """
 
     name: str
-    block_class: type[nn.Module]
+    block_class: Any
     kind: str
     joint: bool = False
     joined: bool = False
@@ -105,7 +105,7 @@ def _names(module_class: Any) -> tuple[str, ...]:
     return tuple(signature(module_class.forward).parameters)[1:]
 
 
-def named_arguments(module_class: type[nn.Module], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def named_arguments(module_class: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """A call's arguments by name, in the forward's order: gradient checkpointing, and Z-Image always, give places."""
     names = _names(module_class)
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
