@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastflux.calibration.activations import ActivationStore
-from fastflux.calibration.recording import BlockStates, RecordedInputs
+from fastflux.calibration.recording import BlockStates
 from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.sublayers import run_and_fit
 from fastflux.cost import PruningCost
@@ -70,7 +70,7 @@ def _scored(
     """All options of all blocks, fitted on all samples and scored on some; and the block forwards of the scoring."""
     inputs = states.inputs
     some = torch.arange(config.scored) * len(inputs) // config.scored  # all time steps among them
-    few = RecordedInputs({name: rows[some] for name, rows in inputs.rows.items()}, inputs.shared)
+    few = inputs.of(some)
     scoring = Scoring(
         BlockStates(transformer, few, states.batch_size, keep=0, store=store),
         timed=config.latency is not None,
