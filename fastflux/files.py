@@ -150,8 +150,10 @@ def require_new_folder(
 def require_room(folder: Path) -> None:
     """Raise ``FastFluxError`` unless files can be written to ``folder``, or to a folder that can be made there."""
     target = Path(os.path.realpath(folder))
+    probe = target / _hidden(target, "partial").name
     with _refused(folder):
-        _require_room(target, target / _hidden(target, "partial").name)
+        _require_room(target, probe)
+    delete_partials(_like(probe))
 
 
 @contextmanager
@@ -183,10 +185,15 @@ def new_folder(folder: Path, *, overwrite: bool = False, foreign: Foreign = os.l
                 f"Cannot put what was written in the place of {folder}: {error.strerror or error}; "
                 f"it lies complete in {partial}."
             ) from error
-        delete_partials(partial.parent.glob(f"{glob.escape(partial.name[:-8])}????????"))
+        delete_partials(_like(partial))
     finally:
         if not done:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _like(partial: Path) -> Iterator[Path]:
+    """What others left half written for the same place."""
+    return partial.parent.glob(f"{glob.escape(partial.name[:-8])}????????")
 
 
 def delete_partials(found: Iterable[Path]) -> None:

@@ -31,7 +31,7 @@ from fastflux.methods.registry import PruningConfig, require_fits
 from fastflux.models.folding import fold_
 from fastflux.models.plain import require_finite
 from fastflux.models.pruned import parameter_count, plan_of
-from fastflux.models.sizes import drawing_sizes, require_sizes
+from fastflux.models.sizes import drawing_sizes, require_sizes, sampling_arguments
 from fastflux.pictures import open_picture
 from fastflux.plan import BlockRef, PruningPlan
 from fastflux.progress import progress_bar
@@ -216,13 +216,13 @@ def generate(
     folder = local_pipeline(Path(pipeline))
     require_sizes(load_outline(folder), height, width, text_tokens)
     loaded = open_pipeline(folder, place)
-    sizes = drawing_sizes(loaded, height, width, text_tokens)
     for prompt in prompts:
+        arguments = sampling_arguments(
+            loaded, [prompt], guidance=guidance, height=height, width=width, text_tokens=text_tokens
+        )
         [pixels] = loaded(
-            prompt,
+            **arguments,
             num_inference_steps=steps,
-            guidance_scale=guidance,
-            **sizes,
             generator=torch.Generator().manual_seed(seed),
             output_type="pt",
         ).images

@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from fastflux.errors import FastFluxError, unknown_name
-
-Streams = tuple[Tensor, Tensor]
-"""(hidden_states (rows, image tokens, dim), encoder_hidden_states (rows, text tokens, dim))."""
+from fastflux.models.architecture import Streams
 
 PLACES = ("ram", "disk")
 KEEP = 4
@@ -61,7 +59,7 @@ class KeptStreams(ABC):
         """The samples of the given numbers, in their order."""
         places = (divmod(row, self._sizes[0]) for row in rows.tolist())
         found = [self._read(batch, row, row + 1) for batch, row in places]
-        return torch.cat([pair[0] for pair in found]), torch.cat([pair[1] for pair in found])
+        return tuple(torch.cat(rows) for rows in zip(*found, strict=True))
 
     def append(self, streams: Streams) -> None:
         """Add a batch; raises ``FastFluxError`` when the disk is full."""
@@ -98,8 +96,7 @@ class _InRam(KeptStreams):
         self._batches.append(streams)
 
     def _read(self, batch: int, start: int, stop: int) -> Streams:
-        first, second = self._batches[batch]
-        return first[start:stop], second[start:stop]
+        return tuple(stream[start:stop] for stream in self._batches[batch])
 
     def close(self) -> None:
         super().close()
@@ -115,12 +112,11 @@ class _OnDisk(KeptStreams):
         self._folder = folder
         with _refusing(folder):
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # `close` closes it
-        self._batches: list[tuple[tuple[int, Tensor], tuple[int, Tensor]]] = []
+        self._batches: list[list[tuple[int, Tensor]]] = []
         """Where each stream of a batch begins, and a tensor on no device that tells its shape and type."""
 
     def _write(self, streams: Streams) -> None:
-        first, second = (self._put(stream) for stream in streams)
-        self._batches.append((first, second))
+        self._batches.append([self._put(stream) for stream in streams])
 
     def _put(self, stream: Tensor) -> tuple[int, Tensor]:
         file = self._open()
@@ -132,8 +128,7 @@ class _OnDisk(KeptStreams):
         return start, stream.to("meta")
 
     def _read(self, batch: int, start: int, stop: int) -> Streams:
-        first, second = (self._get(at, like, start, stop) for at, like in self._batches[batch])
-        return first, second
+        return tuple(self._get(at, like, start, stop) for at, like in self._batches[batch])
 
     def _get(self, at: int, like: Tensor, start: int, stop: int) -> Tensor:
         file = self._open()

@@ -1,20 +1,21 @@
 """Run batches of samples through consecutive blocks of a transformer, each offloaded block once for many batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, TypeAlias
+from contextlib import contextmanager, suppress
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastflux.calibration.activations import Streams
-from fastflux.models.architecture import IMAGE_STREAM, STREAMS, TEXT_STREAM, architecture_of
+from fastflux.models.architecture import BlockStack, Streams, architecture_of, map_tensors
 from fastflux.models.offload import is_offloaded, on_its_device
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
-Entering: TypeAlias = tuple[Streams, Mapping[str, Any]]
-"""The streams of a batch, and what every block is given besides."""
+Arguments: TypeAlias = Mapping[BlockRef, Mapping[str, Any]]
+"""What each block is given besides the streams; blocks that are given the same share it."""
+Entering: TypeAlias = tuple[Streams, Arguments]
+"""The streams of a batch before its first block, and what blocks are given besides."""
 Observe: TypeAlias = Callable[[BlockRef, Streams, Streams], None]
 
 TOGETHER = 2 * 2**30
@@ -26,45 +27,63 @@ not once for each block.
 
 
 class _Entered(Exception):  # noqa: N818  # no error: it ends a forward that has gone far enough
-    """The first block was reached."""
+    """The last block was reached."""
 
 
 def on_device(arguments: Mapping[str, Any], transformer: nn.Module) -> dict[str, Any]:
     """Arguments with their tensors on the transformer's device."""
-    device = _device(transformer)
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in arguments.items()}
+    moved: dict[str, Any] = map_tensors(lambda value: value.to(_device(transformer)), dict(arguments))
+    return moved
 
 
-def run_block(module: nn.Module, streams: Streams, arguments: Mapping[str, Any]) -> Streams:
-    """One block under diffusers' contract: text first in its result, image first here.
+def forward(transformer: nn.Module, arguments: Mapping[str, Any]) -> Tensor:
+    """The transformer's output for arguments that may lie elsewhere; Z-Image gives a list of pictures' latents."""
+    output: Tensor | list[Tensor] = transformer(**on_device(arguments, transformer), return_dict=False)[0]
+    return torch.stack(output) if isinstance(output, list) else output
 
-    SD3's last block gives no text, and nothing reads it there: the text that went in stands for it.
-    """
-    encoder_hidden_states, hidden_states = module(
-        hidden_states=streams[0], encoder_hidden_states=streams[1], **arguments
-    )
-    return hidden_states, streams[1] if encoder_hidden_states is None else encoder_hidden_states
+
+class _StandIn(nn.Module):
+    """Notes what a block is called with, and passes the streams on."""
+
+    def __init__(self, contract: BlockStack, calls: list[Entering], block: BlockRef, *, last: bool) -> None:
+        super().__init__()
+        self._contract, self._calls, self._block, self._last = contract, calls, block, last
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        text_tokens = self._calls[0][0][1].shape[1] if self._calls and len(self._calls[0][0]) > 1 else None
+        streams, others = self._contract.given(args, kwargs, text_tokens)
+        before = next(iter(self._calls[-1][1].values())) if self._calls else {}
+        same = before.keys() == others.keys() and all(before[name] is value for name, value in others.items())
+        self._calls.append((streams, {self._block: before if same else others}))
+        if self._last:
+            raise _Entered
+        return self._contract.passed(streams)
+
+
+@contextmanager
+def _stand_ins(transformer: nn.Module, calls: list[Entering]) -> Iterator[None]:
+    """Stand-ins in the places of all blocks: an offloaded one need not be loaded where it will not run."""
+    architecture = architecture_of(transformer)
+    chain = architecture.chain(transformer)
+    blocks = [get_block(transformer, block) for block in chain]
+    try:
+        for block in chain:
+            stand_in = _StandIn(architecture.stack(block), calls, block, last=block == chain[-1])
+            cast("nn.ModuleList", transformer.get_submodule(block.stack))[block.index] = stand_in
+        yield
+    finally:
+        for block, module in zip(chain, blocks, strict=True):
+            cast("nn.ModuleList", transformer.get_submodule(block.stack))[block.index] = module
 
 
 def enter(transformer: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Iterator[Entering]:
-    """Run the embedders on batches of a forward's arguments: what reaches the first block, on the device."""
-    reached: list[Entering] = []
-
-    def stop(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        others = {key: value for key, value in kwargs.items() if key not in STREAMS}
-        reached.append(((kwargs[IMAGE_STREAM], kwargs[TEXT_STREAM]), others))
-        raise _Entered
-
-    first = get_block(transformer, architecture_of(transformer).chain(transformer)[0])
+    """Run the embedders on batches of a forward's arguments: what reaches the blocks, on the device."""
     for arguments in batches:
-        # Before all other hooks: an offloaded block need not be loaded where it will not run.
-        handle = first.register_forward_pre_hook(stop, with_kwargs=True, prepend=True)
-        try:
-            with torch.no_grad(), suppress(_Entered):
-                transformer(**on_device(arguments, transformer))
-        finally:
-            handle.remove()
-        yield reached.pop()
+        calls: list[Entering] = []
+        on_it = on_device(arguments, transformer)
+        with _stand_ins(transformer, calls), torch.no_grad(), suppress(_Entered):
+            transformer(**on_it)
+        yield calls[0][0], {block: others for _, call in calls for block, others in call.items()}
 
 
 def run_blocks(
@@ -88,14 +107,14 @@ def run_blocks(
 
 def _together(
     batches: Iterable[Entering], room: int, device: torch.device
-) -> Iterator[tuple[list[Streams], list[Mapping[str, Any]]]]:
+) -> Iterator[tuple[list[Streams], list[Arguments]]]:
     """Batches on the device, as many at once as ``room`` bytes hold, at least one."""
     current: list[Streams] = []
-    arguments: list[Mapping[str, Any]] = []
+    arguments: list[Arguments] = []
     held = 0
     for streams, others in batches:
         size = sum(stream.nbytes for stream in streams)
-        current.append((streams[0].to(device), streams[1].to(device)))
+        current.append(tuple(stream.to(device) for stream in streams))
         arguments.append(others)
         del streams  # what it entered with is not held while it runs
         held += size
@@ -111,15 +130,15 @@ def _run_together(
     transformer: nn.Module,
     blocks: Sequence[BlockRef],
     current: list[Streams],
-    arguments: Sequence[Mapping[str, Any]],
+    arguments: Sequence[Arguments],
     observe: Observe,
 ) -> None:
     """Put what leaves the last block in the place of what entered the first."""
     for block in blocks:
-        module = get_block(transformer, block)
+        module, contract = get_block(transformer, block), architecture_of(transformer).stack(block)
         with on_its_device(module):
             for batch, others in enumerate(arguments):
-                after = run_block(module, current[batch], others)
+                after = contract.run(module, current[batch], others[block])
                 observe(block, current[batch], after)
                 current[batch] = after
 

@@ -70,7 +70,9 @@ class NoisedImages(CalibrationRun[tuple[Path, str]]):
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all pictures; ``advance`` is told the number done after each batch."""
         transformer = self.pipeline.transformer
-        noised_inputs = architecture_of(transformer).noised_inputs
+        architecture = architecture_of(transformer)
+        if (noised_inputs := architecture.noised_inputs) is None:
+            raise FastFluxError(f"{architecture.name} cannot be calibrated on pictures: give prompts.")
         sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
         for start in range(0, len(self.data), self.batch_size):
             batch = self.data[start : start + self.batch_size]

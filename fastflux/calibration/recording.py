@@ -12,12 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fastflux.calibration.activations import KEEP, ActivationStore, KeptStreams, Streams
-from fastflux.calibration.block_runs import Observe, enter, run_blocks
+from fastflux.calibration.activations import KEEP, ActivationStore, KeptStreams
+from fastflux.calibration.block_runs import Arguments, Observe, enter, run_blocks
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import IMAGE_STREAM, architecture_of
+from fastflux.models.architecture import TEXT_STREAM, Streams, architecture_of, map_tensors, named_arguments
 from fastflux.plan import BlockRef
+
+_DIFFERING = "The calibration ran images or prompts of differing sizes: use one size for all."
 
 TOKENS_AT_ONCE = 16384
 """Of the samples that run at once unless told otherwise: in FLUX.1-dev's blocks 0.1 GB a tensor in bfloat16."""
@@ -26,9 +29,9 @@ MOST_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class RecordedInputs:
-    """Keyword arguments of a transformer's forward: ``rows`` hold one entry per sample, ``shared`` serves all."""
+    """A forward's arguments: ``rows`` hold one entry per sample, in tensors or lists, ``shared`` serves all."""
 
-    rows: Mapping[str, Tensor]
+    rows: Mapping[str, Any]
     shared: Mapping[str, Any]
 
     def __len__(self) -> int:
@@ -37,12 +40,20 @@ class RecordedInputs:
     @property
     def nbytes(self) -> int:
         """Bytes of the samples."""
-        return sum(value.nbytes for value in self.rows.values())
+        values = (one for value in self.rows.values() for one in (value if isinstance(value, list) else [value]))
+        return sum(one.nbytes for one in values if isinstance(one, Tensor))
 
     def batches(self, size: int) -> Iterator[dict[str, Any]]:
         """Arguments for batches of at most ``size`` samples."""
         for start in range(0, len(self), size):
             yield {**{name: value[start : start + size] for name, value in self.rows.items()}, **self.shared}
+
+    def of(self, rows: Tensor) -> "RecordedInputs":
+        """The samples of the given numbers."""
+        chosen = {
+            n: [v[row] for row in rows.tolist()] if isinstance(v, list) else v[rows] for n, v in self.rows.items()
+        }
+        return RecordedInputs(chosen, self.shared)
 
 
 def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples: int, seed: int = 0) -> RecordedInputs:
@@ -59,11 +70,18 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
     shared: dict[str, Any] = {}
     seen = 0
 
-    def observe(_module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    listed, mask = architecture_of(transformer).listed, architecture_of(transformer).text_mask
+    loose = {*listed, *((TEXT_STREAM, mask) if mask else ())}  # what may differ in size
+
+    def sizes(sample: dict[str, Any]) -> Any:
+        return map_tensors(_shape, {key: value for key, value in sample.items() if key not in loose})
+
+    def observe(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal seen
-        batch = len(kwargs[IMAGE_STREAM])
-        own = {key: value for key, value in kwargs.items() if has_rows(key, value, batch)}
-        if faulty := [key for key, value in own.items() if not torch.isfinite(value).all()]:
+        kwargs = named_arguments(type(module), args, kwargs)
+        batch = len(next(iter(kwargs.values())))
+        own = {key: value for key, value in kwargs.items() if key in listed or has_rows(key, value, batch)}
+        if faulty := [key for key, value in own.items() if not all(map(_finite, value))]:
             raise FastFluxError(
                 f"The calibration ran the model on {faulty[0]} that are not finite: check the weights and the dtype."
             )
@@ -73,11 +91,9 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
             place = len(kept) if len(kept) < samples else int(torch.randint(seen, (), generator=generator))
             if place >= samples:
                 continue
-            sample = {key: value[row].detach().cpu().clone() for key, value in own.items()}
-            if kept and {key: value.shape for key, value in sample.items()} != {
-                key: value.shape for key, value in kept[0].items()
-            }:
-                raise FastFluxError("The calibration ran images or prompts of differing sizes: use one size for all.")
+            sample = {key: map_tensors(_copied, value[row]) for key, value in own.items()}
+            if kept and sizes(sample) != sizes(kept[0]):
+                raise FastFluxError(_DIFFERING)
             if place == len(kept):
                 kept.append(sample)
             else:
@@ -94,14 +110,28 @@ def record_inputs(transformer: nn.Module, drive: Callable[[], None], *, samples:
             f"The calibration ran {seen} images and steps, but {samples} samples were asked for: "
             "give more prompts or steps, or ask for fewer samples."
         )
-    rows = {key: torch.stack([sample[key] for sample in kept]) for key in kept[0]}
+    if mask and (any(mask in sample for sample in kept) or len({len(sample[TEXT_STREAM]) for sample in kept}) > 1):
+        _pad_(kept, mask)
+        shared.pop(mask, None)
+    columns: dict[str, list[Any]] = {key: [sample[key] for sample in kept] for key in kept[0]}
+    rows = {key: values if key in listed else torch.stack(values) for key, values in columns.items()}
     return RecordedInputs(rows, {key: value for key, value in shared.items() if key != "return_dict"})
+
+
+def _pad_(samples: list[dict[str, Tensor]], mask: str) -> None:
+    """Put zeros behind texts until all are of one length, and hide them."""
+    longest = max(len(sample[TEXT_STREAM]) for sample in samples)
+    for sample in samples:
+        text = sample[TEXT_STREAM]
+        seen = sample.get(mask, text.new_ones(len(text), dtype=torch.long))
+        sample[TEXT_STREAM] = functional.pad(text, (0, 0, 0, longest - len(text)))
+        sample[mask] = functional.pad(seen, (0, longest - len(text)))
 
 
 def samples_at_once(transformer: nn.Module, inputs: RecordedInputs) -> int:
     """How many of the samples hold `TOKENS_AT_ONCE` image and text tokens together: from 1 to `MOST_AT_ONCE`."""
-    (image, text), _ = next(enter(transformer, inputs.batches(1)))
-    return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // (image.shape[1] + text.shape[1])))
+    streams, _ = next(enter(transformer, inputs.batches(1)))
+    return max(1, min(MOST_AT_ONCE, TOKENS_AT_ONCE // sum(stream.shape[1] for stream in streams)))
 
 
 def has_rows(name: str, value: object, batch: int) -> bool:
@@ -128,24 +158,35 @@ class BlockStates:
     block_forwards: int = 0
     seconds: float = 0.0
     _places: dict[int, KeptStreams] = field(default_factory=dict)
-    _arguments: list[Mapping[str, Any]] = field(default_factory=list)
+    _arguments: list[Arguments] = field(default_factory=list)
+    _sizes: Any = None
 
     def __post_init__(self) -> None:
         self.blocks = architecture_of(self.transformer).chain(self.transformer)
         self._places[0] = self.store.keep(self._enter())
 
     def _enter(self) -> Iterator[Streams]:
-        """Streams before the first block; notes what every block is given besides."""
+        """Streams before the first block; notes what the blocks are given besides."""
         for streams, arguments in enter(self.transformer, self.inputs.batches(self.batch_size)):
             # Rotary embeddings are the same for every batch: one copy on the device instead of one for each.
-            first = self._arguments[0] if self._arguments else {}
-            self._arguments.append(
-                {name: first[name] if _same(value, first.get(name)) else value for name, value in arguments.items()}
-            )
+            firsts = self._arguments[0] if self._arguments else {}
+            once: dict[int, Mapping[str, Any]] = {}
+            for block, given in arguments.items():
+                if id(given) not in once:
+                    first = firsts.get(block, {})
+                    once[id(given)] = {
+                        n: first[n] if _same(value, first.get(n)) else value for n, value in given.items()
+                    }
+            self._arguments.append({block: once[id(given)] for block, given in arguments.items()})
+            absent = [value is None for own in once.values() for value in own.values()]
+            sizes = [stream.shape[1:] for stream in streams], absent  # a mask that only some batches need among these
+            self._sizes = self._sizes or sizes
+            if sizes != self._sizes:
+                raise FastFluxError(_DIFFERING)
             yield on_host(streams)
 
-    def arguments(self, batch: int) -> Mapping[str, Any]:
-        """What every block is given besides the streams, for one batch of samples."""
+    def arguments(self, batch: int) -> Arguments:
+        """What each block is given besides the streams, for one batch of samples."""
         return self._arguments[batch]
 
     def invalidate(self, block: BlockRef) -> None:
@@ -210,5 +251,25 @@ def _same(value: object, other: object) -> bool:
 
 
 def on_host(streams: Streams) -> Streams:
-    """Both streams in the machine's memory."""
-    return streams[0].cpu(), streams[1].cpu()
+    """The streams in the machine's memory."""
+    return tuple(stream.cpu() for stream in streams)
+
+
+def in_float32(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments with all that is not whole or complex in float32."""
+    single: dict[str, Any] = map_tensors(
+        lambda value: value.float() if value.is_floating_point() else value, dict(arguments)
+    )
+    return single
+
+
+def _finite(value: Tensor) -> bool:
+    return not isinstance(value, Tensor) or bool(torch.isfinite(value).all())
+
+
+def _copied(value: Tensor) -> Tensor:
+    return value.detach().cpu().clone()
+
+
+def _shape(value: Tensor) -> torch.Size:
+    return value.shape

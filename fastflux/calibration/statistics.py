@@ -1,15 +1,15 @@
 """Collect what every block's replacement needs in one pass: statistics of inputs and residuals, no activations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastflux.calibration.activations import KEEP, ActivationStore, Streams, require_bounds
+from fastflux.calibration.activations import KEEP, ActivationStore, require_bounds
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
@@ -17,7 +17,14 @@ from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import STREAMS, architecture_of
+from fastflux.models.architecture import (
+    STREAMS,
+    TEXT_STREAM,
+    BlockStack,
+    Streams,
+    architecture_of,
+    named_arguments,
+)
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
@@ -120,15 +127,24 @@ def collect_statistics(
     calibration, to which this one's are added. ``exact`` as in `observe_residual`. Raises ``FastFluxError`` when
     ``drive`` never ran a block, and at the first forward that meets values that are not finite.
     """
-    chosen = architecture_of(transformer).blocks(transformer) if blocks is None else tuple(blocks)
+    architecture = architecture_of(transformer)
+    chosen = architecture.blocks(transformer) if blocks is None else tuple(blocks)
     statistics: Statistics = {block: {} for block in chosen} if into is None else into
     ran: _Ran = {}
+    text: list[int] = []
+
+    def note_text(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        text[:] = [named_arguments(type(module), args, kwargs)[TEXT_STREAM].shape[1]]
+
     handles = [
         get_block(transformer, block).register_forward_hook(
-            _observe(block, statistics.setdefault(block, {}), dtype, exact, ran), with_kwargs=True
+            _observe(architecture.stack(block), block, statistics.setdefault(block, {}), dtype, exact, ran, text),
+            with_kwargs=True,
         )
         for block in chosen
     ]
+    if TEXT_STREAM in architecture.streams and any(stack.joined for stack in architecture.stacks):
+        handles.append(transformer.register_forward_pre_hook(note_text, with_kwargs=True))
     # Looking at a device's values waits for it: once behind a forward, not in every block.
     handles.append(transformer.register_forward_hook(lambda *_: _require_finite(ran)))
     try:
@@ -156,7 +172,7 @@ def collect_recorded(transformer: nn.Module, inputs: RecordedInputs, batch_size:
     def observe(block: BlockRef, before: Streams, after: Streams) -> None:
         if block in statistics:
             _add_residual(statistics[block], before, after, dtype=torch.float64, exact=None)
-            ran.update({(block, name): statistics[block][name] for name in STREAMS})
+            ran.update({(block, name): moments for name, moments in statistics[block].items()})
 
     batches = enter(transformer, inputs.batches(batch_size))
     for _ in run_blocks(transformer, architecture.chain(transformer), batches, observe):
@@ -165,14 +181,18 @@ def collect_recorded(transformer: nn.Module, inputs: RecordedInputs, batch_size:
 
 
 def _observe(
-    block: BlockRef, streams: dict[str, LinearStatistics], dtype: torch.dtype, exact: bool | None, ran: _Ran
+    contract: BlockStack,
+    block: BlockRef,
+    streams: dict[str, LinearStatistics],
+    dtype: torch.dtype,
+    exact: bool | None,
+    ran: _Ran,
+    text: Sequence[int],
 ) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[Tensor, Tensor]) -> None:
-        # The model passes keywords, gradient checkpointing positions; the block returns text first.
-        inputs = dict(zip(STREAMS, args, strict=False)) | {name: kwargs[name] for name in STREAMS if name in kwargs}
-        before = (inputs[STREAMS[0]], inputs[STREAMS[1]])
-        _add_residual(streams, before, (output[1], output[0]), dtype=dtype, exact=exact)
-        ran.update({(block, name): streams[name] for name in STREAMS})
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        before, _ = contract.given(args, kwargs, text[0] if text else None)
+        _add_residual(streams, before, contract.returned(output, before), dtype=dtype, exact=exact)
+        ran.update({(block, name): moments for name, moments in streams.items()})
 
     return hook
 
@@ -193,13 +213,13 @@ def observe_residual(
     bfloat16 activations on a CUDA device. Raises ``FastFluxError`` for values that are not finite.
     """
     _add_residual(streams, before, after, dtype=dtype, exact=exact)
-    _require_finite({(block, name): streams[name] for name in STREAMS})
+    _require_finite({(block, name): moments for name, moments in streams.items()})
 
 
 def _add_residual(
     streams: dict[str, LinearStatistics], before: Streams, after: Streams, *, dtype: torch.dtype, exact: bool | None
 ) -> None:
-    for name, first, last in zip(STREAMS, before, after, strict=True):
+    for name, first, last in zip(STREAMS[: len(before)], before, after, strict=True):
         width = first.shape[-1]
         precise = exact_by_default(first.device, first.dtype) if exact is None else exact
         if name not in streams:

@@ -8,12 +8,12 @@ import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
 from torch import Tensor, nn
 
-from fastflux.calibration.activations import KeptStreams, Streams
+from fastflux.calibration.activations import KeptStreams
 from fastflux.calibration.block_runs import run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, on_host
 from fastflux.calibration.statistics import observe_residual
-from fastflux.models.architecture import STREAMS
+from fastflux.models.architecture import STREAMS, Streams
 from fastflux.models.sublayers import HALVES
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef

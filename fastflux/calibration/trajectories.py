@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from fastflux.calibration.run import CalibrationRun
-from fastflux.models.sizes import drawing_sizes
+from fastflux.models.sizes import sampling_arguments
 
 
 class Trajectories(CalibrationRun[str]):
@@ -32,15 +32,19 @@ class Trajectories(CalibrationRun[str]):
 
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""
-        sizes = drawing_sizes(self.pipeline, self.height, self.width, self.text_tokens)
         self.pipeline.set_progress_bar_config(disable=True)
         for start in range(0, len(self.data), self.batch_size):
             prompts = list(self.data[start : start + self.batch_size])
             self.pipeline(
-                prompts,
+                **sampling_arguments(
+                    self.pipeline,
+                    prompts,
+                    guidance=self.guidance,
+                    height=self.height,
+                    width=self.width,
+                    text_tokens=self.text_tokens,
+                ),
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
-                **sizes,
                 generator=[torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))],
                 output_type="latent",
             )

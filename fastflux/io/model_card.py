@@ -83,7 +83,7 @@ def model_card(
         "## Pruning plan\n\n" + "\n".join(_plan(transformer, plan)),
         "## Calibration\n\n" + _calibration(plan, calibration),
         "## Measured\n\n" + "\n".join(_figures(transformer)),
-        _LOADING.format(pipeline=pipeline_class or architecture.pipeline_class),
+        _LOADING.format(pipeline=pipeline_class or architecture.pipeline_classes[0]),
         f"## Licence\n\n{licence}",
     ]
     text = "\n\n".join(parts) + "\n"

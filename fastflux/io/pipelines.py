@@ -150,11 +150,12 @@ def load_outline(folder: Path | str) -> DiffusionPipeline:
 def require_pipeline(folder: Path) -> dict[str, Any]:
     """The index of a text-to-image pipeline of a known family; raises ``FastFluxError`` for any other."""
     index = read_index(folder)
-    expected = architecture_of(load_skeleton(folder / "transformer")).pipeline_class
-    if (found := index.get("_class_name")) != expected:
+    expected = architecture_of(load_skeleton(folder / "transformer")).pipeline_classes
+    if (found := index.get("_class_name")) not in expected:
         raise FastFluxError(
-            f"{folder} is a {found}, but FastFLUX calibrates and draws with {expected} alone: give a text-to-image "
-            f"pipeline. (One of the same weights for pictures or masks: load it as {expected} and save that.)"
+            f"{folder} is a {found}, but FastFLUX calibrates and draws with {' or '.join(expected)} alone: give a "
+            f"text-to-image pipeline. (One of the same weights for pictures or masks: load it as {expected[0]} and "
+            "save that.)"
         )
     return index
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastflux.calibration.block_runs import on_device
-from fastflux.calibration.recording import RecordedInputs
+from fastflux.calibration.block_runs import forward
+from fastflux.calibration.recording import RecordedInputs, in_float32
 from fastflux.errors import FastFluxError
 from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
@@ -43,11 +43,7 @@ def outputs_of(transformer: nn.Module, inputs: RecordedInputs, batch_size: int) 
 
     Raises ``FastFluxError`` for outputs that are not finite.
     """
-    parts = [
-        transformer(**on_device(arguments, transformer), return_dict=False)[0].cpu()
-        for arguments in inputs.batches(batch_size)
-    ]
-    outputs = torch.cat(parts)
+    outputs = torch.cat([forward(transformer, arguments).cpu() for arguments in inputs.batches(batch_size)])
     if not torch.isfinite(outputs).all():
         raise FastFluxError("The dense model's outputs are not finite: check its weights and dtype.")
     return outputs
@@ -87,11 +83,7 @@ def finetune_(
         parameter.requires_grad_()
 
     def error(rows: Tensor) -> Tensor:
-        arguments = {
-            **{n: v[rows].float() if v.is_floating_point() else v[rows] for n, v in inputs.rows.items()},
-            **inputs.shared,
-        }
-        output: Tensor = transformer(**on_device(arguments, transformer), return_dict=False)[0]
+        output = forward(transformer, {**in_float32(inputs.of(rows).rows), **inputs.shared})
         return (output - targets[rows].to(output)).square().mean()
 
     with resident([get_block(transformer, block) for block in chain]), ExitStack() as undo:

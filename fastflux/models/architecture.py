@@ -4,12 +4,15 @@ A new family is one module that calls `register_architecture`, as `fastflux.mode
 nothing else asks which family it is dealing with. Other packages name theirs as entry points of `PLUGINS`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from inspect import signature
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
@@ -22,19 +25,96 @@ IMAGE_STREAM = "hidden_states"
 TEXT_STREAM = "encoder_hidden_states"
 STREAMS = (IMAGE_STREAM, TEXT_STREAM)
 
+Streams: TypeAlias = tuple[Tensor, ...]
+"""What goes from block to block: (image, text), or one for both, ``(rows, tokens, dim)`` each."""
+
+
+@dataclass(frozen=True)
+class SlicedLayers:
+    """Names of the layers in a block that L1-norm pruning slices; those that a block lacks are passed over.
+
+    ``inputs`` give heads and ``outputs`` take them. The last of each of ``mlps`` takes its channels, and those before
+    it give them: twice as many where they are gated. A layer may serve both attention and MLP, heads first.
+    """
+
+    attention: str = "attn"
+    inputs: tuple[str, ...] = tuple(
+        f"attn.{name}" for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+    )
+    outputs: tuple[str, ...] = ("attn.to_out.0", "attn.to_add_out")
+    mlps: tuple[tuple[str, ...], ...] = (("ff.net.0.proj", "ff.net.2"), ("ff_context.net.0.proj", "ff_context.net.2"))
+
 
 @dataclass(frozen=True)
 class BlockStack:
-    """One ``ModuleList`` of like blocks.
+    """One ``ModuleList`` of like blocks, and their contract.
 
-    ``joint``: the block has one residual branch over text and image tokens together (FLUX's single blocks), so one
-    linear layer serves both streams; otherwise (double blocks) each stream has a residual branch of its own.
-    ``keeps_last``: the last block is never pruned; SD3's lacks the text's half and gives None for its text.
+    ``block_class`` is diffusers' class of the dense blocks, whose forward names the arguments: the streams first. A
+    block takes (image, text) and gives (text, image); where it is ``joined``, it takes one tensor, text before image,
+    and gives one. ``joint``: it has one residual branch over all tokens (FLUX's single blocks), so one linear layer
+    serves them; otherwise (double blocks) each stream has a residual branch of its own. ``kind`` is its name in tables
+    of FLOPs. ``keeps_last``: the last block is never pruned; SD3's lacks the text's half and gives None for its text.
+    ``halves``: attention and MLP can be replaced apart (`fastflux.models.sublayers`).
     """
 
     name: str
-    joint: bool
+    block_class: Any
+    kind: str
+    joint: bool = False
+    joined: bool = False
     keeps_last: bool = False
+    halves: bool = False
+    sliced: SlicedLayers = SlicedLayers()
+
+    def given(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], text_tokens: int | None
+    ) -> tuple[Streams, dict[str, Any]]:
+        """The streams in a block's call, and what it is given besides; ``text_tokens`` of a joined tensor are text."""
+        others = named_arguments(self.block_class, args, kwargs)
+        streams = tuple(others.pop(name) for name in _names(self.block_class)[: 1 if self.joined else 2])
+        return (_apart(streams[0], text_tokens) if self.joined else streams), others
+
+    def returned(self, output: Any, before: Streams) -> Streams:
+        """The streams in a block's result; what went in ``before`` stands for a text that it does not give."""
+        if self.joined:
+            return _apart(output, before[1].shape[1] if len(before) > 1 else None)
+        text, image = output
+        return image, before[1] if text is None else text
+
+    def passed(self, streams: Streams) -> Any:
+        """The result of a block that changes nothing."""
+        return _joined(streams) if self.joined else streams[::-1]
+
+    def run(self, block: nn.Module, streams: Streams, others: Mapping[str, Any]) -> Streams:
+        """Call a block, dense or what stands in its place."""
+        if self.joined:
+            return self.returned(block(_joined(streams), **others), streams)
+        return self.returned(block(**dict(zip(STREAMS, streams, strict=True)), **others), streams)
+
+
+def _joined(streams: Streams) -> Tensor:
+    return streams[0] if len(streams) == 1 else torch.cat(streams[::-1], dim=1)
+
+
+def _apart(joined: Tensor, text_tokens: int | None) -> Streams:
+    return (joined,) if text_tokens is None else (joined[:, text_tokens:], joined[:, :text_tokens])
+
+
+@cache
+def _names(module_class: Any) -> tuple[str, ...]:
+    return tuple(signature(module_class.forward).parameters)[1:]
+
+
+def named_arguments(module_class: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name, in the forward's order: gradient checkpointing, and Z-Image always, give places."""
+    names = _names(module_class)
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    return {name: given[name] for name in names if name in given} | given
+
+
+def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """``value``, a tensor or lists, tuples and mappings of any depth, with all of its tensors changed."""
+    return tree_map_only(Tensor, change, value)
 
 
 @dataclass(frozen=True)
@@ -42,28 +122,34 @@ class Architecture:
     """A transformer family.
 
     ``model_class`` is diffusers' class of the dense model and ``pruned_class`` the name of ours
-    (`fastflux.models.pruned.pruned_class_of` makes it). Every block maps ``(hidden_states, encoder_hidden_states, temb,
-    ...)`` to ``(encoder_hidden_states, hidden_states)``: diffusers returns text first. ``stacks`` stand in the order of
-    the data flow. The text output of the very last block is never read.
+    (`fastflux.models.pruned.pruned_class_of` makes it). ``stacks`` stand in the order of the data flow, ``streams`` are
+    what goes through them; the text output of the very last block is never read. ``hidden_size`` is their width.
 
-    ``make_inputs`` and ``noised_inputs`` give a forward's arguments (see `fastflux.models.flux`). Of the pipeline:
-    ``t5_tokenizer`` is the component whose length limits the text, ``text_tokens`` what the pipeline takes of it
-    unasked, ``clip_in_sequence`` whether CLIP's tokens stand in the sequence too. An image token covers
+    ``make_inputs`` and ``noised_inputs`` give a forward's arguments (see `fastflux.models.flux`), ``listed`` those that
+    are lists with an entry for each image, ``text_mask`` the one that hides a text's padding. ``pipeline_classes`` are
+    the pipelines that calibrate and draw. Of them, ``tokenizer`` is the component whose length limits the text,
+    ``text_tokens`` what they take of it unasked, ``clip_in_sequence`` whether CLIP's tokens stand in the sequence too,
+    and ``guided`` gives the arguments of a call for a number of prompts that set the guidance. An image token covers
     ``latents_per_token`` latents a side, and an image at most ``most_tokens`` tokens a side, where there is a limit.
     """
 
     name: str
     model_class: Any
     pruned_class: str
-    pipeline_class: str
+    pipeline_classes: tuple[str, ...]
     stacks: tuple[BlockStack, ...]
-    make_inputs: Callable[..., dict[str, Tensor]]
-    noised_inputs: Callable[..., Iterator[dict[str, Any]]]
-    t5_tokenizer: str
-    text_tokens: int
-    clip_in_sequence: bool
-    latents_per_token: Callable[[Any], int]
-    most_tokens: Callable[[Any], int | None]
+    make_inputs: Callable[..., dict[str, Any]]
+    noised_inputs: Callable[..., Iterator[dict[str, Any]]] | None = None
+    streams: tuple[str, ...] = STREAMS
+    listed: tuple[str, ...] = ()
+    text_mask: str = ""
+    tokenizer: str = "tokenizer"
+    text_tokens: int = 512
+    clip_in_sequence: bool = False
+    guided: Callable[[int, float], dict[str, Any]] = lambda _prompts, guidance: {"guidance_scale": guidance}
+    hidden_size: Callable[[Any], int] = lambda config: int(config.num_attention_heads * config.attention_head_dim)
+    latents_per_token: Callable[[Any], int] = lambda _config: 2
+    most_tokens: Callable[[Any], int | None] = lambda _config: None
 
     def chain(self, transformer: nn.Module) -> tuple[BlockRef, ...]:
         """All blocks that a forward runs, in the order of the data flow."""
@@ -84,7 +170,7 @@ class Architecture:
 
     def streams_read(self, block: BlockRef, transformer: nn.Module) -> tuple[str, ...]:
         """The streams of the block's output that anything downstream reads."""
-        return (IMAGE_STREAM,) if block == self.chain(transformer)[-1] else STREAMS
+        return self.streams[:1] if block == self.chain(transformer)[-1] else self.streams
 
     def require_side(self, transformer: nn.Module, name: str, pixels: int, vae_scale_factor: int) -> None:
         """Raise ``FastFluxError`` unless ``pixels`` is a height or width (its ``name``) that the family can draw."""
@@ -156,7 +242,7 @@ def example_inputs(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     vae_scale_factor: int = 8,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Keyword arguments of one ``transformer.forward`` for images of ``height`` x ``width`` pixels.
 
     ``text_tokens`` is the length of the text sequence (`fastflux.models.sizes.sequence_length` tells a pipeline's).
@@ -173,6 +259,9 @@ def example_inputs(
 
     rows, columns = height // vae_scale_factor, width // vae_scale_factor
     inputs = architecture.make_inputs(transformer, batch, rows, columns, text_tokens, draw)
-    return {
-        name: value.to(device) if name.endswith("_ids") else value.to(device, dtype) for name, value in inputs.items()
-    }
+    ids = {name: value.to(device) for name, value in inputs.items() if name.endswith("_ids")}
+
+    def placed(value: Tensor) -> Tensor:
+        return value.to(device, dtype if value.is_floating_point() else value.dtype)
+
+    return {name: ids[name] if name in ids else map_tensors(placed, value) for name, value in inputs.items()}

@@ -1,12 +1,11 @@
-"""What stands in a pruned block's place, under diffusers' block contract (text stream first in the result)."""
+"""What stands in a pruned block's place, under the contracts of `fastflux.models.architecture.BlockStack`.
 
-from typing import Any, TypeAlias
+Arguments behind the streams have each family's own names; nothing here reads them.
+"""
 
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import Tensor, nn
-
-RotaryEmbedding: TypeAlias = tuple[Tensor, Tensor]
 
 FLOAT16_MAX = 65504.0
 
@@ -53,15 +52,9 @@ class LinearReplacementBlock(WithoutAttention):
             nn.init.zeros_(parameter)
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor | None = None,
-        image_rotary_emb: RotaryEmbedding | None = None,
-        joint_attention_kwargs: dict[str, Any] | None = None,
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Add the linear residual to both streams, each ``(batch, tokens, dim)``; the other arguments are unused."""
-        del temb, image_rotary_emb, joint_attention_kwargs
+        """Add the linear residual to both streams, each ``(batch, tokens, dim)``; text stands first in the result."""
         # Two products with one weight cost less than joining the streams and splitting them again.
         context = self.linear if self.linear_context is None else self.linear_context
         encoder_hidden_states = encoder_hidden_states + context(encoder_hidden_states)  # (batch, text tokens, dim)
@@ -76,20 +69,35 @@ class RemovedBlock(WithoutAttention):
     """A block of which only the shortcut is left."""
 
     def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        temb: Tensor | None = None,
-        image_rotary_emb: RotaryEmbedding | None = None,
-        joint_attention_kwargs: dict[str, Any] | None = None,
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Return both streams as they came."""
-        del temb, image_rotary_emb, joint_attention_kwargs
+        """Return both streams as they came, text first."""
         return encoder_hidden_states, hidden_states
 
 
+class JoinedLinearReplacementBlock(LinearReplacementBlock):
+    """`LinearReplacementBlock` where text and image come as one tensor and leave as one."""
+
+    def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:  # type: ignore[override]
+        """Add the linear residual to all tokens, ``(batch, tokens, dim)``."""
+        hidden_states = hidden_states + self.linear(hidden_states)
+        return hidden_states.clip(-FLOAT16_MAX, FLOAT16_MAX) if hidden_states.dtype == torch.float16 else hidden_states
+
+
+class JoinedRemovedBlock(RemovedBlock):
+    """`RemovedBlock` where text and image come as one tensor and leave as one."""
+
+    def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:  # type: ignore[override]
+        """Return the tokens as they came."""
+        return hidden_states
+
+
+LINEAR_BLOCKS = {False: LinearReplacementBlock, True: JoinedLinearReplacementBlock}
+REMOVED_BLOCKS = {False: RemovedBlock, True: JoinedRemovedBlock}
+"""By whether the stack is joined."""
+
 # Diffusers' caches (FirstBlockCache among them) look blocks up by their exact class.
-for _block_class in (LinearReplacementBlock, RemovedBlock):
-    TransformerBlockRegistry.register(
-        _block_class, TransformerBlockMetadata(return_hidden_states_index=1, return_encoder_hidden_states_index=0)
-    )
+for _classes in (LINEAR_BLOCKS, REMOVED_BLOCKS):
+    for _joined, _block_class in _classes.items():
+        _places = (0, None) if _joined else (1, 0)
+        TransformerBlockRegistry.register(_block_class, TransformerBlockMetadata(*_places))

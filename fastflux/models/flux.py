@@ -5,17 +5,18 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
-from fastflux.models.architecture import Architecture, BlockStack, register_architecture
+from fastflux.models.architecture import STREAMS, Architecture, BlockStack, SlicedLayers, register_architecture
 
 LATENTS_PER_TOKEN = 2  # a side; FluxPipeline packs 2 x 2 latents into a token
 
 
-def example_inputs(
+def unpooled_inputs(
     transformer: Any, batch: int, rows: int, columns: int, text_tokens: int, draw: Callable[..., Tensor]
 ) -> dict[str, Tensor]:
-    """Arguments of a forward for latents of ``rows`` x ``columns``; ``draw`` gives random values of a shape."""
+    """`example_inputs` of the families that take no pooled text."""
     config = transformer.config
     rows, columns = rows // LATENTS_PER_TOKEN, columns // LATENTS_PER_TOKEN
     image_ids = torch.zeros(rows, columns, 3)
@@ -24,7 +25,6 @@ def example_inputs(
     inputs = {
         "hidden_states": draw(batch, rows * columns, config.in_channels),
         "encoder_hidden_states": draw(batch, text_tokens, config.joint_attention_dim),
-        "pooled_projections": draw(batch, config.pooled_projection_dim),
         "timestep": torch.full((batch,), 0.5),
         "img_ids": image_ids.reshape(rows * columns, 3),
         "txt_ids": torch.zeros(text_tokens, 3),
@@ -32,6 +32,15 @@ def example_inputs(
     if config.get("guidance_embeds"):
         inputs["guidance"] = torch.full((batch,), 3.5)
     return inputs
+
+
+def example_inputs(
+    transformer: Any, batch: int, rows: int, columns: int, text_tokens: int, draw: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Arguments of a forward for latents of ``rows`` x ``columns``; ``draw`` gives random values of a shape."""
+    inputs = unpooled_inputs(transformer, batch, rows, columns, text_tokens, draw)
+    streams = {name: inputs.pop(name) for name in STREAMS}
+    return {**streams, "pooled_projections": draw(batch, transformer.config.pooled_projection_dim), **inputs}
 
 
 def noised_inputs(
@@ -79,19 +88,28 @@ def _levels(scheduler: Any, tokens: int, steps: int) -> list[float]:
     return [float(sigma) for sigma in scheduler.sigmas[:-1]]
 
 
+SINGLE_LAYERS = SlicedLayers(outputs=("proj_out",), mlps=(("proj_mlp", "proj_out"),))
+"""Of single blocks: the output layer takes [heads | MLP channels]."""
+
 FLUX = register_architecture(
     Architecture(
         name="FLUX",
         model_class=FluxTransformer2DModel,
         pruned_class="FastFluxTransformer2DModel",
-        pipeline_class="FluxPipeline",
-        stacks=(BlockStack("transformer_blocks", joint=False), BlockStack("single_transformer_blocks", joint=True)),
+        pipeline_classes=("FluxPipeline", "FluxKontextPipeline"),
+        stacks=(
+            BlockStack("transformer_blocks", FluxTransformerBlock, "double", halves=True),
+            BlockStack(
+                "single_transformer_blocks",
+                FluxSingleTransformerBlock,
+                "single",
+                joint=True,
+                halves=True,
+                sliced=SINGLE_LAYERS,
+            ),
+        ),
         make_inputs=example_inputs,
         noised_inputs=noised_inputs,
-        t5_tokenizer="tokenizer_2",
-        text_tokens=512,
-        clip_in_sequence=False,
-        latents_per_token=lambda _config: LATENTS_PER_TOKEN,
-        most_tokens=lambda _config: None,
+        tokenizer="tokenizer_2",
     )
 )

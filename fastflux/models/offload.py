@@ -37,8 +37,8 @@ def offload_blocks_(transformer: nn.Module, device: torch.device | str) -> None:
     blocks = [get_block(transformer, block) for block in architecture_of(transformer).chain(transformer)]
     inside = {id(module) for block in blocks for module in block.modules()}
     for module in transformer.modules():
-        if id(module) not in inside and not any(id(child) in inside for child in module.modules()):
-            module.to(device)
+        if id(module) not in inside:  # Z-Image has parameters of its own beside its modules
+            module._apply(lambda tensor: tensor.to(device), recurse=False)  # noqa: SLF001  # as module.to does
     for block in blocks:
         offload_(block, device)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import Architecture, architecture_of, architectures
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.blocks import LINEAR_BLOCKS, RemovedBlock
 from fastflux.models.sublayers import BLOCK_CLASSES
 from fastflux.models.surgery import get_block
 from fastflux.plan import WHOLE_KINDS, PruningPlan
@@ -85,8 +85,10 @@ def pruned_class_of(architecture: Architecture) -> Any:
 
     __init__.__signature__ = Signature([*parameters, plan])  # type: ignore[attr-defined]  # what inspect goes by
     # diffusers reads the names of blocks for device maps and for compile_repeated_blocks.
-    blocks = [*(dense._no_split_modules or dense._repeated_blocks or ()), LinearReplacementBlock.__name__]  # noqa: SLF001
-    blocks += [cls.__name__ for cls in BLOCK_CLASSES]
+    stacks = architecture.stacks
+    blocks = [*(dense._no_split_modules or dense._repeated_blocks or ())]  # noqa: SLF001
+    blocks += sorted({LINEAR_BLOCKS[stack.joined].__name__ for stack in stacks})
+    blocks += [cls.__name__ for cls in BLOCK_CLASSES if all(stack.halves for stack in stacks)]
     content = {
         "__doc__": f"A {architecture.name} transformer pruned by FastFLUX: ``{dense.__name__}``'s arguments and a "
         "``pruning_plan``.",

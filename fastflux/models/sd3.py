@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
+from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor
 
 from fastflux.models.architecture import Architecture, BlockStack, register_architecture
@@ -82,11 +83,11 @@ SD3 = register_architecture(
         name="SD3",
         model_class=SD3Transformer2DModel,
         pruned_class="FastFluxSD3Transformer2DModel",
-        pipeline_class="StableDiffusion3Pipeline",
-        stacks=(BlockStack("transformer_blocks", joint=False, keeps_last=True),),
+        pipeline_classes=("StableDiffusion3Pipeline",),
+        stacks=(BlockStack("transformer_blocks", JointTransformerBlock, "joint", keeps_last=True, halves=True),),
         make_inputs=example_inputs,
         noised_inputs=noised_inputs,
-        t5_tokenizer="tokenizer_3",
+        tokenizer="tokenizer_3",
         text_tokens=256,
         clip_in_sequence=True,
         latents_per_token=lambda config: int(config.patch_size),

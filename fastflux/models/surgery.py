@@ -8,7 +8,7 @@ from torch import nn
 
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, config_of
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.blocks import LINEAR_BLOCKS, REMOVED_BLOCKS
 from fastflux.models.sublayers import replace_sublayers_
 from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 
@@ -41,18 +41,22 @@ def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Modul
     require_prunable(transformer, replacement.block)
     stack = _stack(transformer, replacement.block)
     old = stack[replacement.block.index]
+    contract = architecture_of(transformer).stack(replacement.block)
     if replacement.kind in SUBLAYER_KINDS:
+        require_halves(transformer)
         replace_sublayers_(old, replacement.kind, hidden_size(transformer))
         return old
     if replacement.kind == "removed":
-        new: nn.Module = RemovedBlock()
+        new: nn.Module = REMOVED_BLOCKS[contract.joined]()
     else:
         reference = next(old.parameters(), None)
         if reference is None:
             reference = next(transformer.parameters())
-        joint = architecture_of(transformer).stack(replacement.block).joint
-        new = LinearReplacementBlock(
-            hidden_size(transformer), joint=joint, device=getattr(old, RUNS_ON, reference.device), dtype=reference.dtype
+        new = LINEAR_BLOCKS[contract.joined](
+            hidden_size(transformer),
+            joint=contract.joint,
+            device=getattr(old, RUNS_ON, reference.device),
+            dtype=reference.dtype,
         )
     stack[replacement.block.index] = new.train(old.training)
     return new
@@ -60,8 +64,16 @@ def replace_block_(transformer: nn.Module, replacement: Replacement) -> nn.Modul
 
 def hidden_size(transformer: nn.Module) -> int:
     """The width of the residual streams."""
-    config = config_of(transformer)
-    return int(config.num_attention_heads * config.attention_head_dim)
+    return architecture_of(transformer).hidden_size(config_of(transformer))
+
+
+def require_halves(transformer: nn.Module) -> None:
+    """Raise ``FastFluxError`` unless attention and MLP of the blocks can be replaced apart."""
+    architecture = architecture_of(transformer)
+    if not all(stack.halves for stack in architecture.stacks):
+        raise FastFluxError(
+            f"Attention and MLP of {architecture.name}'s blocks cannot be replaced apart: replace whole blocks."
+        )
 
 
 def slice_linear_(linear: nn.Linear, *, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> None:

@@ -10,28 +10,31 @@ from torch import nn
 import fastflux
 from fastflux.block_counts import PAPER_BLOCKS, block_count
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import architecture_of, architectures, example_inputs
+from fastflux.models.architecture import architecture_of, example_inputs
+from fastflux.models.blocks import LINEAR_BLOCKS
 from fastflux.models.pruned import pruned_class_of
 from fastflux.models.sublayers import BLOCK_CLASSES
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
-from tests.fastflux.conftest import FAMILIES, make_tiny_flux
+from tests.fastflux.conftest import make_tiny_flux
+from tests.fastflux.families import CONFIGS, make
 
 
-def test_every_family_has_a_tiny_model_that_all_methods_are_tested_on() -> None:
-    assert {make().__class__ for make in FAMILIES.values()} == {family.model_class for family in architectures()}
-    for make in FAMILIES.values():
-        dense = make()
-        family = architecture_of(dense)
-        ours = pruned_class_of(family)
-        arguments = list(signature(family.model_class.__init__).parameters)
-        assert list(signature(ours.__init__).parameters) == [*arguments, "pruning_plan"]
-        assert signature(ours.forward) == signature(family.model_class.forward)
-        assert (ours.__module__, ours.__name__) == ("fastflux", family.pruned_class)
-        assert getattr(fastflux, family.pruned_class) is ours
-        kinds = {type(get_block(dense, block)).__name__ for block in family.chain(dense)}
-        ours_alone = {"LinearReplacementBlock", *(each.__name__ for each in BLOCK_CLASSES)}
-        assert kinds | ours_alone == set(ours._no_split_modules) == set(ours._repeated_blocks)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_pruned_classes_are_made_of_diffusers_own(name: str) -> None:
+    with torch.device("meta"):
+        dense = make(name)
+    family = architecture_of(dense)
+    ours = pruned_class_of(family)
+    arguments = list(signature(family.model_class.__init__).parameters)
+    assert list(signature(ours.__init__).parameters) == [*arguments, "pruning_plan"]
+    assert signature(ours.forward) == signature(family.model_class.forward)
+    assert (ours.__module__, ours.__name__) == ("fastflux", family.pruned_class)
+    assert getattr(fastflux, family.pruned_class) is ours
+    assert all(type(get_block(dense, block)) is family.stack(block).block_class for block in family.chain(dense))
+    kinds = {stack.block_class for stack in family.stacks} | {LINEAR_BLOCKS[stack.joined] for stack in family.stacks}
+    kinds |= {*BLOCK_CLASSES} if all(stack.halves for stack in family.stacks) else set()
+    assert {kind.__name__ for kind in kinds} == set(ours._no_split_modules) == set(ours._repeated_blocks)
 
 
 def test_paper_block_counts() -> None:

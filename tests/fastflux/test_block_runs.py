@@ -258,7 +258,9 @@ def test_what_all_batches_share_is_held_once(drive: Drive) -> None:
     inputs = record_inputs(transformer, drive(transformer), samples=SAMPLES)
     inputs.rows["timestep"].copy_(torch.linspace(0, 1, SAMPLES))
     states = BlockStates(transformer, inputs, SIZE)
-    first, last = states.arguments(0), states.arguments(BATCHES - 1)
+    first, last = ([*states.arguments(batch).values()] for batch in (0, BATCHES - 1))
+    assert all(given is first[0] for given in first), "all blocks of FLUX are given the same"
+    first, last = first[0], last[0]
     assert last["image_rotary_emb"] is first["image_rotary_emb"]
     assert not torch.equal(last["temb"], first["temb"])
 

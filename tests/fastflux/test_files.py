@@ -140,6 +140,9 @@ def test_what_killed_processes_left_half_written_is_deleted_and_what_living_ones
         assert not dead.exists()
         assert living.exists()
     assert sorted(path.name for path in old.parent.iterdir()) == [other.name, "out"]
+    (old / ".out.partial-00000000").mkdir()
+    require_room(old)
+    assert not (old / ".out.partial-00000000").exists()
     with files.whole_file(old.parent / "a") as partial:
         partial.write_text("half")
         files.delete_partials(old.parent.rglob(files.PARTIALS))

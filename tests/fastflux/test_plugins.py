@@ -16,25 +16,24 @@ from fastflux.plugins import load_plugins
 ARCHITECTURE = """
 from dataclasses import replace
 
-from diffusers import LongCatImageTransformer2DModel
+from diffusers import BriaTransformer2DModel
+from diffusers.models.transformers.transformer_bria import BriaSingleTransformerBlock, BriaTransformerBlock
 
 from fastflux import register_architecture
-from fastflux.models.flux import FLUX
+from fastflux.models.longcat_image import LONGCAT_IMAGE
 
-
-def make_inputs(transformer, batch, rows, columns, text_tokens, draw):
-    inputs = FLUX.make_inputs(transformer, batch, rows, columns, text_tokens, draw)
-    return {name: value for name, value in inputs.items() if name != "pooled_projections"}
-
-
+double, single = LONGCAT_IMAGE.stacks
 register_architecture(
     replace(
-        FLUX,
-        name="LongCat",
-        model_class=LongCatImageTransformer2DModel,
-        pruned_class="FastFluxLongCatImageTransformer2DModel",
-        pipeline_class="LongCatImagePipeline",
-        make_inputs=make_inputs,
+        LONGCAT_IMAGE,
+        name="Bria",
+        model_class=BriaTransformer2DModel,
+        pruned_class="FastFluxBriaTransformer2DModel",
+        pipeline_classes=("BriaPipeline",),
+        stacks=(
+            replace(double, block_class=BriaTransformerBlock),
+            replace(single, block_class=BriaSingleTransformerBlock),
+        ),
     )
 )
 """
@@ -64,8 +63,7 @@ def remove_first_block_(transformer, config, calibration):
 
 WRITE = """
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, LongCatImagePipeline
-from diffusers import LongCatImageTransformer2DModel
+from diffusers import AutoencoderKL, BriaPipeline, BriaTransformer2DModel, FlowMatchEulerDiscreteScheduler
 import fastflux
 from fastflux.methods.registry import make_config
 from fastflux.models.architecture import example_inputs
@@ -74,14 +72,14 @@ methods = {"linear_replacement": {"blocks": 1}, "l1_norm": {"ratio": 0.2}, "firs
 expected = {}
 for method, settings in methods.items():
     torch.manual_seed(0)
-    transformer = LongCatImageTransformer2DModel(
+    transformer = BriaTransformer2DModel(
         in_channels=8, num_layers=1, num_single_layers=3, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=12, pooled_projection_dim=10, axes_dims_rope=[4, 2, 2],
+        joint_attention_dim=12, axes_dims_rope=[4, 2, 2],
     ).eval()
     inputs = example_inputs(transformer, 8, 32, 32, 3, torch.Generator().manual_seed(0))
     if not expected:
         vae = AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, latent_channels=2, sample_size=32)
-        base = LongCatImagePipeline(FlowMatchEulerDiscreteScheduler(), vae, None, None, None, transformer)
+        base = BriaPipeline(transformer, FlowMatchEulerDiscreteScheduler(), vae, None, None)
         base.save_pretrained("base")
         expected["dense"] = transformer(**inputs).sample
     plan = fastflux.prune_(transformer, make_config(method, settings), lambda: transformer(**inputs))
@@ -92,14 +90,14 @@ torch.save((inputs, expected), "expected.pt")
 READ = """
 import torch
 import fastflux
-from diffusers import LongCatImagePipeline
+from diffusers import BriaPipeline
 
 inputs, expected = torch.load("expected.pt")
 dense = expected.pop("dense")
 for method, (output, plan) in expected.items():
-    none = dict.fromkeys(("text_encoder", "tokenizer", "text_processor"))
-    loaded = LongCatImagePipeline.from_pretrained(method, **none).transformer
-    assert type(loaded).__name__ == "FastFluxLongCatImageTransformer2DModel"
+    none = dict.fromkeys(("text_encoder", "tokenizer"))
+    loaded = BriaPipeline.from_pretrained(method, **none).transformer
+    assert type(loaded).__name__ == "FastFluxBriaTransformer2DModel"
     assert fastflux.plan_of(loaded).hash == plan
     assert torch.equal(loaded(**inputs).sample, output), method
     assert not torch.equal(dense, output), method
@@ -126,7 +124,7 @@ def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_family_and_a_method_of_one_file_each_are_pruned_exported_and_loaded(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
-    install(tmp_path / "site", "longcat", ARCHITECTURE, "fastflux.architectures")
+    install(tmp_path / "site", "bria", ARCHITECTURE, "fastflux.architectures")
     install(tmp_path / "site", "firstblock", METHOD, "fastflux.methods")
     for code in (WRITE, READ):
         done = python(tmp_path, code)

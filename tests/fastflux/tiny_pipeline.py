@@ -22,11 +22,11 @@ from tests.fastflux.conftest import make_tiny_flux, make_tiny_sd3
 WORDS = ("<pad>", "<eos>", "<unk>", "a", "red", "blue", "star", "ring", "photo", "of")
 
 
-def _tokenizer(length: int) -> Any:
+def tokenizer(length: int) -> Any:
     backend = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     backend.pre_tokenizer = Whitespace()
-    tokenizer: Any = PreTrainedTokenizerFast
-    return tokenizer(
+    kind: Any = PreTrainedTokenizerFast
+    return kind(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", model_max_length=length
     )
 
@@ -48,7 +48,7 @@ def _clip(kind: Any) -> Any:
     )
 
 
-def _t5(width: int) -> Any:
+def t5(width: int) -> Any:
     return T5EncoderModel(
         T5Config(vocab_size=len(WORDS), d_model=width, d_kv=4, d_ff=8, num_layers=1, num_heads=2, pad_token_id=0)
     )
@@ -73,13 +73,13 @@ def write_tiny_pipeline(folder: Path, family: str = "flux") -> None:
     pipeline.save_pretrained(folder)
 
 
-def _flux() -> dict[str, Any]:
+def flux_components() -> dict[str, Any]:
     return {
         "pipeline": FluxPipeline,
         "text_encoder": _clip(CLIPTextModel),
-        "tokenizer": _tokenizer(6),
-        "text_encoder_2": _t5(12),
-        "tokenizer_2": _tokenizer(6),
+        "tokenizer": tokenizer(6),
+        "text_encoder_2": t5(12),
+        "tokenizer_2": tokenizer(6),
         "transformer": make_tiny_flux(),
     }
 
@@ -88,13 +88,13 @@ def _sd3() -> dict[str, Any]:
     return {
         "pipeline": StableDiffusion3Pipeline,
         "text_encoder": _clip(CLIPTextModelWithProjection),
-        "tokenizer": _tokenizer(6),
+        "tokenizer": tokenizer(6),
         "text_encoder_2": _clip(CLIPTextModelWithProjection),
-        "tokenizer_2": _tokenizer(6),
-        "text_encoder_3": _t5(20),  # as wide as both of CLIP together, or diffusers cuts those
-        "tokenizer_3": _tokenizer(6),
+        "tokenizer_2": tokenizer(6),
+        "text_encoder_3": t5(20),  # as wide as both of CLIP together, or diffusers cuts those
+        "tokenizer_3": tokenizer(6),
         "transformer": make_tiny_sd3(),
     }
 
 
-_FAMILIES = {"flux": _flux, "sd3": _sd3}
+_FAMILIES = {"flux": flux_components, "sd3": _sd3}

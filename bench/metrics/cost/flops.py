@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
+from fastflux.models.architecture import map_tensors
 
 FLOPS = metric_named("flops").info
 PARAMETERS = metric_named("parameters").info
@@ -39,7 +40,7 @@ def measure_flops(
     settings: dict[str, JSON] = {
         "counter": "torch.utils.flop_counter.FlopCounterMode on the meta device",
         "torch": torch.__version__,
-        "inputs": {name: list(value.shape) for name, value in inputs.items()},
+        "inputs": map_tensors(lambda value: list(value.shape), dict(inputs)),
     }
     return Measurement(FLOPS, "ok", values=_with_ratio("forward", forward, dense_forward), scored=1, settings=settings)
 
@@ -85,7 +86,7 @@ def count_by_module(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> dic
     meta = _meta_copy(transformer)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
-        meta(**{name: value.to("meta") for name, value in inputs.items()})
+        meta(**map_tensors(lambda value: value.to("meta"), dict(inputs)))
     total = int(counter.get_total_flops())
     if total <= 0:
         raise FastFluxError(f"No FLOPs were counted in {type(transformer).__name__}; update torch to 2.15 or newer.")

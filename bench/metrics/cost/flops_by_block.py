@@ -13,21 +13,13 @@ from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
-from fastflux.models.sublayers import BLOCK_CLASSES, sublayer_kind
+from fastflux.models.sublayers import sublayer_kind
 from fastflux.models.surgery import get_block
+from fastflux.plan import BlockRef
 
 FLOPS_BY_BLOCK = metric_named("flops_by_block").info
 CLIP_TOKENS = 77
 """What SD3's pipeline puts before T5's tokens."""
-
-_KINDS = {
-    "FluxTransformerBlock": "double",
-    "FluxSingleTransformerBlock": "single",
-    **{cls.__name__: "single" for cls in BLOCK_CLASSES},
-    "JointTransformerBlock": "joint",
-    LinearReplacementBlock.__name__: "linear",
-    RemovedBlock.__name__: "removed",
-}
 
 
 @dataclass(frozen=True)
@@ -55,11 +47,11 @@ class FlopsTable:
 def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens: int | None = None) -> FlopsTable:
     """Count a forward that draws one image of ``height`` x ``width`` pixels; the transformer is not touched.
 
-    Kinds are "double" and "single" (FLUX), "joint" (SD3; "joint_dual" with a second attention, "joint_last" for the
-    last one, which ends before the text's output), "linear" (replacement) and "removed", with linear layers inside
-    "double_linear_mlp" and the like, each with "+lora" behind it
-    while LoRA adapters are not merged. Where blocks of one kind differ in cost, as adapters of two ranks do, the later
-    cost is a kind of its own: "double_2".
+    Kinds are those of the family's stacks, "double" and "single" (FLUX), "joint" (SD3; "joint_dual" with a second
+    attention, "joint_last" for the last one, which ends before the text's output), "linear" (replacement) and
+    "removed", with linear layers inside "double_linear_mlp" and the like, each with "+lora" behind it while LoRA
+    adapters are not merged. Where blocks of one kind differ in cost, as adapters of two ranks do, the later cost is a
+    kind of its own: "double_2".
 
     Args:
         text_tokens: length of the text sequence; what the family's pipeline takes unasked by default (512 of FLUX,
@@ -76,7 +68,7 @@ def flops_by_block(transformer: nn.Module, height: int, width: int, text_tokens:
     inputs = example_inputs(transformer, 1, height, width, text_tokens, device="meta")
     counts = count_by_module(transformer, inputs)
     kinds = Counter(  # a removed block runs no product
-        (kind_of_block(get_block(transformer, block)), counts.get(f"{block.stack}.{block.index}", 0))
+        (kind_of_block(transformer, block), counts.get(f"{block.stack}.{block.index}", 0))
         for block in architecture.chain(transformer)
     )
     names: list[str] = []
@@ -123,10 +115,13 @@ def measure_flops_by_block(
     return Measurement(FLOPS_BY_BLOCK, "ok", values=values, scored=len(sizes), settings=settings)
 
 
-def kind_of_block(block: Any) -> str:
+def kind_of_block(transformer: nn.Module, name: BlockRef) -> str:
     """The kind that `flops_by_block` counts a block as."""
-    name = type(block).__name__
-    kind = _KINDS.get(name, name)
+    block: Any = get_block(transformer, name)
+    if isinstance(block, LinearReplacementBlock):
+        kind = "linear"
+    else:
+        kind = "removed" if isinstance(block, RemovedBlock) else architecture_of(transformer).stack(name).kind
     if getattr(block, "use_dual_attention", False):
         kind += "_dual"
     if getattr(block, "context_pre_only", False):

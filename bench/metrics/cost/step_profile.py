@@ -71,15 +71,17 @@ def _marked_blocks(transformer: nn.Module, marks: _Marks) -> Iterator[list[tuple
     """The kind of every block that runs meanwhile, with the marks before and after it, in a list that grows."""
     passed: list[tuple[str, Any, Any]] = []
     handles, began = [], {}
+    kinds: dict[int, str] = {}
 
     def enter(module: nn.Module, _arguments: Any) -> None:
         began[id(module)] = marks.now()
 
     def leave(module: nn.Module, _arguments: Any, _result: Any) -> None:
-        passed.append((kind_of_block(module), began[id(module)], marks.now()))
+        passed.append((kinds[id(module)], began[id(module)], marks.now()))
 
     for reference in architecture_of(transformer).chain(transformer):
         block = get_block(transformer, reference)
+        kinds[id(block)] = kind_of_block(transformer, reference)
         handles += [block.register_forward_pre_hook(enter), block.register_forward_hook(leave)]
     try:
         yield passed

@@ -33,7 +33,7 @@ def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
         )
     for block in sliced_blocks(transformer):
         _require_within(heads, channels, block)
-        device = block.attention.to_q.weight.device
+        device = block.inputs[0].weight.device
         block.keep_heads_(torch.arange(heads, device=device))
         for mlp in block.mlps:
             mlp.keep_channels_(torch.arange(channels, device=device))

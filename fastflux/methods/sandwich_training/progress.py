@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from fastflux.calibration.activations import ActivationStore, Streams
+from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.least_squares import LinearStatistics
@@ -25,6 +25,7 @@ from fastflux.methods.registry import settings_of
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.methods.sandwich_training.train import train_sandwich_
+from fastflux.models.architecture import Streams
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import get_block, replace_block_

@@ -1,25 +1,24 @@
 """Train one sandwich: LoRA in its adapted blocks, its replaced blocks in full, against what it computed before."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastflux.calibration.activations import KeptStreams, Streams
-from fastflux.calibration.block_runs import run_block
-from fastflux.calibration.recording import BlockStates, has_rows
+from fastflux.calibration.activations import KeptStreams
+from fastflux.calibration.recording import BlockStates, has_rows, in_float32
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
 from fastflux.methods.sandwich_training.config import SandwichSettings
 from fastflux.methods.sandwich_training.span import Sandwich
-from fastflux.models.architecture import architecture_of
+from fastflux.models.architecture import Streams, architecture_of
 from fastflux.models.offload import resident
 from fastflux.models.surgery import get_block
+from fastflux.plan import BlockRef
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _train_(
     seed: int,
 ) -> SandwichResult:
     """Train a sandwich whose blocks are where they run."""
-    read = architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer)
+    read = len(architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer))
     modules = [get_block(transformer, block) for block in sandwich.blocks]
     frozen = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}
     transformer.requires_grad_(requires_grad=False)
@@ -75,9 +74,9 @@ def _train_(
         parameter.requires_grad_()
     lora = [parameter for module in modules for parameter in adapter_parameters(module)]
     trainable = sum(parameter.numel() for parameter in (*lora, *linear))
-    batches = _Batches(states, inputs, targets, len(read) == 1, next(transformer.parameters()).device)
+    batches = _Batches(transformer, sandwich.blocks, states, inputs, targets, read)
     try:
-        before = batches.loss(modules)
+        before = batches.loss()
         if not math.isfinite(before):
             raise FastFluxError(
                 f"The activations around {sandwich.center} are not finite: check the model's weights and dtype."
@@ -85,7 +84,7 @@ def _train_(
         if lora or linear:
             descend(
                 [(lora, settings.lr), (linear, settings.linear_lr)],
-                lambda rows: batches.error(modules, rows),
+                batches.error,
                 len(batches),
                 steps=settings.steps,
                 batch=settings.batch,
@@ -93,7 +92,7 @@ def _train_(
                 diverged="The sandwich's loss is not finite at step {step}: "
                 "lower its learning rate, or check the activations.",
             )
-        after = batches.loss(modules)
+        after = batches.loss()
     finally:
         for tuner in tuners:
             tuner.merge_and_unload()
@@ -116,48 +115,44 @@ class _Batches:
 
     def __init__(
         self,
+        transformer: nn.Module,
+        blocks: Sequence[BlockRef],
         states: BlockStates,
         inputs: KeptStreams,
         targets: KeptStreams,
-        image_only: bool,
-        device: torch.device,
+        read: int,
     ) -> None:
-        self.inputs, self.targets, self.size = inputs, targets, states.batch_size
-        self.image_only, self.device = image_only, device
+        self.inputs, self.targets, self.size, self.read = inputs, targets, states.batch_size, read
+        self.device = next(transformer.parameters()).device
+        self.blocks = [(architecture_of(transformer).stack(block), get_block(transformer, block)) for block in blocks]
         arguments = [states.arguments(batch) for batch in range(len(inputs))]
         first = min(states.batch_size, inputs.samples)
-        self.own = {
-            name: torch.cat([entry[name] for entry in arguments])
-            for name, value in arguments[0].items()
-            if has_rows(name, value, first)
-        }
-        self.shared = {name: value for name, value in arguments[0].items() if name not in self.own}
+        self.own, self.shared = [], []
+        for block in blocks:
+            given = arguments[0][block]
+            own = [name for name, value in given.items() if has_rows(name, value, first)]
+            self.own.append({name: torch.cat([entry[block][name] for entry in arguments]) for name in own})
+            self.shared.append({name: value for name, value in given.items() if name not in own})
 
     def __len__(self) -> int:
         return self.inputs.samples
 
-    def error(self, modules: Sequence[nn.Module], rows: Tensor) -> Tensor:
+    def error(self, rows: Tensor) -> Tensor:
         """Mean squared error of the chosen samples."""
         streams = self._rows(self.inputs, rows)
-        arguments: Mapping[str, Any] = {
-            **{name: value[rows.to(value.device)].float() for name, value in self.own.items()},
-            **self.shared,
-        }
-        for module in modules:
-            streams = run_block(module, streams, arguments)
-        differences = [a - b for a, b in zip(streams, self._rows(self.targets, rows), strict=True)]
-        if self.image_only:
-            differences = differences[:1]
+        for (contract, module), own, shared in zip(self.blocks, self.own, self.shared, strict=True):
+            chosen = {name: value[rows.to(value.device)] for name, value in own.items()}
+            streams = contract.run(module, streams, {**in_float32(chosen), **shared})
+        differences = [a - b for a, b in zip(streams, self._rows(self.targets, rows), strict=True)][: self.read]
         squares = torch.stack([difference.square().sum() for difference in differences]).sum()
         return squares / sum(difference.numel() for difference in differences)
 
     @torch.no_grad()
-    def loss(self, modules: Sequence[nn.Module]) -> float:
+    def loss(self) -> float:
         """Mean squared error of all samples."""
         parts = torch.arange(len(self)).split(self.size)
-        total = sum(float(self.error(modules, rows)) * len(rows) for rows in parts)
+        total = sum(float(self.error(rows)) * len(rows) for rows in parts)
         return total / len(self)
 
     def _rows(self, streams: KeptStreams, rows: Tensor) -> Streams:
-        first, second = streams.rows(rows)
-        return first.to(self.device).float(), second.to(self.device).float()
+        return tuple(stream.to(self.device).float() for stream in streams.rows(rows))

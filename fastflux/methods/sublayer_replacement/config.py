@@ -11,6 +11,7 @@ from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
 from fastflux.methods.finetuning import FinetuningSettings
 from fastflux.methods.targets import require_targets
+from fastflux.models.surgery import require_halves
 from fastflux.plan import REPLACEMENT_KINDS
 
 
@@ -93,5 +94,6 @@ class SublayerReplacementConfig:
         return True
 
     def require_fits(self, transformer: nn.Module) -> None:
-        """Raise ``FastFluxError`` for a LoRA rank that this transformer has no room for."""
+        """Raise ``FastFluxError`` for a family without such halves, or a LoRA rank that there is no room for."""
+        require_halves(transformer)
         require_rank(self.rank, transformer)

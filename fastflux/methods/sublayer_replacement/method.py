@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastflux.calibration.activations import ActivationStore
-from fastflux.calibration.recording import BlockStates, RecordedInputs
+from fastflux.calibration.recording import BlockStates
 from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.sublayers import run_and_fit
 from fastflux.cost import PruningCost
@@ -87,7 +87,7 @@ def _scored(
 def _spread(inputs: RecordedInputs, count: int) -> RecordedInputs:
     """So many of the samples, from all over the calibration: all time steps are among them."""
     some = torch.arange(count) * len(inputs) // count
-    return RecordedInputs({name: rows[some] for name, rows in inputs.rows.items()}, inputs.shared)
+    return inputs.of(some)
 
 
 def _fit_(

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastflux.calibration.activations import KeptStreams
-from fastflux.calibration.block_runs import on_device, run_block
+from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.recording import BlockStates
 from fastflux.calibration.sublayers import BlockStatistics
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
+from fastflux.models.architecture import architecture_of
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.sublayers import HALVES_OF, add_fits_
 from fastflux.models.surgery import get_block, replace_block_
@@ -75,7 +76,7 @@ class Scoring:
         model: Any = self.states.transformer
         parts = []
         for batch, (image, _) in enumerate(streams):
-            temb = self.states.arguments(batch)["temb"]
+            temb = self.states.arguments(batch)[self.states.blocks[-1]]["temb"]
             parts.append(model.proj_out(model.norm_out(image.to(temb.device), temb)).float().cpu())
         return torch.cat(parts)
 
@@ -83,10 +84,10 @@ class Scoring:
         """Of a block as it stands, whose kind this is; the blocks of a stack are alike."""
         key = (block.stack, kind)
         if key not in self._costs:
-            module, arguments = get_block(self.states.transformer, block), self.states.arguments(0)
-            device = arguments["temb"].device
-            image, text = (stream.to(device) for stream in self._before[0])
-            self._costs[key] = self._cost(lambda: run_block(module, (image, text), arguments))
+            model, arguments = self.states.transformer, self.states.arguments(0)[block]
+            streams = tuple(stream.to(arguments["temb"].device) for stream in self._before[0])
+            contract, module = architecture_of(model).stack(block), get_block(model, block)
+            self._costs[key] = self._cost(lambda: contract.run(module, streams, arguments))
         return self._costs[key]
 
 

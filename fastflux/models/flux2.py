@@ -1,0 +1,66 @@
+"""FLUX.2: modulation computed once for all blocks, gated MLPs, single blocks that take text and image as one tensor."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import Flux2Transformer2DModel
+from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock, Flux2TransformerBlock
+from torch import Tensor
+
+from fastflux.models.architecture import Architecture, BlockStack, SlicedLayers, register_architecture
+
+
+def example_inputs(
+    transformer: Any, batch: int, rows: int, columns: int, text_tokens: int, draw: Callable[..., Tensor]
+) -> dict[str, Tensor]:
+    """Arguments of a forward for latents of ``rows`` x ``columns``, packed 2 x 2, as `fastflux.models.flux` gives them.
+
+    Position ids are (time, row, column, place in the text).
+    """
+    config = transformer.config
+    rows, columns = rows // 2, columns // 2
+    nothing = torch.arange(1)
+    inputs = {
+        "hidden_states": draw(batch, rows * columns, config.in_channels),
+        "encoder_hidden_states": draw(batch, text_tokens, config.joint_attention_dim),
+        "timestep": torch.full((batch,), 0.5),
+        "img_ids": torch.cartesian_prod(nothing, torch.arange(rows), torch.arange(columns), nothing),
+        "txt_ids": torch.cartesian_prod(nothing, nothing, nothing, torch.arange(text_tokens)),
+    }
+    if config.guidance_embeds:
+        inputs["guidance"] = torch.full((batch,), 3.5)
+    return inputs
+
+
+FLUX2 = register_architecture(
+    Architecture(
+        name="FLUX.2",
+        model_class=Flux2Transformer2DModel,
+        pruned_class="FastFluxFlux2Transformer2DModel",
+        pipeline_classes=("Flux2KleinPipeline", "Flux2Pipeline"),
+        stacks=(
+            BlockStack(
+                "transformer_blocks",
+                Flux2TransformerBlock,
+                "double",
+                sliced=SlicedLayers(
+                    mlps=tuple((f"{name}.linear_in", f"{name}.linear_out") for name in ("ff", "ff_context"))
+                ),
+            ),
+            BlockStack(
+                "single_transformer_blocks",
+                Flux2SingleTransformerBlock,
+                "single",
+                joint=True,
+                joined=True,
+                sliced=SlicedLayers(
+                    inputs=("attn.to_qkv_mlp_proj",),
+                    outputs=("attn.to_out",),
+                    mlps=(("attn.to_qkv_mlp_proj", "attn.to_out"),),
+                ),
+            ),
+        ),
+        make_inputs=example_inputs,
+    )
+)
