@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastflux.calibration.activations import ActivationStore
-from fastflux.calibration.recording import BlockStates
+from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.sublayers import run_and_fit
 from fastflux.cost import PruningCost
