@@ -13,6 +13,7 @@ from bench.records.results import JSON, Measurement, MetricInfo, RunRecord, read
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
 from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
+from fastflux.plan import WHOLE_KINDS
 
 _PATH = re.compile(r"(?<![^\s:])/(?:[^/\s]+/)*(?=[^/\s])")
 _FAMILY_ORDER = (DENSE, FASTFLUX, PLUS, L1)
@@ -247,14 +248,20 @@ def _plan_values(record: RunRecord) -> dict[str, Value]:
     if record.plan is None:
         return {"plan.ratio": Value(0.0), "plan.dropped_blocks": Value(0.0)}
     replacements, config = record.plan.get("replacements"), record.plan.get("config")
-    dropped = float(len(replacements)) if isinstance(replacements, list) else None
-    values = {"plan.dropped_blocks": Value(dropped, note="" if dropped is not None else "plan: lists no replacements")}
-    ratio, batch = (config.get(key) if isinstance(config, dict) else None for key in ("ratio", "batch"))
+    dropped, note = None, "plan: lists no replacements"
+    if isinstance(replacements, list):
+        kinds = [entry.get("kind") for entry in replacements if isinstance(entry, dict)]
+        halves = len(kinds) - sum(kind in WHOLE_KINDS for kind in kinds)
+        dropped, note = float(len(kinds) - halves), f"and parts of {halves} blocks" if halves else ""
+    values = {"plan.dropped_blocks": Value(dropped, note=note)}
+    ratio, batch, flops = (config.get(key) if isinstance(config, dict) else None for key in ("ratio", "batch", "flops"))
     if isinstance(batch, int):
         values["plan.batch"] = Value(float(batch))
     of_id = VariantId.parse(record.variant).ratio
     if isinstance(ratio, int | float):
         values["plan.ratio"] = Value(float(ratio))
+    elif flops is not None:
+        values["plan.ratio"] = Value(None, note="chosen by a budget of FLOPs")
     elif of_id is not None:
         values["plan.ratio"] = Value(of_id)
     return values
