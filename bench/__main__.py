@@ -2,6 +2,6 @@
 
 import sys
 
-from bench.cli import main
+from fastflux.entry import enter
 
-sys.exit(main())
+sys.exit(enter("bench.cli"))

@@ -2,6 +2,13 @@
 
 import sys
 
-from fastflux.cli import main
+from fastflux.entry import enter
 
-sys.exit(main())
+
+def main() -> int:
+    """The command line."""
+    return enter("fastflux.cli")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

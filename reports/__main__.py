@@ -1,7 +1,14 @@
-"""`python -m reports`."""
+"""`python -m reports`, and ``fastflux-bench``."""
 
 import sys
 
-from reports.cli import main
+from fastflux.entry import enter
 
-sys.exit(main())
+
+def suite() -> int:
+    """The suite's command line, with its documents."""
+    return enter("reports.cli", "suite")
+
+
+if __name__ == "__main__":
+    sys.exit(enter("reports.cli"))

@@ -12,6 +12,7 @@ import torch
 from cyclopts import App
 
 from fastflux.command_line import PARENT, run
+from fastflux.entry import enter
 from fastflux.errors import FastFluxError
 
 
@@ -88,6 +89,15 @@ def test_signals_end_as_ctrl_c_does(number: int, status: int) -> None:
     assert run(app, ["work"]) == status
     assert closed == [True]
     assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_while_libraries_load_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "slow_library.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert enter("slow_library") == 130
+    assert capsys.readouterr().err == "interrupted; nothing was begun\n"
 
 
 def test_what_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
