@@ -185,7 +185,9 @@ def test_a_pipeline_of_another_kind_is_refused_before_it_is_loaded(
     change(copy / "model_index.json", _class_name=kind.__name__)
     for file in (copy / WEIGHTS, copy / "vae/diffusion_pytorch_model.safetensors"):
         file.write_bytes(b"not to be read")
-    with pytest.raises(FastFluxError, match=f"is a {kind.__name__}, but .* with FluxPipeline or FluxKontextPipeline alone"):
+    with pytest.raises(
+        FastFluxError, match=f"is a {kind.__name__}, but .* with FluxPipeline or FluxKontextPipeline alone"
+    ):
         load_outline(copy)
     assert main(["generate", str(copy), "a star", "-o", str(tmp_path / "a.png"), "--device", "cpu"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
