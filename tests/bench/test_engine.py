@@ -67,6 +67,7 @@ def test_the_first_tables_are_whole_before_the_others_begin() -> None:
     keys = order(graph())
     end = keys.index("measure:")
     first = {"dense", *(f"fastflux-{ratio:02}" for ratio in (5, 10, 15, 20, 25, 30)), "l1-12", "l1-21", "l1-27"}
+    first |= {"plus-18", "plus-26", "plus-35"}
     assert {key.partition(":")[2] for key in keys[:end] if key.startswith("draw:")} == first
     assert keys[end + 1].startswith("equal_latency:")
 

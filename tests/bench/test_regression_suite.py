@@ -123,7 +123,7 @@ def test_the_yardstick_is_the_same_work_each_time_and_none_of_our_code() -> None
     tree = ast.parse(Path(bench.regression.yardstick.__file__).read_text())
     modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    assert modules == {"__future__", "dataclasses", "torch", "torch.nn"}
+    assert modules == {"dataclasses", "torch", "torch.nn"}
 
 
 def test_a_step_that_fails_is_an_error_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

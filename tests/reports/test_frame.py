@@ -133,5 +133,5 @@ def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {}
     exec("\n".join(lines), names)  # noqa: S102  # our own documentation
     shown = eval(last, names)  # noqa: S307
-    assert shown.shape == (10, 4)
+    assert shown.shape == (13, 4)
     assert (shown["Averaged low"] <= shown["Averaged"]).all()
