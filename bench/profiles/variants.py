@@ -68,6 +68,11 @@ class Variant:
         return str(self.name)
 
     @property
+    def is_timed(self) -> bool:
+        """Whether its steps are timed: other seeds have the shapes, and so the time, of their original."""
+        return self.name.repeated is None
+
+    @property
     def is_dense(self) -> bool:
         """Whether this is a base model as it is."""
         return self.config is None and self.folder is None

@@ -70,9 +70,7 @@ def graph_of(profile: Profile, variants: Sequence[Variant], extent: Extent, *, s
                 _add(nodes, Node("draw_without", block, steps=float(each)))
         before = tuple(nodes) if shared else tuple(key for key in nodes if key.startswith("prune:"))
         for base in dict.fromkeys(variant.base for variant in group):
-            count = 1 + sum(
-                variant.base == base and not variant.is_dense and variant.name.repeated is None for variant in group
-            )
+            count = 1 + sum(variant.base == base and not variant.is_dense and variant.is_timed for variant in group)
             steps = float(count * (profile.latency.rounds + profile.latency.warmup) * profile.latency.batch)
             part = number if any(variant.base == base for variant in early) else 0
             _add(nodes, Node("measure", base, part, (), before, shared, steps))

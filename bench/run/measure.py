@@ -73,8 +73,7 @@ def _measure_together(
     dense_flops = count_flops(dense, single)
     dense_total = sum(p.numel() for p in dense.parameters())
     steps = {name: ModelStep(model, inputs) for name, model in models.items()}
-    # Other seeds have the shapes, and so the time, of their original.
-    timed_steps = {variant.id: steps[variant.id] for variant in variants if variant.name.repeated is None}
+    timed_steps = {variant.id: steps[variant.id] for variant in variants if variant.is_timed}
     console.print(f"measure one step of {len(timed_steps)} variants, {latency.rounds} interleaved rounds")
     times = measure_latency(
         timed_steps, warmup=latency.warmup, rounds=latency.rounds, precision=latency.precision,

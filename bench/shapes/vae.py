@@ -62,6 +62,17 @@ def _chroma(images: Tensor) -> Tensor:
     return torch.stack([red - green, (red + green) / 2 - blue], dim=1)
 
 
+def _reconstruction_error(difference: Tensor, weight: Tensor, edge_weight: Tensor) -> Tensor:
+    """Of pixels and chroma by `weight`, and of edges by `edge_weight`, both (n, 1, 64, 64)."""
+    error = (weight * (difference.abs() + difference.square())).mean()
+    across = difference[..., 1:] - difference[..., :-1], edge_weight[..., 1:]
+    down = difference[..., 1:, :] - difference[..., :-1, :], edge_weight[..., 1:, :]
+    for edge, counts in (across, down):
+        # Outlines carry the shape; sharper edges keep small objects recognisable.
+        error = error + (counts * edge.abs()).mean()
+    return error + 2 * (weight * _chroma(difference).abs()).mean()
+
+
 class _Step(nn.Module):
     """Reconstruction loss with the encoder's noise, in one module so that it compiles as one graph."""
 
@@ -73,11 +84,7 @@ class _Step(nn.Module):
         """(weighted reconstruction error, mean square of the latents)."""
         mean = self.vae.quant_conv(self.vae.encoder(images)).chunk(2, dim=1)[0]
         difference = self.vae.decoder(self.vae.post_quant_conv(mean + NOISE * noise)).float() - images
-        error = (weight * (difference.abs() + difference.square())).mean()
-        for edge in (difference[..., 1:] - difference[..., :-1], difference[..., 1:, :] - difference[..., :-1, :]):
-            # Outlines carry the shape; sharper edges keep small objects recognisable.
-            error = error + edge.abs().mean()
-        return error + 2 * (weight * _chroma(difference).abs()).mean(), mean.square().mean()
+        return _reconstruction_error(difference, weight, torch.ones_like(weight)), mean.square().mean()
 
 
 def train_vae(folder: Path, device: str = "cpu") -> AutoencoderKL:
@@ -128,10 +135,7 @@ def sharpen(vae: AutoencoderKL, folder: Path, device: str = "cpu") -> Autoencode
         deviation = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, device=device, generator=generator) * known.std
         noise = deviation * torch.randn(known.mean.shape, device=device, generator=generator)
         difference = vae.decode(known.mean + noise).sample - images
-        error = (weight * (difference.abs() + difference.square())).mean()
-        error = error + (weight[..., 1:] * difference.diff(dim=3).abs()).mean()
-        error = error + (weight[..., 1:, :] * difference.diff(dim=2).abs()).mean()
-        return error + 2 * (weight * _chroma(difference).abs()).mean(), {}
+        return _reconstruction_error(difference, weight, weight), {}
 
     train("contrast", decoder, loss_of_step, CONTRAST_SCHEDULE, folder)
     return vae

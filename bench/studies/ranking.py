@@ -227,7 +227,7 @@ def _remove_each(
         raise FastFluxError(reason)
     removals: dict[BlockRef, Removal] = {}
     dense = made.dense
-    parts = {DENSE: Parts(_features(made.metrics[0], dense), np.zeros(len(dense)))}
+    parts = {DENSE: Parts(_features(evaluation.scorers["fid"], dense), np.zeros(len(dense)))}
     for block in blocks:
         unit = made.unit(str(block))
         done = evaluation.runner.settle(STAGE, unit)

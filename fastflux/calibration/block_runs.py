@@ -32,7 +32,8 @@ class _Entered(Exception):  # noqa: N818  # no error: it ends a forward that has
 
 def on_device(arguments: Mapping[str, Any], transformer: nn.Module) -> dict[str, Any]:
     """Arguments with their tensors on the transformer's device."""
-    moved: dict[str, Any] = map_tensors(lambda value: value.to(_device(transformer)), dict(arguments))
+    device = _device(transformer)
+    moved: dict[str, Any] = map_tensors(lambda value: value.to(device), dict(arguments))
     return moved
 
 

@@ -9,6 +9,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransform
 from torch import Tensor
 
 from fastflux.models.architecture import Architecture, BlockStack, SlicedLayers, register_architecture
+from fastflux.models.flux import LATENTS_PER_TOKEN, unpooled_inputs
 
 
 def example_inputs(
@@ -18,19 +19,13 @@ def example_inputs(
 
     Position ids are (time, row, column, place in the text).
     """
-    config = transformer.config
-    rows, columns = rows // 2, columns // 2
+    inputs = unpooled_inputs(transformer, batch, rows, columns, text_tokens, draw)
     nothing = torch.arange(1)
-    inputs = {
-        "hidden_states": draw(batch, rows * columns, config.in_channels),
-        "encoder_hidden_states": draw(batch, text_tokens, config.joint_attention_dim),
-        "timestep": torch.full((batch,), 0.5),
+    rows, columns = rows // LATENTS_PER_TOKEN, columns // LATENTS_PER_TOKEN
+    return inputs | {
         "img_ids": torch.cartesian_prod(nothing, torch.arange(rows), torch.arange(columns), nothing),
         "txt_ids": torch.cartesian_prod(nothing, nothing, nothing, torch.arange(text_tokens)),
     }
-    if config.guidance_embeds:
-        inputs["guidance"] = torch.full((batch,), 3.5)
-    return inputs
 
 
 FLUX2 = register_architecture(
