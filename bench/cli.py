@@ -248,7 +248,7 @@ the end.""",
 def _full_size(
     *,
     run: FullSizeRun = FULL_SIZE,
-    stages: Names = None,
+    stages: Annotated[Names, Parameter(negative="--no-stages")] = None,
     budget: float | None = None,
     offload: bool = False,
     retry: bool = False,
@@ -264,7 +264,8 @@ def _full_size(
     tables of them.
 
     Args:
-        stages: stages, comma-separated; default: all, which --dry-run lists
+        stages: stages, comma-separated; default: all, which --dry-run lists; --no-stages writes records and measures
+            nothing
         budget: seconds; start no piece that may not end in this time
         offload: calibrate and prune with the blocks in host memory
         retry: drop what failed and measure it again; of several calls, give it to the first alone

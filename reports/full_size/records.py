@@ -24,7 +24,7 @@ def measured(records: Records, variant: str, name: str) -> Measurement | None:
 
 def ordered(records: Records) -> list[RunRecord]:
     """Dense first, then by family and ratio."""
-    families = ("dense", "fastflux", "mix", "run", "run_folded", "run_lora", "l1", "l1_equal")
+    families = ("dense", "fastflux", "mix", "run", "run_folded", "run_lora", "attention", "mlp", "l1", "l1_equal")
     known = [(VariantId.parse(record.variant).family, record) for record in records.values()]
     shown = [(families.index(family), record.variant, record) for family, record in known if family in families]
     return [record for *_, record in sorted(shown, key=lambda entry: entry[:2])]

@@ -48,7 +48,7 @@ def counts(bench: Workbench, variant: FullSizeVariant) -> list[Measurement]:
 def require_agreement(bench: Workbench, variant: FullSizeVariant, pixels: int, counted: float) -> None:
     """Raise FastFluxError unless the counter agrees with the formula, where that knows the variant."""
     doubles = sum(block.stack == "transformer_blocks" for block in variant.replaced)
-    if variant.adapters:
+    if variant.adapters or variant.kind != "linear":
         return
     singles = len(variant.replaced) - doubles
     removed = singles - 1 if variant.folded else 0  # a run of neighbours becomes one

@@ -23,6 +23,7 @@ from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.methods.sandwich_training.span import sandwich_around
 from fastflux.models.flux import FLUX
 from fastflux.models.folding import fold_
+from fastflux.models.sublayers import replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_
@@ -32,6 +33,9 @@ SLICED = (4, 7, 9)
 OF_HEADS = 24
 #: The ratio of the run of adjacent blocks, which folding makes one block.
 RUN_RATIO = 0.20
+#: Of the blocks that lose one half, by the family of the variant.
+HALVES_RATIO = 0.40
+HALVES = {"attention": "linear_attention", "mlp": "linear_mlp"}
 LORA_RANK = 16
 BASE = "FLUX.1-dev, random weights"
 EQUAL_LATENCY = MetricInfo(
@@ -42,7 +46,7 @@ EQUAL_LATENCY = MetricInfo(
 
 @dataclass(frozen=True)
 class FullSizeVariant:
-    """A model to time: `replaced` blocks give way to linear layers, or heads and MLP channels are sliced.
+    """A model to time: `replaced` blocks, or the halves that `kind` names, give way to linear layers, or it is sliced.
 
     `folded` merges adjacent linear layers, `adapters` leaves LoRA unmerged in the blocks beside the replaced ones.
     `sliced` is the share of heads and channels that goes, in 24ths; `widths` are heads and channels kept instead, so
@@ -52,6 +56,7 @@ class FullSizeVariant:
     id: str
     label: str
     replaced: tuple[BlockRef, ...] = ()
+    kind: str = "linear"
     folded: bool = False
     adapters: bool = False
     sliced: int = 0
@@ -61,7 +66,7 @@ class FullSizeVariant:
 
 
 def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
-    """The dense model, FastFLUX on single blocks alone and with double ones, a run of neighbours, L1-norm slicing.
+    """The dense model, FastFLUX on single blocks alone and with double ones, a run of neighbours, halves, L1 slicing.
 
     Blocks are spread evenly: of the single blocks, or, in a mix, of all blocks in the order of the data flow, so that
     double blocks are taken in their share, 19 of 57. Which blocks go does not matter to the time beyond their kind.
@@ -84,6 +89,16 @@ def full_size_variants(sizes: Sizes) -> tuple[FullSizeVariant, ...]:
         FullSizeVariant(f"run-{name}", label, run, ratio=RUN_RATIO),
         FullSizeVariant(f"run_folded-{name}", f"{label}, folded", run, folded=True, ratio=RUN_RATIO),
         FullSizeVariant(f"run_lora-{name}", f"{label}, LoRA not merged", run, adapters=True, ratio=RUN_RATIO),
+    ]
+    variants += [
+        FullSizeVariant(
+            str(VariantId.at(family, HALVES_RATIO)),
+            f"{'Attention' if family == 'attention' else 'MLP'} of {HALVES_RATIO:.0%} of the blocks",
+            spread(every, block_count(HALVES_RATIO, len(every))),
+            kind=kind,
+            ratio=HALVES_RATIO,
+        )
+        for family, kind in HALVES.items()
     ]
     variants += [FullSizeVariant(f"l1-{k}of24", f"L1-norm, {k}/24 sliced", sliced=k, ratio=k / 24) for k in SLICED]
     return tuple(variants)
@@ -122,9 +137,9 @@ def plan_for(variant: FullSizeVariant, sizes: Sizes) -> PruningPlan | None:
         return PruningPlan(
             base_model=BASE,
             base_revision="",
-            method="linear_replacement",
+            method="linear_replacement" if variant.kind == "linear" else "sublayer_replacement",
             config={"blocks": len(variant.replaced)},
-            replacements=tuple(Replacement(block, "linear") for block in variant.replaced),
+            replacements=tuple(Replacement(block, variant.kind) for block in variant.replaced),
         )
     widths = kept_widths(variant, sizes)
     if widths is None:  # the dense model
@@ -166,7 +181,8 @@ def build(variant: FullSizeVariant, dense: Any, sizes: Sizes) -> Any:
             stack[block.index] = _without_weights(stack[block.index])
     apply_plan_(twin, plan)
     for replacement in plan.replacements:
-        get_block(twin, replacement.block).to("meta")
+        for layer in replaced_layers(get_block(twin, replacement.block)):
+            layer.to("meta")  # zeros, until they are drawn
     if variant.folded:
         fold_(twin)
     if variant.adapters:

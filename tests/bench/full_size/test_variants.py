@@ -15,6 +15,7 @@ from bench.studies.full_size import calibrating, counting, equal, latency, pruni
 from bench.studies.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
 from bench.studies.full_size.sizes import Sizes, sizes_of
 from bench.studies.full_size.variants import (
+    HALVES,
     FullSizeVariant,
     build,
     full_size_variants,
@@ -31,6 +32,7 @@ from fastflux.models.architecture import example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.models.flux import FLUX
 from fastflux.models.pruned import parameter_count
+from fastflux.models.sublayers import replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
@@ -108,7 +110,7 @@ def test_a_variant_shares_the_dense_weights_and_leaves_them_alone(
 def test_parameters_are_those_of_models_that_were_really_pruned(dense: torch.nn.Module) -> None:
     for variant in full_size_variants(SMALL):
         plan = plan_for(variant, SMALL)
-        if plan is None or variant.folded or variant.adapters:
+        if plan is None or variant.folded or variant.adapters or variant.kind != "linear":
             continue
         real = copy.deepcopy(dense)
         if variant.sliced:
@@ -122,6 +124,24 @@ def test_parameters_are_those_of_models_that_were_really_pruned(dense: torch.nn.
             order = ",".join(str(block) for block in (*first, *sorted(set(FLUX.chain(real)) - set(first))))
             prune_(real, _linear(order, len(plan.replacements)), lambda real=real: _once(real))  # type: ignore[misc]
         assert parameter_count(build(variant, dense, SMALL)) == parameter_count(real), variant.id
+
+
+@pytest.mark.parametrize("family", HALVES)
+def test_a_variant_of_halves_keeps_the_other_half_of_each_block(dense: torch.nn.Module, family: str) -> None:
+    variant = next(found for found in full_size_variants(SMALL) if found.id.startswith(family))
+    w, square = SMALL.width, SMALL.width**2
+    gone = {  # by hand: projections with their biases, norms of queries and keys; less the layers put in their place
+        ("attention", True): 8 * (square + w) + 4 * SMALL.head_dim - 2 * (square + w),
+        ("attention", False): 3 * (square + w) + 2 * SMALL.head_dim,
+        ("mlp", True): 2 * (8 * square + 5 * w - (square + w)),
+        ("mlp", False): 4 * square + 4 * w + 3 * square,
+    }
+    taken = sum(gone[family, block.stack == "transformer_blocks"] for block in variant.replaced)
+    assert {block.stack for block in variant.replaced} == {"transformer_blocks", "single_transformer_blocks"}
+    twin = build(variant, dense, SMALL)
+    assert parameter_count(dense) - parameter_count(twin) == taken
+    layers = [layer for block in variant.replaced for layer in replaced_layers(get_block(twin, block))]
+    assert all(layer.weight.std() > 0 for layer in layers), "zeros would be multiplied at less power"
 
 
 def _once(transformer: torch.nn.Module) -> None:
