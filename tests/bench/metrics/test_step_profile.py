@@ -1,10 +1,13 @@
 """Where a step's time goes: blocks add up, operations are told by kind, and waste that was planted is seen."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from bench.metrics.cost import step_profile
 from bench.metrics.cost.step_profile import kind_of_operation, measure_step_profile
@@ -121,3 +124,22 @@ def test_a_step_that_fails_says_why(flux: Any) -> None:
 def test_wrong_numbers_are_refused(flux: Any, wrong: dict[str, int]) -> None:
     with pytest.raises(FastFluxError, match="expected at least 1, 1 and 0"):
         measured(flux, **wrong)
+
+
+def test_what_the_profiler_itself_takes_on_a_gpu_is_no_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def event(key: str, ms: float, device: DeviceType) -> SimpleNamespace:
+        return SimpleNamespace(key=key, count=2, device_type=device, self_device_time_total=2000 * ms)
+
+    events = [
+        event("aten::addmm", 3.0, DeviceType.CPU),
+        event("gemm", 3.0, DeviceType.CUDA),
+        event("Command Buffer Full", 5.0, DeviceType.CPU),
+        event("Activity Buffer Request", 1.0, DeviceType.CPU),
+    ]
+    profiler = nullcontext(SimpleNamespace(key_averages=lambda: events))
+    monkeypatch.setattr(step_profile, "quiet_profiler", lambda _activities: profiler)
+    marks: Any = SimpleNamespace(cuda=True, wait=lambda: None)
+    values, lists = step_profile._by_operation(lambda: None, 2, marks)
+    assert values["operations_ms"] == values["operations.matrix_products_ms"] == 3.0
+    assert lists["operations"] == [["addmm", 3.0, 1.0]]
+    assert values["kernels"] == 1
