@@ -49,7 +49,7 @@ class Plan(NamedTuple):
 
 _QUICK = (
     "--set random.ratios=[0.2] --set random.equal_ratios=[0.2] --set random.resolutions=[1024] --set random.samples=32 "
-    "--set random.save_every=32 --set random.scorer_batches=[1,32] --set methods.sandwich_training.steps=4"
+    "--set random.scorer_batches=[1,32] --set methods.sandwich_training.steps=4"
 )
 _TINY_SIZES = """random.heads=2 random.head_dim=16 random.axes=[4,6,6] random.double_blocks=2 random.single_blocks=8
 random.in_channels=16 random.text_tokens=16 random.t5_width=16 random.t5_heads=2 random.t5_head_dim=8 random.t5_mlp=16
@@ -58,7 +58,7 @@ random.vae_channels=[4,4,4,4] random.vae_layers=1 random.vae_groups=2 random.hps
 random.clip_architecture=ViT-S-32-alt random.detector_width=8 random.detector_depths=[1,1,1,1]
 random.detector_heads=[1,1,1,1] random.detector_hidden=32 random.scorer_images=1 random.scorer_batches=[1]
 random.resolutions=[32,48] random.ratios=[0.2] random.equal_ratios=[0.2] random.pruning_pixels=32 random.samples=6
-random.save_every=4 random.compile_backend=eager random.replacement_rounds=2 sampling.height=32 sampling.width=32
+random.compile_backend=eager random.replacement_rounds=2 sampling.height=32 sampling.width=32
 sampling.steps=1 calibration.batch=2 latency.warmup=1 latency.rounds=2 latency.end_to_end=1
 methods.sandwich_training.rank=2 methods.sandwich_training.steps=2 methods.sandwich_training.batch=2 disk_mib=100"""
 _TINY = " ".join(["--device cpu --dtype float32", *(f"--set {pair}" for pair in _TINY_SIZES.split())])
@@ -67,7 +67,7 @@ _TINY = " ".join(["--device cpu --dtype float32", *(f"--set {pair}" for pair in 
 def plan(*, tiny: bool) -> Plan:
     """The steps at FLUX.1-dev's size, or at sizes that a CPU runs through in minutes."""
     large, small = (48, 32) if tiny else (1024, 512)
-    quick = f"{_TINY} --set random.samples=2 --set random.save_every=2" if tiny else _QUICK
+    quick = f"{_TINY} --set random.samples=2" if tiny else _QUICK
     steps = (
         Step(f"latency-{large}", 60, 210, "whole", f"--stages latency-{large}"),
         Step("replacement", 15, 40, "whole", "--stages replacement"),

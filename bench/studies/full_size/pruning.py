@@ -65,7 +65,7 @@ def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
         return
     require_statistics(bench)
     if ORDER in left:
-        yield piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench, _statistics(bench)))
+        yield piece((ORDER,), (VARIANT,), RANKING, lambda: _rank(bench))
     if WHOLE in left:
         yield piece((WHOLE,), (VARIANT,), PRUNING_COST, lambda: _prune(bench))
 
@@ -78,21 +78,17 @@ def needs_statistics(bench: Workbench) -> bool:
 def require_statistics(bench: Workbench) -> None:
     """Raise FastFluxError where the order is to be made of statistics that are not there."""
     whole = calibrating.whole(bench)
-    there = whole is not None and (whole.status != "ok" or _statistics(bench).exists())
+    there = whole is not None and (whole.status != "ok" or calibrating.statistics_file(bench).exists())
     if needs_statistics(bench) and not there:
         raise FastFluxError(
             f"The stage {STAGE} needs the statistics of the stage {calibrating.STAGE}: run that one first, or both."
         )
 
 
-def _statistics(bench: Workbench) -> Path:
-    return calibrating.statistics_file(bench, calibrating.parts(bench)[-1])
-
-
-def _rank(bench: Workbench, path: Path) -> Results:
+def _rank(bench: Workbench) -> Results:
     bench.clear()
     began, memory = monotonic(), PeakMemory(bench.device)
-    statistics = load_statistics(path, device=bench.device)
+    statistics = load_statistics(calibrating.statistics_file(bench), device=bench.device)
     fits = fit_blocks(bench.outline, statistics)
     order = rank_blocks(DEFAULT_RANKING, bench.outline, fits)
     values = {"seconds": monotonic() - began}

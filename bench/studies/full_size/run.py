@@ -18,7 +18,6 @@ from bench.run.folders import RUNS, locked
 from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit, reason_of
 from bench.settings import changed
 from bench.studies.full_size import calibrating, pruning
-from bench.studies.full_size.calibrating import PART
 from bench.studies.full_size.replacement import VARIANT as REPLACEMENT
 from bench.studies.full_size.resources import require_resources, show_plan, usable_dtype
 from bench.studies.full_size.scorers import VARIANT as SCORERS
@@ -264,8 +263,7 @@ def write_records(bench: Workbench, stages: Sequence[str], device: str) -> Path 
     created: dict[str, str] = {}
     # FLOPs last: they may have been counted elsewhere, and the record is of the machine that measured.
     for variant, measurement, done in bench.store.measurements(sorted(stages, key=COUNTED.__eq__)):
-        if measurement.info.name != PART.name:
-            found.setdefault(variant, []).append(measurement)
+        found.setdefault(variant, []).append(measurement)
         environments.setdefault(variant, dict(done.environment))
         created[variant] = max(created.get(variant, ""), done.created)
     if not found:

@@ -60,7 +60,6 @@ class Sizes(Data, frozen=True):
     equal_ratios: tuple[Ratio, ...] = (0.10, 0.15, 0.20)
     pruning_pixels: Pixels = 512
     samples: Positive = 512
-    save_every: Positive = 128
     compile_backend: Text = "inductor"
     replacement_rounds: Positive = 200
 

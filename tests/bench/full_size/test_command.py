@@ -79,15 +79,6 @@ def calibrated(done: Path) -> Path:
     return done
 
 
-def require_like(runs: Path, others: Path) -> None:
-    """The statistics of both, but for the order of their sums."""
-    first, second = (calibrating.load_statistics(place(each) / "statistics-6.safetensors") for each in (runs, others))
-    for block, streams in first.items():
-        for name, moments in streams.items():
-            assert moments.count == second[block][name].count
-            assert torch.allclose(moments.xy, second[block][name].xy, rtol=1e-9, atol=0)
-
-
 def records(runs: Path) -> dict[str, RunRecord]:
     return {record.variant: record for record in read_records(place(runs) / "records")}
 
@@ -146,25 +137,22 @@ def test_models_of_equal_latency_are_timed_beside_their_targets_in_every_later_s
     assert counted.values["32x32.ratio_to_dense"] == found.values["flops_ratio_to_dense"]
 
 
-def test_stages_settled_before_the_search_take_what_it_found_later(tmp_path: Path) -> None:
-    assert small(tmp_path, stages=["latency-32"])
-    assert "l1_equal-20" not in records(tmp_path)
-    assert small(tmp_path, stages=["equal-latency", "latency-32"])
-    timed = records(tmp_path)["l1_equal-20"].measurement("latency_32x32")
-    assert timed.settings["together"] == ["dense", "l1_equal-20", "fastflux-20"], "its target alone is timed again"
-
-
-def test_a_search_that_failed_leaves_nothing_to_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_failed_leaves_nothing_to_time_and_what_it_finds_is_timed_by_stages_settled_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def planted(*_: Any, **__: Any) -> Any:
         raise FastFluxError("no latency can be met")
 
+    assert small(tmp_path, stages=["latency-32"])
+    assert "l1_equal-20" not in records(tmp_path)
     with monkeypatch.context() as context:
         context.setattr(equal, "search_equal_latency", planted)
         assert ended(tmp_path, stages=["equal-latency", "latency-32"]) == Ending.FAILED
     found = records(tmp_path)["l1_equal-20"].measurements
     assert [(item.info.name, item.status) for item in found] == [("equal_latency", "failed")]
     assert small(tmp_path, stages=["equal-latency", "latency-32"], retry=True)
-    assert records(tmp_path)["l1_equal-20"].measurement("latency_32x32").status == "ok"  # type: ignore[union-attr]
+    timed = records(tmp_path)["l1_equal-20"].measurement("latency_32x32")
+    assert timed.settings["together"] == ["dense", "l1_equal-20", "fastflux-20"], "its target alone is timed again"
 
 
 def test_a_search_that_is_taken_again_lets_go_of_what_was_timed(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,23 +210,17 @@ def test_its_document_has_every_table(ran: Path) -> None:
     assert "say nothing of quality" in text
 
 
-def test_a_killed_run_goes_on_at_its_piece(ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: list[str] = []
-    part = calibrating._Pass.run
+def test_a_killed_run_goes_on_at_its_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_bench: Any) -> Any:
+        raise KeyboardInterrupt
 
-    def killed(self: Any, unit: str) -> Any:
-        parts.append(unit)
-        if unit == "6" and parts.count("6") == 1:
-            raise KeyboardInterrupt
-        return part(self, unit)
-
-    monkeypatch.setattr(calibrating._Pass, "run", killed)
-    with pytest.raises(KeyboardInterrupt):
-        small(tmp_path, stages=["calibration"])
+    with monkeypatch.context() as context:
+        context.setattr(calibrating, "_precision", killed)
+        with pytest.raises(KeyboardInterrupt):
+            small(tmp_path, stages=["calibration"])
+    monkeypatch.setattr(calibrating, "_collect", lambda _bench: pytest.fail("the pass was taken again"))
     assert small(tmp_path, stages=["calibration"])
-    assert parts == ["4", "6", "6"], "the first part is kept"
-    assert [path.name for path in place(tmp_path).glob("statistics-*")] == ["statistics-6.safetensors"]
-    require_like(tmp_path, ran)
+    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
 def test_blocks_of_an_order_that_was_found_before_are_not_counted(done: Path) -> None:
@@ -252,13 +234,6 @@ def test_blocks_of_an_order_that_was_found_before_are_not_counted(done: Path) ->
     assert small(done, stages=["calibration", "prune-20"])
     cost = records(done)["fastflux-20"].measurement("pruning_cost_by_block")
     assert cost.values["blocks"] == 2
-
-
-def test_parts_whose_statistics_are_lost_are_taken_again(done: Path) -> None:
-    (place(done) / "calibration" / "6.json").write_text("{ cut short")
-    (place(done) / "statistics-6.safetensors").unlink()
-    assert small(done, stages=["calibration"])
-    assert records(done)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
 def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,63 +253,24 @@ def test_a_model_just_made_runs_once_untimed(tmp_path: Path, monkeypatch: pytest
         ridges = [value for name, value in precision.values.items() if name.endswith(f".{kind}.ridge")]
         assert len(ridges) == 2
         assert all(ridge == 1e-6 if kind == "float64" else 1e-6 <= ridge <= 1e-3 for ridge in ridges)
-    forwards.clear()
-    saved = calibrating.save_statistics
-
-    def killed(statistics: Any, path: Path) -> None:
-        if "statistics-6" in path.name:
-            raise KeyboardInterrupt
-        saved(statistics, path)
-
-    with monkeypatch.context() as context:
-        context.setattr(calibrating, "save_statistics", killed)
-        with pytest.raises(KeyboardInterrupt):
-            small(tmp_path / "killed", stages=["calibration"])
-    forwards.clear()
-    monkeypatch.setattr(calibrating, "_precision", lambda _bench: {"dense": []})
-    assert small(tmp_path / "killed", stages=["calibration"])
-    assert len(forwards) == 1 + 2, "the last part alone, of one batch"
 
 
-@pytest.mark.parametrize("part", ["4", "6"])
-def test_behind_a_part_without_memory_none_is_taken_and_a_retry_goes_on_there(
-    ran: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+def test_blocks_are_not_pruned_behind_a_calibration_without_memory_but_by_a_retry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts: list[str] = []
-    run_part, collect = calibrating._Pass.run, calibrating.collect_statistics
+    def planted(_bench: Any) -> Any:
+        raise torch.OutOfMemoryError("out")
 
-    def noted(self: Any, unit: str) -> Any:
-        parts.append(unit)
-        return run_part(self, unit)
-
-    def planted(*arguments: Any, **options: Any) -> Any:
-        found = collect(*arguments, **options)
-        if parts[-1] == part and "into" in options and "blocks" not in options:
-            raise torch.OutOfMemoryError("out")  # with the batch already added
-        return found
-
-    changes = TINY | {"random.save_every": "2"}
-    monkeypatch.setattr(calibrating._Pass, "run", noted)
     with monkeypatch.context() as context:
-        context.setattr(calibrating, "collect_statistics", planted)
-        assert ended(tmp_path, stages=["calibration", "prune-20"], changes=changes) == Ending.FAILED
-    assert parts == ["2", "4", "6"][: parts.index(part) + 1]
-    before = {"4": "2", "6": "4"}[part]
-    assert [path.name for path in place(tmp_path).glob("statistics-*")] == [f"statistics-{before}.safetensors"]
+        context.setattr(calibrating, "_collect", planted)
+        assert ended(tmp_path, stages=["calibration", "prune-20"]) == Ending.FAILED
     cost = records(tmp_path)["fastflux-20"].measurement("pruning_cost")
-    assert cost.status == "failed"
-    assert "the stage calibration failed (out of memory: out)" in cost.reason
-
-    parts.clear()
-    assert ended(tmp_path, stages=["calibration"], changes=changes) == Ending.FAILED
-    assert not parts, "what failed is settled"
-    assert small(tmp_path, stages=["calibration", "prune-20"], changes=changes, retry=True)
-    assert parts == ["2", "4", "6"][["2", "4", "6"].index(part) :]
-    require_like(tmp_path, ran)
+    assert (cost.status, cost.reason) == ("failed", "the stage calibration failed (out of memory: out)")
+    assert small(tmp_path, stages=["calibration", "prune-20"], retry=True)
 
 
 def test_statistics_that_are_lost_behind_a_finished_pass_are_collected_again(calibrated: Path) -> None:
-    (statistics,) = place(calibrated).glob("statistics-*")
+    statistics = place(calibrated) / "statistics.safetensors"
     statistics.unlink()
     with pytest.raises(FastFluxError, match="needs the statistics of the stage calibration"):
         small(calibrated, stages=["prune-20"])
@@ -358,15 +294,6 @@ def test_an_error_of_ours_ends_a_piece_and_not_the_run(tmp_path: Path, monkeypat
     precision = found["dense"].measurement("calibration_precision")
     assert (precision.status, precision.reason) == ("failed", "The normal equations are singular.")
     assert found["fastflux-20"].measurement("pruning_cost").status == "ok"  # type: ignore[union-attr]
-
-
-def test_a_part_whose_piece_is_lost_in_the_middle_is_taken_again(tmp_path: Path) -> None:
-    changes = TINY | {"random.save_every": "2"}
-    assert small(tmp_path, stages=["calibration"], changes=changes)
-    for name in ("4.json", "whole.json"):  # the second part and the whole
-        (place(tmp_path) / "calibration" / name).unlink()
-    assert small(tmp_path, stages=["calibration"], changes=changes)
-    assert records(tmp_path)["dense"].measurement("calibration_cost").values["samples"] == 6  # type: ignore[union-attr]
 
 
 def test_pruning_stops_behind_a_block_when_the_budget_is_spent(

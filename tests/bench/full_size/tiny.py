@@ -39,7 +39,6 @@ TINY = {
     "random.equal_ratios": "[0.2]",
     "random.pruning_pixels": "32",
     "random.samples": "6",
-    "random.save_every": "4",
     "random.compile_backend": "eager",
     "random.replacement_rounds": "2",
     "sampling.height": "32",
