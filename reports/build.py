@@ -153,21 +153,17 @@ def _document(parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), *, re
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
     """The figures for which there are records."""
     # matplotlib takes a second to import: tables alone need not wait for it.
-    from reports.figures.ablations import has_linear_layer, has_sandwich_size, linear_layer_figure, sandwich_size_figure
-    from reports.figures.quality import has_quality, quality_against_latency
+    from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
+    from reports.figures.quality import quality_against_latency
     from reports.figures.style import save_figure
 
     drawn = {
-        "quality_against_latency": (has_quality, quality_against_latency),
-        "linear_layer": (has_linear_layer, linear_layer_figure),
-        "sandwich_size": (has_sandwich_size, sandwich_size_figure),
+        "quality_against_latency": quality_against_latency(rows),
+        "linear_layer": linear_layer_figure(rows),
+        "sandwich_size": sandwich_size_figure(rows),
     }
-    written = []
-    for name, (possible, draw) in drawn.items():
-        if possible(rows):
-            figure = draw(rows)
-            written += [save_figure(figure, out_dir / f"{name}.{kind}") for kind in kinds]
-    return written
+    made = {name: figure for name, figure in drawn.items() if figure is not None}
+    return [save_figure(figure, out_dir / f"{name}.{kind}") for name, figure in made.items() for kind in kinds]
 
 
 def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:

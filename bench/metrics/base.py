@@ -74,16 +74,11 @@ def samples_by_prompt(scored: Iterable[tuple[str, GeneratedImage, float]]) -> di
 
 
 def values_and_intervals(
-    estimates: Mapping[str, Estimate], scale: float = 1.0
+    estimates: Mapping[str, Estimate],
 ) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """`Measurement.values` and `.intervals` of estimates, times `scale`; unknown intervals are left out."""
-    values = {key: estimate.value * scale for key, estimate in estimates.items()}
-    intervals = {
-        key: (estimate.interval[0] * scale, estimate.interval[1] * scale)
-        for key, estimate in estimates.items()
-        if estimate.interval is not None
-    }
-    return values, intervals
+    """`Measurement.values` and `.intervals` of estimates; unknown intervals are left out."""
+    known = {key: found.interval for key, found in estimates.items() if found.interval is not None}
+    return {key: found.value for key, found in estimates.items()}, known
 
 
 def measured(

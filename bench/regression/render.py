@@ -1,5 +1,6 @@
 """A few pictures drawn on the CPU by one thread, as hashes of their pixels: the same until the arithmetic changes."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from bench.run.base_model import BaseModel
 from bench.samples.generate import jobs_of
 from bench.samples.prompts import Prompt
 from fastflux.calibration.statistics import Calibration
-from fastflux.calibration.trajectories import Trajectories
 from fastflux.methods.registry import PruningConfig
 from fastflux.models.sizes import drawing_sizes
 from fastflux.pruning import prune_
@@ -38,17 +38,7 @@ def fitted(base: BaseModel, config: PruningConfig) -> nn.Module:
     """The dense model pruned in closed form on the first calibration prompts: no training, so exact to the bit."""
     model = base.dense()
     base.pipeline.transformer = model
-    settings, size = base.profile.calibration, base.profile.sampling
-    drive = Trajectories(
-        base.pipeline,
-        [prompt.prompt for prompt in base.calibration_prompts[:CALIBRATION_PROMPTS]],
-        steps=settings.steps,
-        guidance=settings.guidance,
-        batch_size=settings.batch,
-        height=size.height,
-        width=size.width,
-        seed=settings.seed,
-    )
+    drive = dataclasses.replace(base.drive, data=base.drive.data[:CALIBRATION_PROMPTS])
     prune_(model, config, Calibration(drive))
     return model.eval()
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from rich.console import Console
@@ -11,7 +10,6 @@ from rich.table import Table
 
 from bench.regression.baseline import Snapshot
 from bench.regression.check import Check, verdict_of
-from fastflux.files import write_text
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
 _HOW = (
@@ -102,12 +100,6 @@ def refusal_to_junit(message: str) -> str:
     _count(suite)
     _count(root)
     return _text(root)
-
-
-def write_files(markdown: str, junit: str, *, summary: Path, results: Path) -> None:
-    """Write both, making their folders."""
-    for path, text in ((summary, markdown), (results, junit)):
-        write_text(path, text)
 
 
 def _worst_first(checks: Sequence[Check]) -> list[Check]:

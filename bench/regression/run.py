@@ -33,6 +33,7 @@ from bench.regression.suite import SuiteRun
 from bench.regression.verdicts import judge
 from bench.run.folders import REGRESS, locked
 from fastflux.errors import FastFluxError
+from fastflux.files import write_text
 
 HISTORY = "history.jsonl"
 _LOG_WIDTH = 180
@@ -236,5 +237,5 @@ def _written(options: Options, device: str) -> Path:
 
 
 def _write(options: Options, markdown: str, junit: str) -> None:
-    summary, results = _told(options)
-    report.write_files(markdown, junit, summary=summary, results=results)
+    for path, text in zip(_told(options), (markdown, junit), strict=True):
+        write_text(path, text)

@@ -12,9 +12,7 @@ from torch import nn
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.latency_search import EqualLatency, Reading, search_equal_latency
 from bench.metrics.cost.timing import Clock, Step
-from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths, largest_ratio
-from fastflux.models.pruned import plan_of
 from fastflux.pruning import prune_
 
 CANDIDATE, TARGET = "candidate", "target"
@@ -59,11 +57,8 @@ def solve_equal_latency(
         The best found; ask `met`, and show the sentence that `str` gives where the target is out of reach.
 
     Raises:
-        FastFluxError: settings out of range, a model that is pruned already, or a step that fails.
+        FastFluxError: a step that fails.
     """
-    _require_settings(tolerance, rounds, final_rounds, candidates)
-    if (plan := plan_of(dense)) is not None:
-        raise FastFluxError(f"The model to slice is pruned already, by plan {plan.hash}: pass the dense one.")
 
     def measure(ratio: float, rounds: int) -> Reading:
         candidate = copy.deepcopy(dense).eval()
@@ -101,11 +96,3 @@ def solve_equal_latency(
         final_rounds=final_rounds,
         candidates=candidates,
     )
-
-
-def _require_settings(tolerance: float, rounds: int, final_rounds: int, candidates: int) -> None:
-    if not 0 < tolerance < 1:
-        raise FastFluxError(f"The tolerance is {tolerance}, but it must lie between 0 and 1: 0.02 stands for 2%.")
-    for name, value in (("rounds", rounds), ("final_rounds", final_rounds), ("candidates", candidates)):
-        if value < 1:
-            raise FastFluxError(f"{name} is {value}, but at least 1 is needed to measure anything.")

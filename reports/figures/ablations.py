@@ -8,7 +8,6 @@ from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE
 from bench.tables import HPS, TRAINED
-from fastflux.errors import FastFluxError
 from reports.compare import Comparison, compare
 from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
 from reports.paper import paper_data
@@ -25,24 +24,14 @@ _LINEAR_SERIES = (
 _LAYERS = {1: "layers1-10", 3: _FULL, 5: "layers5-10"}
 
 
-def has_linear_layer(rows: Sequence[Row]) -> bool:
-    """Whether the records hold FastFLUX-10% with and without the linear layer."""
-    return {_FULL, "removal_st-10"} <= _scored(rows).keys()
-
-
-def has_sandwich_size(rows: Sequence[Row]) -> bool:
-    """Whether the records hold sandwiches of two sizes at least."""
-    return len(_scored(rows).keys() & set(_LAYERS.values())) > 1
-
-
-def linear_layer_figure(rows: Sequence[Row]) -> Figure:
+def linear_layer_figure(rows: Sequence[Row]) -> Figure | None:
     """HPS with the linear layer and with the blocks removed, with Sandwich Training and without (Figure 6).
 
-    Raises FastFluxError when `has_linear_layer` is false.
+    None unless the records hold FastFLUX-10% with and without the linear layer.
     """
     scored = _scored(rows)
-    if not has_linear_layer(rows):
-        raise FastFluxError("Not both of fastflux-10 and removal_st-10 have HPS; measure them first.")
+    if not {_FULL, "removal_st-10"} <= scored.keys():
+        return None
     figure = new_figure(6.4, 5.0)
     with style():
         axes = figure.add_subplot()
@@ -66,15 +55,15 @@ def linear_layer_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def sandwich_size_figure(rows: Sequence[Row]) -> Figure:
+def sandwich_size_figure(rows: Sequence[Row]) -> Figure | None:
     """HPS and the parameters trained at once against the number of layers in a sandwich (Figure 7).
 
-    Raises FastFluxError when `has_sandwich_size` is false.
+    None unless the records hold sandwiches of two sizes at least.
     """
-    if not has_sandwich_size(rows):
-        raise FastFluxError("Fewer than two of layers1-10, fastflux-10 and layers5-10 have HPS; measure them first.")
     scored = _scored(rows)
     found = {size: scored[variant] for size, variant in _LAYERS.items() if variant in scored}
+    if len(found) < 2:
+        return None
     figure = new_figure(6.4, 5.8)
     with style():
         axes, small = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

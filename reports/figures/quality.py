@@ -10,12 +10,9 @@ from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS
 from bench.tables import GENEVAL, HPS, RATIO
-from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
 from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
-
-_PANELS = (HPS, GENEVAL)
 
 
 @dataclass(frozen=True)
@@ -34,22 +31,14 @@ _SERIES = (
 )
 
 
-def has_quality(rows: Sequence[Row]) -> bool:
-    """Whether any record holds what `quality_against_latency` draws."""
-    return bool(_panels(rows))
-
-
-def quality_against_latency(rows: Sequence[Row]) -> Figure:
+def quality_against_latency(rows: Sequence[Row]) -> Figure | None:
     """Two panels of score against latency ratio with 95% intervals where the records hold them.
 
-    Raises FastFluxError when no variant has both a latency ratio and one of the two scores.
+    None when no variant has both a latency ratio and one of the two scores.
     """
-    panels = _panels(rows)
+    panels = [(panel.key, panel.heading) for panel in (HPS, GENEVAL) if any(_point(row, panel.key) for row in rows)]
     if not panels:
-        raise FastFluxError(
-            f"No record holds {RATIO} and one of {' and '.join(panel.key for panel in _PANELS)}; "
-            "measure them before the figure."
-        )
+        return None
     figure = new_figure(5.6 * len(panels), 4.4)
     with style():
         for index, (key, heading) in enumerate(panels, start=1):
@@ -60,10 +49,6 @@ def quality_against_latency(rows: Sequence[Row]) -> Figure:
         figure.suptitle(title, fontsize=11)
         figure.tight_layout()
     return figure
-
-
-def _panels(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    return [(panel.key, panel.heading) for panel in _PANELS if any(_point(row, panel.key) for row in rows)]
 
 
 def _point(row: Row, key: str) -> tuple[float, float] | None:

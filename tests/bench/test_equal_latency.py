@@ -96,27 +96,6 @@ def test_steps_that_fail_are_named(bench: Workbench) -> None:
         bench.solve(bench.target(0.9))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"tolerance": 0}, "The tolerance is 0"),
-        ({"tolerance": 2}, "0.02 stands for 2%"),
-        ({"rounds": 0}, "rounds is 0"),
-        ({"final_rounds": 0}, "final_rounds is 0"),
-        ({"candidates": 0}, "candidates is 0"),
-    ],
-)
-def test_settings_out_of_range_are_refused(bench: Workbench, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(FastFluxError, match=message):
-        bench.solve(bench.target(0.9), **settings)
-
-
-def test_a_pruned_model_is_refused(bench: Workbench) -> None:
-    prune_(bench.dense, L1NormConfig(0.1))
-    with pytest.raises(FastFluxError, match="pruned already, by plan"):
-        bench.solve(bench.target(0.9))
-
-
 def test_real_time_shows_a_target_that_runs_the_model_twice(bench: Workbench) -> None:
     def twice() -> None:
         with torch.inference_mode():

@@ -1,9 +1,6 @@
 """Figures of scores: what they show."""
 
-import pytest
-
 from bench.records.results import RunRecord
-from fastflux.errors import FastFluxError
 from reports.figures.quality import quality_against_latency
 from reports.rows import rows_of
 from tests.reports.conftest import MakeRecord, Measured
@@ -32,6 +29,5 @@ def test_the_quality_figure_has_a_panel_a_score_and_labels_on_the_points(
     assert "not HPS v2" in figure.get_suptitle()
 
 
-def test_a_quality_figure_without_scores_is_refused(make_record: MakeRecord) -> None:
-    with pytest.raises(FastFluxError, match=r"geneval\.overall"):
-        quality_against_latency(rows_of([make_record("dense", "D")]))
+def test_there_is_no_quality_figure_without_scores(make_record: MakeRecord) -> None:
+    assert quality_against_latency(rows_of([make_record("dense", "D")])) is None

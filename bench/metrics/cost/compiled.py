@@ -75,7 +75,11 @@ def measure_compiled_latency(
     Raises:
         FastFluxError: fewer warm-up rounds than the mode needs, or as `measure_latency`.
     """
-    require_warmup(compile_settings, timing["warmup"])
+    if timing["warmup"] < compile_settings.warmup:
+        raise FastFluxError(
+            f"warmup is {timing['warmup']}, but compiled in mode {compile_settings.mode!r} a model needs at least "
+            f"{compile_settings.warmup} untimed rounds."
+        )
     steps = {
         name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs)
         for name, model in transformers.items()
@@ -84,15 +88,6 @@ def measure_compiled_latency(
     with many_compilations(len(steps)):
         found = measure_latency(steps, info=LATENCY_COMPILED, **timing)
     return {name: with_value(one, "first_call_ms", steps[name].first_ms) for name, one in found.items()}
-
-
-def require_warmup(compile_settings: CompileSettings, warmup: int) -> None:
-    """Raise FastFluxError for fewer untimed rounds than compilation takes."""
-    if warmup < compile_settings.warmup:
-        raise FastFluxError(
-            f"warmup is {warmup}, but compiled in mode {compile_settings.mode!r} a model needs at least "
-            f"{compile_settings.warmup} untimed rounds."
-        )
 
 
 def many_compilations(models: int) -> Any:

@@ -1,15 +1,13 @@
-"""From prompts to pictures: calls of a whole pipeline, and their latency, eager and compiled."""
+"""From prompts to pictures: calls of a whole pipeline, and their latency."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.compiled import CompileSettings, many_compilations, require_warmup
 from bench.metrics.cost.latency import Timing, measure_latency, with_value
 from bench.records.results import JSON, Measurement
 from fastflux.errors import FastFluxError
@@ -79,23 +77,19 @@ class PipelineCall:
         }
 
 
-def measure_end_to_end(
-    calls: Mapping[str, PipelineCall], *, compile_settings: CompileSettings | None = None, **timing: Unpack[Timing]
-) -> dict[str, Measurement]:
+def measure_end_to_end(calls: Mapping[str, PipelineCall], **timing: Unpack[Timing]) -> dict[str, Measurement]:
     """Time whole pipeline calls as `measure_latency` times steps, all variants in turn.
 
     Args:
         calls: by variant; alike but for their pipelines and transformers.
-        compile_settings: compile the transformers first; text encoders and VAE stay eager.
         timing: options of `measure_latency`.
 
     Returns:
-        Values of `measure_latency` and "per_image_ms". Failed for a variant whose call raises a RuntimeError, or whose
-        transformer cannot be compiled, with the reason.
+        Values of `measure_latency` and "per_image_ms". Failed, with the reason, for a variant whose call raises a
+        RuntimeError.
 
     Raises:
-        FastFluxError: calls that differ in prompts, steps, sizes or number format, fewer warm-up rounds than
-            compilation needs, or as `measure_latency`.
+        FastFluxError: calls that differ in prompts, steps, sizes or number format, or as `measure_latency`.
     """
     baseline = timing.get("baseline", "dense")
     if baseline in calls:
@@ -104,15 +98,8 @@ def measure_end_to_end(
     settings: dict[str, JSON] = {**(timing.get("settings") or {}), "compiled": False}
     for call in calls.values():
         settings |= call.describe()
-    if compile_settings is not None:
-        require_warmup(compile_settings, timing["warmup"])
-        settings |= compile_settings.describe()
-        calls = {
-            name: replace(call, transformer=compile_settings.compile(call.transformer)) for name, call in calls.items()
-        }
     timing["settings"] = settings
-    with many_compilations(len(calls)) if compile_settings is not None else nullcontext():
-        found = measure_latency(calls, info=LATENCY_END_TO_END, **timing)
+    found = measure_latency(calls, info=LATENCY_END_TO_END, **timing)
     return {
         name: with_value(one, "per_image_ms", one.values.get("median_ms", 0) / len(calls[name].prompts))
         for name, one in found.items()

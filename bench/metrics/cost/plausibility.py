@@ -7,7 +7,6 @@ number format of one, that is not in the table is not judged; neither are CPUs, 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 HEADROOM = 1.25
 """Cards run above the boost clock that their peaks are stated for, hardly by more than a quarter."""
@@ -63,16 +62,6 @@ _BRAND = re.compile(r"^(?:NVIDIA |Tesla |GeForce )+")
 _MAY_MEAN = {"float16": (FP16_ACCUMULATE, "float16"), "float32": ("tf32", "float32")}
 _WORDS = {FP16_ACCUMULATE: "float16 with float16 sums", "tf32": "TF32"}
 
-Verdict = Literal["plausible", "implausible", "not judged"]
-
-
-@dataclass(frozen=True)
-class Plausibility:
-    """A verdict on a latency and the sentence that says why."""
-
-    verdict: Verdict
-    sentence: str
-
 
 def peak_of(device: str) -> Peak | None:
     """The peak of a device by the name that torch, or a paper, gives it; None when the table lacks it."""
@@ -80,35 +69,20 @@ def peak_of(device: str) -> Peak | None:
     return next((peak for peak in PEAKS if re.fullmatch(peak.names, name)), None)
 
 
-def judge_latency(latency_ms: float, flops: float, device: str, dtype: str, device_type: str = "cuda") -> Plausibility:
-    """Hold a latency against `flops` at the fastest that the device does with `dtype`, and `HEADROOM` above it.
+def implausible(latency_ms: float, flops: float, device: str, dtype: str, device_type: str = "cuda") -> str | None:
+    """The sentence that says why a latency cannot be: it is below what `flops` take `HEADROOM` faster than the peak.
 
-    "plausible" only says that arithmetic does not forbid it. "not judged" where the device, its rate in that format or
-    a figure is not known, and for CPUs.
+    None where arithmetic does not forbid it, for no measurement, for CPUs, and where the device's rate is not known.
     """
-    if device_type == "cpu":
-        return Plausibility("not judged", f"{device} is a CPU, whose peak rate is not stated.")
-    if not (latency_ms > 0 and flops > 0):
-        return Plausibility("not judged", f"{latency_ms} ms for {flops} FLOPs is no measurement.")
-    peak = peak_of(device)
-    if peak is None:
-        return Plausibility("not judged", f"No peak rate of {device} is known here.")
+    peak = None if device_type == "cpu" else peak_of(device)
+    if peak is None or not (latency_ms > 0 and flops > 0):
+        return None
     given = dtype.removeprefix("torch.")
     rates = {name: peak.teraflops[name] for name in _MAY_MEAN.get(given, (given,)) if name in peak.teraflops}
-    if not rates:
-        return Plausibility("not judged", f"No peak rate of {peak.device} in {given} is known here.")
-    name = max(rates, key=lambda entry: rates[entry])
-    limit = flops / rates[name] / 1e9
-    compared = (
-        f"the {limit:.0f} ms that {flops / 1e12:.2f} TFLOPs take at the peak of {peak.device}, "
-        f"{rates[name]:g} TFLOP/s in {_WORDS.get(name, name)} ({peak.source})"
+    name = max(rates, key=lambda entry: rates[entry], default="")
+    if not name or latency_ms * HEADROOM >= (limit := flops / rates[name] / 1e9):
+        return None
+    return (
+        f"{latency_ms:g} ms is below the {limit:.0f} ms that {flops / 1e12:.2f} TFLOPs take at the peak of "
+        f"{peak.device}, {rates[name]:g} TFLOP/s in {_WORDS.get(name, name)} ({peak.source})."
     )
-    if latency_ms * HEADROOM < limit:
-        return Plausibility("implausible", f"{latency_ms:g} ms is below {compared}.")
-    return Plausibility("plausible", f"{latency_ms:g} ms is not below {compared}.")
-
-
-def implausible(latency_ms: float, flops: float, device: str, dtype: str, device_type: str = "cuda") -> str | None:
-    """The sentence that says why a latency cannot be; None where it can, or cannot be judged (`judge_latency`)."""
-    found = judge_latency(latency_ms, flops, device, dtype, device_type)
-    return found.sentence if found.verdict == "implausible" else None

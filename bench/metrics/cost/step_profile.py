@@ -29,6 +29,8 @@ from fastflux.models.surgery import get_block
 STEP_PROFILE = metric_named("step_profile").info
 OPERATIONS = ("matrix_products", "attention", "norms", "copies", "elementwise")
 """Kinds of operations: "copies" join, copy, convert and fill tensors; "elementwise" is whatever is no other."""
+PROFILED = 3
+"""Steps under the profiler, which slows the host down: their wall time is not told."""
 SHOWN = 20
 """Operations, and kernels, that a measurement lists by name."""
 _KINDS = (
@@ -96,7 +98,6 @@ def measure_step_profile(
     *,
     rounds: int,
     warmup: int = 1,
-    profiled: int = 3,
     device: str = "cpu",
     settings: Mapping[str, JSON] | None = None,
     info: MetricInfo = STEP_PROFILE,
@@ -107,7 +108,6 @@ def measure_step_profile(
         inputs: keyword arguments of a step, on `device`.
         rounds: steps with marks.
         warmup: untimed steps first.
-        profiled: steps under the profiler, which slows the host down: their wall time is not told.
 
     Returns:
         Medians over the rounds "forward_ms", "rest_ms" (what no block does), and of each kind of block
@@ -117,16 +117,14 @@ def measure_step_profile(
         RuntimeError.
 
     Raises:
-        FastFluxError: no rounds or profiled steps, or a model of no known architecture.
+        FastFluxError: no rounds, or a model of no known architecture.
     """
-    if rounds < 1 or profiled < 1 or warmup < 0:
-        raise FastFluxError(
-            f"rounds is {rounds}, profiled {profiled} and warmup {warmup}; expected at least 1, 1 and 0."
-        )
+    if rounds < 1 or warmup < 0:
+        raise FastFluxError(f"rounds is {rounds} and warmup {warmup}; expected at least 1 and 0.")
     marks = _Marks(torch.device(device))
     on_device: AbstractContextManager[Any] = torch.cuda.device(device) if marks.cuda else nullcontext()
     common: dict[str, JSON] = {
-        **(settings or {}), "rounds": rounds, "warmup": warmup, "profiled": profiled,
+        **(settings or {}), "rounds": rounds, "warmup": warmup, "profiled": PROFILED,
         "device_type": marks.device.type, "clock": "cuda_events" if marks.cuda else "perf_counter",
     }  # fmt: skip
 
@@ -139,7 +137,7 @@ def measure_step_profile(
             for _ in range(warmup):
                 step()
             values, samples = _by_block(transformer, step, rounds, marks)
-            found, lists = _by_operation(step, profiled, marks)
+            found, lists = _by_operation(step, PROFILED, marks)
     except RuntimeError as error:
         return Measurement.failed(info, f"{type(error).__name__}: {error}", missing=rounds, settings=common)
     return Measurement(

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from bench.metrics.cost import memory
-from bench.metrics.cost.compiled import CompileSettings
 from bench.metrics.cost.end_to_end import PipelineCall, measure_end_to_end
 from bench.metrics.cost.memory import STAGES, measure_stage_memory, others_bytes, stage_peaks
 from bench.records.results import Measurement
@@ -79,18 +78,6 @@ def test_calls_of_both_families_are_timed(any_pipeline: Any) -> None:
         "compiled": False,
         "clock": "perf_counter",
     }
-
-
-def test_compiled_transformers_draw_too(pipeline: Any) -> None:
-    calls = {"dense": call_of(pipeline), "pruned": call_of(pipeline, make_replaced_flux([2, 3]))}
-    found = measured(calls, rounds=2, compile_settings=CompileSettings(backend="eager"))
-    torch.compiler.reset()
-    for measurement in found.values():
-        assert measurement.status == "ok", measurement.reason
-        assert measurement.settings["compiled"] is True
-        assert measurement.settings["compile_backend"] == "eager"
-    with pytest.raises(FastFluxError, match="at least 1 untimed rounds"):
-        measured(calls, warmup=0, compile_settings=CompileSettings(backend="eager"))
 
 
 def failing() -> nn.Module:

@@ -120,9 +120,9 @@ def test_a_step_that_fails_says_why(flux: Any) -> None:
     assert (found.status, found.reason) == ("failed", "OutOfMemoryError: no memory")
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"profiled": 0}, {"warmup": -1}])
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"warmup": -1}])
 def test_wrong_numbers_are_refused(flux: Any, wrong: dict[str, int]) -> None:
-    with pytest.raises(FastFluxError, match="expected at least 1, 1 and 0"):
+    with pytest.raises(FastFluxError, match="expected at least 1 and 0"):
         measured(flux, **wrong)
 
 
