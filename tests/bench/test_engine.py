@@ -223,7 +223,8 @@ def test_another_version_of_ray_is_told_with_both() -> None:
 
 SMALL = """extends = "shapes"
 name = "small"
-without = ["others.sd3", "metrics.fid", "metrics.paired"]
+prompts = ["prompts/shapes/hps.jsonl"]
+without = ["others.sd3", "metrics.geneval", "metrics.fid", "metrics.paired"]
 [sampling]
 steps = 1
 [calibration]

@@ -12,17 +12,19 @@ from msgspec.structs import replace
 import bench.studies.ranking
 from bench.cli import main
 from bench.metrics.quality.fid import FID
-from bench.profiles.profile import Profile, load_profile
+from bench.profiles.profile import load_profile
 from bench.records.results import Measurement
 from bench.studies.ranking import Parts, committed_ranking, frechet_distance, noise, rank
 from fastflux.calibration.importance import MEASURED_RANKINGS, listed_blocks
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
 
+Shorten = Callable[[pytest.MonkeyPatch], None]
+
 
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
-    """`load_profile` with four calibration prompts and two steps."""
+def shorten(tmp_path_factory: pytest.TempPathFactory) -> Shorten:
+    """Gives runs four calibration prompts, two steps, and few resamples of the order's noise."""
     profile = load_profile("shapes")
     prompts = tmp_path_factory.mktemp("prompts") / "calibration.jsonl"
     lines = Path(profile.calibration_prompts).read_text().splitlines(keepends=True)
@@ -33,14 +35,22 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Profile]:
         sampling=replace(profile.sampling, steps=2),
         calibration=replace(profile.calibration, steps=2),
     )
-    return lambda _name, _changes=None: shortened
+
+    def shorten(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(bench.studies.ranking, "load_profile", lambda _name, _changes=None: shortened)
+        patch.setattr(bench.studies.ranking, "RESAMPLES", 5)
+        patch.setattr(bench.studies.ranking, "HALVINGS", 2)
+        patch.setattr("bench.shapes.pictures.REFERENCE_IMAGES", 2)
+
+    return shorten
 
 
 @pytest.fixture(scope="module")
-def ranked(short: Callable[[str], Profile], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranked(shorten: Shorten, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The order that two workers found."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.studies.ranking, "load_profile", short)
-        return rank(profile_name="shapes", samples=1, workers=1, runs=tmp_path_factory.mktemp("runs"))
+        shorten(patch)
+        return rank(profile_name="shapes", samples=1, workers=2, runs=tmp_path_factory.mktemp("runs"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -93,12 +103,14 @@ def test_an_order_within_its_noise_is_told_from_one_that_repeats(spread: float, 
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_at_its_block_and_is_accepted_where_the_profile_reads(
-    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ranked: Path, shorten: Shorten, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read(ranked)
-    lost = ranked.parent / "removal" / f"{before['blocks'][5]['block']}.json"
-    expected = read(lost)["results"]
-    lost.unlink()
+    names = [before["blocks"][place]["block"] for place in (5, 30, 50)]
+    lost = [ranked.parent / "removal" / f"{name}.json" for name in names]
+    expected = [read(path)["results"] for path in lost]
+    for path in lost:
+        path.unlink()
     drawn: list[str] = []
 
     def counted(pipeline: Any, prompts: Any, sampling: Any, folder: Path, inputs: Any) -> Path:
@@ -107,36 +119,27 @@ def test_an_interrupted_run_goes_on_at_its_block_and_is_accepted_where_the_profi
 
     real = bench.studies.ranking.generate
     monkeypatch.setattr(bench.studies.ranking, "generate", counted)
-    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
+    shorten(monkeypatch)
     monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
     assert rank(profile_name="shapes", samples=1, accept=True, workers=1, runs=ranked.parents[3]) == ranked
-    assert drawn == [before["blocks"][5]["block"]]
-    assert read(lost)["results"] == expected
+    assert sorted(drawn) == sorted(names)
+    assert [read(path)["results"] for path in lost] == expected, "one worker finds what two found"
     assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
     assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
 
 
 @pytest.mark.slow
 def test_a_metric_that_fails_stops_the_ranking_and_puts_the_block_back(
-    ranked: Path, short: Callable[[str], Profile], monkeypatch: pytest.MonkeyPatch
+    ranked: Path, shorten: Shorten, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def incomplete(self: FID, images: Any) -> Any:
         return Measurement.failed(self.info, "planted")
 
     monkeypatch.setattr(FID, "__call__", incomplete)
-    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
+    shorten(monkeypatch)
     next(path for path in sorted(ranked.parent.glob("removal/*_blocks.*.json"))).unlink()
     with pytest.raises(FastFluxError, match="planted"):
         rank(profile_name="shapes", samples=1, workers=1, runs=ranked.parents[3])
-
-
-@pytest.mark.slow
-def test_two_workers_find_what_one_finds(
-    ranked: Path, short: Callable[[str], Profile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bench.studies.ranking, "load_profile", short)
-    ours = read(rank(profile_name="shapes", samples=1, workers=2, runs=tmp_path))["blocks"]
-    assert [entry | {"seconds": 0} for entry in ours] == [entry | {"seconds": 0} for entry in read(ranked)["blocks"]]
 
 
 def test_no_samples_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 import experiments.recollection
 from bench.profiles import RANKINGS
+from bench.profiles.profile import ROOT
 from experiments.recollection import WholeForwards, compare, main
 from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.recording import BlockStates, record_inputs
@@ -102,7 +103,11 @@ def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeyp
     monkeypatch.setattr(experiments.recollection, "track", _silent)
     monkeypatch.setattr(experiments.recollection, "BLOCKS", 2)
     monkeypatch.setattr(experiments.recollection, "SAMPLES", 4)
-    experiments.recollection.recollection(blocks=2, samples=4, accept=True, out=tmp_path / "runs")
+    prompts = (ROOT / "prompts/shapes/calibration.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "prompts.jsonl").write_text("".join(prompts[:4]))
+    short = tmp_path / "shapes.toml"
+    short.write_text('extends = "shapes"\ncalibration_prompts = "prompts.jsonl"\n[calibration]\nsteps = 2\n')
+    experiments.recollection.recollection(profile=str(short), blocks=2, samples=4, accept=True, out=tmp_path / "runs")
     path = tmp_path / "runs" / "shapes" / "recollection.json"
     record = json.loads(path.read_text())
     assert record["largest_difference"] == 0.0

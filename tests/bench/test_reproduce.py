@@ -36,22 +36,26 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three variants with one prompt of each style and task, and few steps."""
     runs = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        shorten(patch)
+        shorten(patch, runs)
         run(runs)
     return runs
 
 
-def shorten(patch: pytest.MonkeyPatch) -> None:
-    """Two sampling steps, two training steps, six latency rounds: this tests the road, not the figures."""
-    training = {"samples": 64, "steps": 2, "batch": 4}
+def shorten(patch: pytest.MonkeyPatch, runs: Path) -> None:
+    """Two steps of sampling and training, 16 calibration prompts, six latency rounds: the road, not the figures."""
+    training = {"samples": 16, "steps": 2, "batch": 4}
+    patch.setattr("bench.shapes.pictures.REFERENCE_IMAGES", 64)
 
     def short(name: str, _changes: object = None):  # noqa: ANN202
         profile = load_profile(name)
+        prompts = Path(profile.calibration_prompts).read_text(encoding="utf-8").splitlines(keepends=True)
+        (runs / "calibration.jsonl").write_text("".join(prompts[:16]), encoding="utf-8")
         return replace(
             profile,
+            calibration_prompts=str(runs / "calibration.jsonl"),
             sampling=replace(profile.sampling, steps=2),
             calibration=replace(profile.calibration, steps=2),
-            latency=replace(profile.latency, warmup=1, rounds=6),
+            latency=replace(profile.latency, warmup=1, rounds=6, batch=1),
             methods={
                 name: settings | training if "steps" in settings else settings
                 for name, settings in profile.methods.items()
@@ -144,7 +148,7 @@ def test_all_variants_draw_from_the_same_noise(quick: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_run_measures_nothing_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten(monkeypatch)
+    shorten(monkeypatch, quick)
     before = {name: record.to_json() for name, record in records(quick).items()}
     monkeypatch.setattr(Evaluation, "scorers", property(lambda _: pytest.fail("a scorer was loaded")))
     monkeypatch.setattr(BaseModel, "pipeline", property(lambda _: pytest.fail("the pipeline was loaded")))
@@ -190,7 +194,7 @@ DAMAGE = {
 def test_what_is_damaged_is_made_again_with_the_same_figures(
     quick: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    shorten(monkeypatch)
+    shorten(monkeypatch, quick)
     before = {name: image_values(record) for name, record in records(quick).items()}
     whole = {name: (quick / name).read_bytes() for name in DAMAGE[what]}
     for name, damage in DAMAGE[what].items():
@@ -203,7 +207,7 @@ def test_what_is_damaged_is_made_again_with_the_same_figures(
 
 
 def test_runs_of_other_lengths_share_the_pruned_models(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten(monkeypatch)
+    shorten(monkeypatch, quick)
     profile = bench.run.reproduce.load_profile("shapes")
     variants = chosen_variants(profile, needed_by(()), VARIANTS)
     evaluation = Evaluation(profile, quick / "shapes-limit2-seeds1", variants, limit=2, models=quick / "shapes")
@@ -236,7 +240,7 @@ def test_records_are_plain_json(quick: Path) -> None:
 def test_a_figure_of_another_version_is_measured_again(
     quick: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
 ) -> None:
-    shorten(monkeypatch)
+    shorten(monkeypatch, quick)
     info = metric_named(name).info
     newer = dataclasses.replace(metric_named(name), info=replace(info, version="99"))
     known = metric_named
@@ -250,7 +254,7 @@ def test_a_figure_of_another_version_is_measured_again(
 
 @pytest.mark.slow
 def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten(monkeypatch)
+    shorten(monkeypatch, quick)
     (quick / "shapes-limit1-seeds1" / "score" / "dense+fid.json").unlink()
 
     def broken(_self: FID, _images: ImageSet) -> None:
