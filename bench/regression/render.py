@@ -1,6 +1,5 @@
 """A few pictures drawn on the CPU by one thread, as hashes of their pixels: the same until the arithmetic changes."""
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,8 +37,7 @@ def fitted(base: BaseModel, config: PruningConfig) -> nn.Module:
     """The dense model pruned in closed form on the first calibration prompts: no training, so exact to the bit."""
     model = base.dense()
     base.pipeline.transformer = model
-    drive = dataclasses.replace(base.drive, data=base.drive.data[:CALIBRATION_PROMPTS])
-    prune_(model, config, Calibration(drive))
+    prune_(model, config, Calibration(base.drive_on(base.calibration_prompts[:CALIBRATION_PROMPTS])))
     return model.eval()
 
 
