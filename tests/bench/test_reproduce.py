@@ -42,14 +42,14 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shorten(patch: pytest.MonkeyPatch, runs: Path) -> None:
-    """Two steps of sampling and training, 16 calibration prompts, six latency rounds: the road, not the figures."""
-    training = {"samples": 16, "steps": 2, "batch": 4}
+    """Two steps of sampling and training, 48 calibration prompts, six latency rounds: the road, not the figures."""
+    training = {"samples": 64, "steps": 2, "batch": 4}
     patch.setattr("bench.shapes.pictures.REFERENCE_IMAGES", 64)
 
     def short(name: str, _changes: object = None):  # noqa: ANN202
         profile = load_profile(name)
         prompts = Path(profile.calibration_prompts).read_text(encoding="utf-8").splitlines(keepends=True)
-        (runs / "calibration.jsonl").write_text("".join(prompts[:16]), encoding="utf-8")
+        (runs / "calibration.jsonl").write_text("".join(prompts[:48]), encoding="utf-8")
         return replace(
             profile,
             calibration_prompts=str(runs / "calibration.jsonl"),
