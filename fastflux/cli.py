@@ -84,7 +84,7 @@ def prune(
     targets: Annotated[str | None, Method] = None,
     scored: Annotated[int | None, Method] = None,
     fitted: Annotated[int | None, Method] = None,
-    draws: Annotated[int | None, Method] = None,
+    trajectories: Annotated[int | None, Method] = None,
     samples: Annotated[int | None, Method] = None,
     rank: Annotated[int | None, Method] = None,
     train_steps: Annotated[int | None, Method] = None,
@@ -120,9 +120,10 @@ def prune(
             linear_mlp, linear_halves, removed
         targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
             sandwich_training)
-        scored: samples that measure the error of each replacement (sublayer_replacement)
+        scored: samples that measure the error of one step (sublayer_replacement)
         fitted: samples that fit the layers, 0 for all (sublayer_replacement)
-        draws: trajectories of each prompt that the samples are taken from (sublayer_replacement)
+        trajectories: prompts whose sampled latents measure the error of each replacement, 0 for that of one step
+            (sublayer_replacement)
         samples: images at one time step each to train on
         rank: rank of LoRA
         train_steps: training steps, for each block or for the whole model (l1_norm, sublayer_replacement)
@@ -157,7 +158,7 @@ def prune(
         "targets": targets,
         "scored": scored,
         "fitted": fitted,
-        "draws": draws,
+        "trajectories": trajectories,
         "samples": samples,
         "rank": rank,
         "steps": train_steps,

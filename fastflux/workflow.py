@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.run import CalibrationRun
-from fastflux.calibration.statistics import Calibration, collect_statistics
+from fastflux.calibration.statistics import Calibration, collect_statistics, no_trajectories
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
@@ -127,7 +128,7 @@ def prune(
                 progress.advance(calibrating, done)
 
             calibration = Calibration(
-                lambda: run(advance),
+                partial(run, advance),
                 folder=kept,
                 advance=lambda done, total: progress.update(replacing, completed=done, total=total, visible=True),
                 batch_size=data.batch_size,
@@ -288,10 +289,12 @@ def _require_runnable(
     if config is None:
         return
     require_fits(config, outline.transformer)
+    if data.images is not None and (count := getattr(config, "trajectories", 0)):
+        raise no_trajectories(count)
     samples = getattr(config, "samples", 0) if config.needs_statistics else 0
     # SD3 runs every prompt and the empty one; FLUX is told its guidance.
     guided = data.guidance > 1 and hasattr(type(outline), "do_classifier_free_guidance")
-    states = len(items) * data.steps * (2 if guided else 1) * getattr(config, "draws", 1)
+    states = len(items) * data.steps * (2 if guided else 1)
     if samples > states:
         raise FastFluxError(
             f"{samples} samples are asked for, but {len(items)} prompts or pictures in {data.steps} steps give at most "

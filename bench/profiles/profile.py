@@ -75,6 +75,8 @@ class Profile(Data, frozen=True):
     calibration_prompts: Place = Place()
     methods: Mapping[str, Mapping[str, Any]] = {}
     """Settings of pruning methods by name, where they are not the method's defaults."""
+    method_prompts: Mapping[str, Place] = {}
+    """Files of calibration prompts of pruning methods by name, where they are not `calibration_prompts`."""
     metrics: Mapping[str, Any] = {}
     """The metrics of images and their settings, each of its own class (`bench.metrics.base.settings_class`)."""
     ranking: Mapping[str, Any] = {}
@@ -164,6 +166,9 @@ def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
         name: read_settings(OtherModel, table, f"others.{name}", resolve) for name, table in tables("others").items()
     }
     methods = {name: _method(name, table, resolve) for name, table in tables("methods").items()}
+    for name in tables("method_prompts"):
+        with _under(f"method_prompts.{name}"):
+            pruning_method(name)
     for name, other in others.items():
         _method("sandwich_training", {"ranking": other.ranking}, resolve, f"others.{name}")
     typed = {"metrics": metric_settings("metrics"), "ranking": metric_settings("ranking"), "methods": methods}

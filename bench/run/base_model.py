@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -45,7 +45,7 @@ class BaseModel:
     profile: Profile
     store: Path
     device: str = "cpu"
-    _recorded: dict[tuple[int, int, int], RecordedInputs] = field(default_factory=dict)
+    _recorded: dict[str, dict[tuple[int, int], RecordedInputs]] = field(default_factory=dict)
 
     @cached_property
     def folder(self) -> Path:
@@ -115,6 +115,11 @@ class BaseModel:
         """The prompts whose trajectories calibrate the pruning methods."""
         return read_prompts(Path(self.profile.calibration_prompts))
 
+    def prompts_for(self, method: str) -> tuple[Prompt, ...]:
+        """The prompts whose trajectories calibrate this pruning method."""
+        own = self.profile.method_prompts.get(method)
+        return self.calibration_prompts if own is None else read_prompts(Path(own))
+
     @cached_property
     def calibration_inputs(self) -> Mapping[str, JSON]:
         """All that decides the calibration data."""
@@ -129,10 +134,14 @@ class BaseModel:
     @cached_property
     def drive(self) -> Trajectories:
         """Samples the calibration prompts with the pipeline's present transformer."""
+        return self.drive_on(self.calibration_prompts)
+
+    def drive_on(self, prompts: Sequence[Prompt]) -> Trajectories:
+        """Samples these prompts as it does the calibration's."""
         settings = self.profile.calibration
         return Trajectories(
             self.pipeline,
-            [prompt.prompt for prompt in self.calibration_prompts],
+            [prompt.prompt for prompt in prompts],
             steps=settings.steps,
             guidance=settings.guidance,
             batch_size=settings.batch,
@@ -181,21 +190,24 @@ class BaseModel:
         """Folder of the pruning methods' progress."""
         return self.store / "progress"
 
-    def calibration(self) -> Calibration:
-        """What pruning methods may learn of the model, with a folder for their progress."""
-        return _Recorded(
-            self.drive, self.statistics, self.progress, self.profile.calibration.batch, recorded=self._recorded
-        )
+    def calibration(self, method: str = "") -> Calibration:
+        """What a pruning method may learn of the model, with a folder for its progress."""
+        batch = self.profile.calibration.batch
+        if method in self.profile.method_prompts:
+            recorded = self._recorded.setdefault(method, {})
+            return _Recorded(self.drive_on(self.prompts_for(method)), None, self.progress, batch, recorded=recorded)
+        recorded = self._recorded.setdefault("", {})
+        return _Recorded(self.drive, self.statistics, self.progress, batch, recorded=recorded)
 
 
 @dataclass
 class _Recorded(Calibration):
     """Calibration whose samples are recorded once for all variants that this process prunes."""
 
-    recorded: dict[tuple[int, int, int], RecordedInputs] = field(default_factory=dict)
+    recorded: dict[tuple[int, int], RecordedInputs] = field(default_factory=dict)
 
-    def inputs(self, transformer: nn.Module, samples: int, seed: int, draws: int = 1) -> RecordedInputs:
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
         """Recorded inputs of the dense transformer, which is the same for all."""
-        if (key := (samples, seed, draws)) not in self.recorded:
-            self.recorded[key] = super().inputs(transformer, samples, seed, draws)
+        if (key := (samples, seed)) not in self.recorded:
+            self.recorded[key] = super().inputs(transformer, samples, seed)
         return self.recorded[key]

@@ -86,7 +86,7 @@ def _prune(evaluation: Evaluation, variant: Variant) -> Results:
     config = variant.config
     assert config is not None, "a variant without a config is never pruned"  # noqa: S101  # for mypy
     base = evaluation.base(variant.base)
-    calibration = base.calibration() if config.needs_statistics else Calibration()
+    calibration = base.calibration(config.method) if config.needs_statistics else Calibration()
     model = base.dense()
     base.pipeline.transformer = model  # whose forwards the calibration records
     prune_(model, config, calibration, base_model=base.profile.title, base_revision=base.revision)

@@ -14,6 +14,7 @@ from bench.shapes.world import TASK_WEIGHTS, sample_scenes
 HPS_PER_STYLE = 64
 GENEVAL_PER_TASK = 24
 CALIBRATION = 128
+DISTILLATION = 512
 FOLDER = Path("prompts/shapes")
 
 
@@ -60,12 +61,21 @@ def calibration_prompts() -> list[Prompt]:
     return [Prompt(f"calibration-{i:03}", "calibration", text) for i, text in enumerate(scenes.captions)]
 
 
+def distillation_prompts() -> list[Prompt]:
+    """Different prompts of the calibration split, none of which is evaluated, to distil a whole model on."""
+    scenes = sample_scenes(12 * DISTILLATION, 4, "calibration", tasks=TASK_WEIGHTS)
+    evaluated = {prompt.prompt for prompt in (*hps_prompts(), *geneval_prompts(), *geneval_prompts(only_held_out=True))}
+    texts = [text for text in dict.fromkeys(scenes.captions) if text not in evaluated][:DISTILLATION]
+    return [Prompt(f"distillation-{i:03}", "calibration", text) for i, text in enumerate(texts)]
+
+
 def main() -> None:
     """Write all sets."""
     write_prompts(hps_prompts(), FOLDER / "hps.jsonl")
     write_prompts(geneval_prompts(), FOLDER / "geneval.jsonl")
     write_prompts(geneval_prompts(only_held_out=True), FOLDER / "geneval_held_out.jsonl")
     write_prompts(calibration_prompts(), FOLDER / "calibration.jsonl")
+    write_prompts(distillation_prompts(), FOLDER / "distillation.jsonl")
 
 
 if __name__ == "__main__":

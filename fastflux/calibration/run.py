@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from fastflux.models.sizes import require_sizes
 
@@ -31,10 +31,6 @@ class CalibrationRun(ABC, Generic[Datum]):
 
     def __post_init__(self) -> None:
         require_sizes(self.pipeline, self.height, self.width, self.text_tokens)
-
-    def repeated(self, times: int) -> Self:
-        """The same data so many times, each time with other noise."""
-        return replace(self, data=[*self.data] * times)
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeAlias
@@ -13,8 +14,8 @@ from fastflux.calibration.activations import KEEP, ActivationStore, require_boun
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
-from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import (
@@ -78,19 +79,17 @@ class Calibration:
             self.collected = collect_statistics(transformer, self._drive())
         return self.collected
 
-    def inputs(self, transformer: nn.Module, samples: int, seed: int, draws: int = 1) -> RecordedInputs:
-        """Recorded inputs of the dense transformer, of ``draws`` passes over the data, each with noise of its own.
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
+        """Recorded inputs of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
+        return record_inputs(transformer, self._drive(), samples=samples, seed=seed)
 
-        Raises ``FastFluxError`` when nothing can drive it.
-        """
+    def trajectories(self, count: int) -> Trajectories:
+        """Of ``count`` of the prompts; raises ``FastFluxError`` for a calibration that samples none."""
         drive = self._drive()
-        if draws > 1:
-            if not isinstance(drive, CalibrationRun):
-                raise FastFluxError(
-                    f"{draws} draws are asked for, but only a run over prompts or pictures can be drawn more than once."
-                )
-            drive = drive.repeated(draws)
-        return record_inputs(transformer, drive, samples=samples, seed=seed)
+        drive = drive.func if isinstance(drive, partial) else drive  # of which somebody is told
+        if not isinstance(drive, Trajectories):
+            raise no_trajectories(count)
+        return drive.some(count)
 
     def store(self) -> ActivationStore:
         """Where activations are to be kept; a context that deletes all that is left in the end."""
@@ -108,6 +107,14 @@ class Calibration:
         if self.drive is None:
             raise FastFluxError("This method runs the model to calibrate: pass a function that does (drive).")
         return self.drive
+
+
+def no_trajectories(count: int) -> FastFluxError:
+    """What is told of a calibration that samples no prompts."""
+    return FastFluxError(
+        f"{count} trajectories are asked for, but only a calibration on prompts has any: with pictures or a "
+        "function of your own take 0 (--trajectories 0), the error of one step."
+    )
 
 
 def collect_statistics(

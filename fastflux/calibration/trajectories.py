@@ -1,8 +1,10 @@
 """Calibration data from the model itself: the states it meets while sampling given prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from fastflux.calibration.run import CalibrationRun
 from fastflux.models.sizes import sampling_arguments
@@ -32,10 +34,26 @@ class Trajectories(CalibrationRun[str]):
 
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:
         """Run all prompts; ``advance`` is told the number done after each batch."""
+        for latents in self._sampled():
+            advance(len(latents))
+
+    def ends(self) -> Tensor:
+        """The latents (prompts, ...) that sampling ends with, as the pipeline packs them, on the CPU."""
+        return torch.cat([latents.float().cpu() for latents in self._sampled()])
+
+    def some(self, count: int) -> "Trajectories":
+        """``count`` of the prompts, from all over them; all where there are no more."""
+        every = len(self.data)
+        few = min(count, every)
+        chosen = [self.data[i * every // few] for i in range(few)]
+        return replace(self, data=chosen)  # type: ignore[arg-type]  # mypy takes the parameter for unbound
+
+    def _sampled(self) -> Iterator[Tensor]:
+        """The latents of batch after batch."""
         self.pipeline.set_progress_bar_config(disable=True)
         for start in range(0, len(self.data), self.batch_size):
             prompts = list(self.data[start : start + self.batch_size])
-            self.pipeline(
+            yield self.pipeline(
                 **sampling_arguments(
                     self.pipeline,
                     prompts,
@@ -47,5 +65,4 @@ class Trajectories(CalibrationRun[str]):
                 num_inference_steps=self.steps,
                 generator=[torch.Generator().manual_seed(self.seed + start + i) for i in range(len(prompts))],
                 output_type="latent",
-            )
-            advance(len(prompts))
+            ).images

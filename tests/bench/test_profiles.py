@@ -158,7 +158,7 @@ def test_blocks_can_be_ranked_afresh_for_a_run(tmp_path: Path, monkeypatch: pyte
         raise FastFluxError("far enough")
 
     monkeypatch.setattr(bench.run.reproduce, "nodes_of", stop)
-    assert main(["reproduce", "--only", "table6", "--rank", "--workers", "1"]) == 1
+    assert main(["reproduce", "--only", "table6", "--rank", "--workers", "1", f"--out={tmp_path}"]) == 1
     configs = {variant.id: variant.config for variant in seen[0].variants}
     assert configs["fastflux-10"].ranking == "transformer_blocks.3,single_transformer_blocks.1"  # type: ignore[union-attr]
     assert (asked[0]["profile_name"], asked[0]["workers"]) == ("shapes", 1)

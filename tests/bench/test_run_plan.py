@@ -14,6 +14,7 @@ from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
 from bench.run.evaluation import Evaluation
 from bench.run.schedule import Node
+from bench.samples.prompts import prompts_hash, read_prompts
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 
@@ -46,6 +47,17 @@ def test_hours_are_those_of_the_steps_as_far_as_they_can_go_at_once(workers: int
         Node("draw", "a", 0, ("prune:a",), steps=1800),
     ]
     assert RunPlan(1, 10, nodes, 0, 0, 1.0, 0.5).hours(workers) == pytest.approx(hours)
+
+
+def test_a_method_may_have_prompts_of_its_own_and_then_no_other_is_pruned_anew(tmp_path: Path) -> None:
+    own, shared = (
+        {variant.id: made.pruning_inputs(variant) for variant in made.variants}
+        for made in (evaluation(tmp_path, ("table1",), **changes) for changes in ({}, {"method_prompts": {}}))
+    )
+    differing = {name for name in own if own[name] != shared[name]}
+    assert differing == {"plus-18", "plus-26", "plus-35"}
+    path = load_profile("shapes").method_prompts["sublayer_replacement"]
+    assert {own[name]["calibration_prompts"] for name in differing} == {prompts_hash(read_prompts(Path(path)))}
 
 
 def test_missing_files_are_found_before_the_work(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,16 @@ import torch
 from diffusers import FluxPipeline
 
 from fastflux.calibration.importance import DEFAULT_RANKING
+from fastflux.calibration.recording import record_inputs
 from fastflux.calibration.statistics import Calibration
+from fastflux.calibration.sublayers import run_and_fit
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, revision_of
 from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline
 from fastflux.methods.linear_replacement import LinearReplacementConfig
+from fastflux.methods.sublayer_replacement.search import Scoring, fill_
 from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
 from fastflux.models.sizes import sequence_length
 from fastflux.pruning import prune_
@@ -307,13 +312,23 @@ def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, bas
         Trajectories(load_pipeline(base), PROMPTS, **settings)
 
 
-def test_more_draws_see_the_prompts_with_other_noise(base: Path) -> None:
+def test_replacements_are_scored_by_what_sampling_ends_with(base: Path) -> None:
     pipeline = load_pipeline(base)
-    drive = Trajectories(pipeline, PROMPTS, steps=1, batch_size=2)
-    calibration = Calibration(drive)
-    once, twice = (calibration.inputs(pipeline.transformer, len(PROMPTS) * draws, 0, draws) for draws in (1, 2))
-    noise = twice.rows["hidden_states"]
-    assert torch.equal(noise[: len(PROMPTS)], once.rows["hidden_states"])
-    assert torch.unique(noise, dim=0).shape == noise.shape
-    with pytest.raises(FastFluxError, match="2 draws are asked for"):
-        Calibration(drive.__call__).inputs(pipeline.transformer, 1, 0, 2)
+    drive = Trajectories(pipeline, [*PROMPTS, "a ring"], steps=2, batch_size=2)
+    calibration = Calibration(partial(drive, print))
+    few = calibration.trajectories(2)
+    assert few.data == [drive.data[0], drive.data[len(drive.data) // 2]]
+    dense, transformer = few.ends(), pipeline.transformer
+    torch.testing.assert_close(dense[:1], replace(few, data=few.data[:1]).ends())
+    inputs = record_inputs(transformer, drive, samples=4)
+    states = calibration.block_states(transformer, inputs, calibration.store())
+    scoring = Scoring(states, timed=False, ridge=1e-6, trajectories=few)
+    assert scoring.trajectory_forwards == 2 * 2
+    block = states.blocks[0]
+    statistics, _ = run_and_fit(states, block, [states.before(block)])
+    [option] = scoring.options(block, ["linear"], statistics)
+    fill_(transformer, option.replacement, statistics, 1e-6)
+    assert option.error == pytest.approx(float((few.ends() - dense).square().mean() / dense.var()), rel=1e-5)
+    assert option.error > 0
+    with pytest.raises(FastFluxError, match="2 trajectories are asked for, but only a calibration on prompts"):
+        Calibration(lambda: None).trajectories(2)

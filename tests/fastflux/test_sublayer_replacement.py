@@ -20,7 +20,7 @@ from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import Drive, Make, make_tiny_flux, run, tiny_inputs
 
-SETTINGS: dict[str, Any] = {"flops": 0.8, "samples": 32, "scored": 8, "steps": 0}
+SETTINGS: dict[str, Any] = {"flops": 0.8, "samples": 32, "scored": 8, "trajectories": 0, "steps": 0}
 
 
 def pruned(make: Make, drive: Drive, offload: bool = False, **settings: Any) -> tuple[Any, Calibration]:
@@ -102,7 +102,7 @@ def test_the_choice_is_the_best_of_all() -> None:
         ({"scored": 64}, "between 1 and 32"),
         ({"fitted": 4}, "8 samples are to be scored, but it must be between 1 and 4"),
         ({"fitted": -1}, "fitted is -1, but it must be at least 0"),
-        ({"draws": 0}, "draws is 0"),
+        ({"trajectories": -1}, "trajectories is -1"),
         ({"lr": 0.0}, "lr is 0"),
     ],
 )

@@ -120,9 +120,9 @@ class _Recorded(Calibration):
 
     recorded: RecordedInputs | None = None
 
-    def inputs(self, transformer: nn.Module, samples: int, seed: int, draws: int = 1) -> RecordedInputs:
+    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
         """The samples."""
-        return super().inputs(transformer, samples, seed, draws) if self.recorded is None else self.recorded
+        return super().inputs(transformer, samples, seed) if self.recorded is None else self.recorded
 
 
 def _prune(bench: Workbench) -> Results:

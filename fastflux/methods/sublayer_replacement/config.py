@@ -17,16 +17,16 @@ from fastflux.plan import REPLACEMENT_KINDS
 
 @dataclass(frozen=True)
 class SublayerReplacementConfig:
-    """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the output least.
+    """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the picture least.
 
     Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
     size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`). At most ``fitted`` of the
-    ``samples`` (0: all) fit its layers, ``scored`` of these measure the error of the model's output that each kind in
-    each block makes, and a knapsack takes the least sum. The layers are then fitted one behind the other to what the
-    ``targets`` give: the "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense
-    model on all samples follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at
-    ``lr`` for the rest. It learns few samples by heart: ``draws`` is how many trajectories of each prompt they are
-    taken from. ``ridge`` as in `LinearReplacementConfig`.
+    ``samples`` (0: all) fit its layers. What each kind in each block does alone is the error of the latents that
+    sampling ``trajectories`` of the prompts ends with, or for 0 that of one step's output for ``scored`` samples; a
+    knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets`` give: the
+    "dense" model's blocks, or the "current" model's own. ``steps`` of distillation from the dense model on all samples
+    follow, 0 for none: in full for the linear layers at ``linear_lr``, by LoRA of ``rank`` at ``lr`` for the rest. It
+    learns few prompts by heart: give it many. ``ridge`` as in `LinearReplacementConfig`.
 
     Raises:
         FastFluxError: A value that cannot be meant.
@@ -38,10 +38,10 @@ class SublayerReplacementConfig:
     latency: float | None = None
     kinds: str = "linear,linear_attention,linear_mlp,linear_halves"
     targets: str = "dense"
+    trajectories: int = 8
     scored: int = 64
     fitted: int = 0
     samples: int = 512
-    draws: int = 1
     ridge: float = DEFAULT_RIDGE
     seed: int = 0
     rank: int = 16
@@ -57,9 +57,9 @@ class SublayerReplacementConfig:
         for kind in self.allowed:
             if kind not in REPLACEMENT_KINDS:
                 raise unknown_name("replacement kind", kind, REPLACEMENT_KINDS)
-        for name, value, least in (("fitted", self.fitted, 0), ("draws", self.draws, 1)):
-            if value < least:
-                raise FastFluxError(f"{name} is {value}, but it must be at least {least}.")
+        for name, value in (("fitted", self.fitted), ("trajectories", self.trajectories)):
+            if value < 0:
+                raise FastFluxError(f"{name} is {value}, but it must be at least 0.")
         if not 1 <= self.scored <= self.fit_samples:
             raise FastFluxError(
                 f"{self.scored} samples are to be scored, but it must be between 1 and {self.fit_samples}."

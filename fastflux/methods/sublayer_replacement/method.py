@@ -23,9 +23,9 @@ from fastflux.plan import Replacement
 
 @register_pruning_method(SublayerReplacementConfig)
 def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, calibration: Calibration) -> Pruned:
-    """Replace the attentions, MLPs and blocks whose replacement changes the output least, and distil the rest."""
+    """Replace the attentions, MLPs and blocks whose replacement changes what is drawn least, and distil the rest."""
     config.require_fits(transformer)
-    inputs = calibration.inputs(transformer, config.samples, config.seed, config.draws)
+    inputs = calibration.inputs(transformer, config.samples, config.seed)
     began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     at_once = calibration.at_once(transformer, inputs)
     chain = architecture_of(transformer).chain(transformer)
@@ -67,11 +67,12 @@ def _scored(
     states: BlockStates,
     store: ActivationStore,
 ) -> tuple[list[Option], int]:
-    """All options of all blocks, fitted on all samples and scored on some; and the block forwards of the scoring."""
+    """All options of all blocks, fitted and scored; and the block forwards of the scoring."""
     scoring = Scoring(
         BlockStates(transformer, _spread(states.inputs, config.scored), states.batch_size, keep=0, store=store),
         timed=config.latency is not None,
         ridge=config.ridge,
+        trajectories=calibration.trajectories(config.trajectories) if config.trajectories else None,
     )
     options: list[Option] = []
     blocks = architecture_of(transformer).blocks(transformer)
@@ -81,7 +82,7 @@ def _scored(
         options += scoring.options(block, config.allowed, statistics)
         scoring.leave(block)
         calibration.advance(number + 1, len(blocks))
-    return options, scoring.states.block_forwards
+    return options, scoring.states.block_forwards + scoring.trajectory_forwards * len(states.blocks)
 
 
 def _spread(inputs: RecordedInputs, count: int) -> RecordedInputs:
