@@ -89,8 +89,8 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(VariantId.at(family, ratio), label, config)
 
-    def plus(saving: float, family: str = PLUS, title: str = f"{profile.fast_title}+") -> Variant:
-        settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2)}
+    def plus(saving: float, family: str = PLUS, title: str = f"{profile.fast_title}+", **own: JSON) -> Variant:
+        settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2), **own}
         label = f"{title} {100 * saving:.0f}%"
         return Variant(VariantId.at(family, saving), label, make_config("sublayer_replacement", settings))
 
@@ -125,7 +125,9 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
                     )
                     for r in OTHERS_RATIOS
                 ),
-                replace(plus(OTHERS_SAVING, f"plus{name}", f"Fast{other.title}+"), base=name),
+                replace(  # what is kept are blocks of the profile's own model
+                    plus(OTHERS_SAVING, f"plus{name}", f"Fast{other.title}+", keep=""), base=name
+                ),
             )
         ),
     )

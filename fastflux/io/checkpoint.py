@@ -198,7 +198,7 @@ def _model_class(folder: Path, config: dict[str, Any]) -> Any:
         raise unknown_name(f"transformer class in {folder / 'config.json'}", name, known)
     if config.get("quantization_config") is not None:
         raise FastFluxError(
-            f"The transformer in {folder} is quantised: load it, call dequantize() and save it, or give the original."
+            f"The transformer in {folder} is quantised: give the original, and load this one with diffusers alone."
         )
     return known[name]
 

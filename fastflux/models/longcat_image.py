@@ -1,4 +1,6 @@
-"""LongCat-Image: FLUX.1's blocks, without pooled text."""
+"""LongCat-Image: FLUX.1's blocks, without pooled text; guidance takes a second prompt."""
+
+from typing import Any
 
 from diffusers import LongCatImageTransformer2DModel
 from diffusers.models.transformers.transformer_longcat_image import (
@@ -8,6 +10,12 @@ from diffusers.models.transformers.transformer_longcat_image import (
 
 from fastflux.models.architecture import Architecture, BlockStack, register_architecture
 from fastflux.models.flux import SINGLE_LAYERS, unpooled_inputs
+
+
+def guided(prompts: int, guidance: float) -> dict[str, Any]:
+    """With a blank second prompt for each, of which the pipeline itself takes one; prompts are not written anew."""
+    return {"guidance_scale": guidance, "negative_prompt": [""] * prompts, "enable_prompt_rewrite": False}
+
 
 LONGCAT_IMAGE = register_architecture(
     Architecture(
@@ -26,5 +34,6 @@ LONGCAT_IMAGE = register_architecture(
             ),
         ),
         make_inputs=unpooled_inputs,
+        guided=guided,
     )
 )

@@ -53,7 +53,7 @@ CONFIGS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "FluxTransformer2DModel",
         {**POOLED, "in_channels": 48, "out_channels": 8, "guidance_embeds": True},
     ),
-    "LongCat-Image": ("LongCatImageTransformer2DModel", POOLED),
+    "LongCat-Image": ("LongCatImageTransformer2DModel", {**POOLED, "in_channels": 64}),  # its pipeline's, always
     "Ovis-Image": ("OvisImageTransformer2DModel", {**FLUX1, "out_channels": 8}),
     "Chroma": ("ChromaTransformer2DModel", FLUX1 | CHROMA),
     "FLUX.2-klein": ("Flux2Transformer2DModel", {**FLUX2, "guidance_embeds": False}),

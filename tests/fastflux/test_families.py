@@ -1,11 +1,16 @@
 """Every family by every method: pruned, saved, loaded with the same bits; its contract against its own forward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import ModelMixin
+from diffusers import FirstBlockCacheConfig, ModelMixin
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 import fastflux
@@ -21,6 +26,7 @@ from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.folding import fold_
 from fastflux.models.offload import offload_blocks_
 from fastflux.models.surgery import get_block
+from tests.fastflux.conftest import make_replaced
 from tests.fastflux.families import CONFIGS, make
 
 DIVISIBLE = ("FluxTransformer2DModel", "SD3Transformer2DModel")
@@ -132,3 +138,77 @@ def test_all_but_the_blocks_is_on_the_device_while_those_are_offloaded(name: str
 def test_halves_are_refused_where_there_are_none(name: str) -> None:
     with pytest.raises(FastFluxError, match="cannot be replaced apart: replace whole blocks"):
         SublayerReplacementConfig(flops=0.9).require_fits(make(name))
+
+
+def compiles(model: Any, _name: str) -> None:
+    inputs = inputs_of(model)
+    expected = output(model, inputs)
+    model.compile(fullgraph=True, backend="eager")
+    torch.testing.assert_close(output(model, inputs), expected)
+
+
+def compiles_by_block(model: Any, _name: str) -> None:
+    inputs = inputs_of(model)
+    expected = output(model, inputs)
+    model.compile_repeated_blocks(fullgraph=True, backend="eager")
+    torch.testing.assert_close(output(model, inputs), expected)
+
+
+def caches_the_first_block(model: Any, _name: str) -> None:
+    inputs = inputs_of(model)
+    expected = output(model, inputs)
+    model.enable_cache(FirstBlockCacheConfig(threshold=1e9))
+    last, calls = get_block(model, architecture_of(model).chain(model)[-1]), list[int]()
+    next(layer for layer in last.modules() if isinstance(layer, nn.Linear)).register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    with model.cache_context("sampling"):
+        assert torch.equal(output(model, inputs), expected)
+        once = len(calls)
+        output(model, inputs)
+    assert len(calls) == once > 0
+
+
+def takes_a_lora(model: Any, name: str) -> None:
+    dense, inputs = make(name), inputs_of(model)
+    family, before = architecture_of(model), output(model, inputs)
+    layers = [f"{block}.{layer}" for block in family.chain(dense) for layer in family.stack(block).sliced.inputs]
+    dense.add_adapter(LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    lora = get_peft_model_state_dict(dense)
+    kind = getattr(diffusers, family.pipeline_classes[0])
+    parts = {part: None for part, given in signature(kind).parameters.items() if given.default is given.empty}
+    pipeline = kind(**parts | {"transformer": model})
+    pipeline.load_lora_weights({f"transformer.{key}": value for key, value in lora.items()}, adapter_name="style")
+    loaded = get_peft_model_state_dict(model, adapter_name="style")
+    left = dict(model.named_modules())
+    assert loaded.keys() == {key for key in lora if key.partition(".lora_")[0] in left}
+    assert all(torch.equal(value, lora[key]) for key, value in loaded.items())
+    assert not torch.equal(output(model, inputs), before)
+
+
+FEATURES: Mapping[str, Callable[[Any, str], None]] = {
+    "`torch.compile(fullgraph=True)`": compiles,
+    "`compile_repeated_blocks`": compiles_by_block,
+    "FirstBlockCache": caches_the_first_block,
+    "LoRA of the base model": takes_a_lora,
+}
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize("name", ["FLUX.2-klein", "Qwen-Image", "Z-Image", "Chroma", "LongCat-Image", "Ovis-Image"])
+def test_a_pruned_model_can_what_the_page_says_and_the_dense_one_can(name: str, feature: str) -> None:
+    torch._dynamo.reset()
+    pruned = make_replaced(lambda: make(name), {0, 2}, removed={1})
+    works = "yes"
+    try:
+        FEATURES[feature](pruned, name)
+    except Exception as error:  # noqa: BLE001  # whatever it is, the dense model must raise it too
+        with pytest.raises(type(error)):
+            FEATURES[feature](make(name), name)
+        works = "no, nor dense"
+    rows = [line.strip("| ").split(" | ") for line in PAGE.splitlines() if line.startswith("|")]
+    header = next(row for row in rows if feature in row)
+    shown = next(row for row in rows[rows.index(header) :] if row[0] == architecture_of(pruned).name)
+    assert shown[header.index(feature)] == works

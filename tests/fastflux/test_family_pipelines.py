@@ -12,6 +12,9 @@ from torch import Tensor
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
@@ -52,13 +55,13 @@ def qwen3(kind: Any, width: int, layers: int) -> Any:
     ).eval()
 
 
-def vae() -> Any:
+def vae(channels: int = 2) -> Any:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(4, 4, 4, 4),
         norm_num_groups=2,
-        latent_channels=2,
+        latent_channels=channels,
     )
 
 
@@ -87,7 +90,7 @@ def chroma() -> dict[str, Any]:
     return {"vae": vae(), "text_encoder": t5(12), "tokenizer": tokenizer(6), "transformer": make("Chroma")}
 
 
-def qwen_image() -> dict[str, Any]:
+def qwen25() -> Any:
     text = {
         "vocab_size": len(WORDS),
         "hidden_size": 12,
@@ -99,16 +102,40 @@ def qwen_image() -> dict[str, Any]:
         "pad_token_id": 0,
     }
     vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "out_hidden_size": 12}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def qwen_image() -> dict[str, Any]:
     return {
         "vae": AutoencoderKLQwenImage(
             base_dim=4, z_dim=2, num_res_blocks=1, latents_mean=[0.0, 0.0], latents_std=[1.0, 1.0]
         ),
-        "text_encoder": Qwen2_5_VLForConditionalGeneration(
-            Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-        ).eval(),
+        "text_encoder": qwen25(),
         "tokenizer": tokenizer(64),
         "transformer": make("Qwen-Image"),
     }
+
+
+def longcat() -> dict[str, Any]:
+    processor: Any = Qwen2VLProcessor
+    return {
+        "vae": vae(16),
+        "text_encoder": qwen25(),
+        "tokenizer": tokenizer(512),
+        "text_processor": processor(
+            image_processor=Qwen2VLImageProcessor(),
+            tokenizer=tokenizer(512),
+            video_processor=Qwen2VLVideoProcessor(),
+            chat_template=TEMPLATE,
+        ),
+        "transformer": make("LongCat-Image"),
+    }
+
+
+def ovis() -> dict[str, Any]:
+    encoder = qwen3(Qwen3Model, 12, 2)
+    return {"vae": vae(), "text_encoder": encoder, "tokenizer": chatting(), "transformer": make("Ovis-Image")}
 
 
 PIPELINES: Mapping[str, Callable[[], dict[str, Any]]] = {
@@ -116,6 +143,8 @@ PIPELINES: Mapping[str, Callable[[], dict[str, Any]]] = {
     "ZImagePipeline": z_image,
     "ChromaPipeline": chroma,
     "QwenImagePipeline": qwen_image,
+    "LongCatImagePipeline": longcat,
+    "OvisImagePipeline": ovis,
 }
 
 

@@ -138,7 +138,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "quantised": (
         lambda f: change(f / CONFIG, quantization_config={"quant_method": "bitsandbytes"}),
-        r"is quantised: load it, call dequantize\(\)",
+        "is quantised: give the original",
     ),
     "VAE": (
         lambda f: rewrite(f, lambda w: w.pop("decoder.conv_in.weight"), "vae/diffusion_pytorch_model.safetensors"),

@@ -98,6 +98,8 @@ def test_the_choice_is_the_best_of_all() -> None:
         ({"latency": 0.8}, "either flops or latency"),
         ({"flops": 1.5}, "cost to leave is 1.5"),
         ({"kinds": "linear,linear_mpl"}, "linear_mlp"),
+        ({"keep": "transformer_blocks.0-x"}, "transformer_blocks.0-x in keep is no block"),
+        ({"keep": "nothing"}, "nothing"),
         ({"targets": "dens"}, "dense"),
         ({"scored": 64}, "between 1 and 32"),
         ({"fitted": 4}, "8 samples are to be scored, but it must be between 1 and 4"),
@@ -109,6 +111,19 @@ def test_the_choice_is_the_best_of_all() -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(FastFluxError, match=message):
         SublayerReplacementConfig(**{**SETTINGS, **settings})
+
+
+def test_blocks_that_are_to_be_kept_stay(drive: Drive) -> None:
+    free = {item.block for item in plan_of(pruned(make_tiny_flux, drive)[0]).replacements}
+    stack, first = min(free).stack, min(free).index
+    kept = {item.block for item in plan_of(pruned(make_tiny_flux, drive, keep=f"{stack}.{first}")[0]).replacements}
+    assert min(free) not in kept
+    every = SublayerReplacementConfig(flops=0.8, keep="transformer_blocks.1-3, single_transformer_blocks.0").kept
+    assert every == {
+        *(BlockRef("transformer_blocks", index) for index in (1, 2, 3)), BlockRef("single_transformer_blocks", 0)
+    }  # fmt: skip
+    with pytest.raises(FastFluxError, match=r"transformer_blocks\.99"):
+        pruned(make_tiny_flux, drive, keep="transformer_blocks.99")
 
 
 def test_every_kind_may_be_allowed(drive: Drive) -> None:

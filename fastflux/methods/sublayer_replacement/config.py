@@ -1,6 +1,6 @@
 """Settings of sublayer replacement: how much may be left, what may stand in a block's place, and the last training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
@@ -11,8 +11,8 @@ from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
 from fastflux.methods.finetuning import FinetuningSettings
 from fastflux.methods.targets import require_targets
-from fastflux.models.surgery import require_halves
-from fastflux.plan import REPLACEMENT_KINDS
+from fastflux.models.surgery import get_block, require_halves
+from fastflux.plan import REPLACEMENT_KINDS, BlockRef
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class SublayerReplacementConfig:
     """Replace attentions, MLPs and whole blocks by linear layers, those whose replacement changes the picture least.
 
     Either ``flops`` or ``latency`` is what may be left of a dense step's FLOPs or measured time, at the calibration's
-    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`). At most ``fitted`` of the
+    size. ``kinds`` lists what may stand in a block's place (`fastflux.plan.Replacement`), ``keep`` blocks that stay
+    whatever they cost, as "transformer_blocks.4-18,single_transformer_blocks.0". At most ``fitted`` of the
     ``samples`` (0: all) fit its layers. What each kind in each block does alone is the error of the latents that
     sampling ``trajectories`` of the prompts ends with, or for 0 that of one step's output for ``scored`` samples; a
     knapsack takes the least sum. The layers are then fitted one behind the other to what the ``targets`` give: the
@@ -37,6 +38,7 @@ class SublayerReplacementConfig:
     flops: float | None = None
     latency: float | None = None
     kinds: str = "linear,linear_attention,linear_mlp,linear_halves"
+    keep: str = ""
     targets: str = "dense"
     trajectories: int = 8
     scored: int = 64
@@ -64,6 +66,7 @@ class SublayerReplacementConfig:
             raise FastFluxError(
                 f"{self.scored} samples are to be scored, but it must be between 1 and {self.fit_samples}."
             )
+        _ = self.kept
         require_targets(self.targets)
         require_ridge(self.ridge)
         _ = self.settings, FinetuningSettings(lr=self.lr)  # which check themselves
@@ -84,6 +87,18 @@ class SublayerReplacementConfig:
         return tuple(kind.strip() for kind in self.kinds.split(","))
 
     @property
+    def kept(self) -> frozenset[BlockRef]:
+        """The blocks that stay."""
+        found: set[BlockRef] = set()
+        for text in filter(None, map(str.strip, self.keep.split(","))):
+            first, _, last = text.partition("-")
+            block = BlockRef.parse(first)
+            if last and not last.isdecimal():
+                raise FastFluxError(f"{text} in keep is no block: expected <stack>.<index> or <stack>.<first>-<last>.")
+            found |= {replace(block, index=index) for index in range(block.index, int(last or block.index) + 1)}
+        return frozenset(found)
+
+    @property
     def settings(self) -> FinetuningSettings:
         """How the pruned model is distilled; ``lr`` is that of the linear layers."""
         return FinetuningSettings(self.steps, self.batch, self.linear_lr)
@@ -97,3 +112,5 @@ class SublayerReplacementConfig:
         """Raise ``FastFluxError`` for a family without such halves, or a LoRA rank that there is no room for."""
         require_halves(transformer)
         require_rank(self.rank, transformer)
+        for block in sorted(self.kept):
+            get_block(transformer, block)

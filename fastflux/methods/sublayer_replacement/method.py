@@ -79,7 +79,7 @@ def _scored(
     run = states.before(states.blocks[0])
     for number, block in enumerate(blocks):
         statistics, [run] = run_and_fit(states, block, [run])
-        options += scoring.options(block, config.allowed, statistics)
+        options += scoring.options(block, () if block in config.kept else config.allowed, statistics)
         scoring.leave(block)
         calibration.advance(number + 1, len(blocks))
     return options, scoring.states.block_forwards + scoring.trajectory_forwards * len(states.blocks)
