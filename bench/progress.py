@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Self, TypeVar
 
 from rich.console import Console
@@ -106,3 +106,13 @@ class Board:
             return ""
         seconds = (self._steps - self._steps_done) * self._seconds / self._steps_done / self._workers
         return f", about {max(1, round(seconds / 60))} min left"
+
+
+def announce(stages: Mapping[str, Callable[[], object]], expected: Mapping[str, float]) -> None:
+    """Run the stages in turn, telling which comes and, by an earlier run's seconds, how long all that is left takes."""
+    names = list(stages)
+    for index, name in enumerate(names):
+        left = sum(expected.get(stage, 0.0) for stage in names[index:])
+        about = f", about {max(1, round(left / 60))} min left" if left else ""
+        console.print(f"{index + 1}/{len(names)} {name}{about}")
+        stages[name]()

@@ -75,7 +75,8 @@ def _collect(bench: Workbench) -> Results:
     transformer = bench.fresh()
     statistics: Statistics = {}
     _, timer = step_timer(bench.device)
-    plain, full = [], []
+    plain: list[float] = []
+    full: list[float] = []
     device_memory, host_memory = PeakMemory(bench.device), PeakMemory("cpu")
     for batch in bench.recorded().batches(size):
         forward = _forward(transformer, batch)
