@@ -14,7 +14,7 @@ from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, on_host
 from fastflux.calibration.statistics import observe_residual
 from fastflux.models.architecture import STREAMS, Streams
-from fastflux.models.sublayers import HALVES
+from fastflux.models.sublayers import HALVES, mlps_of
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
@@ -106,8 +106,8 @@ class SublayerObserver:
             self._handles = [
                 block.attn.register_forward_hook(self._attention, with_kwargs=True),
                 *(
-                    part.register_forward_hook(self._mlp(f"mlp.{stream}"))
-                    for part, stream in zip((block.ff, block.ff_context), STREAMS, strict=True)
+                    getattr(block, name).register_forward_hook(self._mlp(f"mlp.{stream}"))
+                    for name, stream in zip(mlps_of(block), STREAMS, strict=True)
                 ),
             ]
 

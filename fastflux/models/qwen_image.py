@@ -41,6 +41,7 @@ QWEN_IMAGE = register_architecture(
                 "transformer_blocks",
                 QwenImageTransformerBlock,
                 "double",
+                halves=True,
                 sliced=SlicedLayers(
                     mlps=tuple((f"{name}.net.0.proj", f"{name}.net.2") for name in ("img_mlp", "txt_mlp"))
                 ),

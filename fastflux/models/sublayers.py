@@ -17,6 +17,8 @@ from fastflux.models.blocks import LinearReplacementBlock, WithoutAttention
 from fastflux.plan import SUBLAYER_KINDS
 
 HALVES = ("attention", "mlp")
+MLPS = (("ff", "ff_context"), ("img_mlp", "txt_mlp"))
+"""Names that double blocks have for the MLPs of image and text."""
 HALVES_OF = dict(zip(SUBLAYER_KINDS, (HALVES[:1], HALVES[1:], HALVES), strict=True))
 
 
@@ -104,7 +106,13 @@ def replace_sublayers_(block: Any, kind: str, dim: int) -> None:
     if kind != "linear_mlp":
         block.attn = LinearAttention(linear(dim), linear(dim))
     if kind != "linear_attention":
-        block.ff, block.ff_context = linear(dim), linear(dim)
+        for name in mlps_of(block):
+            setattr(block, name, linear(dim))
+
+
+def mlps_of(block: Any) -> tuple[str, str]:
+    """The names of a double block's MLPs, of image and text."""
+    return next(names for names in MLPS if hasattr(block, names[0]))
 
 
 def _replace_in_single_(block: Any, kind: str, dim: int, linear: Callable[[int], nn.Linear]) -> None:
@@ -135,7 +143,7 @@ def sublayer_kind(block: Any) -> str | None:
         if type(block) is cls:
             return kind
     attention = isinstance(getattr(block, "attn", None), LinearAttention)
-    mlp = isinstance(getattr(block, "ff", None), nn.Linear)
+    mlp = any(isinstance(getattr(block, image, None), nn.Linear) for image, _ in MLPS)
     return {(True, False): SUBLAYER_KINDS[0], (False, True): SUBLAYER_KINDS[1], (True, True): SUBLAYER_KINDS[2]}.get(
         (attention, mlp)
     )
@@ -148,7 +156,7 @@ def replaced_layers(block: Any) -> list[nn.Linear]:
     else:
         halves = HALVES_OF.get(sublayer_kind(block) or "", ())
         layers = [block.attn.linear, block.attn.linear_context] if "attention" in halves else []
-        layers += [block.ff, block.ff_context] if "mlp" in halves else []
+        layers += [getattr(block, name) for name in mlps_of(block)] if "mlp" in halves else []
     return [layer for layer in layers if layer is not None]
 
 
@@ -164,7 +172,7 @@ def add_fits_(block: Any, kind: str, fits: Mapping[str, tuple[Tensor, Tensor]]) 
             elif half == "attention":
                 layer = block.attn.linear_context if context else block.attn.linear
             else:
-                layer = block.ff_context if context else block.ff
+                layer = getattr(block, mlps_of(block)[context])
             columns = slice(0, len(bias)) if half == "attention" else slice(-len(bias), None)
             with torch.no_grad():
                 layer.weight[:, columns] += weight.to(layer.weight)

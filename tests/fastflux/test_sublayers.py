@@ -13,9 +13,10 @@ from fastflux.calibration.sublayers import BlockStatistics, SublayerObserver
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.models.architecture import STREAMS, architecture_of, example_inputs
 from fastflux.models.pruned import attach_plan_
-from fastflux.models.sublayers import HALVES, HALVES_OF, add_fits_, sublayer_kind
+from fastflux.models.sublayers import HALVES, HALVES_OF, add_fits_, mlps_of, sublayer_kind
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import SUBLAYER_KINDS, BlockRef, PruningPlan, Replacement
+from tests.fastflux import families
 from tests.fastflux.conftest import Make, make_tiny_flux, run, tiny_inputs
 from tests.fastflux.test_compatibility import lora_of_the_dense_model
 
@@ -41,17 +42,25 @@ def make_halved(make: Make, kinds: tuple[str, ...] = KINDS) -> Any:
     return transformer
 
 
-@pytest.mark.parametrize("stack", ["transformer_blocks", "single_transformer_blocks"])
+@pytest.mark.parametrize(
+    ("name", "stack"),
+    [
+        ("FLUX.1-dev", "transformer_blocks"),
+        ("FLUX.1-dev", "single_transformer_blocks"),
+        ("Qwen-Image", "transformer_blocks"),
+    ],
+)
 @pytest.mark.parametrize("kind", SUBLAYER_KINDS)
-def test_a_half_that_is_linear_is_replaced_exactly(stack: str, kind: str) -> None:
+def test_a_half_that_is_linear_is_replaced_exactly(name: str, stack: str, kind: str) -> None:
     """Halves that are linear layers already are found by least squares, and nothing changes."""
-    transformer = make_tiny_flux()
+    transformer = families.make(name)
     block: Any = get_block(transformer, BlockRef(stack, 0))
     attention, mlp = ("attention" in HALVES_OF[kind]), ("mlp" in HALVES_OF[kind])
     with torch.no_grad():
         if stack == "transformer_blocks":
             if mlp:
-                block.ff.net[0] = block.ff_context.net[0] = torch.nn.Linear(16, 64)
+                for part in mlps_of(block):
+                    getattr(block, part).net[0] = torch.nn.Linear(16, 64)
             if attention:
                 block.attn.forward = lambda hidden_states, encoder_hidden_states, **_: (
                     block.attn.to_out[0](hidden_states),
