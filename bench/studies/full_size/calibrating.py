@@ -43,7 +43,7 @@ def units(_bench: Workbench) -> list[str]:
 
 def statistics_file(bench: Workbench) -> Path:
     """Where the pass leaves what it collected."""
-    return bench.file("statistics.safetensors")
+    return bench.store.folder / "statistics.safetensors"
 
 
 def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
