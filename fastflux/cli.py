@@ -81,7 +81,7 @@ def prune(
     flops: Annotated[float | None, Method] = None,
     latency: Annotated[float | None, Method] = None,
     kinds: Annotated[str | None, Method] = None,
-    keep: Annotated[str | None, Method] = None,
+    keep_blocks: Annotated[str | None, Method] = None,
     targets: Annotated[str | None, Method] = None,
     scored: Annotated[int | None, Method] = None,
     fitted: Annotated[int | None, Method] = None,
@@ -119,7 +119,7 @@ def prune(
         latency: share of the dense step's measured time to leave instead
         kinds: what may stand in a block's place, separated by commas (sublayer_replacement): linear, linear_attention,
             linear_mlp, linear_halves, removed
-        keep: blocks that stay, separated by commas, as transformer_blocks.4-18 (sublayer_replacement)
+        keep_blocks: blocks that stay, separated by commas, as transformer_blocks.4-18 (sublayer_replacement)
         targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
             sandwich_training)
         scored: samples that measure the error of one step (sublayer_replacement)
@@ -157,7 +157,7 @@ def prune(
         "flops": flops,
         "latency": latency,
         "kinds": kinds,
-        "keep": keep,
+        "keep": keep_blocks,
         "targets": targets,
         "scored": scored,
         "fitted": fitted,
