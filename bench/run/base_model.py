@@ -115,10 +115,18 @@ class BaseModel:
         """The prompts whose trajectories calibrate the pruning methods."""
         return read_prompts(Path(self.profile.calibration_prompts))
 
-    def prompts_for(self, method: str) -> tuple[Prompt, ...]:
-        """The prompts whose trajectories calibrate this pruning method."""
-        own = self.profile.method_prompts.get(method)
-        return self.calibration_prompts if own is None else read_prompts(Path(own))
+    @cached_property
+    def method_prompts(self) -> Mapping[str, tuple[Prompt, ...]]:
+        """The calibration prompts of the pruning methods that have their own."""
+        return {method: read_prompts(Path(path)) for method, path in self.profile.method_prompts.items()}
+
+    @cached_property
+    def method_inputs(self) -> Mapping[str, Mapping[str, JSON]]:
+        """`calibration_inputs` of the pruning methods that have prompts of their own."""
+        return {
+            method: {**self.calibration_inputs, "calibration_prompts": prompts_hash(own)}
+            for method, own in self.method_prompts.items()
+        }
 
     @cached_property
     def calibration_inputs(self) -> Mapping[str, JSON]:
@@ -192,12 +200,10 @@ class BaseModel:
 
     def calibration(self, method: str = "") -> Calibration:
         """What a pruning method may learn of the model, with a folder for its progress."""
-        batch = self.profile.calibration.batch
-        if method in self.profile.method_prompts:
-            recorded = self._recorded.setdefault(method, {})
-            return _Recorded(self.drive_on(self.prompts_for(method)), None, self.progress, batch, recorded=recorded)
-        recorded = self._recorded.setdefault("", {})
-        return _Recorded(self.drive, self.statistics, self.progress, batch, recorded=recorded)
+        own = self.method_prompts.get(method)
+        drive, statistics = (self.drive, self.statistics) if own is None else (self.drive_on(own), None)
+        recorded = self._recorded.setdefault("" if own is None else method, {})
+        return _Recorded(drive, statistics, self.progress, self.profile.calibration.batch, recorded=recorded)
 
 
 @dataclass

@@ -121,7 +121,7 @@ class Evaluation:
             _ = self.scorers if here else self._loaded_scorers("cpu")
         for name in self.bases:
             base = self.base(name)
-            _ = base.folder, base.calibration_prompts, [*map(base.prompts_for, base.profile.method_prompts)]
+            _ = base.folder, base.calibration_prompts, base.method_prompts
             require_sizes(base.outline, self.sampling.height, self.sampling.width, None)
 
     # -- what determines the numbers
@@ -136,8 +136,7 @@ class Evaluation:
         config, base = variant.config, self.base(variant.base)
         method = "" if config is None else config.method
         return {
-            **base.calibration_inputs,
-            "calibration_prompts": prompts_hash(base.prompts_for(method)),
+            **base.method_inputs.get(method, base.calibration_inputs),
             "method": method,
             "version": 0 if config is None else version_of(config),
             "cost": PRUNING_COST.version,

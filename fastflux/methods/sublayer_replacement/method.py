@@ -75,11 +75,15 @@ def _scored(
         trajectories=calibration.trajectories(config.trajectories) if config.trajectories else None,
     )
     options: list[Option] = []
+    kept = config.kept
     blocks = architecture_of(transformer).blocks(transformer)
     run = states.before(states.blocks[0])
     for number, block in enumerate(blocks):
-        statistics, [run] = run_and_fit(states, block, [run])
-        options += scoring.options(block, () if block in config.kept else config.allowed, statistics)
+        if block in kept:
+            run = states.through(run, [block])
+        else:
+            statistics, [run] = run_and_fit(states, block, [run])
+            options += scoring.options(block, config.allowed, statistics)
         scoring.leave(block)
         calibration.advance(number + 1, len(blocks))
     return options, scoring.states.block_forwards + scoring.trajectory_forwards * len(states.blocks)
