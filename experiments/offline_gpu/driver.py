@@ -76,17 +76,18 @@ def plan(*, tiny: bool) -> Plan:
         Step("prune-quick", 60, 150, "quick", "--stages calibration,prune-20"),
         Step(f"latency-{small}", 45, 100, "whole", f"--stages latency-{small}"),
         Step("scorers-quick", 35, 90, "quick", "--stages scorers"),
+        Step("offload-quick", 60, 200, "offload", "--stages calibration,prune-20"),
         Step("equal-latency", 120, 420, "whole", "--stages equal-latency"),
         Step("latency-of-equals", 45, 120, "whole", f"--stages latency-{small},latency-{large}"),
         Step("step-profile", 20, 150, "whole", "--stages step-profile"),
+        Step("cuda-graphs", 60, 500, "whole", "--stages cuda-graphs"),
         Step("compiled", 60, 500, "whole", "--stages compiled"),
         Step("calibration", 120, 500, "whole", "--stages calibration"),
-        Step("cuda-graphs", 60, 500, "whole", "--stages cuda-graphs"),
         Step("end-to-end", 220, 500, "whole", "--stages end-to-end"),
     )
     if tiny:
         steps = tuple(step._replace(least=5) for step in steps)
-    return Plan({"whole": _TINY if tiny else "", "quick": quick}, steps)
+    return Plan({"whole": _TINY if tiny else "", "quick": quick, "offload": f"{quick} --offload"}, steps)
 
 
 @dataclass
