@@ -102,7 +102,7 @@ def _take_up_(path: Path, optimizer: torch.optim.Optimizer, generator: torch.Gen
         if moment:
             moments.setdefault(int(number), {})[moment] = tensor
     with torch.no_grad():
-        for number, parameter in enumerate(_trained(optimizer)):
-            parameter.copy_(tensors[f"{number}"])
+        for place, parameter in enumerate(_trained(optimizer)):
+            parameter.copy_(tensors[f"{place}"])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return int(noted["step"]), float(noted["seconds"])
