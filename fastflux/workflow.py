@@ -134,6 +134,7 @@ def prune(
                 batch_size=data.batch_size,
                 activations=resources.activations,
                 keep=resources.keep,
+                run=run,
             )
             if kept is not None and (every := resources.save_every) is not None:
                 calibration.collected = collect_in_parts(transformer, run, kept, every=every, advance=advance)

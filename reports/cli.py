@@ -131,8 +131,8 @@ def _pdf(*, results: Path = _COMMITTED, contents: Contents = _ALL, out: _Optiona
 def _gallery(*, results: Path, images: Path, shots: int | None = None, edge: int = LONGEST_EDGE, out: _Out) -> None:
     """Keep chosen images of the variants.
 
-    Puts images of every recorded variant, evenly over styles and tasks and of the same seeds, into one sheet a variant
-    (AVIF), with an index. `build --gallery` draws the grids from it.
+    Puts images of every recorded variant but repeats with other seeds, evenly over styles and tasks, into one sheet a
+    variant (AVIF), with an index. `build --gallery` draws the grids from it.
 
     Args:
         results: folder of records

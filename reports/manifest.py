@@ -3,13 +3,14 @@
 The list has the format of sha256sum, which checks it too: ``cd reports/data && sha256sum --check SHA256SUMS``.
 """
 
+import tempfile
 from itertools import groupby
 from pathlib import Path
 
 from bench.record_checks import check_records
-from bench.records.results import RunRecord
+from bench.records.results import PACKED, PLAIN, RunRecord, read_records, record_files, record_text
 from fastflux.errors import FastFluxError
-from fastflux.files import file_hash, write_text
+from fastflux.files import file_hash, replace_files, write_text
 
 NAME = "SHA256SUMS"
 RESULTS = "results"
@@ -17,19 +18,32 @@ RESULTS = "results"
 _KEPT = (RESULTS, "full_size")
 
 
+def keep_records(records: Path, committed: Path) -> None:
+    """Make the committed records of a folder, packed, those of another."""
+    with tempfile.TemporaryDirectory() as folder:
+        for record in read_records(records):
+            record.write(Path(folder, f"{record.variant}{PACKED}"))
+        replace_files(committed, Path(folder), f"*{PLAIN}*")
+
+
 def write_manifest(data: Path) -> Path:
     """List the records below `data`, the folder reports/data; those without a digest are given one first.
 
-    Raises RecordError for a record that was changed or does not agree with itself or others.
+    Results that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
+    does not agree with itself or others.
     """
-    for _, paths in groupby(_records(data), key=lambda path: path.parent):
-        kept = list(paths)
-        records = [RunRecord.from_json(path.read_text(encoding="utf-8"), str(path), digested=False) for path in kept]
-        if (data / RESULTS) in kept[0].parents:  # those of full size hold models of unlike parameters side by side
+    for folder, paths in groupby(_records(data), key=lambda path: path.parent):
+        found = list(paths)
+        texts = {path: record_text(path.name, path.read_bytes()) for path in found if path.with_suffix("") not in found}
+        records = [RunRecord.from_json(text, str(path), digested=False) for path, text in texts.items()]
+        if results := (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
             check_records(records)
-        for path, record in zip(kept, records, strict=True):
-            if path.read_text(encoding="utf-8") != record.to_json():
-                record.write(path)
+        for (path, text), record in zip(texts.items(), records, strict=True):
+            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}") if results else path
+            if place != path or text != record.to_json():
+                record.write(place)
+            if place != path:
+                path.unlink()
     return write_text(data / NAME, "".join(f"{sum_}  {name}\n" for name, sum_ in _sums(data).items()))
 
 
@@ -48,7 +62,7 @@ def require_manifest(data: Path) -> None:
 
 
 def _records(data: Path) -> list[Path]:
-    return sorted(path for folder in _KEPT for path in (data / folder).rglob("*.json"))
+    return sorted(path for folder in _KEPT for path in record_files(data / folder))
 
 
 def _sums(data: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.profiles import RANKINGS
+from bench.records.results import record_files
 from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from reports.build import FORMATS, build, build_importance
@@ -26,7 +27,7 @@ def rebuild(package: Path, out: Path, formats: Sequence[str] = FORMATS) -> list[
     """
     results = package / "data" / "results"
     require_manifest(package / "data")
-    folders = sorted({path.parent for path in results.rglob("*.json")})  # <device>/<profile>
+    folders = sorted({path.parent for path in record_files(results)})  # <device>/<profile>
     if not folders:
         raise FastFluxError(
             f"{results} holds no records: `nox -s reproduce_tables -- --accept` measures and keeps them."

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bench.records.results import record_files
 from bench.tables import TABLES
 from fastflux.command_line import PARENT
 from fastflux.errors import FastFluxError
@@ -22,7 +23,7 @@ from reports.build import build
 from reports.difference import difference_of
 from reports.figures.gallery import collect
 from reports.full_size.document import full_size_document
-from reports.manifest import write_manifest
+from reports.manifest import keep_records, write_manifest
 from reports.rebuild import PACKAGE, replace_all
 from reports.rows import read_rows
 from reports.table import to_markdown
@@ -66,7 +67,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     kept = Path(run["device"], run["profile"])
     committed = data / "results" / kept
     measured = {row.variant for row in rows}
-    if any(committed.glob("*.json")) and (before := [row for row in read_rows(committed) if row.variant in measured]):
+    if record_files(committed) and (before := [row for row in read_rows(committed) if row.variant in measured]):
         _print("\n## This run against the committed records\n\n" + to_markdown(difference_of(before, rows)))
     _print(f"\nTables, figures and page.html are in {os.path.relpath(folder / 'reports')}.\n")
     if accept:
@@ -74,7 +75,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
             raise FastFluxError(f"{ACCEPT} keeps runs in which nothing failed: mend it and run the same again.")
         if run["limit"] is not None or run["seeds"] is not None or set(tables) != set(TABLES):
             raise FastFluxError(f"{ACCEPT} keeps whole runs only, and {where} is of a part: run it without options.")
-        replace_files(committed, records, "*.json")
+        keep_records(records, committed)
         replace_files(data / "galleries" / kept, folder / "gallery")
         write_manifest(data)
         replace_all(data.parent)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.metrics.catalogue import metrics, on_machine
 from bench.record_checks import check_records
-from bench.records.results import JSON, Measurement, MetricInfo, RunRecord, read_records
+from bench.records.results import JSON, Measurement, MetricInfo, RunRecord, read_records, record_files
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
 from bench.tables import FLOPS_RATIO, RATIO
 from fastflux.errors import FastFluxError
@@ -102,7 +102,7 @@ def read_rows(folder: Path) -> tuple[Row, ...]:
     check_records(records)
     rows = rows_of(records)
     if not rows:
-        below = sorted({path.parent.relative_to(folder).as_posix() for path in folder.glob("*/**/*.json")})
+        below = sorted({path.parent.relative_to(folder).as_posix() for path in record_files(folder)})
         raise FastFluxError(
             f"The results folder {folder} holds no record; give a folder of records (one JSON file a variant)"
             + (f", such as {folder / below[0]}." if below else ".")

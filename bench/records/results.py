@@ -11,10 +11,12 @@ timings stand under their unit (``"ms"``). So two variants can be compared promp
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +26,7 @@ import msgspec
 from msgspec.structs import replace
 
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
+from fastflux.files import write_bytes
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -35,6 +37,8 @@ else:
 Status = Literal["ok", "failed", "skipped"]
 
 SCHEMA_VERSION: Literal[2] = 2
+#: How the names of records end: as they are measured, and packed, a quarter as large, as they are committed.
+PLAIN, PACKED = ".json", ".json.gz"
 
 Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 _Data = TypeVar("_Data", bound="Data")
@@ -248,21 +252,32 @@ class RunRecord(Data, frozen=True):
         return record
 
     def write(self, path: Path) -> None:
-        """Write the record so that the file at `path` is whole at every moment; makes the folder."""
-        write_text(path, self.to_json())
+        """Write the record so that the file at `path` is whole at every moment, packed where its name says so."""
+        data = self.to_json().encode()
+        write_bytes(path, gzip.compress(data, mtime=0) if path.name.endswith(PACKED) else data)
 
     @classmethod
     def read(cls, path: Path) -> RunRecord:
         """The record in a file; errors name the file (`from_json`)."""
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = record_text(path.name, path.read_bytes())
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise RecordError(f"{path} cannot be read ({error}); give the path of a record file.") from error
         return cls.from_json(text, str(path))
 
 
+def record_text(name: str, data: bytes) -> str:
+    """The JSON text of a record's file, whose name tells whether it is packed."""
+    return (gzip.decompress(data) if name.endswith(PACKED) else data).decode()
+
+
+def record_files(folder: Path, depth: str = "**/") -> list[Path]:
+    """The files of records below a folder, sorted: at any depth, or, where that is "", in it."""
+    return sorted(path for ending in (PLAIN, PACKED) for path in folder.glob(f"{depth}*{ending}"))
+
+
 def read_records(folder: Path) -> tuple[RunRecord, ...]:
-    """The records of a folder's ``*.json`` files, sorted by variant.
+    """The records of a folder's ``*.json`` and ``*.json.gz`` files, sorted by variant.
 
     Raises:
         RecordError: no such folder, a file that is no record, or one variant in two files.
@@ -271,7 +286,7 @@ def read_records(folder: Path) -> tuple[RunRecord, ...]:
         raise RecordError(f"{folder} is not a folder; expected one with record files (<variant>.json).")
     paths: dict[str, Path] = {}
     records: list[RunRecord] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in record_files(folder, ""):
         record = RunRecord.read(path)
         if record.variant in paths:
             raise RecordError(f"{paths[record.variant]} and {path} both record {record.variant!r}; keep one.")

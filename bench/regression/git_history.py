@@ -1,14 +1,14 @@
 """`python -m bench history`: the trend of a metric over commits, as a table."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 
 from bench.progress import console
-from bench.records.results import RecordError, RunRecord
+from bench.records.results import RecordError, RunRecord, record_text
 from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
 from bench.regression.history import Point, append, groups_of, point_of, read_history
 from bench.run.folders import REGRESS
@@ -44,19 +44,18 @@ def show_history(*, metric: str, profile: str, imported: Path | None = None, fil
         output.print(_table(group, key, f"{key}, {profile} on {device}, {group[0].images} images ({prompts})"))
 
 
-def points_from_git(folder: Path) -> list[Point]:
-    """The records that past commits held in a folder, a point for each commit that changed them, oldest first.
+def points_from_git(folder: Path) -> Iterator[Point]:
+    """The records that past commits held in a folder, a point for each commit that changed them, newest first.
 
     Records of a version that cannot be read any more are told and left out. Raises FastFluxError where git does not
     know the folder.
     """
-    points = []
-    for commit in reversed(_git(folder, "log", "--format=%H", "--", ".").split()):
-        names = _git(folder, "ls-tree", "--name-only", commit, "./").split()
+    for commit in _git(folder, "log", "--format=%H", "--", ".").decode().split():
+        names = _git(folder, "ls-tree", "--name-only", commit, "./").decode().split()
         records = []
         try:
             for name in names:
-                text = _git(folder, "show", f"{commit}:./{name}")
+                text = record_text(name, _git(folder, "show", f"{commit}:./{name}"))
                 records.append(RunRecord.from_json(text, f"{commit[:12]}:{name}", digested=False))
         except RecordError as error:
             console.print(f"left out: {error}", markup=False, soft_wrap=True)
@@ -64,8 +63,7 @@ def points_from_git(folder: Path) -> list[Point]:
         records.sort(key=lambda record: record.variant != "dense")
         main = [record for record in records if record.base_model == records[0].base_model]
         if main and main[0].variant == "dense":
-            points.append(point_of(main))
-    return points
+            yield point_of(main)
 
 
 def _holders(point: Point, key: str) -> list[str]:
@@ -90,11 +88,11 @@ def _table(points: Sequence[Point], key: str, title: str) -> Table:
     return table
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> bytes:
     command = ["git", "-C", str(folder), *arguments]
     try:
         # git from the path, with our own arguments
-        return subprocess.run(command, capture_output=True, check=True, text=True).stdout  # noqa: S603
+        return subprocess.run(command, capture_output=True, check=True).stdout  # noqa: S603
     except (OSError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", "") or str(error)
-        raise FastFluxError(f"git cannot tell of past records ({detail.strip()}): run this in a checkout.") from error
+        detail = getattr(error, "stderr", b"").decode(errors="replace").strip() or str(error)
+        raise FastFluxError(f"git cannot tell of past records ({detail}): run this in a checkout.") from error

@@ -19,14 +19,9 @@ from bench.records.environment import sha256_of
 from bench.records.results import JSON, digest
 from bench.run.units import Results, Runner, Store, Unit
 from bench.samples.prompts import Prompt, prompts_hash, read_prompts
+from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.recording import RecordedInputs
-from fastflux.calibration.statistics import (
-    Calibration,
-    Statistics,
-    collect_statistics,
-    load_statistics,
-    save_statistics,
-)
+from fastflux.calibration.statistics import Calibration, Statistics, load_statistics, save_statistics
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.io.checkpoint import load_transformer, read_json, revision_of
 from fastflux.io.hub import is_hub_id, local_pipeline
@@ -36,6 +31,8 @@ from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import sequence_length
 
 CALIBRATION = "calibration"
+PARTS = 8
+"""Of the calibration, each kept when it is done until all are."""
 
 
 @dataclass
@@ -184,8 +181,10 @@ class BaseModel:
         console.print(f"calibrate on {len(self.calibration_prompts)} prompts x {self.profile.calibration.steps} steps")
         dense = self.dense()
         self.pipeline.transformer = dense
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_statistics(collect_statistics(dense, self.drive), path)
+        every = -(-len(self.calibration_prompts) // PARTS)
+        save_statistics(collect_in_parts(dense, self.drive, self.progress, every=every), path)
+        for part in self.progress.glob("statistics-*.safetensors"):
+            part.unlink()
         return {}
 
     def forget(self) -> None:

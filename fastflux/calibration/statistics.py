@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from functools import partial
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from fastflux.calibration.activations import KEEP, ActivationStore, require_boun
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
+from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cost import PruningCost
@@ -38,13 +38,14 @@ _Ran: TypeAlias = dict[tuple[BlockRef, str], LinearStatistics]
 class Calibration:
     """What pruning methods may learn of the dense model; each part is computed when a method first asks for it.
 
-    ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts. ``collected`` may hold the
-    statistics of an earlier pass. Methods that prune block after block keep their progress below ``folder``, if there
-    is one, and tell ``advance`` (blocks done, blocks in all). Recorded samples run ``batch_size`` at once, by default
-    as many as hold 16,384 tokens, at most 64 (`samples_at_once`): that changes results by rounding alone. What enters
-    the blocks, for all samples, is kept for ``keep`` places of the model, so that not every block starts at the model's
-    input: with ``activations`` "ram" in memory, with "disk" in files below ``folder``, or the system's temporary folder
-    without one, of which a batch is in memory at a time. Neither changes a bit of the result.
+    ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts; ``run`` is that pipeline's
+    run where ``drive`` only calls it. ``collected`` may hold the statistics of an earlier pass. Methods that train keep
+    their progress below ``folder``, if there is one, and those that prune block after block tell ``advance`` (blocks
+    done, blocks in all). Recorded samples run ``batch_size`` at once, by default as many as hold 16,384 tokens, at most
+    64 (`samples_at_once`): that changes results by rounding alone. What enters the blocks, for all samples, is kept for
+    ``keep`` places of the model, so that not every block starts at the model's input: with ``activations`` "ram" in
+    memory, with "disk" in files below ``folder``, or the system's temporary folder without one, of which a batch is in
+    memory at a time. Neither changes a bit of the result.
 
     Raises:
         FastFluxError: A value that cannot be meant.
@@ -67,6 +68,7 @@ class Calibration:
     """Of the latest pruning with this calibration, set by `fastflux.pruning.prune_`."""
     activations: str = "ram"
     keep: int = KEEP
+    run: CalibrationRun[Any] | None = None
 
     def __post_init__(self) -> None:
         require_bounds(self.activations, self.keep)
@@ -85,11 +87,10 @@ class Calibration:
 
     def trajectories(self, count: int) -> Trajectories:
         """Of ``count`` of the prompts; raises ``FastFluxError`` for a calibration that samples none."""
-        drive = self._drive()
-        drive = drive.func if isinstance(drive, partial) else drive  # of which somebody is told
-        if not isinstance(drive, Trajectories):
+        run = self.run or self._drive()
+        if not isinstance(run, Trajectories):
             raise no_trajectories(count)
-        return drive.some(count)
+        return run.some(count)
 
     def store(self) -> ActivationStore:
         """Where activations are to be kept; a context that deletes all that is left in the end."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from fastflux.files import PARTIALS, delete_partials, require_room, write_text
 
 MARKER = ".fastflux-progress"
-_WRITTEN = re.compile(r"statistics-[0-9a-f]{16}-\d+\.safetensors|[0-9a-f]{16}")
-"""Names of what calibration and pruning methods write there: statistics, and folders of finished blocks."""
+_WRITTEN = re.compile(r"(statistics-[0-9a-f]{16}-\d+|finetuning-[0-9a-f]{16})\.safetensors|[0-9a-f]{16}")
+"""Names of what calibration and pruning methods write there: statistics, trainings, and folders of finished blocks."""
 
 
 def require_progress_folder(named: Path | None, output: Path) -> Path:

@@ -4,12 +4,15 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fastflux.calibration.block_runs import forward
+from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.recording import RecordedInputs, in_float32
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
@@ -59,15 +62,24 @@ def finetune_(
     rank: int | None = None,
     replaced: Sequence[nn.Linear] = (),
     lora_lr: float = 0.0,
-) -> int:
-    """Train in place so that the samples' outputs meet ``targets`` in the mean square; return how many parameters.
+    folder: Path | None = None,
+) -> PruningCost:
+    """Train in place so that the samples' outputs meet ``targets`` in the mean square.
 
     All of them, or with a ``rank`` the ``replaced`` layers in full and LoRA, at ``lora_lr``, in the blocks' other
     linear layers, which ends merged. Samples are drawn by ``seed``; training runs in float32 whatever the dtype,
-    with offloaded blocks on their device meanwhile. Raises ``FastFluxError`` when the loss is not finite.
+    with offloaded blocks on their device meanwhile. A training of the same that was killed is gone on with from its
+    state in the ``folder``. Returns the cost, with the seconds of that one alone. Raises ``FastFluxError`` when the
+    loss is not finite.
     """
     if settings.steps == 0:
-        return 0
+        return PruningCost()
+    state = None
+    if folder is not None:
+        recorded = (dict(inputs.rows), dict(inputs.shared), targets)
+        device = next(transformer.parameters()).device.type
+        key = fingerprint(settings, seed, rank, lora_lr, *recorded, transformer, device, VERSIONS)
+        state = folder / f"finetuning-{key}.safetensors"
     dtype = next(transformer.parameters()).dtype
     wanted = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}
     if dtype != torch.float32:
@@ -89,7 +101,7 @@ def finetune_(
     with resident([get_block(transformer, block) for block in chain]), ExitStack() as undo:
         for tuner in tuners:
             undo.callback(tuner.merge_and_unload)
-        descend(
+        seconds = descend(
             [(full, settings.lr), (lora, lora_lr)],
             error,
             len(inputs),
@@ -98,9 +110,15 @@ def finetune_(
             seed=seed,
             diverged="Fine-tuning's loss is not finite at step {step}: lower its learning rate.",
             clip=1.0,
+            state=state,
         )
     if dtype != torch.float32:
         transformer.to(dtype)
     for name, parameter in transformer.named_parameters():
         parameter.requires_grad_(wanted[name])
-    return sum(parameter.numel() for parameter in (*full, *lora))
+    return PruningCost(
+        block_trainings=settings.steps * settings.batch * len(chain),
+        training_steps=settings.steps,
+        trainable_parameters=sum(parameter.numel() for parameter in (*full, *lora)),
+        seconds=seconds,
+    )

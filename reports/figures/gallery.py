@@ -261,12 +261,14 @@ def collect(
 ) -> list[Gallery]:
     """Make the galleries from a run's folder of <variant>/manifest.jsonl and single_removals/<block>/manifest.jsonl.
 
+    Repeats with other seeds are left out: their pictures show nothing that those of the first pruning do not.
+
     Raises FastFluxError for impossible numbers, when the folder has no images of the rows, and as
     `reports.figures.gallery.write_gallery` does.
     """
     if (shots is not None and shots < 1) or edge < 1:
         raise FastFluxError(f"{shots} shots of {edge} pixels are asked for; expected at least 1 of each.")
-    keys = {row.variant: row.record_key for row in rows}
+    keys = {row.variant: row.record_key for row in rows if row.id.repeated is None}
     manifests = {variant: path for variant in keys if (path := images / variant / MANIFEST).is_file()}
     if not manifests:
         raise FastFluxError(

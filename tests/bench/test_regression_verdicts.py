@@ -69,7 +69,7 @@ def test_twenty_runs_without_a_change_raise_no_alarm() -> None:
 def test_pruning_from_other_seeds_raises_no_alarm() -> None:
     """The committed records of FastFLUX from three seeds: as far apart as machines of other rounding bring it."""
     for ratio in ("10", "20"):
-        records = [RunRecord.read(RECORDS / f"{name}-{ratio}.json") for name in ("fastflux", "seed1", "seed2")]
+        records = [RunRecord.read(RECORDS / f"{name}-{ratio}.json.gz") for name in ("fastflux", "seed1", "seed2")]
         for old, new in pairwise([*records, records[0]]):
             found = verdicts(with_scores(made_snapshot(), old), with_scores(made_snapshot(), new), kinds=["quality"])
             assert not worse(found), (old.variant, new.variant)
@@ -78,7 +78,7 @@ def test_pruning_from_other_seeds_raises_no_alarm() -> None:
 @pytest.mark.parametrize("name", ["brll-10", "layers1-10", "l1-12"])
 def test_a_worse_model_is_caught_by_its_scores_alone(name: str) -> None:
     """Linear layers without Sandwich Training, and without LoRA in the neighbours: what a lost merge leaves."""
-    old, new = (RunRecord.read(RECORDS / f"{variant}.json") for variant in ("fastflux-10", name))
+    old, new = (RunRecord.read(RECORDS / f"{variant}.json.gz") for variant in ("fastflux-10", name))
     found = verdicts(with_scores(made_snapshot(), old), with_scores(made_snapshot(), new))
     assert "fastflux-10 HPS averaged" in worse(found)
     assert {found[title].kind for title in worse(found)} == {"quality"}

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from bench.records.results import Measurement, MetricInfo, RecordError, RunRecord, read_records
+from bench.records.results import (
+    Measurement,
+    MetricInfo,
+    RecordError,
+    RunRecord,
+    read_records,
+    record_files,
+    record_text,
+)
 from bench.regression.baseline import Snapshot
 from bench.regression.history import read_history
 
@@ -206,21 +214,22 @@ def test_what_is_no_record_is_named(tmp_path: Path) -> None:
         with pytest.raises(RecordError, match=match):
             RunRecord.read(path)
     path.write_bytes(b"\xff")
-    for unreadable in (path, tmp_path / "absent.json"):
+    record("dense").write(torn := tmp_path / "torn.json.gz")
+    assert RunRecord.read(torn) == record("dense")
+    torn.write_bytes(torn.read_bytes()[:-9])
+    for unreadable in (path, torn, tmp_path / "absent.json"):
         with pytest.raises(RecordError, match="cannot be read"):
             RunRecord.read(unreadable)
 
 
-COMMITTED = sorted(
-    path for folder in ("results", "full_size", "regression") for path in (DATA / folder).rglob("*.json")
-)
+COMMITTED = sorted(path for folder in ("results", "full_size", "regression") for path in record_files(DATA / folder))
 
 
 def test_committed_records_come_back_byte_by_byte() -> None:
     assert len(COMMITTED) > 40
     for path in COMMITTED:
         read = Snapshot.read if "regression" in path.parts else RunRecord.read
-        assert read(path).to_json() == path.read_text(), path
+        assert read(path).to_json() == record_text(path.name, path.read_bytes()), path
     history = DATA / "regression" / "history.jsonl"
     assert sorted(point.line() for point in read_history([history])) == sorted(history.read_text().splitlines())
 

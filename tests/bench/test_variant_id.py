@@ -4,13 +4,13 @@ import pytest
 
 from bench.profiles.profile import ROOT, load_profile
 from bench.profiles.variants import paper_variants
-from bench.records.results import RunRecord
+from bench.records.results import RunRecord, record_files
 from bench.records.variant_id import VariantId
 
 
 def test_every_committed_id_comes_back_as_it_was() -> None:
     measured, sized = (
-        {RunRecord.read(path).variant for path in (ROOT / "reports/data" / folder).rglob("*.json")}
+        {RunRecord.read(path).variant for path in record_files(ROOT / "reports/data" / folder)}
         for folder in ("results", "full_size")
     )
     ids = measured | sized

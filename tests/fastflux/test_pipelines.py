@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +314,7 @@ def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, bas
 def test_replacements_are_scored_by_what_sampling_ends_with(base: Path) -> None:
     pipeline = load_pipeline(base)
     drive = Trajectories(pipeline, [*PROMPTS, "a ring"], steps=2, batch_size=2)
-    calibration = Calibration(partial(drive, print))
+    calibration = Calibration(lambda: drive(print), run=drive)
     few = calibration.trajectories(2)
     assert few.data == [drive.data[0], drive.data[len(drive.data) // 2]]
     dense, transformer = few.ends(), pipeline.transformer

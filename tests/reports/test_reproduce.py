@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from drawn import edit_record
+from msgspec.structs import replace
 from PIL import Image
 
+from bench.records.results import RunRecord, read_records
 from fastflux.errors import FastFluxError
 from reports.cli import main
 from reports.manifest import write_manifest
@@ -100,14 +102,12 @@ def test_a_run_that_is_accepted_takes_the_place_of_the_committed_one(
     package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     kept = package / "data" / "results" / "cpu" / "shapes"
-    shutil.copy(kept / "fastflux-10.json", kept / "fastflux-12.json")
-    edit_record(kept / "fastflux-12.json", "fastflux-10", "fastflux-12")
+    replace(RunRecord.read(kept / "fastflux-10.json.gz"), variant="fastflux-12").write(kept / "fastflux-12.json.gz")
     monkeypatch.setattr("reports.reproduce.TABLES", ("table6",))
     assert reproduce(["--accept"], package / "data") == 0
     fresh = tmp_path / "runs" / "shapes" / "selected"
-    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
-        path.name: path.read_bytes() for path in fresh.iterdir()
-    }
+    assert {path.name for path in kept.iterdir()} == {f"{path.name}.gz" for path in fresh.iterdir()}
+    assert read_records(kept) == read_records(fresh)
     assert (package / "generated" / "table6.md").is_file()
     assert json.loads((tmp_path / "asked.json").read_text()) == ["reproduce"]
 
@@ -131,7 +131,7 @@ def test_a_part_is_never_accepted_and_not_measured(
 
 def test_a_part_that_the_run_names_is_not_accepted(package: Path, tmp_path: Path) -> None:
     note(tmp_path / "runs" / "shapes", limit=4)
-    kept = package / "data" / "results" / "cpu" / "shapes" / "dense.json"
+    kept = package / "data" / "results" / "cpu" / "shapes" / "dense.json.gz"
     before = kept.stat().st_mtime_ns
     with pytest.raises(FastFluxError, match="keeps whole runs only"):
         reproduce(["--accept"], package / "data")

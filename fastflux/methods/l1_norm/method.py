@@ -55,13 +55,9 @@ def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration:
             mlp.keep_channels_(largest(mlp.channel_norms(), channels))
     cost = PruningCost()
     if recorded is not None:
-        finetune_(transformer, *recorded, config.settings, seed=config.seed)
-        blocks = len(architecture_of(transformer).chain(transformer))
-        cost = PruningCost(
-            block_forwards=len(recorded[0]) * blocks,
-            block_trainings=config.steps * config.batch * blocks,
-            training_steps=config.steps,
-            trainable_parameters=sum(parameter.numel() for parameter in transformer.parameters()),
+        cost = finetune_(transformer, *recorded, config.settings, seed=config.seed, folder=calibration.folder)
+        cost += PruningCost(
+            block_forwards=len(recorded[0]) * len(architecture_of(transformer).chain(transformer)),
             activation_bytes=recorded[0].nbytes + recorded[1].nbytes,
         )
     cost += PruningCost(seconds=monotonic() - began, peak_memory_bytes=memory.read())

@@ -40,7 +40,7 @@ def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, c
             activation_bytes=inputs.nbytes + targets.nbytes + store.peak_bytes,
         )
     layers = [layer for item in chosen for layer in replaced_layers(get_block(transformer, item.block))]
-    trained = finetune_(
+    cost += finetune_(
         transformer,
         inputs,
         targets,
@@ -49,14 +49,9 @@ def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, c
         rank=config.rank,
         replaced=layers,
         lora_lr=config.lr,
+        folder=calibration.folder,
     )
-    cost += PruningCost(
-        block_trainings=config.steps * config.batch * len(chain),
-        training_steps=config.steps,
-        trainable_parameters=trained,
-        seconds=monotonic() - began,
-        peak_memory_bytes=memory.read(),
-    )
+    cost += PruningCost(seconds=monotonic() - began, peak_memory_bytes=memory.read())
     return Pruned(tuple(chosen), cost=cost)
 
 

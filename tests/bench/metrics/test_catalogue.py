@@ -95,7 +95,7 @@ def test_a_metric_of_another_package_is_found_loaded_and_shown(
     assert metric.load()("images") == "images"
     monkeypatch.setitem(TABLES, "mine", TableSpec("Mine", (Column(metric.title, metric.key, metric.spec),)))
     folder = ROOT / "reports/data/results/cpu/shapes"
-    records = [RunRecord.read(folder / f"{name}.json") for name in ("dense", "fastflux-20")]
+    records = [RunRecord.read(folder / f"{name}.json.gz") for name in ("dense", "fastflux-20")]
     scores = {"hps-1": [0.5, 0.75], "hps-2": [0.25, 0.5]}
     measured = [
         record.with_measurement(
