@@ -155,6 +155,7 @@ def _without_paths(folder: Path) -> None:
 def _from_finished(stage: str, folder: Path, device: str) -> None:
     """Part the copies in FLUX-Shapes, or teach FLUX.2-Shapes, and write the pipeline."""
     pipeline: Any = load_pipeline(WEIGHTS / "pipeline")
+    curves: tuple[str, ...]
     if stage == "part":
         pipeline.transformer = part(pipeline, folder, device)
         made, model, curves = pipeline, "pipeline", ("part",)
