@@ -46,28 +46,52 @@ def call(folder: Path, seconds: float = 1000) -> list[str]:
 def test_a_failed_step_costs_no_other_and_a_lost_gpu_starts_a_process_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [step.name for step in plan(tiny=True).steps]
+    first, *_ = steps = plan(tiny=True).steps
+    names = [step.name for step in steps]
     monkeypatch.setattr(driver, "_gpu_answers", lambda: False)
     with pytest.raises(SystemExit) as ended:
         call(tmp_path)
     assert ended.value.code == LOST
     assert (tmp_path / "tried").read_text().split() == names[:1]
     monkeypatch.setattr(driver, "_gpu_answers", lambda: True)
-    assert not any("--stages latency-48" in line for line in call(tmp_path))
+    assert not any(line.startswith(f"{first.run} --budget") for line in call(tmp_path))
     assert (tmp_path / "tried").read_text().split() == names
     assert "replacement: raised RuntimeError" in (tmp_path / "out" / "summary.txt").read_text()
     assert not any("--budget" in line for line in call(tmp_path))  # each once in a call
+    assert all(path.is_file() for path in (tmp_path / "out").iterdir())  # deeper ones may not come back
 
     elsewhere = tmp_path / "elsewhere"  # another call, on another machine
     with tarfile.open(tmp_path / "out" / "runs.tar.gz") as kept:
         kept.extractall(elsewhere, filter="data")
     again = call(elsewhere)
-    assert again[0] == "whole --budget=210 --stages latency-48 --retry"
+    assert again[0] == f"{first.run} --budget={first.most} {first.options} --retry"
     assert sum("--retry" in line for line in again) == 1
 
 
 def test_a_step_is_left_out_where_too_few_seconds_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_gpu_answers", lambda: True)
     calls = call(tmp_path, 70)
-    assert calls[0] in ("whole --budget=64 --stages latency-1024", "whole --budget=65 --stages latency-1024")
+    first, *_ = plan(tiny=False).steps
+    assert calls[0] in [f"{first.run} --budget={seconds} {first.options}" for seconds in (64, 65)]
     assert not any("equal-latency" in line for line in calls)
+
+
+def test_what_is_measured_again_since_settings_changed_is_said_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_gpu_answers", lambda: True)
+    present = Driver(tmp_path, tmp_path, 0, plan(tiny=True)).place("quick")
+    device = present.name.rpartition("-")[0]
+    earlier = present.with_name(f"{device}-01234567")
+    for place in (earlier, present.with_name(f"{device}-nvl-01234567"), present.with_name("flops-01234567")):
+        (place / "compiled").mkdir(parents=True)
+        (place / "compiled" / "piece.json").touch()
+    call(tmp_path)
+    said = (tmp_path / "out" / "summary.txt").read_text().splitlines()
+    assert said[0].endswith(f" what quick/flux-dev-random/{earlier.name} holds is measured again")
+    assert not any("changed" in line for line in said[1:])
+    (present / "compiled").mkdir(parents=True)
+    (present / "compiled" / "piece.json").touch()
+    (tmp_path / "summary.txt").unlink()
+    call(tmp_path)
+    assert "changed" not in (tmp_path / "out" / "summary.txt").read_text()

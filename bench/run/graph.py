@@ -13,6 +13,7 @@ from bench.run.schedule import Node
 from bench.tables import needed_by
 from fastflux.block_counts import block_count
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
+from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
 
 PART = 512
 """Pictures of a variant that are drawn by one unit, at the least."""
@@ -118,10 +119,20 @@ def _add_pruning(
             after, count = (before,) if before else (), block_count(_reach(variant), extent.blocks)
             training = training * config.layers / extent.blocks * max(0, count - replaced)
             ends[chain] = f"prune:{variant.id}", max(count, replaced)
-        steps = float(training + getattr(config, "samples", 0))
+        steps = float(training + getattr(config, "samples", 0) + _scoring(profile, config, extent))
         made.append(Node("prune", variant.id, 0, tuple(needs), after, steps=steps))
     for node in sorted(made, key=lambda node: -node.steps if not node.after else 0):  # long ones first, chains in order
         _add(nodes, node)
+
+
+def _scoring(profile: Profile, config: Any, extent: Extent) -> float:
+    """Forwards by which FastFLUX+ chooses: what stands in each block's place is tried, and the dense model once."""
+    if not isinstance(config, SublayerReplacementConfig):
+        return 0.0
+    tried = len(config.allowed) * (extent.blocks - len(config.kept))
+    if config.trajectories:
+        return float((1 + tried) * config.trajectories * profile.calibration.steps)
+    return (1 + tried / 2) * config.scored  # a step, from the block that is tried on
 
 
 def _chain_of(variant: Variant) -> str:

@@ -53,6 +53,7 @@ TRAINING_TASKS = {
 RUNS = Path("runs/train_shapes")
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
 SHIFT = 1.5
+CARD, CURVE = "README.md", "training_curves.jsonl"
 #: Whose curves lie beside which weights; those of the stages after the export are added by these.
 CURVES = {
     "pipeline": ("vae", "decoder", "shallow", "guide", "deepen"),
@@ -125,7 +126,7 @@ def _export(folder: Path) -> None:
     sd3.load_state_dict(torch.load(folder / "sd3_deepen.pt", weights_only=True)["average"])
     _save_pipeline(sd3_pipeline(sd3.to(torch.bfloat16), student.text, vae, SHIFT), WEIGHTS / "sd3")
     for model, stages in CURVES.items():
-        (WEIGHTS / model / "training_curves.jsonl").unlink(missing_ok=True)
+        (WEIGHTS / model / CURVE).unlink(missing_ok=True)
         for stage in stages:
             _keep_curve(model, stage, folder)
     console.print(f"FLUX-Shapes is in {WEIGHTS / 'pipeline'}, SD3-Shapes in {WEIGHTS / 'sd3'}; curves lie beside them")
@@ -133,7 +134,7 @@ def _export(folder: Path) -> None:
 
 def _keep_curve(model: str, stage: str, folder: Path) -> None:
     """Let the curve of a stage stand beside the weights, behind those of the stages before it."""
-    path = WEIGHTS / model / "training_curves.jsonl"
+    path = WEIGHTS / model / CURVE
     kept = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     kept = [line for line in kept if json.loads(line)["stage"] != stage]
     curve = (folder / f"{stage}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -142,14 +143,13 @@ def _keep_curve(model: str, stage: str, folder: Path) -> None:
 
 
 def _save_pipeline(pipeline: DiffusionPipeline, target: Path) -> None:
-    """Write a pipeline folder afresh, its model card kept, without the paths of where its parts came from."""
-    card = target / "README.md"
-    told = card.read_text(encoding="utf-8") if card.exists() else None
+    """Write a pipeline folder afresh, without the paths of where its parts came from; its card and curves stay."""
+    told = {path: path.read_text(encoding="utf-8") for path in map(target.joinpath, (CARD, CURVE)) if path.exists()}
     with new_folder(target, overwrite=True, foreign=lambda _: ()) as partial:
         pipeline.save_pretrained(partial)
         _without_paths(partial)
-        if told is not None:
-            write_text(partial / card.name, told)
+        for path, text in told.items():
+            write_text(partial / path.name, text)
 
 
 def _without_paths(folder: Path) -> None:
@@ -193,6 +193,7 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
                 pipeline.transformer = part(pipeline, folder, device).to("cpu", torch.bfloat16)
                 pipeline.vae.to(torch.bfloat16)
                 _save_pipeline(pipeline.to("cpu"), WEIGHTS / "pipeline")
+                _keep_curve("pipeline", stage, folder)
             case _:
                 _transformers(stage, folder, device)
 

@@ -16,6 +16,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Settings by run, and the steps, most valuable first."""
+    """Settings by run, and the steps: first what no GPU has measured yet, most valuable first."""
 
     runs: dict[str, str]
     steps: tuple[Step, ...]
@@ -69,6 +70,15 @@ def plan(*, tiny: bool) -> Plan:
     large, small = (48, 32) if tiny else (1024, 512)
     quick = f"{_TINY} --set random.samples=2" if tiny else _QUICK
     steps = (
+        Step("offload-quick", 60, 200, "offload", "--stages calibration,prune-20"),
+        Step("cuda-graphs", 60, 500, "whole", "--stages cuda-graphs"),
+        Step("compiled", 60, 500, "whole", "--stages compiled"),
+        Step("equal-latency", 120, 420, "whole", "--stages equal-latency"),
+        Step("latency-of-equals", 45, 310, "whole", f"--stages latency-{large},latency-{small}"),
+        Step("end-to-end", 220, 500, "whole", "--stages end-to-end"),
+        Step("calibration", 120, 500, "whole", "--stages calibration"),
+        Step("step-profile", 20, 150, "whole", "--stages step-profile"),
+        # What was measured before.
         Step(f"latency-{large}", 60, 210, "whole", f"--stages latency-{large}"),
         Step("replacement", 15, 40, "whole", "--stages replacement"),
         Step("compiled-quick", 60, 140, "quick", "--stages compiled"),
@@ -76,14 +86,6 @@ def plan(*, tiny: bool) -> Plan:
         Step("prune-quick", 60, 150, "quick", "--stages calibration,prune-20"),
         Step(f"latency-{small}", 45, 100, "whole", f"--stages latency-{small}"),
         Step("scorers-quick", 35, 90, "quick", "--stages scorers"),
-        Step("offload-quick", 60, 200, "offload", "--stages calibration,prune-20"),
-        Step("equal-latency", 120, 420, "whole", "--stages equal-latency"),
-        Step("latency-of-equals", 45, 120, "whole", f"--stages latency-{small},latency-{large}"),
-        Step("step-profile", 20, 150, "whole", "--stages step-profile"),
-        Step("cuda-graphs", 60, 500, "whole", "--stages cuda-graphs"),
-        Step("compiled", 60, 500, "whole", "--stages compiled"),
-        Step("calibration", 120, 500, "whole", "--stages calibration"),
-        Step("end-to-end", 220, 500, "whole", "--stages end-to-end"),
     )
     if tiny:
         steps = tuple(step._replace(least=5) for step in steps)
@@ -118,10 +120,39 @@ class Driver:
         settings = shlex.split(self.plan.runs[run])
         return main(["full_size", "--allow-busy", f"--out={self.work / 'runs' / run}", *settings, *options])
 
+    def place(self, run: str) -> Path:
+        """The folder of a run on this device by the present settings and program."""
+        from bench.options import pairs
+        from bench.profiles.profile import load_profile
+        from bench.settings import changed
+        from bench.studies.full_size.run import PROFILE, place_of
+        from bench.studies.full_size.sizes import sizes_of
+
+        words = shlex.split(self.plan.runs[run])
+        given = list(pairwise(words))
+        profile = load_profile(PROFILE, pairs([value for option, value in given if option == "--set"]))
+        sizes, of_all = sizes_of(profile), dict(given)
+        profile = changed(profile, "", device=of_all.get("--device"), dtype=of_all.get("--dtype"))
+        place = place_of(profile, sizes, profile.device, offload="--offload" in words)
+        return self.work / "runs" / run / profile.name / place
+
+    def outdated(self) -> list[str]:
+        """Runs with what this device measured by other settings, while nothing is there by the present ones."""
+        found = []
+        for place in map(self.place, self.plan.runs):
+            device = place.name.rpartition("-")[0]
+            others = [other for other in place.parent.glob(f"{device}-*") if other.name.rpartition("-")[0] == device]
+            measured = [other for other in others if any(other.glob("*/*.json"))]
+            if place not in measured:
+                found += [f"{other.relative_to(self.work / 'runs')}" for other in sorted(measured)]
+        return found
+
     def measure(self) -> None:
         """Take each step that was not tried in this call, until one costs the process its GPU."""
         import torch
 
+        if outdated := self.outdated():
+            self.say(f"settings have changed since: what {', '.join(outdated)} holds is measured again")
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
         self.say(f"torch {torch.__version__}, {gpu}; imports {self.seconds - self.left:.0f} s")
         signal.signal(signal.SIGALRM, signal.default_int_handler)  # a step's time is over: as if by Ctrl-C

@@ -3,7 +3,7 @@
 #
 #   run.sh pack [FOLDER]               here: wheels and the committed source into FOLDER, .gpu of the checkout by default
 #   run.sh thin | whole                here: take large files that are not needed there out of the checkout; put them back
-#   run.sh device SECONDS              there, of the copied FOLDER: measure, most valuable first; results go to $OUT
+#   run.sh device SECONDS              there, of the copied FOLDER: measure, what no GPU has measured first; results go to $OUT
 #   run.sh unpack RESULTS [FOLDER]     here: records and tables to runs/offline_gpu, and FOLDER's next call goes on from them
 #   run.sh try SECONDS [FOLDER]        here: the device side on the CPU at tiny sizes, with PYTHON, such as that machine's
 #   run.sh plan                        the steps, and the least and most seconds of each

@@ -82,6 +82,19 @@ def test_many_pictures_are_drawn_in_parts() -> None:
     assert sum(node.steps for key, node in nodes.items() if key.startswith("draw") and "dense" in key) == 15000
 
 
+@pytest.mark.parametrize(
+    ("trajectories", "forwards"),
+    [(2, (1 + 57 * 2) * 2 * 10), (0, (1 + 57 * 2 / 2) * 64)],  # two kinds in each block; half of a step on the average
+)
+def test_what_chooses_the_blocks_of_fastflux_plus_is_counted(trajectories: int, forwards: float) -> None:
+    settings = {"kinds": "linear,linear_mlp", "keep": "", "scored": 64, "fitted": 0, "samples": 100, "steps": 0}
+    settings["trajectories"] = trajectories
+    profile = load_profile("shapes", {f"methods.sublayer_replacement.{key}": f"{settings[key]}" for key in settings})
+    variants = chosen_variants(profile, needed_by(["table1"]))
+    nodes = graph_of(profile, variants, Extent(8, 128, 57), shared=True)
+    assert [node.steps for node in nodes if node.key == "prune:plus-18"] == [100 + forwards]
+
+
 def test_what_runs_alone_runs_alone() -> None:
     free, alone, later = Node("draw", "a"), Node("measure", "", alone=True), Node("draw", "b")
     schedule = Schedule([free, alone, later])

@@ -1,6 +1,7 @@
 """The committed weights: whole, small, loadable with plain diffusers, described by cards that say what was measured."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.shapes import WEIGHTS, growth
+from bench.shapes import WEIGHTS, growth, train
 from bench.shapes.cards import write_cards
 from bench.shapes.detector import ShapesDetector
 from bench.shapes.pictures import counts_of, pixels_of
@@ -84,6 +85,17 @@ def test_parting_makes_copies_less_alike_and_goes_on_after_a_stop(
         likeness.append(float(growth.cosines(growth.weights_of(groups[0]).detach()).mean()))
     assert likeness[1] < likeness[0]
     assert [json.loads(line)["step"] for line in (tmp_path / "part.jsonl").read_text().splitlines()] == [1, 3]
+    written = tmp_path / "pipeline"
+    shutil.copytree(WEIGHTS / "pipeline", written)
+    monkeypatch.setattr(train, "WEIGHTS", tmp_path)
+    train.run_stages(["part"], tmp_path, "cpu")  # which loads the finished training
+    before, after = (
+        [json.loads(line) for line in (folder / train.CURVE).read_text().splitlines()]
+        for folder in (WEIGHTS / "pipeline", written)
+    )
+    assert [line for line in after if line["stage"] != "part"] == [line for line in before if line["stage"] != "part"]
+    assert [line["step"] for line in after if line["stage"] == "part"] == [1, 3]
+    assert (written / train.CARD).read_text() == (WEIGHTS / "pipeline" / train.CARD).read_text()
 
 
 def test_masks_lie_within_their_boxes() -> None:
