@@ -137,7 +137,7 @@ def _gallery(*, results: Path, images: Path, shots: int | None = None, edge: int
     Args:
         results: folder of records
         images: folder of <variant>/manifest.jsonl, such as runs/shapes
-        shots: images a variant; by default 100, of large ones 20
+        shots: images a variant; by default 80, of large ones 40
         edge: longest edge kept, in pixels
         out: folder to write to
     """
