@@ -176,7 +176,8 @@ def _manifest() -> None:
     """List the committed records with their digests.
 
     Checks the records in reports/data against their samples and each other, gives those of older versions their digest,
-    and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
+    packs them, adds them to the history, and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a
+    run does the same.
     """
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 
@@ -270,14 +271,12 @@ def _why(table: str, row: str, column: str, /, *, results: Path = _COMMITTED) ->
     name="history",
     help_epilogue="""examples:
   python -m reports history --metric hps
-  python -m reports history --metric latency -o latency.svg
-  python -m reports history --import                    first add the committed records of past commits, from git""",
+  python -m reports history --metric latency -o latency.svg""",
 )
 def _history(
     *files: Path,
     metric: str = "hps",
     profile: str = "shapes",
-    imported: Annotated[bool, Parameter(name="--import")] = False,
     out: _OptionalOut = None,
 ) -> int:
     """Show the trend of a metric over commits, as the table of `python -m bench history` and as a drawing.
@@ -286,7 +285,6 @@ def _history(
         files: history files; default: the committed one and that of runs/regress/<profile>
         metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
         profile: name of a profile
-        imported: first add the committed records of past commits to the first file
         out: a .png or .svg; default: runs/regress/<profile>/history-<metric>.png
     """
     from reports.figures.history import history_figure  # matplotlib takes a second to import
@@ -298,7 +296,6 @@ def _history(
     if drawn.suffix not in (".png", ".svg"):
         raise FastFluxError(f"{drawn} is neither .png nor .svg; name such a file.")
     options = [f"--file={path}" for path in places]
-    options += [f"--import={PACKAGE / 'data' / 'results' / 'cpu' / profile}"] if imported else []
     status, _ = run_bench("history", f"--metric={metric}", f"--profile={profile}", *options)
     if not status:
         _show([save_figure(history_figure([path for path in places if path.is_file()], metric, profile), drawn)])

@@ -17,7 +17,6 @@ Ends with 0 when every check was taken and none is worse, with 1 otherwise: what
 verdict, stands on the terminal, in the summary and in the JUnit XML."""
 HISTORY_EXAMPLES = """examples:
   python -m bench history --metric hps --file reports/data/regression/history.jsonl
-  python -m bench history --import reports/data/results/cpu/shapes    add the records of past commits, from git
   python -m reports history runs/regress/shapes/history.jsonl --metric latency -o latency.svg    draw it"""
 
 
@@ -92,7 +91,6 @@ def history(
     metric: str = "hps",
     profile: str = "shapes",
     file: Annotated[tuple[Path, ...], Parameter(show_default=False)] = (),
-    imported: Annotated[Path | None, Parameter(name="--import")] = None,
 ) -> None:
     """Show the trend of a metric over commits.
 
@@ -102,8 +100,7 @@ def history(
         metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
         profile: name of a profile
         file: history file; may be given again; default: runs/regress/<profile>/history.jsonl
-        imported: first add what past commits held in this folder of records to the first file
     """
-    from bench.regression.git_history import show_history
+    from bench.regression.history_table import show_history
 
-    show_history(metric=metric, profile=profile, imported=imported, files=file)
+    show_history(metric=metric, profile=profile, files=file)

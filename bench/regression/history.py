@@ -102,12 +102,10 @@ def _whole_lines(path: Path) -> list[str]:
     return [*lines, last]
 
 
-def append(path: Path, points: Iterable[Point]) -> int:
-    """Add the points that the file lacks, one line each; the number added."""
-    there = {point.key for point in read_history([path])}
-    new = [point.line() for point in points if point.key not in there]
-    write_text(path, "".join(f"{line}\n" for line in (*_whole_lines(path), *new)))
-    return len(new)
+def append(path: Path, points: Iterable[Point]) -> None:
+    """Add points to the file, one line each; one of the same run takes the other's place."""
+    held = {point.key: point for point in (*read_history([path]), *points)}
+    write_text(path, "".join(f"{point.line()}\n" for point in held.values()))
 
 
 def groups_of(points: Iterable[Point]) -> dict[tuple[str, str, str], tuple[Point, ...]]:
