@@ -20,6 +20,7 @@ from reports.difference import difference
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.history_table import show_history
 from reports.manifest import write_manifest
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
@@ -278,8 +279,8 @@ def _history(
     metric: str = "hps",
     profile: str = "shapes",
     out: _OptionalOut = None,
-) -> int:
-    """Show the trend of a metric over commits, as the table of `python -m bench history` and as a drawing.
+) -> None:
+    """Show the trend of a metric over commits, as a table and as a drawing.
 
     Args:
         files: history files; default: the committed one and that of runs/regress/<profile>
@@ -295,11 +296,8 @@ def _history(
     drawn = out or own / f"history-{metric}.png"
     if drawn.suffix not in (".png", ".svg"):
         raise FastFluxError(f"{drawn} is neither .png nor .svg; name such a file.")
-    options = [f"--file={path}" for path in places]
-    status, _ = run_bench("history", f"--metric={metric}", f"--profile={profile}", *options)
-    if not status:
-        _show([save_figure(history_figure([path for path in places if path.is_file()], metric, profile), drawn)])
-    return status
+    show_history(places, metric, profile)
+    _show([save_figure(history_figure(places, metric, profile), drawn)])
 
 
 @app.command(name="reproduce", help_flags=[])

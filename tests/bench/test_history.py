@@ -1,4 +1,4 @@
-"""The trend over commits: points, their file, and the table."""
+"""The trend over commits: points and their file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bench.cli import main
 from bench.profiles.profile import ROOT
 from bench.records.results import RunRecord
 from bench.regression.history import Point, append, groups_of, point_of, read_history
-from bench.regression.history_table import show_history
 from bench.tables import trend
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
@@ -63,20 +61,6 @@ def test_the_committed_history_holds_the_committed_records() -> None:
     dense = RunRecord.read(ROOT / "reports/data/results/cpu/shapes/dense.json.gz")
     committed = {point.key: point for point in read_history([ROOT / "reports/data/regression/history.jsonl"])}
     assert {"dense", "fastflux-10", "l1-21"} <= committed[point_of([dense]).key].values.keys()
-
-
-def test_the_command_prints_a_table(tmp_path: Path, capfd: Any) -> None:
-    append(
-        tmp_path / "h.jsonl", [point("aaaa111", 1), point("bbbb222", 2, base="def"), point("cccc333", 3, dirty=True)]
-    )
-    assert main(["history", "--metric", "latency", "--file", str(tmp_path / "h.jsonl")]) == 0
-    shown = capfd.readouterr().out
-    assert all(text in shown for text in ("aaaa111", "new weights", "cccc333*", "fastflux-10"))
-
-
-def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
-        show_history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])
 
 
 def test_a_line_that_a_kill_cut_short_loses_nothing_else(tmp_path: Path) -> None:

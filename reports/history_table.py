@@ -1,4 +1,4 @@
-"""`python -m bench history`: the trend of a metric over commits, as a table."""
+"""The trend of a metric over commits as a table for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,44 +6,26 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from bench.records.variant_id import DENSE, FASTFLUX, L1, VariantId
-from bench.regression.history import Point, groups_of, read_history
-from bench.run.folders import REGRESS
+from bench.regression.history import Point, groups_of, points_with, shown_variants
 from bench.tables import trend
-from fastflux.errors import FastFluxError
 
-#: Shown unless a file says more: the models of the regression suite and those of Table 6.
-_SHOWN = (DENSE, FASTFLUX, L1)
 _COLUMNS = 6
 _LOG_WIDTH = 120
 
 
-def show_history(*, metric: str, profile: str, files: Sequence[Path] = ()) -> None:
-    """Print the table.
-
-    Raises FastFluxError for an unknown metric, and when no point of the profile holds it.
-    """
+def show_history(files: Sequence[Path], metric: str, profile: str) -> None:
+    """Print a table for each device and prompt set; raises as `bench.regression.history.points_with` does."""
     key = trend(metric).key
-    places = list(files) or [REGRESS / profile / "history.jsonl"]
-    points = [point for point in read_history(places) if point.profile == profile and _holders(point, key)]
-    if not points:
-        raise FastFluxError(
-            f"No run of {profile} with {key} is in {', '.join(map(str, places))}: run `python -m bench regress`."
-        )
     output = Console()
     if not output.is_terminal:
         output = Console(width=_LOG_WIDTH)
-    for (_, device, prompts), group in groups_of(points).items():
+    for (_, device, prompts), group in groups_of(points_with(files, metric, profile)).items():
         output.print(_table(group, key, f"{key}, {profile} on {device}, {group[0].images} images ({prompts})"))
-
-
-def _holders(point: Point, key: str) -> list[str]:
-    return [name for name, values in point.values.items() if key in values and VariantId.parse(name).family in _SHOWN]
 
 
 def _table(points: Sequence[Point], key: str, title: str) -> Table:
     """A row for each variant, a column for each of the last commits."""
-    names = list(dict.fromkeys(name for point in points for name in _holders(point, key)))
+    names = list(dict.fromkeys(name for point in points for name in shown_variants(point, key)))
     shown = points[-_COLUMNS:]
     if len(points) > len(shown):
         title += f", the last {len(shown)} of {len(points)} runs"
