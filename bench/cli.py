@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from bench.options import FULL_SIZE, MEASURED, RUN, FullSizeRun, Measured, Names, Numbers, Out, Run, pairs
 from bench.progress import console
 from bench.quiet import quiet_libraries
-from bench.regression.cli import HISTORY_EXAMPLES, REGRESS_EXAMPLES, history, regress
+from bench.regression.cli import REGRESS_EXAMPLES, regress
 from fastflux.command_line import run as run_app
 from fastflux.text import printable
 
@@ -231,7 +231,6 @@ def _speed(
 
 
 app.command(regress, name="regress", help_epilogue=REGRESS_EXAMPLES)
-app.command(history, name="history", help_epilogue=HISTORY_EXAMPLES)
 
 
 @app.command(

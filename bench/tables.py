@@ -190,9 +190,12 @@ TABLES: dict[str, TableSpec] = {
         paper=True,
     ),
     "table3": TableSpec(
-        "Table 3: generalization to another architecture",
+        "Table 3: generalization to other architectures",
         (HPS, CLIP),
-        variants=("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
+        variants=(
+            *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
+            *("flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20"),
+        ),
         paper=True,
     ),
     "table4": TableSpec(

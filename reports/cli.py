@@ -20,6 +20,7 @@ from reports.difference import difference
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
+from reports.history_table import show_history
 from reports.manifest import write_manifest
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
@@ -137,7 +138,7 @@ def _gallery(*, results: Path, images: Path, shots: int | None = None, edge: int
     Args:
         results: folder of records
         images: folder of <variant>/manifest.jsonl, such as runs/shapes
-        shots: images a variant; by default 100, of large ones 20
+        shots: images a variant; by default 80, of large ones 40
         edge: longest edge kept, in pixels
         out: folder to write to
     """
@@ -176,7 +177,8 @@ def _manifest() -> None:
     """List the committed records with their digests.
 
     Checks the records in reports/data against their samples and each other, gives those of older versions their digest,
-    and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
+    packs them, adds them to the history, and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a
+    run does the same.
     """
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 
@@ -270,23 +272,20 @@ def _why(table: str, row: str, column: str, /, *, results: Path = _COMMITTED) ->
     name="history",
     help_epilogue="""examples:
   python -m reports history --metric hps
-  python -m reports history --metric latency -o latency.svg
-  python -m reports history --import                    first add the committed records of past commits, from git""",
+  python -m reports history --metric latency -o latency.svg""",
 )
 def _history(
     *files: Path,
     metric: str = "hps",
     profile: str = "shapes",
-    imported: Annotated[bool, Parameter(name="--import")] = False,
     out: _OptionalOut = None,
-) -> int:
-    """Show the trend of a metric over commits, as the table of `python -m bench history` and as a drawing.
+) -> None:
+    """Show the trend of a metric over commits, as a table and as a drawing.
 
     Args:
         files: history files; default: the committed one and that of runs/regress/<profile>
         metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
         profile: name of a profile
-        imported: first add the committed records of past commits to the first file
         out: a .png or .svg; default: runs/regress/<profile>/history-<metric>.png
     """
     from reports.figures.history import history_figure  # matplotlib takes a second to import
@@ -297,12 +296,8 @@ def _history(
     drawn = out or own / f"history-{metric}.png"
     if drawn.suffix not in (".png", ".svg"):
         raise FastFluxError(f"{drawn} is neither .png nor .svg; name such a file.")
-    options = [f"--file={path}" for path in places]
-    options += [f"--import={PACKAGE / 'data' / 'results' / 'cpu' / profile}"] if imported else []
-    status, _ = run_bench("history", f"--metric={metric}", f"--profile={profile}", *options)
-    if not status:
-        _show([save_figure(history_figure([path for path in places if path.is_file()], metric, profile), drawn)])
-    return status
+    show_history(places, metric, profile)
+    _show([save_figure(history_figure(places, metric, profile), drawn)])
 
 
 @app.command(name="reproduce", help_flags=[])

@@ -4,11 +4,14 @@ The list has the format of sha256sum, which checks it too: ``cd reports/data && 
 """
 
 import tempfile
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from bench.record_checks import check_records
 from bench.records.results import PACKED, PLAIN, RunRecord, read_records, record_files, record_text
+from bench.records.variant_id import DENSE
+from bench.regression.history import append, point_of
 from fastflux.errors import FastFluxError
 from fastflux.files import file_hash, replace_files, write_text
 
@@ -29,22 +32,32 @@ def keep_records(records: Path, committed: Path) -> None:
 def write_manifest(data: Path) -> Path:
     """List the records below `data`, the folder reports/data; those without a digest are given one first.
 
-    Results that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
+    Results that the history does not hold yet are added to it.
+
+    Those that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
     does not agree with itself or others.
     """
     for folder, paths in groupby(_records(data), key=lambda path: path.parent):
         found = list(paths)
         texts = {path: record_text(path.name, path.read_bytes()) for path in found if path.with_suffix("") not in found}
         records = [RunRecord.from_json(text, str(path), digested=False) for path, text in texts.items()]
-        if results := (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
+        if (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
             check_records(records)
+            _remember(data, records)
         for (path, text), record in zip(texts.items(), records, strict=True):
-            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}") if results else path
+            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}")
             if place != path or text != record.to_json():
                 record.write(place)
             if place != path:
                 path.unlink()
     return write_text(data / NAME, "".join(f"{sum_}  {name}\n" for name, sum_ in _sums(data).items()))
+
+
+def _remember(data: Path, records: Sequence[RunRecord]) -> None:
+    """Add the records of the dense model and what was pruned from it to the history."""
+    for dense in (record for record in records if record.variant == DENSE):
+        pruned = [other for other in records if other.base_model == dense.base_model and other is not dense]
+        append(data / "regression" / "history.jsonl", [point_of([dense, *pruned])])
 
 
 def require_manifest(data: Path) -> None:

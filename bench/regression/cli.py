@@ -1,4 +1,4 @@
-"""The commands `regress` and `history` of `python -m bench`."""
+"""The command `regress` of `python -m bench`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +15,6 @@ REGRESS_EXAMPLES = """examples:
   python -m bench regress --model ./my-pruned --baseline my.json    your own pruned model against your own baseline
 Ends with 0 when every check was taken and none is worse, with 1 otherwise: what was worse, or what kept it from a
 verdict, stands on the terminal, in the summary and in the JUnit XML."""
-HISTORY_EXAMPLES = """examples:
-  python -m bench history --metric hps --file reports/data/regression/history.jsonl
-  python -m bench history --import reports/data/results/cpu/shapes    add the records of past commits, from git
-  python -m reports history runs/regress/shapes/history.jsonl --metric latency -o latency.svg    draw it"""
 
 
 def regress(
@@ -85,25 +81,3 @@ def regress(
         changes=pairs(measured.changes),
     )
     return run_checks(options)
-
-
-def history(
-    *,
-    metric: str = "hps",
-    profile: str = "shapes",
-    file: Annotated[tuple[Path, ...], Parameter(show_default=False)] = (),
-    imported: Annotated[Path | None, Parameter(name="--import")] = None,
-) -> None:
-    """Show the trend of a metric over commits.
-
-    What regression runs and committed records measured, commit by commit.
-
-    Args:
-        metric: hps, geneval, clip_score, fid, latency, flops, parameters or memory
-        profile: name of a profile
-        file: history file; may be given again; default: runs/regress/<profile>/history.jsonl
-        imported: first add what past commits held in this folder of records to the first file
-    """
-    from bench.regression.git_history import show_history
-
-    show_history(metric=metric, profile=profile, imported=imported, files=file)

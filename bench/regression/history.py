@@ -11,9 +11,12 @@ from typing import Any
 import msgspec
 
 from bench.records.results import JSON, Data, Finite, RecordError, RunRecord, digest, json_of, read_data
-from bench.tables import TRENDS
+from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
+from bench.tables import TRENDS, trend
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
+
+SHOWN = (DENSE, FASTFLUX, PLUS, L1)
 
 
 class Point(Data, frozen=True):
@@ -102,12 +105,26 @@ def _whole_lines(path: Path) -> list[str]:
     return [*lines, last]
 
 
-def append(path: Path, points: Iterable[Point]) -> int:
-    """Add the points that the file lacks, one line each; the number added."""
-    there = {point.key for point in read_history([path])}
-    new = [point.line() for point in points if point.key not in there]
-    write_text(path, "".join(f"{line}\n" for line in (*_whole_lines(path), *new)))
-    return len(new)
+def shown_variants(point: Point, key: str) -> list[str]:
+    """The variants of the families whose trend is shown that hold a value."""
+    return [name for name, values in point.values.items() if key in values and VariantId.parse(name).family in SHOWN]
+
+
+def points_with(files: Iterable[Path], metric: str, profile: str) -> list[Point]:
+    """The points of a profile that hold a metric (`bench.tables.trend`); raises FastFluxError where there is none."""
+    files, key = list(files), trend(metric).key
+    points = [point for point in read_history(files) if point.profile == profile and shown_variants(point, key)]
+    if not points:
+        raise FastFluxError(
+            f"No run of {profile} with {key} is in {', '.join(map(str, files))}: run `python -m bench regress`."
+        )
+    return points
+
+
+def append(path: Path, points: Iterable[Point]) -> None:
+    """Add points to the file, one line each; one of the same run takes the other's place."""
+    held = {point.key: point for point in (*read_history([path]), *points)}
+    write_text(path, "".join(f"{point.line()}\n" for point in held.values()))
 
 
 def groups_of(points: Iterable[Point]) -> dict[tuple[str, str, str], tuple[Point, ...]]:

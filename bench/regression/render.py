@@ -52,7 +52,7 @@ def render_hashes(
         base.pipeline.transformer = model
         with threads(1):
             drawn: Any = base.pipeline(
-                [job.prompt.prompt for job in jobs],
+                prompt=[job.prompt.prompt for job in jobs],
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance,
                 **drawing_sizes(base.pipeline, sampling.height, sampling.width),

@@ -146,7 +146,7 @@ def _verified(folder: Path, wanted: Collection[str]) -> dict[str, str]:
 def _draw(pipeline: Any, batch: list[Job], sampling: Sampling, folder: Path) -> list[str]:
     """Draw one batch, write its images and return its manifest lines."""
     images = pipeline(
-        [job.prompt.prompt for job in batch],
+        prompt=[job.prompt.prompt for job in batch],
         num_inference_steps=sampling.steps,
         guidance_scale=sampling.guidance,
         **_sizes(pipeline, sampling),

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.shapes import WEIGHTS, clip, detector, growth, sd3, transformer, vae
+from bench.shapes import WEIGHTS, clip, detector, flux2, growth, sd3, transformer, vae
 from fastflux.files import write_text
 
 #: Cards by the folder of their model, and the parts of the figures that each takes.
@@ -17,6 +17,7 @@ CARDS = {
     "clip": {"clip"},
     "hps": {"preference"},
     "sd3": {"sd3_geneval"},
+    "flux2": {"flux2_geneval"},
     "pipeline": {"detector_and_vae", "geneval", "geneval_held_out_pairs"},
 }
 
@@ -30,7 +31,7 @@ def write_cards(quality: Mapping[str, Any]) -> None:
         lstrip_blocks=True,
     )
     schedules = {
-        module.__name__.rpartition(".")[2]: module for module in (clip, detector, growth, sd3, transformer, vae)
+        module.__name__.rpartition(".")[2]: module for module in (clip, detector, flux2, growth, sd3, transformer, vae)
     }
     for folder, needed in CARDS.items():
         if needed <= quality.keys():

@@ -60,7 +60,7 @@ SCENES = 1000
 #: GenEval's score threshold, and the overlap that counts as found.
 THRESHOLD, OVERLAP = 0.3, 0.5
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-PARTS = ("detector", "clip", "hps", "geneval", "sd3", "removal", "curve", "copies", "faults")
+PARTS = ("detector", "clip", "hps", "geneval", "sd3", "flux2", "removal", "curve", "copies", "faults")
 REMOVED = {"5%": 3, "10%": 5, "15%": 8, "20%": 11}
 
 
@@ -317,9 +317,9 @@ def measure(parts: Sequence[str]) -> dict[str, Any]:
                 unseen, held_out = _judge(), read_prompts(ROOT / "prompts/shapes/geneval_held_out.jsonl")
                 unseen.tasks = ("colors", "color_attr")
                 quality["geneval_held_out_pairs"] = dict(_geneval(pipeline, held_out, profile, unseen).values)
-            case "sd3":
-                drawn = _geneval(load_pipeline(WEIGHTS / "sd3"), prompts, profile.of("sd3"), scorer)
-                quality["sd3_geneval"] = dict(drawn.values)
+            case "sd3" | "flux2":
+                drawn = _geneval(load_pipeline(WEIGHTS / part), prompts, profile.of(part), scorer)
+                quality[f"{part}_geneval"] = dict(drawn.values)
             case "faults":
                 detector = ShapesDetector.load(WEIGHTS / "detector")
                 quality["faults"] = measure_faults(load_pipeline(WEIGHTS / "pipeline"), detector)

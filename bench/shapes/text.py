@@ -5,7 +5,8 @@ Both tokenizers are of the classes FLUX.1-dev's pipeline names and know the worl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -39,20 +40,26 @@ def _merge(pieces: list[str], merges: dict[tuple[str, str], int]) -> list[str]:
         pieces = joined
 
 
+def merges_of(spelled: Mapping[str, list[str]], halved: str = "") -> dict[tuple[str, str], int]:
+    """Merges and their ranks that join each word's letters to one token, and to two those of the `halved` word."""
+    merges: dict[tuple[str, str], int] = {}
+    for word, letters in spelled.items():
+        pieces = letters
+        # A later merge ranks below all earlier ones, so it can only join what those leave apart.
+        while len(pieces := _merge(pieces, merges)) > 1 + (word == halved):
+            merges[pieces[0], pieces[1]] = len(merges)
+    return merges
+
+
 def build_clip_tokenizer(halved: str = "") -> CLIPTokenizer:
     """A byte-pair tokenizer with just the merges that make each word one token, but the `halved` one two.
 
     Letters serve for any other word.
     """
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    merges: dict[tuple[str, str], int] = {}
-    for word in words():
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        # A later merge ranks below all earlier ones, so it can only join what those leave apart.
-        while len(pieces := _merge(pieces, merges)) > 1 + (word == halved):
-            merges[pieces[0], pieces[1]] = len(merges)
+    merges = merges_of({word: [*word[:-1], word[-1] + "</w>"] for word in words()}, halved)
     vocab: dict[str, int] = {}
     joined = ("".join(pair) for pair in merges)
+    letters = string.ascii_lowercase
     for token in (*letters, *(f"{letter}</w>" for letter in letters), *joined, "<|startoftext|>", "<|endoftext|>"):
         vocab.setdefault(token, len(vocab))
     return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=TEXT_TOKENS + 1)

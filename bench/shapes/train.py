@@ -1,7 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
 Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
-export, contrast, faults; and part, when asked for.
+export, contrast, faults, flux2; and part, when asked for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from cyclopts import App
@@ -19,13 +20,14 @@ from bench.progress import console, track
 from bench.shapes import WEIGHTS
 from bench.shapes.clip import build_clip, save_clip, train_clip, tune_preference
 from bench.shapes.detector import DetectorNetwork, ShapesDetector, teach_faults, train_detector
+from bench.shapes.flux2 import flux2_pipeline, train_flux2, train_text
 from bench.shapes.growth import deepen, guide, part
 from bench.shapes.sd3 import BLOCKS, build_sd3, deepen_sd3, sd3_pipeline, train_sd3
 from bench.shapes.text import TextEncoders
 from bench.shapes.training import halved
 from bench.shapes.transformer import FULL, GRID, Conditioned, Latents, build_transformer, pack, train_shallow
 from bench.shapes.vae import encode, sharpen, train_vae
-from bench.shapes.world import object_coverage, render, sample_scenes
+from bench.shapes.world import TRAINING_TASKS, object_coverage, render, sample_scenes
 from fastflux.command_line import run
 from fastflux.errors import unknown_name
 from fastflux.files import new_folder, write_text
@@ -36,20 +38,11 @@ app = App(name="python -m bench.shapes.train")
 
 STAGES = (
     *("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "contrast", "faults"),
+    "flux2",
 )
 #: Only when it is asked for: a long training that needs a GPU, or days.
 EXTRA = ("part",)
 TRAINING_SCENES = 147_456
-#: What the transformer sees: more bindings than the world's own mixture, for they are learned last.
-TRAINING_TASKS = {
-    "single_object": 0.16,
-    "two_object": 0.19,
-    "counting": 0.14,
-    "colors": 0.07,
-    "position": 0.18,
-    "color_attr": 0.14,
-    "position_color": 0.12,
-}
 RUNS = Path("runs/train_shapes")
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
 SHIFT = 1.5
@@ -159,6 +152,24 @@ def _without_paths(folder: Path) -> None:
             write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def _from_finished(stage: str, folder: Path, device: str) -> None:
+    """Part the copies in FLUX-Shapes, or teach FLUX.2-Shapes, and write the pipeline."""
+    pipeline: Any = load_pipeline(WEIGHTS / "pipeline")
+    curves: tuple[str, ...]
+    if stage == "part":
+        pipeline.transformer = part(pipeline, folder, device)
+        made, model, curves = pipeline, "pipeline", ("part",)
+    else:
+        text, transformer = train_text(pipeline, folder, device), train_flux2(pipeline, folder, device)
+        made, model, curves = flux2_pipeline(pipeline, transformer, text), "flux2", ("flux2_text", "flux2")
+    made.to("cpu")
+    made.transformer.to(torch.bfloat16)
+    made.vae.to(torch.bfloat16)
+    _save_pipeline(made, WEIGHTS / model)
+    for curve in curves:
+        _keep_curve(model, curve, folder)
+
+
 def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
     """Run the stages in order; each reads what the earlier ones left in `folder`."""
     for stage in stages:
@@ -188,12 +199,8 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
                 save_clip(tune_preference(model.to(device), folder, device), WEIGHTS / "hps")
             case "export":
                 _export(folder)
-            case "part":
-                pipeline = load_pipeline(WEIGHTS / "pipeline")
-                pipeline.transformer = part(pipeline, folder, device).to("cpu", torch.bfloat16)
-                pipeline.vae.to(torch.bfloat16)
-                _save_pipeline(pipeline.to("cpu"), WEIGHTS / "pipeline")
-                _keep_curve("pipeline", stage, folder)
+            case "part" | "flux2":
+                _from_finished(stage, folder, device)
             case _:
                 _transformers(stage, folder, device)
 

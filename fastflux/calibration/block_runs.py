@@ -46,6 +46,9 @@ def forward(transformer: nn.Module, arguments: Mapping[str, Any]) -> Tensor:
 class _StandIn(nn.Module):
     """Notes what a block is called with, and passes the streams on."""
 
+    leaving: Streams | None = None
+    """What the last block is to give; without any the forward ends there."""
+
     def __init__(self, contract: BlockStack, calls: list[Entering], block: BlockRef, *, last: bool) -> None:
         super().__init__()
         self._contract, self._calls, self._block, self._last = contract, calls, block, last
@@ -56,9 +59,9 @@ class _StandIn(nn.Module):
         before = next(iter(self._calls[-1][1].values())) if self._calls else {}
         same = before.keys() == others.keys() and all(before[name] is value for name, value in others.items())
         self._calls.append((streams, {self._block: before if same else others}))
-        if self._last:
+        if self._last and self.leaving is None:
             raise _Entered
-        return self._contract.passed(streams)
+        return self._contract.passed(self.leaving or streams)
 
 
 @contextmanager
@@ -85,6 +88,15 @@ def enter(transformer: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Itera
         with _stand_ins(transformer, calls), torch.no_grad(), suppress(_Entered):
             transformer(**on_it)
         yield calls[0][0], {block: others for _, call in calls for block, others in call.items()}
+
+
+@torch.no_grad()
+def leave(transformer: nn.Module, arguments: Mapping[str, Any], streams: Streams) -> Tensor:
+    """The transformer's output for a batch's arguments and its streams behind the last block."""
+    with _stand_ins(transformer, []):
+        last: Any = get_block(transformer, architecture_of(transformer).chain(transformer)[-1])
+        last.leaving = on_device({"streams": streams}, transformer)["streams"]
+        return forward(transformer, arguments)
 
 
 def run_blocks(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
+from diffusers.models.transformers.transformer_flux2 import Flux2SingleTransformerBlock
 from torch import Tensor, nn
 
 from fastflux.calibration.activations import KeptStreams
@@ -97,10 +98,12 @@ class SublayerObserver:
 
     def __init__(self, block: Any) -> None:
         self._seen: dict[str, tuple[Tensor, Tensor]] = {}
-        if isinstance(block, FluxSingleTransformerBlock):
+        if isinstance(block, FluxSingleTransformerBlock | Flux2SingleTransformerBlock):
+            flux1 = isinstance(block, FluxSingleTransformerBlock)
+            layer, mlp = (block.proj_out, block) if flux1 else (block.attn.to_out, block.attn)
             self._handles = [
                 block.attn.register_forward_pre_hook(self._enter, with_kwargs=True),
-                block.proj_out.register_forward_hook(self._single(block)),
+                layer.register_forward_hook(self._single(mlp.mlp_hidden_dim)),
             ]
         else:
             self._handles = [
@@ -124,9 +127,9 @@ class SublayerObserver:
     def _enter(self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Tensor]) -> None:
         self._seen[_BOTH] = (kwargs["hidden_states"], kwargs["hidden_states"])
 
-    def _single(self, block: Any) -> Callable[..., None]:
+    def _single(self, channels: int) -> Callable[..., None]:
         def hook(module: nn.Linear, args: tuple[Tensor], _output: Tensor) -> None:
-            at = -block.mlp_hidden_dim
+            at = -channels
             [packed], weight = args, module.weight
             parts = packed[..., :at] @ weight[:, :at].T, packed[..., at:] @ weight[:, at:].T
             self._seen[_BOTH] = (self._seen[_BOTH][0], torch.cat(parts, dim=-1))

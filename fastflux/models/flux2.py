@@ -39,6 +39,7 @@ FLUX2 = register_architecture(
                 "transformer_blocks",
                 Flux2TransformerBlock,
                 "double",
+                halves=True,
                 sliced=SlicedLayers(
                     mlps=tuple((f"{name}.linear_in", f"{name}.linear_out") for name in ("ff", "ff_context"))
                 ),
@@ -49,6 +50,7 @@ FLUX2 = register_architecture(
                 "single",
                 joint=True,
                 joined=True,
+                halves=True,
                 sliced=SlicedLayers(
                     inputs=("attn.to_qkv_mlp_proj",),
                     outputs=("attn.to_out",),

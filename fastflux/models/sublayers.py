@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock
+from diffusers.models.transformers.transformer_flux2 import Flux2ParallelSelfAttention, Flux2SingleTransformerBlock
 from torch import Tensor, nn
 
 from fastflux.models.architecture import STREAMS
@@ -82,6 +83,56 @@ class LinearHalvesSingleBlock(LinearMlpSingleBlock):
 _SINGLE_BLOCKS = dict(
     zip(SUBLAYER_KINDS, (LinearAttentionSingleBlock, LinearMlpSingleBlock, LinearHalvesSingleBlock), strict=True)
 )
+
+
+class ParallelWithoutAttention(WithoutAttention):
+    """FLUX.2's attention and MLP in one, without attention: ``linear`` takes [normed tokens | MLP channels]."""
+
+    linear: nn.Linear
+
+    def __init__(self, mlp_proj: nn.Linear, mlp_act_fn: nn.Module) -> None:
+        super().__init__()
+        self.mlp_proj, self.mlp_act_fn = mlp_proj, mlp_act_fn
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """The residual before its gate."""
+        packed = torch.cat([hidden_states, self.mlp_act_fn(self.mlp_proj(hidden_states))], dim=-1)
+        residual: Tensor = self.linear(packed)
+        return residual
+
+
+class ParallelWithoutMlp(Flux2ParallelSelfAttention):  # type: ignore[misc]  # untyped in diffusers
+    """FLUX.2's attention and MLP in one, without MLP: ``linear`` takes [heads | normed tokens].
+
+    Its processors are the dense one's. Layers have other names than there: a LoRA of those has other rows and columns.
+    """
+
+    def to_qkv_mlp_proj(self, hidden_states: Tensor) -> Tensor:
+        """Query, key and value, and the normed tokens as they came."""
+        return torch.cat([self.qkv(hidden_states), hidden_states], dim=-1)
+
+    def mlp_act_fn(self, hidden_states: Tensor) -> Tensor:
+        """Nothing bends them."""
+        return hidden_states
+
+    def to_out(self, packed: Tensor) -> Tensor:
+        """The residual before its gate."""
+        residual: Tensor = self.linear(packed)
+        return residual
+
+
+class ParallelLinear(WithoutAttention):
+    """``linear`` takes the normed tokens alone, for FLUX.2's attention and MLP together."""
+
+    linear: nn.Linear
+
+    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
+        """The residual before its gate."""
+        residual: Tensor = self.linear(hidden_states)
+        return residual
+
+
+_PARALLEL = dict(zip(SUBLAYER_KINDS, (ParallelWithoutAttention, ParallelWithoutMlp, ParallelLinear), strict=True))
 BLOCK_CLASSES = tuple(_SINGLE_BLOCKS.values())
 
 for _block_class in BLOCK_CLASSES:
@@ -100,8 +151,9 @@ def replace_sublayers_(block: Any, kind: str, dim: int) -> None:
         nn.init.zeros_(layer.bias)
         return layer
 
-    if isinstance(block, FluxSingleTransformerBlock):
-        _replace_in_single_(block, kind, dim, linear)
+    if isinstance(block, FluxSingleTransformerBlock | Flux2SingleTransformerBlock):
+        replace_ = _replace_in_single_ if isinstance(block, FluxSingleTransformerBlock) else _replace_in_parallel_
+        replace_(block, kind, dim, linear)
         return
     if kind != "linear_mlp":
         block.attn = LinearAttention(linear(dim), linear(dim))
@@ -116,31 +168,67 @@ def mlps_of(block: Any) -> tuple[str, str]:
 
 
 def _replace_in_single_(block: Any, kind: str, dim: int, linear: Callable[[int], nn.Linear]) -> None:
-    dense = block.proj_out
-    heads, channels = dense.weight[:, : -block.mlp_hidden_dim], dense.weight[:, -block.mlp_hidden_dim :]
+    block.linear = _output_layer(block.proj_out, block.mlp_hidden_dim, kind, dim, linear)
     del block.proj_out
     if kind != "linear_mlp":
         block.attn = PassedOn()
     if kind != "linear_attention":
         del block.proj_mlp, block.act_mlp
+    block.__class__ = _SINGLE_BLOCKS[kind]
+
+
+def _replace_in_parallel_(block: Any, kind: str, dim: int, linear: Callable[[int], nn.Linear]) -> None:
+    dense, at = block.attn, 3 * block.attn.inner_dim
+    layer = _output_layer(dense.to_out, dense.mlp_hidden_dim, kind, dim, linear)
+    if kind == "linear_attention":
+        block.attn = ParallelWithoutAttention(_rows(dense.to_qkv_mlp_proj, slice(at, None)), dense.mlp_act_fn)
+    elif kind == "linear_mlp":
+        dense.qkv = _rows(dense.to_qkv_mlp_proj, slice(at))
+        del dense.to_qkv_mlp_proj, dense.mlp_act_fn, dense.to_out
+        dense.mlp_hidden_dim, dense.mlp_mult_factor = dim, 1
+        dense.__class__ = ParallelWithoutMlp
+    else:
+        block.attn = ParallelLinear()
+    block.attn.linear = layer
+
+
+def _output_layer(
+    dense: nn.Linear, channels: int, kind: str, dim: int, linear: Callable[[int], nn.Linear]
+) -> nn.Linear:
+    """The columns that are left of a layer over [heads | MLP channels], beside zeros for the normed tokens."""
     with torch.no_grad():
         if kind == "linear_halves":
-            block.linear = linear(dim)
+            layer = linear(dim)
         elif kind == "linear_mlp":
-            block.linear = linear(heads.shape[1] + dim)
-            block.linear.weight[:, :-dim] = heads
+            layer = linear(dense.in_features - channels + dim)
+            layer.weight[:, :-dim] = dense.weight[:, :-channels]
         else:
-            block.linear = linear(dim + channels.shape[1])
-            block.linear.weight[:, dim:] = channels
-        block.linear.bias.copy_(dense.bias)
-    block.linear.requires_grad_(dense.weight.requires_grad)
-    block.__class__ = _SINGLE_BLOCKS[kind]
+            layer = linear(dim + channels)
+            layer.weight[:, dim:] = dense.weight[:, -channels:]
+        if dense.bias is not None:
+            layer.bias.copy_(dense.bias)
+    return layer.requires_grad_(dense.weight.requires_grad)
+
+
+def _rows(dense: nn.Linear, rows: slice) -> nn.Linear:
+    """A layer of some of another's outputs; FLUX.2's have no bias."""
+    weight = dense.weight[rows].detach().clone()
+    layer = nn.Linear(weight.shape[1], len(weight), bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=dense.weight.requires_grad)
+    return layer
+
+
+def _single(block: Any) -> Any:
+    """What of a single block has the one output layer, ``linear``; None of any other block."""
+    attention = getattr(block, "attn", None)
+    return next((part for part in (block, attention) if isinstance(part, (_SingleBlock, *_PARALLEL.values()))), None)
 
 
 def sublayer_kind(block: Any) -> str | None:
     """Which of its halves are replaced, as a plan says it; None where there are none."""
-    for kind, cls in _SINGLE_BLOCKS.items():
-        if type(block) is cls:
+    single = _single(block)
+    for kind in SUBLAYER_KINDS:
+        if type(single) in (_SINGLE_BLOCKS[kind], _PARALLEL[kind]):
             return kind
     attention = isinstance(getattr(block, "attn", None), LinearAttention)
     mlp = any(isinstance(getattr(block, image, None), nn.Linear) for image, _ in MLPS)
@@ -151,8 +239,10 @@ def sublayer_kind(block: Any) -> str | None:
 
 def replaced_layers(block: Any) -> list[nn.Linear]:
     """The linear layers that stand in the place of the block or of halves of it."""
-    if isinstance(block, LinearReplacementBlock | _SingleBlock):
-        layers = [block.linear, getattr(block, "linear_context", None)]
+    if isinstance(block, LinearReplacementBlock):
+        layers = [block.linear, block.linear_context]
+    elif (single := _single(block)) is not None:
+        layers = [single.linear]
     else:
         halves = HALVES_OF.get(sublayer_kind(block) or "", ())
         layers = [block.attn.linear, block.attn.linear_context] if "attention" in halves else []
@@ -162,13 +252,13 @@ def replaced_layers(block: Any) -> list[nn.Linear]:
 
 def add_fits_(block: Any, kind: str, fits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Add (weight, bias) of the replaced halves' layers, by the names of `fastflux.calibration.sublayers`."""
-    single = isinstance(block, _SingleBlock)
+    single = _single(block)
     for half in HALVES_OF[kind]:
-        for stream in STREAMS[:1] if single else STREAMS:
+        for stream in STREAMS if single is None else STREAMS[:1]:
             weight, bias = fits[f"{half}.{stream}"]
             context = stream != STREAMS[0]
-            if single:
-                layer = block.linear
+            if single is not None:
+                layer = single.linear
             elif half == "attention":
                 layer = block.attn.linear_context if context else block.attn.linear
             else:

@@ -30,7 +30,7 @@ MANIFEST = "manifest.jsonl"
 SINGLE_REMOVALS = "single_removals"
 #: Pixels: no tile is larger, and of tiles up to the second a gallery holds the first number of images, else the second.
 LONGEST_EDGE, SMALL_EDGE = 192, 96
-SHOTS, SHOTS_OF_LARGE = 160, 40
+SHOTS, SHOTS_OF_LARGE = 80, 40
 _COLUMNS = 16
 #: Without subsampled colour: at 64 pixels it would smear the very edges that tell a good model from a bad one.
 _ENCODING: Mapping[str, Any] = {"format": "AVIF", "quality": 85, "subsampling": "4:4:4"}
@@ -145,7 +145,7 @@ def write_gallery(
 ) -> Gallery:
     """Make a gallery of the variants in `manifests` (variant to manifest.jsonl) and return it.
 
-    The first variant's images are chosen from, evenly over styles and tasks: `shots` of them (unasked 160 of small
+    The first variant's images are chosen from, evenly over styles and tasks: `shots` of them (unasked 80 of small
     images, 40 of large ones) that all other variants have from the same seeds. A variant that shares none is left out:
     other models' images have seeds of their own. Images are scaled down to `edge` pixels, never up.
 

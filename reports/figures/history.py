@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 
 from bench.metrics.catalogue import metric_named
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
-from bench.regression.history import Point, groups_of, read_history
+from bench.regression.history import Point, groups_of, points_with, shown_variants
 from bench.tables import trend
-from fastflux.errors import FastFluxError
 from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
 
 _FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), PLUS: (GREEN, "^"), L1: (VERMILION, "s")}
@@ -25,9 +24,7 @@ def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
     """
     column = trend(metric)
     key = column.key
-    points = [point for point in read_history(files) if point.profile == profile and _variants(point, key)]
-    if not points:
-        raise FastFluxError(f"No run of {profile} with {key} is in the history: measure one first.")
+    points = points_with(files, metric, profile)
     groups = groups_of(points)
     widths = [max(4, len(group)) for group in groups.values()]
     figure = new_figure(min(16.0, 1.6 + sum(0.62 * width + 1.6 for width in widths)), 4.8)
@@ -46,10 +43,6 @@ def history_figure(files: Sequence[Path], metric: str, profile: str) -> Figure:
     return figure
 
 
-def _variants(point: Point, key: str) -> list[str]:
-    return [name for name, values in point.values.items() if key in values and _family(name) in _FAMILIES]
-
-
 def _family(name: str) -> str:
     return VariantId.parse(name).family
 
@@ -57,7 +50,7 @@ def _family(name: str) -> str:
 def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
     axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
-    names = sorted({name for point in points for name in _variants(point, key)})
+    names = sorted({name for point in points for name in shown_variants(point, key)})
     last: list[tuple[float, str, str]] = []
     for name in names:
         colour, marker = _FAMILIES[_family(name)]

@@ -70,6 +70,8 @@ REPORTS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
     ("why", "text.toml:table1", "dense", "averaged", "--results", "records"): {},
     ("why", "table1", "dense", "averaged"): {"--results": ("nowhere", "text.toml", ".")},
     ("history",): {"--out": ("x.jpg", "x")},
+    ("history", "text.toml"): {},
+    ("history", "nowhere"): {},
     ("pdf", "--results", "nowhere"): {},
 }  # fmt: skip
 
@@ -87,9 +89,8 @@ def sweep() -> list[tuple[str, tuple[str, ...]]]:
             found += [(package, (*whole, option)) for option in ("--no-such-option", "-x")]
             found += [] if pairs else [(package, whole)]
     found += [
-        ("bench.cli", ("history", f"--{name}={value}"))
-        for name, value in itertools.product(("metric", "profile", "file", "import"), ("", "nothing", ".", "text.toml"))
-        if f"{name}={value}" != "profile=nothing"
+        ("reports.cli", ("history", f"--{name}={value}"))
+        for name, value in itertools.product(("metric", "profile"), ("", "nothing", ".", "text.toml"))
     ]
     return found
 

@@ -9,7 +9,7 @@ from bench.cli import main
 from bench.options import pairs
 from fastflux.errors import FastFluxError
 
-COMMANDS = ("reproduce", "rank", "draw", "score", "speed", "regress", "history", "full_size")
+COMMANDS = ("reproduce", "rank", "draw", "score", "speed", "regress", "full_size")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

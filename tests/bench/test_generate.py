@@ -40,10 +40,10 @@ class FakePipeline:
         self.batches: list[int] = []
         self.die_at = die_at
 
-    def __call__(self, prompts: Sequence[str], *, generator: list[torch.Generator], **_: Any) -> Any:
+    def __call__(self, prompt: Sequence[str], *, generator: list[torch.Generator], **_: Any) -> Any:
         if len(self.batches) == self.die_at:
             raise KeyboardInterrupt
-        self.batches.append(len(prompts))
+        self.batches.append(len(prompt))
         pixels = [torch.randint(256, (8, 8, 3), generator=g, dtype=torch.uint8).numpy() for g in generator]
         return SimpleNamespace(images=np.stack(pixels).astype(np.float32) / 255)
 
@@ -152,8 +152,8 @@ def test_images_are_what_the_pipeline_drew(tmp_path: Path) -> None:
 
 def test_pictures_that_are_not_finite_are_no_pictures(tmp_path: Path) -> None:
     class Broken(FakePipeline):
-        def __call__(self, prompts: Sequence[str], **options: Any) -> Any:
-            drawn = super().__call__(prompts, **options)
+        def __call__(self, prompt: Sequence[str], **options: Any) -> Any:
+            drawn = super().__call__(prompt, **options)
             drawn.images[1, 0, 0, 0] = np.nan
             return drawn
 

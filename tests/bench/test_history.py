@@ -1,4 +1,4 @@
-"""The trend over commits: points, their file, what git remembers, and the table."""
+"""The trend over commits: points and their file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from bench.cli import main
 from bench.profiles.profile import ROOT
-from bench.regression.git_history import points_from_git, show_history
+from bench.records.results import RunRecord
 from bench.regression.history import Point, append, groups_of, point_of, read_history
 from bench.tables import trend
 from fastflux.errors import FastFluxError
@@ -30,8 +29,9 @@ def test_a_point_holds_values_with_their_intervals() -> None:
 
 def test_points_accumulate_in_the_order_of_time_none_twice(tmp_path: Path) -> None:
     file, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    assert append(file, [point("bbbb", 2), point("aaaa", 1)]) == 2
-    assert append(file, [point("aaaa", 1), point("cccc", 3)]) == 1
+    append(file, [point("bbbb", 2), point("aaaa", 1)])
+    append(file, [point("aaaa", 1, images=7), point("cccc", 3)])
+    assert [entry.images for entry in read_history([file])] == [7, point().images, point().images]
     append(other, [point("cccc", 3), point("dddd", 4)])
     assert [entry.commit for entry in read_history([file, other, tmp_path / "absent"])] == [
         "aaaa", "bbbb", "cccc", "dddd",
@@ -57,31 +57,10 @@ def test_short_names_and_suggestions() -> None:
         trend("latncy")
 
 
-def test_the_committed_history_is_what_git_tells() -> None:
-    """The newest committed records are a point; every older one was when it was the newest."""
-    try:
-        told = next(points_from_git(ROOT / "reports" / "data" / "results" / "cpu" / "shapes"), None)
-    except FastFluxError:
-        pytest.skip("not a git checkout")
-    if told is None:
-        pytest.skip("no history in this checkout")
-    committed = read_history([ROOT / "reports" / "data" / "regression" / "history.jsonl"])
-    assert told.key in {point.key for point in committed}
-    assert {"dense", "fastflux-10", "l1-21"} <= told.values.keys()
-
-
-def test_the_command_prints_a_table(tmp_path: Path, capfd: Any) -> None:
-    append(
-        tmp_path / "h.jsonl", [point("aaaa111", 1), point("bbbb222", 2, base="def"), point("cccc333", 3, dirty=True)]
-    )
-    assert main(["history", "--metric", "latency", "--file", str(tmp_path / "h.jsonl")]) == 0
-    shown = capfd.readouterr().out
-    assert all(text in shown for text in ("aaaa111", "new weights", "cccc333*", "fastflux-10"))
-
-
-def test_nothing_to_show_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FastFluxError, match=r"No run of shapes with hps\.averaged"):
-        show_history(metric="hps", profile="shapes", files=[tmp_path / "absent.jsonl"])
+def test_the_committed_history_holds_the_committed_records() -> None:
+    dense = RunRecord.read(ROOT / "reports/data/results/cpu/shapes/dense.json.gz")
+    committed = {point.key: point for point in read_history([ROOT / "reports/data/regression/history.jsonl"])}
+    assert {"dense", "fastflux-10", "l1-21"} <= committed[point_of([dense]).key].values.keys()
 
 
 def test_a_line_that_a_kill_cut_short_loses_nothing_else(tmp_path: Path) -> None:
@@ -90,7 +69,7 @@ def test_a_line_that_a_kill_cut_short_loses_nothing_else(tmp_path: Path) -> None
     with path.open("a") as file:
         file.write(point("bbbb222", 2).line()[:40])
     assert [found.commit for found in read_history([path])] == ["aaaa111"]
-    assert append(path, [point("cccc333", 3)]) == 1
+    append(path, [point("cccc333", 3)])
     assert [found.commit for found in read_history([path])] == ["aaaa111", "cccc333"]
     path.write_text("no point\n" + path.read_text())
     with pytest.raises(FastFluxError, match="line 1 is no point"):

@@ -31,6 +31,7 @@ def test_the_variants_are_the_papers() -> None:
         "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "l1_long-21", "l1_long-27",
         "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
         "end2start-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20",
+        "flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20",
         *(str(VariantId.parse(name).seeded(seed)) for name in SEEDED for seed in SEEDS),
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
@@ -71,7 +72,13 @@ PLUS = ("plus-18", "plus-26", "plus-35")
 @pytest.mark.parametrize(
     ("tables", "expected"),
     [
-        (["table3"], ["dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"]),
+        (
+            ["table3"],
+            [
+                *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
+                *("flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20"),
+            ],
+        ),
         (["table4"], ["dense", "fastflux-10", "brll-10"]),
         (["table5"], ["dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"]),
         (["table6"], ["dense", *(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30")), *PLUS]),
@@ -79,7 +86,7 @@ PLUS = ("plus-18", "plus-26", "plus-35")
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 31 + len(SEEDED) * len(SEEDS)
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 35 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from bench.record_checks import check_records
 from bench.records.results import RecordError, RunRecord, record_text
+from bench.regression.history import read_history
 from reports.manifest import NAME, require_manifest, write_manifest
 from reports.rebuild import PACKAGE
 
@@ -125,6 +126,10 @@ def test_the_manifest_names_what_was_changed_added_or_lost(tmp_path: Path) -> No
     assert not (folder / "dense.json").exists()
     assert RunRecord.read(folder / "dense.json.gz").to_json() == texts()["dense"]
     require_manifest(tmp_path)
+    for _ in range(2):  # once for all
+        (point,) = read_history([tmp_path / "regression" / "history.jsonl"])
+        assert point.values.keys() == {"dense", "l1-12"}
+        write_manifest(tmp_path)
     (folder / "new.json").write_text(texts()["dense"], encoding="utf-8")
     (folder / "l1-12.json.gz").unlink()
     with pytest.raises(Exception, match=rf"results/cpu/shapes/l1-12.json.gz, .*/new.json in .* are not as {NAME} says"):

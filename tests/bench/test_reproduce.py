@@ -21,6 +21,7 @@ from bench.run.base_model import BaseModel
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation
 from bench.run.folders import locked
+from bench.run.measure import unit
 from bench.run.reproduce import reproduce, require_scores
 from bench.samples.image_set import ImageSet
 from bench.tables import needed_by
@@ -236,23 +237,6 @@ def test_records_are_plain_json(quick: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "stage"), [("clip_score", "score"), ("pruning_cost", "measure")])
-def test_a_figure_of_another_version_is_measured_again(
-    quick: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
-) -> None:
-    shorten(monkeypatch, quick)
-    info = metric_named(name).info
-    newer = dataclasses.replace(metric_named(name), info=replace(info, version="99"))
-    known = metric_named
-    monkeypatch.setattr(f"bench.run.{stage}.metric_named", lambda given: newer if given == name else known(given))
-    folder = quick / "shapes-limit1-seeds1" / stage
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
-    run(quick)
-    again = {path.name for path in folder.glob("*.json") if path.stat().st_mtime_ns != before[path.name]}
-    assert again == {path for path in before if stage == "measure" or name in path}
-
-
-@pytest.mark.slow
 def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch, quick)
     (quick / "shapes-limit1-seeds1" / "score" / "dense+fid.json").unlink()
@@ -268,6 +252,36 @@ def test_a_metric_that_fails_fails_alone_and_is_tried_again(quick: Path, monkeyp
     assert found["hps"] == ("ok", "")
     run(quick)
     assert records(quick)["dense"].measurement("fid").status == "ok"  # type: ignore[union-attr]
+
+
+def newer(monkeypatch: pytest.MonkeyPatch, name: str, stage: str) -> None:
+    """Let the stage know the metric in a version that nothing was measured by."""
+    known = metric_named
+    later = dataclasses.replace(known(name), info=replace(known(name).info, version="99"))
+    monkeypatch.setattr(f"bench.run.{stage}.metric_named", lambda given: later if given == name else known(given))
+
+
+# The last run of all: what it scores is of that version.
+@pytest.mark.slow
+def test_a_score_of_another_version_is_made_again(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch, quick)
+    newer(monkeypatch, "clip_score", "score")
+    folder = quick / "shapes-limit1-seeds1" / "score"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    run(quick)
+    again = {path.name for path in folder.glob("*.json") if path.stat().st_mtime_ns != before[path.name]}
+    assert again == {path for path in before if "clip_score" in path}
+
+
+def test_a_cost_is_known_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = load_profile("shapes")
+    variants = chosen_variants(profile, needed_by(()), ["fastflux-10"])
+    evaluation = Evaluation(profile, tmp_path, variants, limit=1)
+    before = unit(evaluation, variants).inputs
+    newer(monkeypatch, "pruning_cost", "measure")
+    after = unit(evaluation, variants).inputs
+    assert before.keys() == after.keys() == {"dense", "fastflux-10"}
+    assert all(before[name] != after[name] for name in before)
 
 
 @pytest.mark.parametrize(("status", "refused"), [(("failed", "failed"), True), (("failed", "ok"), False)])

@@ -29,7 +29,9 @@ from fastflux.models.surgery import get_block
 from tests.fastflux.conftest import make_replaced
 from tests.fastflux.families import CONFIGS, make
 
-DIVISIBLE = ("FluxTransformer2DModel", "QwenImageTransformer2DModel", "SD3Transformer2DModel")
+DIVISIBLE = (
+    *("Flux2Transformer2DModel", "FluxTransformer2DModel", "QwenImageTransformer2DModel", "SD3Transformer2DModel"),
+)
 SMALL = {"samples": 4, "steps": 2, "batch": 2}
 METHODS: dict[str, Callable[[nn.Module], Any]] = {
     "linear_replacement": lambda _model: fastflux.LinearReplacementConfig(blocks=1),

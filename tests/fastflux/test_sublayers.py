@@ -42,11 +42,53 @@ def make_halved(make: Make, kinds: tuple[str, ...] = KINDS) -> Any:
     return transformer
 
 
+def make_linear_(block: Any, *, attention: bool, mlp: bool) -> None:
+    """Let halves of a dense block be linear layers."""
+    attn, single = block.attn, not hasattr(block, "norm1_context") and not hasattr(block, "txt_mlp")
+    if mlp and not single:
+        for part in mlps_of(block):
+            layers = getattr(block, part)
+            if hasattr(layers, "linear_in"):
+                layers.linear_in, layers.act_fn = (
+                    torch.nn.Linear(16, layers.linear_out.in_features),
+                    torch.nn.Identity(),
+                )
+            else:
+                layers.net[0] = torch.nn.Linear(16, 64)
+    elif mlp and hasattr(attn, "mlp_act_fn"):
+        attn.mlp_act_fn = Half()
+    elif mlp:
+        block.act_mlp = torch.nn.Identity()
+    if attention and not single:
+        attn.forward = lambda hidden_states, encoder_hidden_states, **_: (
+            attn.to_out[0](hidden_states),
+            attn.to_add_out(encoder_hidden_states),
+        )
+    elif attention and hasattr(attn, "mlp_act_fn"):
+
+        def forward(hidden_states: Tensor, **_: Any) -> Any:
+            value, mlp = attn.to_qkv_mlp_proj(hidden_states)[..., 32:].tensor_split([16], dim=-1)
+            return attn.to_out(torch.cat([value, attn.mlp_act_fn(mlp)], dim=-1))
+
+        attn.forward = forward
+    elif attention:
+        attn.forward = lambda hidden_states, **_: attn.to_v(hidden_states)
+
+
+class Half(torch.nn.Module):
+    """In SwiGLU's place: its second half as it comes."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states.chunk(2, dim=-1)[1]
+
+
 @pytest.mark.parametrize(
     ("name", "stack"),
     [
         ("FLUX.1-dev", "transformer_blocks"),
         ("FLUX.1-dev", "single_transformer_blocks"),
+        ("FLUX.2-klein", "transformer_blocks"),
+        ("FLUX.2-klein", "single_transformer_blocks"),
         ("Qwen-Image", "transformer_blocks"),
     ],
 )
@@ -57,20 +99,7 @@ def test_a_half_that_is_linear_is_replaced_exactly(name: str, stack: str, kind: 
     block: Any = get_block(transformer, BlockRef(stack, 0))
     attention, mlp = ("attention" in HALVES_OF[kind]), ("mlp" in HALVES_OF[kind])
     with torch.no_grad():
-        if stack == "transformer_blocks":
-            if mlp:
-                for part in mlps_of(block):
-                    getattr(block, part).net[0] = torch.nn.Linear(16, 64)
-            if attention:
-                block.attn.forward = lambda hidden_states, encoder_hidden_states, **_: (
-                    block.attn.to_out[0](hidden_states),
-                    block.attn.to_add_out(encoder_hidden_states),
-                )
-        else:
-            if mlp:
-                block.act_mlp = torch.nn.Identity()
-            if attention:
-                block.attn.forward = lambda hidden_states, **_: block.attn.to_v(hidden_states)
+        make_linear_(block, attention=attention, mlp=mlp)
     expected = run(transformer)
     observer, statistics = SublayerObserver(block), BlockStatistics()
     for seed in range(8):

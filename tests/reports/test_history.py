@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from bench.regression.history import Point, append
 from fastflux.errors import FastFluxError
@@ -57,10 +58,13 @@ def test_labels_do_not_overlap(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_the_file_that_it_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    append(tmp_path / "h.jsonl", points(2))
+    append(tmp_path / "h.jsonl", [*points(3), replace(points(4)[3], dirty=True)])
     out = tmp_path / "deep" / "trend.png"
     assert main(["history", str(tmp_path / "h.jsonl"), "--metric", "hps", "-o", str(out)]) == 0
     assert out.stat().st_size > 1000
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("0000001", "new weights", "0000003*", "fastflux-10", "63"))
+    assert "brll-10" not in shown
     assert main(["history", str(tmp_path / "h.jsonl"), "-o", str(tmp_path / "trend.pdf")]) == 1
     assert "neither .png nor .svg" in capsys.readouterr().err
 

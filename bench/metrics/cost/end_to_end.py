@@ -53,7 +53,7 @@ class PipelineCall:
         self.pipeline.transformer = self.transformer
         try:
             drawn = self.pipeline(
-                list(self.prompts),
+                prompt=list(self.prompts),
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance,
                 **sizes,

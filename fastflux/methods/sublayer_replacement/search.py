@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastflux.calibration.activations import KeptStreams
-from fastflux.calibration.block_runs import on_device
+from fastflux.calibration.block_runs import leave, on_device
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.recording import BlockStates
 from fastflux.calibration.sublayers import BlockStatistics
@@ -86,22 +86,22 @@ class Scoring:
         self.trajectory_forwards += len(self.trajectories.data) * self.trajectories.steps
         return self.trajectories.ends()
 
-    @torch.no_grad()
     def _output(self, streams: KeptStreams) -> Tensor:
-        """What the model gives for streams behind its last block: both families end with these two layers."""
-        model: Any = self.states.transformer
-        parts = []
-        for batch, (image, _) in enumerate(streams):
-            temb = self.states.arguments(batch)[self.states.blocks[-1]]["temb"]
-            parts.append(model.proj_out(model.norm_out(image.to(temb.device), temb)).float().cpu())
-        return torch.cat(parts)
+        """What the model gives for streams behind its last block."""
+        batches = self.states.inputs.batches(self.states.batch_size)
+        return torch.cat(
+            [
+                leave(self.states.transformer, arguments, behind).float().cpu()
+                for arguments, behind in zip(batches, streams, strict=True)
+            ]
+        )
 
     def _cost_of(self, block: BlockRef, kind: str) -> float:
         """Of a block as it stands, whose kind this is; the blocks of a stack are alike."""
         key = (block.stack, kind)
         if key not in self._costs:
             model, arguments = self.states.transformer, self.states.arguments(0)[block]
-            streams = tuple(stream.to(arguments["temb"].device) for stream in self._before[0])
+            streams = on_device({"streams": self._before[0]}, model)["streams"]
             contract, module = architecture_of(model).stack(block), get_block(model, block)
             self._costs[key] = self._cost(lambda: contract.run(module, streams, arguments))
         return self._costs[key]
