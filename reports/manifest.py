@@ -34,18 +34,18 @@ def write_manifest(data: Path) -> Path:
 
     Results that the history does not hold yet are added to it.
 
-    Results that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
+    Those that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
     does not agree with itself or others.
     """
     for folder, paths in groupby(_records(data), key=lambda path: path.parent):
         found = list(paths)
         texts = {path: record_text(path.name, path.read_bytes()) for path in found if path.with_suffix("") not in found}
         records = [RunRecord.from_json(text, str(path), digested=False) for path, text in texts.items()]
-        if results := (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
+        if (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
             check_records(records)
             _remember(data, records)
         for (path, text), record in zip(texts.items(), records, strict=True):
-            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}") if results else path
+            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}")
             if place != path or text != record.to_json():
                 record.write(place)
             if place != path:

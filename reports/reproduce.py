@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bench.records.results import record_files
+from bench.records.results import PLAIN, record_files
 from bench.tables import TABLES
 from fastflux.command_line import PARENT
 from fastflux.errors import FastFluxError
@@ -89,14 +89,14 @@ def full_size(options: Sequence[str], kept: Path = PACKAGE / "data" / "full_size
     "--accept" alone keeps the run below `kept`, and writes the tables beside its records.
     """
     accept = ACCEPT in options
-    before = {path: path.stat().st_mtime_ns for path in kept.glob("*/*.json")}
     status, last = run_bench("full_size", *(f"{ACCEPT}={kept}" if each == ACCEPT else each for each in options))
     if (records := _there(last)) is not None and records.is_dir():
         _print(full_size_document(records))
     if accept and not status:
-        for folder in {path.parent for path in kept.glob("*/*.json") if before.get(path) != path.stat().st_mtime_ns}:
+        fresh = {path.parent for path in kept.glob(f"*/*{PLAIN}")}
+        write_manifest(kept.parent)  # which packs them
+        for folder in fresh:
             write_text(folder / "README.md", full_size_document(folder))
-        write_manifest(kept.parent)
     return status
 
 

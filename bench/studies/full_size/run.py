@@ -248,7 +248,7 @@ def require_no_loss(records: Path, target: Path) -> None:
 def _accept(records: Path, target: Path) -> None:
     """Copy records to where they are kept."""
     require_no_loss(records, target)
-    replace_files(target, records, "*.json")
+    replace_files(target, records, "*.json*")  # packed ones too: `python -m reports manifest` packs these
     console.print(f"accepted: {target}", markup=False, soft_wrap=True)
 
 
