@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from cyclopts import App, Parameter
-from diffusers import DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
+from diffusers import BitsAndBytesConfig, DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from rich.console import Console
 
 from bench.metrics.cost.timing import interleave, percentiles, step_timer
@@ -27,18 +27,20 @@ from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import drawing_sizes, sampling_arguments, sequence_length
 
 FORMATS = ("unquantised", "int8", "float8")
-"""What weights are stored in; int8 and float8 are torchao's weight-only configs."""
+"""What weights are stored in where the table is measured; int8 and float8 are torchao's weight-only configs."""
 HEADER = ("Pipeline", "Weights", "Bytes", "Step, ms of one core", "PSNR to unquantised, dB")
 
 
 def load(folder: Path, weights: str) -> Any:
-    """The pipeline as diffusers' own class loads it, its transformer's linear layers in one of `FORMATS`."""
+    """The pipeline as diffusers' own class loads it, its transformer's linear layers in one of `FORMATS`, or bitsandbytes' nf4."""
     options: dict[str, Any] = {"dtype": torch.float32}
     if weights != "unquantised":
-        scheme = getattr(import_module("torchao.quantization"), f"{weights.capitalize()}WeightOnlyConfig")()
-        options["quantization_config"] = PipelineQuantizationConfig(
-            quant_mapping={"transformer": TorchAoConfig(scheme)}
-        )
+        if weights == "nf4":
+            own: Any = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        else:
+            scheme = f"{weights.capitalize()}WeightOnlyConfig"
+            own = TorchAoConfig(getattr(import_module("torchao.quantization"), scheme)())
+        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping={"transformer": own})
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

@@ -7,7 +7,13 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import (
+    FirstBlockCacheConfig,
+    FluxControlNetModel,
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxPipeline,
+)
 from diffusers.hooks import apply_first_block_cache
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -216,6 +222,28 @@ def test_controlnet_residuals_follow_their_own_blocks(pruned: Any) -> None:
     added = [(after - before).mean() for before, after in zip(outputs, inputs[1:], strict=False)]
     # Two residuals for two double blocks, two for four single blocks; what follows the last one goes into norm_out.
     torch.testing.assert_close(torch.stack(added), torch.tensor([1.0, 2.0, 3.0, 3.0, 4.0]))
+
+
+@row("ControlNet")
+def test_a_controlnet_of_the_base_model_steers_a_pruned_pipeline(base: Path, pruned: Any) -> None:
+    controlnet = FluxControlNetModel.from_transformer(
+        make_tiny_flux(), num_layers=1, num_single_layers=1, attention_head_dim=8, num_attention_heads=2
+    )
+    for layer in (*controlnet.controlnet_blocks, *controlnet.controlnet_single_blocks):
+        nn.init.ones_(layer.weight)
+    pipeline = FluxControlNetPipeline.from_pipe(load_pipeline(base), transformer=pruned, controlnet=controlnet)
+    free, steered = (
+        pipeline(
+            "a ring",
+            control_image=torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
+            controlnet_conditioning_scale=scale,
+            **{"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "latent"},
+            generator=torch.Generator().manual_seed(0),
+        ).images
+        for scale in (0.0, 1.0)
+    )
+    assert torch.isfinite(steered).all()
+    assert not torch.equal(steered, free)
 
 
 @row("ControlNet")

@@ -1,6 +1,7 @@
 """Every family by every method: pruned, saved, loaded with the same bits; its contract against its own forward."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from fastflux.models.offload import offload_blocks_
 from fastflux.models.surgery import get_block
 from tests.fastflux.conftest import make_replaced
 from tests.fastflux.families import CONFIGS, make
+from tests.fastflux.test_sublayers import make_halved
 
 DIVISIBLE = (
     *("Flux2Transformer2DModel", "FluxTransformer2DModel", "QwenImageTransformer2DModel", "SD3Transformer2DModel"),
@@ -201,10 +203,17 @@ PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="ut
 
 @pytest.mark.slow
 @pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize("name", ["FLUX.2-klein", "Qwen-Image", "Z-Image", "Chroma", "LongCat-Image", "Ovis-Image"])
-def test_a_pruned_model_can_what_the_page_says_and_the_dense_one_can(name: str, feature: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "halves"),
+    [
+        *[(name, False) for name in ("FLUX.2-klein", "Qwen-Image", "Z-Image", "Chroma", "LongCat-Image", "Ovis-Image")],
+        *[(name, True) for name in ("FLUX.2-klein", "Qwen-Image")],
+    ],
+)
+def test_a_pruned_model_can_what_the_page_says_and_the_dense_one_can(name: str, halves: bool, feature: str) -> None:
     torch._dynamo.reset()
-    pruned = make_replaced(lambda: make(name), {0, 2}, removed={1})
+    dense = partial(make, name)
+    pruned = make_halved(dense) if halves else make_replaced(dense, {0, 2}, removed={1})
     works = "yes"
     try:
         FEATURES[feature](pruned, name)
