@@ -32,7 +32,7 @@ HEADER = ("Pipeline", "Weights", "Bytes", "Step, ms of one core", "PSNR to unqua
 
 
 def load(folder: Path, weights: str) -> Any:
-    """The pipeline as diffusers' own class loads it, its transformer's linear layers in one of `FORMATS`, or bitsandbytes' nf4."""
+    """The pipeline as diffusers loads it, its transformer's linear layers in one of `FORMATS` or bitsandbytes' nf4."""
     options: dict[str, Any] = {"dtype": torch.float32}
     if weights != "unquantised":
         if weights == "nf4":

@@ -16,6 +16,7 @@ from bench.samples.prompt_files import read_all_prompts
 from bench.studies.ranking import rank
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.tiny_mask2former import saved
+from tests.fastflux.test_family_pipelines import few_steps
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
@@ -29,6 +30,7 @@ TASKS = {
         "include": [{"class": "dog", "count": 1, "color": "red"}, {"class": "cat", "count": 1, "color": "blue"}]
     },
 }
+FEW = {"steps": "4", "guidance": "0"}
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,23 @@ def test_the_whole_road_with_public_scorers(given: dict[str, str], tmp_path: Pat
         records["dense"].measurement("latency").settings["run"]
         == records["l1-12"].measurement("latency").settings["run"]
     )  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FLUX.1-schnell", "FLUX.2-klein"])
+def test_few_step_models_are_pruned_and_evaluated_at_their_steps(
+    name: str, given: dict[str, str], tmp_path: Path
+) -> None:
+    few_steps(name).save_pretrained(tmp_path / "few")
+    settings = {f"{part}.{name}": value for part in ("sampling", "calibration") for name, value in FEW.items()}
+    options = [
+        f"--set={key}={value}" for key, value in {**given, **settings, "pipeline": f"{tmp_path / 'few'}"}.items()
+    ]
+    where = [f"--out={tmp_path / 'runs'}", "--variants=fastflux-20", "--workers=1"]
+    assert main(["reproduce", "--profile=flux-dev", *options, *where]) == 0
+    record = RunRecord.read(tmp_path / "runs" / "flux-dev" / "results" / "fastflux-20.json")
+    for measured in ("hps", "geneval", "clip_score", "retrieval", "paired", "latency_end_to_end"):
+        assert record.measurement(measured).status == "ok", measured
 
 
 @pytest.mark.parametrize(

@@ -237,7 +237,10 @@ def test_a_controlnet_of_the_base_model_steers_a_pruned_pipeline(base: Path, pru
             "a ring",
             control_image=torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)),
             controlnet_conditioning_scale=scale,
-            **{"height": 64, "width": 64, "num_inference_steps": 2, "output_type": "latent"},
+            height=64,
+            width=64,
+            num_inference_steps=2,
+            output_type="latent",
             generator=torch.Generator().manual_seed(0),
         ).images
         for scale in (0.0, 1.0)

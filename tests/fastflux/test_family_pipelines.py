@@ -62,6 +62,7 @@ def vae(channels: int = 2) -> Any:
         block_out_channels=(4, 4, 4, 4),
         norm_num_groups=2,
         latent_channels=channels,
+        shift_factor=0.1,
     )
 
 
@@ -188,15 +189,20 @@ def test_calibrated_exported_and_loaded_it_draws_the_same_bits(name: str, tmp_pa
         NoisedImages(pipeline, [], steps=2, **SIZES)()
 
 
-@pytest.mark.parametrize("name", ["FLUX.1-schnell", "FLUX.2-klein"])
-def test_few_steps_are_calibrated_at_the_levels_that_are_drawn(name: str) -> None:
+def few_steps(name: str) -> Any:
+    """The pipeline of FLUX.1-schnell or of FLUX.2 klein, distilled."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = flux_components() if name == "FLUX.1-schnell" else klein()
     made["transformer"] = make(name)
     kind = made.pop("pipeline", diffusers.Flux2KleinPipeline)
     distilled = {} if name == "FLUX.1-schnell" else {"is_distilled": True}
-    pipeline = kind(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **{"vae": vae(), **made}, **distilled)
+    return kind(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **{"vae": vae(), **made}, **distilled)
+
+
+@pytest.mark.parametrize("name", ["FLUX.1-schnell", "FLUX.2-klein"])
+def test_few_steps_are_calibrated_at_the_levels_that_are_drawn(name: str) -> None:
+    pipeline = few_steps(name)
     run = fastflux.Trajectories(pipeline, PROMPTS, steps=4, guidance=4.0, batch_size=2, **SIZES)
     inputs = record_inputs(pipeline.transformer, run, samples=8)
     assert inputs.shared["guidance"] is None

@@ -1,4 +1,4 @@
-"""Pruned pipelines quantised by torchao and bitsandbytes: drawn, saved, loaded again; skipped where those are missing."""
+"""Pruned pipelines quantised by torchao and bitsandbytes: drawn, saved, loaded again; skipped without them."""
 
 from pathlib import Path
 
