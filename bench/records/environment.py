@@ -83,10 +83,10 @@ def sha256_of(path: Path) -> str:
         return file_hash(path).hex()
     if not path.is_dir():
         raise FastFluxError(f"{path} is neither a file nor a folder; give the path of one that is there.")
-    files = (entry for entry in path.rglob("*") if entry.is_file())
-    names = {entry.relative_to(path).as_posix(): entry for entry in files}
+    depth = len(path.parts)
+    names = {"/".join(entry.parts[depth:]): entry for entry in path.rglob("*") if entry.is_file()}
     lines = [
-        f"{sha256_of(entry)}  {name}\n"
+        f"{file_hash(entry).hex()}  {name}\n"
         for name, entry in sorted(names.items())
         if not any(part.startswith(".") for part in name.split("/"))
     ]

@@ -34,7 +34,7 @@ from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.settings import require_device, require_positive
 from fastflux.text import one_line
-from fastflux.threads import usable_cores
+from fastflux.threads import usable_cores, usable_memory
 
 MEMORY_BYTES = 2.5 * 2**30
 """Of a worker on the CPU, at most."""
@@ -177,7 +177,7 @@ def local_workers(evaluation: Evaluation, workers: int | None) -> int:
             raise FastFluxError(f"{workers} workers are asked for, but there are {there} GPUs for them: ask for fewer.")
         return workers or max(1, there)
     chosen = workers or usable_cores()
-    fitting = max(1, int(psutil.virtual_memory().available / MEMORY_BYTES))
+    fitting = max(1, int(usable_memory(psutil.virtual_memory().available) / MEMORY_BYTES))
     if fitting < chosen:
         console.print(f"{fitting} instead of {chosen} workers: each takes up to {MEMORY_BYTES / 2**30} GiB of memory")
     return min(chosen, fitting)
@@ -307,7 +307,7 @@ class Pool:
     def _take(self, call: Any, worker: Any, node: Node | None) -> None:
         try:
             answer = self.ray.get(call)
-        except self.ray.exceptions.RayActorError:
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.OutOfMemoryError):  # Ray killed it for the other
             self._hire()
             if node is not None:
                 self._lose(node)

@@ -98,6 +98,11 @@ class Evaluation:
         return limited(read_all_prompts(self.profile), self.limit)
 
     @cached_property
+    def prompts_hash(self) -> str:
+        """Of all of them: every record has it."""
+        return prompts_hash(self.prompts)
+
+    @cached_property
     def main(self) -> BaseModel:
         """The profile's own dense model."""
         return self.base("")
@@ -151,7 +156,7 @@ class Evaluation:
         return {
             **settings,
             "samples": dict(settings["samples"]),
-            "prompts": prompts_hash(self.prompts),
+            "prompts": self.prompts_hash,
             "components": base.components_hash,
         }
 

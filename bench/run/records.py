@@ -57,6 +57,8 @@ def write_record(
         except RecordError as error:
             console.print(f"{error}; it is made again", markup=False, soft_wrap=True)
         else:
+            if earlier == fresh:
+                return
             if earlier.key != fresh.key:
                 aside = path.parent / "superseded" / f"{variant.id}-{earlier.key}.json"
                 aside.parent.mkdir(parents=True, exist_ok=True)

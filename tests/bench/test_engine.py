@@ -253,6 +253,20 @@ def test_ray_that_ends_or_falls_silent_ends_the_run_that_would_wait_for_it(
         Pool(ray, MagicMock(), tmp_path, schedule, board, lambda *_: None).run(1)
 
 
+@pytest.mark.parametrize("error", ["RayActorError", "OutOfMemoryError"])
+def test_a_unit_whose_worker_is_killed_is_made_by_another_one_and_fails_at_last(error: str, tmp_path: Path) -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    ray = SimpleNamespace(get=MagicMock(side_effect=getattr(exceptions, error)(None)), exceptions=exceptions)
+    schedule, kind = Schedule([node := Node("prune", "a")]), MagicMock()
+    with board_of(schedule) as board:
+        pool = Pool(ray, kind, tmp_path, schedule, board, lambda *_: None)
+        for deaths in range(1, TRIES + 1):
+            assert schedule.start() is node
+            pool._take("call", "worker", node)
+            assert kind.remote.call_count == deaths
+    assert schedule.failures == {"prune:a": f"its worker died {TRIES} times, as for lack of memory"}
+
+
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "auto", "ray://", "a:b"])
 def test_an_address_at_which_nothing_listens_is_told_at_once(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 import fastflux
-from fastflux.calibration.block_runs import forward
+from fastflux.calibration.block_runs import forward, leave
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.calibration.statistics import collect_recorded, collect_statistics
 from fastflux.errors import FastFluxError
@@ -106,6 +106,7 @@ def test_the_contract_is_the_models_own_forward(name: str) -> None:
     expected = contract.returned(seen[0], behind)
     assert torch.equal(behind[0], expected[0])
     assert len(behind) == len(family.streams)
+    assert torch.equal(leave(model, inputs, behind), output(model, inputs))
     hooked = collect_statistics(model, lambda: model(**inputs))
     recorded = collect_recorded(model, states.inputs, 4)
     for block, streams in hooked.items():

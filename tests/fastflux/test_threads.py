@@ -8,10 +8,16 @@ import pytest
 import torch
 
 from fastflux import threads
-from fastflux.threads import usable_cores, use_threads_for
+from fastflux.threads import usable_cores, usable_memory, use_threads_for
 
 V1 = "4:cpu,cpuacct:/jobs/one\n3:memory:/jobs/one\n"
 V2 = "0::/jobs/one\n"
+
+
+def write_groups(root: Path, membership: str, files: Mapping[str, str]) -> None:
+    for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -31,10 +37,30 @@ def test_cores_are_those_of_affinity_and_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, membership: str, files: Mapping[str, str], cores: int
 ) -> None:
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _pid: range(8), raising=False)
-    for name, text in {"proc/self/cgroup": membership, **{f"sys/fs/cgroup/{k}": v for k, v in files.items()}}.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write_groups(tmp_path, membership, files)
     assert usable_cores(tmp_path) == cores
+
+
+V2_MEMORY = {"jobs/memory.max": "8000\n", "jobs/memory.current": "5000\n", "jobs/memory.stat": "inactive_file 700\n"}
+V1_MEMORY = {"limit_in_bytes": "5000\n", "usage_in_bytes": "4000\n", "stat": "cache 90\ninactive_file 10\n"}
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "left"),
+    [
+        ("", {}, 9000),
+        (V2, V2_MEMORY, 3700),
+        (V2, {**V2_MEMORY, "jobs/memory.max": "max\n"}, 9000),
+        (V2, {**V2_MEMORY, "jobs/memory.max": "99000\n"}, 9000),
+        (V2, {**V2_MEMORY, "jobs/memory.current": "9000\n"}, 0),
+        (V1, {f"memory/jobs/one/memory.{name}": text for name, text in V1_MEMORY.items()}, 1010),
+    ],
+)
+def test_memory_is_what_the_machine_and_the_groups_limit_leave(
+    tmp_path: Path, membership: str, files: Mapping[str, str], left: int
+) -> None:
+    write_groups(tmp_path, membership, files)
+    assert usable_memory(9000, tmp_path) == left
 
 
 @pytest.mark.parametrize(("size", "given", "count"), [(100, None, 1), (400, None, 6), (0, None, 6), (400, "3", 3)])

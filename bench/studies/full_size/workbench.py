@@ -29,6 +29,7 @@ from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.offload import offload_
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
+from fastflux.threads import usable_memory
 
 MARGIN = 0.1
 """Of the device's free memory, left to activations and to the allocator."""
@@ -199,7 +200,7 @@ def free_bytes(device: str) -> int:
 
 def host_free_bytes() -> int:
     """Memory that the machine has left for a process that asks for it."""
-    return int(psutil.virtual_memory().available)
+    return usable_memory(int(psutil.virtual_memory().available))
 
 
 @dataclass(frozen=True)
