@@ -1,21 +1,28 @@
 """A counter of FLUX-Shapes objects without a model: colour segmentation, then the best-fitting outline by area.
 
 It shares nothing with the detector but the world's definition of a shape, a colour and a style, so where both
-agree on a picture neither is fooled by it (`test_judge.py`).
+agree on a picture neither is fooled by it (`test_judge.py`). `python -m tests.bench.shapes.counter runs/shapes` holds
+both against each other on every fourth GenEval picture of each variant of a run, seconds a variant.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from scipy import ndimage
 
 from bench.metrics.detection import Detection
 from bench.metrics.quality.geneval_judge import judge
+from bench.progress import console
+from bench.records.results import read_records
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import read_prompts
 from bench.shapes.vocabulary import COLOR_NAMES, COLORS, SHAPES, STYLE_NAMES, STYLES
 from bench.shapes.world import SIZE, signed_distance
 
@@ -155,3 +162,23 @@ def verdict(pixels: Pixels, prompt: str, metadata: Mapping[str, Any]) -> bool:
     return judge(
         pixels, detections, metadata, lambda _image, objects, _name: [colors[id(one)] for one in objects]
     ).correct
+
+
+def main(run: Path, prompts: Path = Path("prompts/shapes/geneval.jsonl")) -> None:
+    """Print on how much of a run's pictures judge and counter agree, and what one of them alone takes for right."""
+    asked = {prompt.id: prompt for prompt in read_prompts(prompts)}
+    for record in read_records(run / "results"):
+        judged = next(found.samples for found in record.measurements if found.info.name == "geneval")
+        both: list[tuple[bool, bool]] = []
+        for place, name in enumerate(sorted(judged)):
+            prompt, draw = asked[name.rpartition("/")[2]], place % 4
+            path = run / record.variant / "images" / f"{prompt.id}_{draw}.png"
+            pixels = np.asarray(Image.open(path).convert("RGB"))
+            both.append((bool(judged[name][draw]), verdict(pixels, prompt.prompt, prompt.metadata or {})))
+        agreed = sum(ours == theirs for ours, theirs in both) / len(both)
+        told = f"right by the judge alone {both.count((True, False))}, by the counter alone {both.count((False, True))}"
+        console.print(f"{record.variant}: {agreed:.3f} of {len(both)}; {told}", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
