@@ -46,7 +46,7 @@ EXAMPLES = PRUNE_EXAMPLES + "".join(
 
 app = App(
     name="fastflux",
-    help="Prune the diffusion transformers of FLUX and Stable Diffusion 3.",
+    help="Prune diffusion transformers: FLUX, Stable Diffusion 3 and the like.",
     help_format="plaintext",
     help_epilogue=EXAMPLES,
     default_parameter=Parameter(negative=()),

@@ -211,3 +211,33 @@ def test_few_steps_are_calibrated_at_the_levels_that_are_drawn(name: str) -> Non
     torch.testing.assert_close(inputs.rows["timestep"].sort().values, expected.repeat_interleave(2).sort().values)
     with pytest.raises(FastFluxError, match="ran 8 images and steps"):  # no second forward for guidance
         record_inputs(pipeline.transformer, run, samples=9)
+
+
+def test_a_pruned_kontext_edits_a_picture(tmp_path: Path) -> None:
+    made = {**flux_components(), "transformer": make("FLUX.1-dev"), "vae": vae()}
+    made.pop("pipeline")
+    base = diffusers.FluxKontextPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), **made)
+    base.save_pretrained(tmp_path / "base")
+    pipeline: Any = fastflux.load_pipeline(tmp_path / "base")
+    run = fastflux.Trajectories(pipeline, PROMPTS, steps=2, guidance=2.0, batch_size=2, **SIZES)
+    plan = fastflux.prune_(pipeline.transformer, fastflux.LinearReplacementConfig(blocks=1), run)
+    fastflux.export_pipeline(tmp_path / "base", pipeline.transformer, tmp_path / "out")
+    loaded = diffusers.FluxKontextPipeline.from_pretrained(tmp_path / "out")
+    assert fastflux.plan_of(loaded.transformer) == plan
+    tokens: list[int] = []
+    loaded.transformer.x_embedder.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
+    edits = [
+        kind(
+            torch.full((1, 3, 64, 64), 0.5),
+            "a ring",
+            num_inference_steps=1,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+            max_area=64 * 64,
+            _auto_resize=False,
+            **SIZES,
+        ).images
+        for kind in (pipeline, loaded)
+    ]
+    assert tokens == [32]  # 16 of the noise, and the picture's behind them
+    torch.testing.assert_close(*edits)
