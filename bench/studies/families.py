@@ -6,6 +6,7 @@ forward for one picture: under classifier-free guidance a step takes two.
 
 from __future__ import annotations
 
+import copy
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,17 @@ from torch import nn
 from bench.metrics.cost.flops_by_block import flops_by_block, kind_of_block
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.pruned import parameter_count
-from fastflux.models.surgery import get_block, hidden_size
+from fastflux.models.surgery import get_block, hidden_size, replace_block_
+from fastflux.plan import Replacement
 
 PUBLISHED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 PIXELS = 1024
 LATENT_PIXELS = 8  # a side
-HEADER = ("Model", "Blocks", "Parameters", "bf16, GB", "with offload", "TFLOPs a forward", "A replaced block saves")
+HEADER = (
+    *("Model", "Blocks", "Parameters", "bf16, GB", "with offload", "TFLOPs a forward", "A replaced block saves"),
+    "Its attention alone, its MLP alone",
+)
+HALVES = ("linear_attention", "linear_mlp")
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Size:
     """One model: parameters, FLOPs of a forward, and of each kind of block its number, parameters and FLOPs.
 
     ``resident`` are the parameters that lie on a GPU while blocks are offloaded: all but the blocks, and the largest.
-    ``saves`` are the shares of parameters and FLOPs that a linear layer in the place of one block of a kind saves.
+    ``saves`` are the shares of parameters and FLOPs that a linear layer in the place of one block of a kind saves,
+    ``halves`` those that layers in the place of its attention, and of its MLP, save, where they are replaced apart.
     """
 
     blocks: dict[str, int]
@@ -39,6 +46,7 @@ class Size:
     resident: int
     flops: int
     saves: dict[str, tuple[float, float]]
+    halves: dict[str, list[tuple[float, float]]]
 
 
 def published(name: str) -> Any:
@@ -54,7 +62,7 @@ def size_of(model: nn.Module, pixels: int = PIXELS) -> Size:
     table, total = flops_by_block(model, pixels, pixels), parameter_count(model)
     side = pixels // (LATENT_PIXELS * architecture.latents_per_token(config_of(model)))
     linear = 2 * (side**2 + table.text_tokens) * width**2  # FLOPs of a layer over all tokens
-    counted, largest, saves = 0, 0, {}
+    counted, largest, saves, halves = 0, 0, {}, {}
     for block in architecture.chain(model):
         own = parameter_count(get_block(model, block))
         counted, largest = counted + own, max(largest, own)
@@ -62,8 +70,18 @@ def size_of(model: nn.Module, pixels: int = PIXELS) -> Size:
             layers = 1 if architecture.stack(block).joint else 2
             kind = kind_of_block(model, block)
             saved = own - layers * (width**2 + width), table.each[kind] - linear
+            if kind not in saves and architecture.stack(block).halves:
+                apart = (_counted(model, Replacement(block, half), pixels) for half in HALVES)
+                halves[kind] = [(1 - left / total, 1 - flops / table.forward) for left, flops in apart]
             saves[kind] = (saved[0] / total, saved[1] / table.forward)
-    return Size(table.counts, total, total - counted + largest, table.forward, saves)
+    return Size(table.counts, total, total - counted + largest, table.forward, saves, halves)
+
+
+def _counted(model: nn.Module, replacement: Replacement, pixels: int) -> tuple[int, int]:
+    """Parameters and a forward's FLOPs with a replacement."""
+    pruned = copy.deepcopy(model)
+    replace_block_(pruned, replacement)
+    return parameter_count(pruned), flops_by_block(pruned, pixels, pixels).forward
 
 
 def row(name: str) -> tuple[str, ...]:
@@ -80,6 +98,10 @@ def row(name: str) -> tuple[str, ...]:
         f"{size.resident * 2 / 1e9:.1f}",
         f"{size.flops / 1e12:.3f}",
         "; ".join(saves),
+        "; ".join(
+            f"{kind} {', '.join(f'{own:.2%} and {flops:.2%}' for own, flops in pairs)}"
+            for kind, pairs in size.halves.items()
+        ),
     )
 
 

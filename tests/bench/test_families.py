@@ -59,3 +59,22 @@ def test_the_page_shows_what_the_hand_counts_and_makers_say(name: str) -> None:
     else:
         digits = len(told.removesuffix("B").partition(".")[2])
         assert held / 1e9 == pytest.approx(float(told.removesuffix("B")), abs=0.06 if digits else 0.51)
+
+
+def test_halves_save_what_the_hand_counts() -> None:
+    width, tokens = 3072, 4096 + 512
+    parameters = 3 * (width**2 + width) + 2 * 128  # query, key and value, and two norms of heads
+    flops = 3 * 2 * tokens * width**2 + 2 * 2 * tokens**2 * width
+    mlp = 4 * width**2 + 4 * width + 4 * width**2 - width**2  # a layer from the normed tokens stands in its place
+    whole = by_hand("FluxTransformer2DModel", PUBLISHED["FLUX.1-dev"].get("config", {}), image=4096, text=512)
+    _, single = shown()["FLUX.1-dev"][7].split("; single ")
+    assert single == (
+        f"{parameters / whole.parameters:.2%} and {flops / whole.flops:.2%}, "
+        f"{mlp / whole.parameters:.2%} and {7 * 2 * tokens * width**2 / whole.flops:.2%}"
+    )
+    assert {name for name, cells in shown().items() if not cells[7]} == {
+        "Z-Image",
+        "Chroma1-HD",
+        "LongCat-Image",
+        "Ovis-Image-7B",
+    }
