@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -21,13 +23,12 @@ class _Series:
     name: str
     colour: str
     marker: str
-    above: bool  # on which side of its points the labels stand, so that the series' labels keep apart
 
 
 _SERIES = (
-    _Series(FASTFLUX, "FastFLUX", BLUE, "o", above=True),
-    _Series(PLUS, "FastFLUX+", GREEN, "^", above=True),
-    _Series(L1, "L1-norm pruning", VERMILION, "s", above=False),
+    _Series(FASTFLUX, "FastFLUX", BLUE, "o"),
+    _Series(PLUS, "FastFLUX+", GREEN, "^"),
+    _Series(L1, "L1-norm pruning", VERMILION, "s"),
 )
 
 
@@ -60,8 +61,11 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.1, 0.16)
+    curves = {series: sorted(point for row in _of(rows, series) if (point := _point(row, key))) for series in _SERIES}
     for series in _SERIES:
-        _draw_series(axes, [row for row in rows if row.family == series.family], key, series)
+        others = [curve for other, curve in curves.items() if other != series and curve]
+        above = not any(_higher(curve, curves[series]) for curve in others)
+        _draw_series(axes, _of(rows, series), key, series, above=above)
     for row in rows:
         if row.family == DENSE and (point := _point(row, key)):
             _draw_bars(axes, row, key, BLACK)
@@ -75,7 +79,19 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     axes.set_ylabel(f"{heading} (up is better)")
 
 
-def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series) -> None:
+def _of(rows: Sequence[Row], series: _Series) -> list[Row]:
+    return [row for row in rows if row.family == series.family]
+
+
+def _higher(curve: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> bool:
+    """Whether a curve of (latency, score) lies above another's points, so that their labels keep apart."""
+    latencies, scores = zip(*curve, strict=True)
+    return any(other) and float(np.mean(np.interp([at for at, _ in other], latencies, scores))) > fmean(
+        score for _, score in other
+    )
+
+
+def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series, *, above: bool) -> None:
     points = sorted((point, row.variant) for row in rows if (point := _point(row, key)))
     if not points:
         return
@@ -87,7 +103,7 @@ def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series) -> 
     for index, (point, variant) in enumerate(points):
         row = by_variant[variant]
         _draw_bars(axes, row, key, series.colour)
-        _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=series.above)
+        _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=above)
         if index == 0:  # the fastest point, where the lines are furthest from the dense model's
             _annotate(axes, series.name, point, (-10, 0), series.colour, ha="right", va="center", fontweight="bold")
 
