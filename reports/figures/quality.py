@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,6 +25,7 @@ class _Series:
     marker: str
 
 
+_Curve: TypeAlias = Sequence[tuple[tuple[float, float], Row]]
 _SERIES = (
     _Series(FASTFLUX, "FastFLUX", BLUE, "o"),
     _Series(PLUS, "FastFLUX+", GREEN, "^"),
@@ -61,11 +62,10 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.1, 0.16)
-    curves = {series: sorted(point for row in _of(rows, series) if (point := _point(row, key))) for series in _SERIES}
-    for series in _SERIES:
-        others = [curve for other, curve in curves.items() if other != series and curve]
-        above = not any(_higher(curve, curves[series]) for curve in others)
-        _draw_series(axes, _of(rows, series), key, series, above=above)
+    curves = {series: curve for series in _SERIES if (curve := _curve(rows, series, key))}
+    for series, curve in curves.items():
+        above = not any(_higher(other, curve) for other in curves.values() if other is not curve)
+        _draw_series(axes, curve, key, series, above=above)
     for row in rows:
         if row.family == DENSE and (point := _point(row, key)):
             _draw_bars(axes, row, key, BLACK)
@@ -79,29 +79,24 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     axes.set_ylabel(f"{heading} (up is better)")
 
 
-def _of(rows: Sequence[Row], series: _Series) -> list[Row]:
-    return [row for row in rows if row.family == series.family]
+def _curve(rows: Sequence[Row], series: _Series, key: str) -> _Curve:
+    """The variants of a series with their (latency, score), the fastest first."""
+    found = [(point, row) for row in rows if row.family == series.family and (point := _point(row, key))]
+    return sorted(found, key=lambda one: (one[0], one[1].variant))
 
 
-def _higher(curve: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]) -> bool:
-    """Whether a curve of (latency, score) lies above another's points, so that their labels keep apart."""
-    latencies, scores = zip(*curve, strict=True)
-    return any(other) and float(np.mean(np.interp([at for at, _ in other], latencies, scores))) > fmean(
-        score for _, score in other
-    )
+def _higher(curve: _Curve, other: _Curve) -> bool:
+    """Whether a curve lies above another's points, so that their labels keep apart."""
+    (at, scores), (latencies, known) = (zip(*(point for point, _ in one), strict=True) for one in (other, curve))
+    return float(np.mean(np.interp(at, latencies, known))) > fmean(scores)
 
 
-def _draw_series(axes: Axes, rows: Sequence[Row], key: str, series: _Series, *, above: bool) -> None:
-    points = sorted((point, row.variant) for row in rows if (point := _point(row, key)))
-    if not points:
-        return
-    by_variant = {row.variant: row for row in rows}
+def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above: bool) -> None:
     axes.plot(
-        [point[0] for point, _ in points], [point[1] for point, _ in points],
+        [point[0] for point, _ in curve], [point[1] for point, _ in curve],
         color=series.colour, marker=series.marker, markersize=6, linewidth=1.4,
     )  # fmt: skip
-    for index, (point, variant) in enumerate(points):
-        row = by_variant[variant]
+    for index, (point, row) in enumerate(curve):
         _draw_bars(axes, row, key, series.colour)
         _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=above)
         if index == 0:  # the fastest point, where the lines are furthest from the dense model's
