@@ -19,13 +19,12 @@ from diffusers import AutoencoderKLFlux2, Flux2KleinPipeline, Flux2Transformer2D
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
-from bench.shapes.growth import copies_of, matching_loss, run_with_streams
+from bench.shapes.growth import copies_of, matching_loss, noised, run_with_streams
 from bench.shapes.text import WIDTH, merges_of
 from bench.shapes.training import Schedule, frozen, train
-from bench.shapes.transformer import BATCH, GRID, TIME_SHIFT, TOKEN_CHANNELS, Depth, compile_blocks_, pack
-from bench.shapes.vae import encode
+from bench.shapes.transformer import BATCH, GRID, TIME_SHIFT, TOKEN_CHANNELS, Depth, compile_blocks_
 from bench.shapes.vocabulary import TEXT_TOKENS, words
-from bench.shapes.world import TRAINING_TASKS, render, sample_scenes
+from bench.shapes.world import TRAINING_TASKS, sample_scenes
 
 DEPTH = Depth(5, 20)
 HEADS, HEAD_DIM = 4, 16
@@ -245,10 +244,9 @@ def run_flux2(
     return velocity, streams
 
 
-def embedded_text(pipeline: Any, captions: Sequence[str]) -> Tensor:
+def embedded_text(teacher: FluxTransformer2DModel, text: tuple[Tensor, Tensor]) -> Tensor:
     """What the text stream starts as, (n, 13, 64): the teacher's own, and what that makes of CLIP's vector."""
-    teacher = pipeline.transformer
-    sequence, pooled, _ = pipeline.encode_prompt(list(captions), None, max_sequence_length=TEXT_TOKENS)
+    sequence, pooled = text
     return torch.cat(
         [teacher.context_embedder(sequence), teacher.time_text_embed.text_embedder(pooled)[:, None]], dim=1
     )
@@ -302,18 +300,12 @@ class _Pool:
         return self.batches[chosen]
 
     def _answered(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-        pipeline, device = self.pipeline, self.pipeline.device
         # Another range of seeds than other trainings saw.
         scenes = sample_scenes(BATCH, 9 * 10**6 + number, tasks=TRAINING_TASKS)
-        generator = torch.Generator().manual_seed(number)
-        clean = pack(encode(pipeline.vae, render(scenes, device)))
-        noise = torch.randn(clean.shape, generator=generator).to(device)
-        time = torch.sigmoid(TIME_SHIFT + torch.randn(BATCH, generator=generator)).to(device)
-        noisy, scale = torch.lerp(clean, noise, time[:, None, None]), torch.full_like(time, GUIDANCE)
-        captions = list(scenes.captions)
-        text = pipeline.encode_prompt(captions, None, max_sequence_length=TEXT_TOKENS)[:2]
-        target, wanted = run_with_streams(pipeline.transformer, (noisy, time, scale), text, self.ends)
-        return noisy, time, embedded_text(pipeline, captions), target, wanted
+        noisy, time, _, text = noised(self.pipeline, scenes, number)
+        teacher, scale = self.pipeline.transformer, torch.full_like(time, GUIDANCE)
+        target, wanted = run_with_streams(teacher, (noisy, time, scale), text, self.ends)
+        return noisy, time, embedded_text(teacher, text), target, wanted
 
 
 def build_qwen_tokenizer() -> Qwen2Tokenizer:
@@ -378,7 +370,8 @@ def train_text(pipeline: Any, folder: Path, device: str = "cpu") -> Flux2Text:
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         captions = sample_scenes(BATCH, 6 * 10**6 + step, tasks=TRAINING_TASKS).captions
         with torch.no_grad():
-            wanted = embedded_text(pipeline, captions)
+            text = pipeline.encode_prompt(list(captions), None, max_sequence_length=TEXT_TOKENS)[:2]
+            wanted = embedded_text(pipeline.transformer, text)
         return (student(captions) - wanted).square().mean() / wanted.square().mean(), {}
 
     train("flux2_text", student, loss_of_step, TEXT_SCHEDULE, folder)

@@ -35,7 +35,7 @@ from bench.shapes.transformer import (
 )
 from bench.shapes.vae import encode
 from bench.shapes.vocabulary import TEXT_TOKENS
-from bench.shapes.world import render, sample_scenes
+from bench.shapes.world import Scenes, render, sample_scenes
 
 #: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
 GUIDANCE = (1.0, 5.0)
@@ -193,6 +193,17 @@ def weights_of(blocks: Sequence[nn.Module]) -> Tensor:
     return torch.stack([torch.cat([p.flatten() for p in block.parameters() if p.ndim == 2]) for block in blocks])
 
 
+@torch.no_grad()
+def noised(pipeline: Any, scenes: Scenes, seed: int) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Scenes as a finished pipeline meets them in training: noisy tokens, times, velocities and encoded captions."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = pack(encode(pipeline.vae, render(scenes, pipeline.device)))
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    time = torch.sigmoid(TIME_SHIFT + torch.randn(len(scenes), generator=generator)).to(clean.device)
+    sequence, pooled, _ = pipeline.encode_prompt(list(scenes.captions), None, max_sequence_length=TEXT_TOKENS)
+    return torch.lerp(clean, noise, time[:, None, None]), time, noise - clean, (sequence, pooled)
+
+
 def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DModel:
     """Train a finished model on until the copies it was grown from are copies no more.
 
@@ -207,21 +218,14 @@ def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DM
     compile_blocks_(student)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = sample_scenes(BATCH, 8 * 10**6 + step)
-        generator = torch.Generator().manual_seed(step)
+        noisy, time, velocity, text = noised(pipeline, sample_scenes(BATCH, 8 * 10**6 + step), step)
+        scale = _scales(step, device)
         with torch.no_grad():
-            clean = pack(encode(pipeline.vae, render(scenes, device)))
-            noise = torch.randn(clean.shape, generator=generator).to(device)
-            time = torch.sigmoid(TIME_SHIFT + torch.randn(BATCH, generator=generator)).to(device)
-            noisy = torch.lerp(clean, noise, time[:, None, None])
-            scale, ones = _scales(step, device), torch.ones(BATCH, device=device)
-            text = pipeline.encode_prompt(list(scenes.captions), None, max_sequence_length=TEXT_TOKENS)[:2]
-            wanted = velocity_of(teacher, (noisy, time, scale), text)
-            wanted = torch.cat([wanted, noise - clean])
-            twice = noisy.repeat(2, 1, 1), time.repeat(2), torch.cat([scale, ones])
-            text = text[0].repeat(2, 1, 1), text[1].repeat(2, 1)
-        errors = (velocity_of(student, twice, text) - wanted).square()
-        matched, learned = (part.mean() for part in errors.chunk(2))
+            wanted = torch.cat([velocity_of(teacher, (noisy, time, scale), text), velocity])
+        twice = noisy.repeat(2, 1, 1), time.repeat(2), torch.cat([scale, torch.ones_like(scale)])
+        both = text[0].repeat(2, 1, 1), text[1].repeat(2, 1)
+        errors = (velocity_of(student, twice, both) - wanted).square()
+        matched, learned = (half.mean() for half in errors.chunk(2))
         likeness = torch.cat([cosines(weights_of(blocks)) for blocks in copies_of(student)])
         figures = {"matched": matched, "learned": learned, "likeness": likeness.mean()}
         loss = matched + learned + PARTING_WEIGHT * (likeness - ALIKE).clamp(min=0).square().mean()

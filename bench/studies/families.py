@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from bench.metrics.cost.flops_by_block import flops_by_block, kind_of_block
+from bench.studies.full_size.variants import HALVES
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block, hidden_size, replace_block_
@@ -29,7 +30,6 @@ HEADER = (
     *("Model", "Blocks", "Parameters", "bf16, GB", "with offload", "TFLOPs a forward", "A replaced block saves"),
     "Its attention alone, its MLP alone",
 )
-HALVES = ("linear_attention", "linear_mlp")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def size_of(model: nn.Module, pixels: int = PIXELS) -> Size:
             kind = kind_of_block(model, block)
             saved = own - layers * (width**2 + width), table.each[kind] - linear
             if kind not in saves and architecture.stack(block).halves:
-                apart = (_counted(model, Replacement(block, half), pixels) for half in HALVES)
+                apart = (_counted(model, Replacement(block, half), pixels) for half in HALVES.values())
                 halves[kind] = [(1 - left / total, 1 - flops / table.forward) for left, flops in apart]
             saves[kind] = (saved[0] / total, saved[1] / table.forward)
     return Size(table.counts, total, total - counted + largest, table.forward, saves, halves)

@@ -72,7 +72,7 @@ def errors(shapes: Any) -> tuple[float, float]:
         wanted, theirs = run_with_streams(
             teacher, (noisy, time, torch.full_like(time, GUIDANCE)), text, ends_of(teacher)
         )
-        stream = embedded_text(shapes, captions)
+        stream = embedded_text(teacher, text)
         velocity, ours = run_flux2(student, noisy, time, stream)
         torch.testing.assert_close(velocity, forward(student, noisy, time, stream))
     images = [(a[:, TOKENS:], b[:, TOKENS - 1 :]) for a, b in zip(ours, theirs, strict=True)]
