@@ -14,6 +14,7 @@ from .methods.linear_replacement import LinearReplacementConfig as LinearReplace
 from .methods.registry import register_pruning_method as register_pruning_method
 from .methods.sandwich_training import SandwichTrainingConfig as SandwichTrainingConfig
 from .methods.sublayer_replacement import SublayerReplacementConfig as SublayerReplacementConfig
+from .methods.width_pruning import WidthPruningConfig as WidthPruningConfig
 from .models.architecture import register_architecture as register_architecture
 from .models.folding import fold_ as fold_
 from .models.pruned import FastFluxSD3Transformer2DModel as FastFluxSD3Transformer2DModel

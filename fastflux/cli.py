@@ -107,8 +107,9 @@ def prune(
         save_dtype: to write the pruned transformer in (what the dense one is stored in)
         base_model: name of the base model in the plan (the folder's name)
         method: linear_replacement, sandwich_training (the same, each block followed by training), block_removal,
-            l1_norm or sublayer_replacement (attentions, MLPs and blocks chosen by budget, then distilled as a whole)
-        ratio: share to prune, from 0 to 1: of blocks, or of parameters (l1_norm)
+            l1_norm (heads and MLP channels), width_pruning (the same, what stays fitted to stand in for what goes) or
+            sublayer_replacement (attentions, MLPs and blocks chosen by budget, then distilled as a whole)
+        ratio: share to prune, from 0 to 1: of blocks, or of parameters (l1_norm, width_pruning)
         blocks: number of blocks instead of a ratio
         ranking: residual_r2, relative_output_error, output_mse, block_influence, start2end, end2start, random, or a
             file that `fastflux rank --json` wrote
@@ -128,7 +129,8 @@ def prune(
             (sublayer_replacement)
         samples: images at one time step each to train on
         rank: rank of LoRA
-        train_steps: training steps, for each block or for the whole model (l1_norm, sublayer_replacement)
+        train_steps: training steps, for each block or for the whole model (l1_norm, width_pruning,
+            sublayer_replacement)
         batch: samples in a training step
         lr: learning rate
         fold: fold adjacent linear replacements into one (not for ControlNet)

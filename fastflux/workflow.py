@@ -28,6 +28,7 @@ from fastflux.io.hub import local_pipeline
 from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
 from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline, require_pipeline
 from fastflux.io.progress_folder import progress_folder, require_progress_folder
+from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.registry import PruningConfig, require_fits
 from fastflux.models.folding import fold_
 from fastflux.models.plain import require_finite
@@ -261,9 +262,9 @@ def _device(place: Place) -> str:
 def _require_settings(config: PruningConfig, resources: Resources, *, fold: bool) -> None:
     """Raise ``FastFluxError`` for settings that do not go together, or a device that is not there."""
     _device(resources)
-    if resources.offload and config.method == "l1_norm" and config.needs_statistics:
+    if resources.offload and isinstance(config, L1NormConfig) and config.steps:
         raise FastFluxError(
-            "--offload brings a block at a time, but l1_norm's --train-steps train the model as a whole: "
+            f"--offload brings a block at a time, but {config.method}'s --train-steps train the model as a whole: "
             "leave one of the two away."
         )
     if resources.save_every is not None and hasattr(config, "samples"):

@@ -5,6 +5,7 @@ of MLP channels, those with the largest L1 norm. The two streams of a double blo
 block, whose text half ends before the attention's output, is sliced like the others.
 """
 
+from collections.abc import Callable
 from time import monotonic
 
 import torch
@@ -34,28 +35,43 @@ def rebuild_(transformer: nn.Module, plan: PruningPlan) -> None:
     for block in sliced_blocks(transformer):
         _require_within(heads, channels, block)
         device = block.inputs[0].weight.device
-        block.keep_heads_(torch.arange(heads, device=device))
-        for mlp in block.mlps:
-            mlp.keep_channels_(torch.arange(channels, device=device))
+        block.keep_(torch.arange(heads, device=device), [torch.arange(channels, device=device)] * len(block.mlps))
 
 
 @register_pruning_method(L1NormConfig, rebuild_=rebuild_)
 def slice_by_l1_norm_(transformer: nn.Module, config: L1NormConfig, calibration: Calibration) -> Pruned:
     """Drop the heads and MLP channels of least L1 norm in every block, then fine-tune if that is asked for."""
+
+    def slice_(_inputs: RecordedInputs | None, heads: int, channels: int) -> PruningCost:
+        for block in sliced_blocks(transformer):
+            staying = [largest(mlp.channel_norms(), channels) for mlp in block.mlps]
+            block.keep_(largest(block.head_norms(), heads), staying)
+        return PruningCost()
+
+    return prune_widths_(transformer, config, calibration, slice_)
+
+
+def prune_widths_(
+    transformer: nn.Module,
+    config: L1NormConfig,
+    calibration: Calibration,
+    slice_: Callable[[RecordedInputs | None, int, int], PruningCost],
+) -> Pruned:
+    """Slice a dense transformer to the widths of the ratio, then fine-tune it if that is asked for.
+
+    ``slice_`` is given the recorded inputs, where the config needs any, and how many heads and MLP channels every block
+    is to keep; its cost has no seconds.
+    """
     heads, channels = choose_widths(transformer, config.ratio)
     # While the model is still dense.
     inputs = calibration.inputs(transformer, config.samples, config.seed) if config.needs_statistics else None
     began, memory = monotonic(), PeakMemory(next(transformer.parameters()).device)
     recorded: tuple[RecordedInputs, Tensor] | None = None
-    if inputs is not None:
+    if inputs is not None and config.steps:
         recorded = inputs, outputs_of(transformer, inputs, calibration.at_once(transformer, inputs))
-    for block in sliced_blocks(transformer):
-        block.keep_heads_(largest(block.head_norms(), heads))
-        for mlp in block.mlps:
-            mlp.keep_channels_(largest(mlp.channel_norms(), channels))
-    cost = PruningCost()
+    cost = slice_(inputs, heads, channels)
     if recorded is not None:
-        cost = finetune_(transformer, *recorded, config.settings, seed=config.seed, folder=calibration.folder)
+        cost += finetune_(transformer, *recorded, config.settings, seed=config.seed, folder=calibration.folder)
         cost += PruningCost(
             block_forwards=len(recorded[0]) * len(architecture_of(transformer).chain(transformer)),
             activation_bytes=recorded[0].nbytes + recorded[1].nbytes,

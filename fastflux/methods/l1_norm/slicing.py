@@ -1,5 +1,6 @@
 """The parts of a block that lose heads and channels, their L1 norms, and how both are cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,11 +98,32 @@ class SlicedBlock:
         rows = [part for linear in self.inputs for part in _row_norms(linear)[: self.packed * inner].split(inner)]
         return torch.stack(rows).sum(dim=0).reshape(self.attention.heads, self.head_dim).sum(dim=1)
 
+    @property
+    def readers(self) -> tuple[Any, ...]:
+        """The layers that read heads or an MLP's channels, each once."""
+        return tuple(dict.fromkeys((*self.outputs, *(mlp.second for mlp in self.mlps))))
+
+    def kept_columns(self, heads: Tensor, channels: Sequence[Tensor]) -> dict[Any, Tensor]:
+        """Which input columns of the `readers` stay with the heads and, of each MLP, the channels that are kept."""
+        rows = self._rows(heads)
+        columns = dict.fromkeys(self.outputs, rows)
+        for mlp, kept in zip(self.mlps, channels, strict=True):
+            columns[mlp.second] = torch.cat([columns.get(mlp.second, rows[:0]), kept + mlp.offset])
+        return columns
+
+    def keep_(self, heads: Tensor, channels: Sequence[Tensor]) -> None:
+        """Keep only the heads of these indices and, of each MLP, these channels, all ascending."""
+        self.keep_heads_(heads)
+        for mlp, kept in zip(self.mlps, channels, strict=True):
+            mlp.keep_channels_(kept)
+
+    def _rows(self, heads: Tensor) -> Tensor:
+        return (heads[:, None] * self.head_dim + torch.arange(self.head_dim, device=heads.device)).flatten()
+
     def keep_heads_(self, kept: Tensor) -> None:
         """Keep only the heads of these indices, ascending."""
-        width = self.head_dim
-        inner = self.attention.heads * width
-        rows = (kept[:, None] * width + torch.arange(width, device=kept.device)).flatten()
+        inner = self.attention.heads * self.head_dim
+        rows = self._rows(kept)
         for linear in self.inputs:
             after = torch.arange(self.packed * inner, linear.out_features, device=kept.device)
             slice_linear_(linear, rows=torch.cat([*(rows + part * inner for part in range(self.packed)), after]))
