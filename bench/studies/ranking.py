@@ -313,27 +313,25 @@ def noise(
 
     resampled = [scores(rng.integers(len(images), size=len(images))) for _ in range(RESAMPLES)]
     errors = np.std(resampled, axis=0, ddof=1)
-    found, covariance = scores(np.arange(len(images))), np.cov(np.transpose(resampled))
+    found, noisy = scores(np.arange(len(images))), np.cov(np.transpose(resampled))
     shuffled = [rng.permutation(len(images)) for _ in range(HALVINGS)]
     pairs = [tuple(scores(half) for half in np.array_split(prompts, 2)) for prompts in shuffled]
     names = [str(block) for block in without]
+
+    def repeat(times: int) -> dict[str, JSON]:
+        return {"images": images.size * times} | _shared(rng.multivariate_normal(found, noisy / times, (SIMULATED, 2)))
+
     halves: dict[str, JSON] = {
         "images": images.size / 2,
         **_shared(pairs),
         "orders": [[names[place] for place in half.argsort()] for half in pairs[0]],
-        "repeats": [
-            {
-                "images": images.size * times,
-                **_shared(rng.multivariate_normal(found, covariance / times, (SIMULATED, 2))),
-            }
-            for times in TIMES
-        ],
+        "repeats": [repeat(times) for times in TIMES],
     }
     return dict(zip(without, errors.tolist(), strict=True)), halves
 
 
 def _shared(pairs: Sequence[Sequence[_Array]] | _Array) -> dict[str, JSON]:
-    """How alike two orders are, on average over pairs of scores: Spearman, and blocks that both name among the first."""
+    """How alike two orders are, as a mean over pairs of scores: Spearman, and the blocks among the first of both."""
     shared: dict[str, JSON] = {"spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs]))}
     for count in FIRST:
         common = [len(set.intersection(*({*half.argsort()[:count].tolist()} for half in pair))) for pair in pairs]
