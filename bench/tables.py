@@ -243,6 +243,11 @@ TABLES: dict[str, TableSpec] = {
             "removal-10",
         ),
     ),
+    "order_noise": TableSpec(
+        "Orders by two halves of the ranking's prompts",
+        SCORES,
+        variants=("dense", *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, "half1", "half2"))),
+    ),
     "cost": TableSpec(
         "Cost of pruning, beyond the calibration's own forwards",
         (

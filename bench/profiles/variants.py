@@ -36,6 +36,8 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
     "layers5": ("ST of 5 layers", {"layers": 5}),
     "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
 }
+#: FastFLUX of these ratios in the orders by either half of the ranking's prompts: how much the order's noise decides.
+HALVES, HALVED_RATIOS = ("half1", "half2"), (0.20, 0.30)
 #: What claims compare and chance has a part in is pruned from these seeds too: those are decided over prunings.
 SEEDED = (
     *("fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "l1_equal-10", "l1_equal-15", "l1_equal-20"),
@@ -115,6 +117,11 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
         *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
         *(
+            fastflux(half, f"{fast}-{100 * r:.0f}%, order {half[-1]}", r, {"ranking": order})
+            for half, order in _half_orders(profile)
+            for r in HALVED_RATIOS
+        ),
+        *(
             made
             for name, other in profile.others.items()
             for made in (
@@ -183,6 +190,13 @@ def ranking_file(profile: Profile, method: str) -> Path | None:
     """The file with the order in which a method replaces blocks, None where it finds its own."""
     ranking = profile.methods.get(method, {}).get("ranking")
     return Path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
+
+
+def _half_orders(profile: Profile) -> Iterable[tuple[str, str]]:
+    """The families of `HALVES` and their orders, where the profile's ranking holds any."""
+    path = ranking_file(profile, "sandwich_training")
+    orders = read_json(path).get("halves", {}).get("orders", []) if path is not None else []
+    return zip(HALVES, map(",".join, orders), strict=False)
 
 
 def require_current_rankings(profile: Profile, revision: str) -> None:

@@ -54,6 +54,8 @@ _VALUES = {"fid": "fid", "clip_score": "mean"}
 FEATURES = "features"
 """Folder of what FID sees of the images without each block."""
 RESAMPLES, HALVINGS = 100, 20
+TIMES, SIMULATED = (1, 4, 16, 64), 200
+"""How many times the images a repeat of the order is simulated with, and how often."""
 FIRST = (5, 11)
 """How many of the least important blocks the order's stability is told of: those that 10 and 20% replace."""
 _Array: TypeAlias = npt.NDArray[np.float64]
@@ -292,11 +294,13 @@ def frechet_distance(one: _Array, other: _Array) -> float:
 
 def noise(
     dense: Parts, without: Mapping[BlockRef, Parts], samples: int
-) -> tuple[dict[BlockRef, float], dict[str, float]]:
+) -> tuple[dict[BlockRef, float], dict[str, JSON]]:
     """The importance's standard errors, and how alike the orders of random halves of the prompts are.
 
     Prompts are resampled with all their images, the same ones for all blocks and the dense model. A half has fewer
-    images than the whole, so its order repeats less well than the whole's would.
+    images than the whole, so its order repeats less well than the whole's would: `repeats` says how well that would
+    with more images, by drawing pairs of orders with the resampled scores' covariance around the scores found. These
+    lie apart by their noise too, so more blocks are said to repeat than would. `orders` are those of the first halves.
     """
     rng = np.random.default_rng(0)
     images = np.arange(len(dense.features)).reshape(-1, samples)  # (prompts, samples)
@@ -309,13 +313,30 @@ def noise(
 
     resampled = [scores(rng.integers(len(images), size=len(images))) for _ in range(RESAMPLES)]
     errors = np.std(resampled, axis=0, ddof=1)
+    found, noisy = scores(np.arange(len(images))), np.cov(np.transpose(resampled))
     shuffled = [rng.permutation(len(images)) for _ in range(HALVINGS)]
     pairs = [tuple(scores(half) for half in np.array_split(prompts, 2)) for prompts in shuffled]
-    halves = {"images": images.size / 2, "spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs]))}
+    names = [str(block) for block in without]
+
+    def repeat(times: int) -> dict[str, JSON]:
+        return {"images": images.size * times} | _shared(rng.multivariate_normal(found, noisy / times, (SIMULATED, 2)))
+
+    halves: dict[str, JSON] = {
+        "images": images.size / 2,
+        **_shared(pairs),
+        "orders": [[names[place] for place in half.argsort()] for half in pairs[0]],
+        "repeats": [repeat(times) for times in TIMES],
+    }
+    return dict(zip(without, errors.tolist(), strict=True)), halves
+
+
+def _shared(pairs: Sequence[Sequence[_Array]] | _Array) -> dict[str, JSON]:
+    """How alike two orders are, as a mean over pairs of scores: Spearman, and the blocks among the first of both."""
+    shared: dict[str, JSON] = {"spearman": float(np.mean([spearmanr(*pair).statistic for pair in pairs]))}
     for count in FIRST:
         common = [len(set.intersection(*({*half.argsort()[:count].tolist()} for half in pair))) for pair in pairs]
-        halves[f"first_{count}"] = float(np.mean(common))
-    return dict(zip(without, errors.tolist(), strict=True)), halves
+        shared[f"first_{count}"] = float(np.mean(common))
+    return shared
 
 
 def _spearman(
@@ -336,11 +357,12 @@ def _show(ranking: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
     for name, value in ranking["spearman"].items():
         agreement.add_row(name, f"{value:.3f}")
     out.print(agreement)
-    halves = ranking["halves"]
-    shared = " and ".join(f"{halves[f'first_{count}']:.1f} of the first {count} blocks" for count in FIRST)
-    out.print(
-        f"±: standard error. Two halves of the prompts ({halves['images']:g} images each) share {shared}; Spearman's "
-        f"correlation {halves['spearman']:.3f}. More --samples make the order stabler."
-    )
+    halves, firsts = ranking["halves"], " and ".join(f"the first {count}" for count in FIRST)
+    stability = Table("images", "two orders share of " + firsts, "Spearman", box=None)
+    for told, of in ((" (halves of the prompts)", halves), *(("", of) for of in halves["repeats"])):
+        shared = " and ".join(f"{of[f'first_{count}']:.1f}" for count in FIRST)
+        stability.add_row(f"{of['images']:g}{told}", shared, f"{of['spearman']:.3f}")
+    out.print("±: standard error. How well the order repeats; but for the halves simulated, and rather too well:")
+    out.print(stability)
     for name, spent in cost.items():
         console.print(f"{name}: {spent['forwards']:,} forwards of one image, {spent['seconds']:.0f} s")

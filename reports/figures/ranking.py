@@ -30,8 +30,8 @@ _NEEDED = {"base_model", "blocks", "spearman", "cost", "scorers"}
 class Ranking:
     """A ranking file: the blocks, least important first, with their scores; agreement and cost by order.
 
-    `revision` names the weights that were ranked, `origin` says when, where and at which commit; "" where the file does
-    not say.
+    `revision` names the weights that were ranked, `origin` says when, where and at which commit, `stability` how well
+    the importance's order repeats; "" where the file does not say.
     """
 
     base_model: str
@@ -41,6 +41,7 @@ class Ranking:
     scorers: Mapping[str, str]
     revision: str = ""
     origin: str = ""
+    stability: str = ""
 
     def is_of(self, rows: Iterable[Row]) -> bool:
         """Whether the rows' own weights were ranked, as far as the file and the dense record say."""
@@ -56,7 +57,13 @@ class Ranking:
             for entry in found["blocks"]:
                 float(entry["importance"]), float(entry["residual_r2"]), str(entry["block"]).rindex(".")
             revision = str(data.get("inputs", {}).get("revision", ""))
-            return cls(**{**found, "blocks": tuple(found["blocks"])}, revision=revision, origin=_origin(data))
+            stability = _stability(data.get("halves", {}))
+            return cls(
+                **{**found, "blocks": tuple(found["blocks"])},
+                revision=revision,
+                origin=_origin(data),
+                stability=stability,
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FastFluxError(f"{path} holds no ranking of blocks ({error!r}): make one by `nox -s rank`.") from error
 
@@ -73,6 +80,17 @@ def _origin(data: Mapping[str, Any]) -> str:
     ]
     text = " ".join(filter(None, parts))
     return f"{text}." if text else ""
+
+
+def _stability(halves: Mapping[str, Any]) -> str:
+    if not halves.get("repeats"):
+        return ""
+    told = [f"{of['first_5']:.1f} and {of['first_11']:.1f} of {of['images']:,.0f}" for of in halves["repeats"]]
+    return (
+        f"Orders by two halves of the prompts, {halves['images']:.0f} images each, share {halves['first_5']:.1f} of "
+        f"the first 5 blocks and {halves['first_11']:.1f} of the first 11. By simulation, which makes them rather too "
+        f"alike, two orders would share {', '.join(told)} images."
+    )
 
 
 def orders_table(ranking: Ranking) -> Table:
@@ -101,7 +119,7 @@ def orders_table(ranking: Ranking) -> Table:
         notes=(
             "Correlations of orders from least to most important. The four measured orders share one calibration pass.",
             *(f"{name}: {reference}" for name, reference in sorted(ranking.scorers.items())),
-            *([ranking.origin] if ranking.origin else []),
+            *filter(None, (ranking.stability, ranking.origin)),
         ),
     )
 

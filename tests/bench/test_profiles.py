@@ -30,7 +30,7 @@ def test_the_variants_are_the_papers() -> None:
         "plus-18", "plus-26", "plus-35",
         "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "l1_long-21", "l1_long-27",
         "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
-        "end2start-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20",
+        "end2start-10", "half1-20", "half1-30", "half2-20", "half2-30", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20",
         "flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20",
         *(str(VariantId.parse(name).seeded(seed)) for name in SEEDED for seed in SEEDS),
     ]  # fmt: skip
@@ -56,9 +56,15 @@ def test_variants_are_trained_as_the_profile_says() -> None:
 def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_path: Path) -> None:
     order = ["single_transformer_blocks.4", "transformer_blocks.0"]
     path = tmp_path / "ranking.json"
-    path.write_text(json.dumps({"inputs": {"revision": "abc"}, "blocks": [{"block": block} for block in order]}))
+    ranking = {"inputs": {"revision": "abc"}, "blocks": [{"block": block} for block in order]}
+    path.write_text(json.dumps(ranking | {"halves": {"orders": [order, order[::-1]]}}))
     profile = structs.replace(load_profile("shapes"), methods={"linear_replacement": {"ranking": str(path)}})
     configs = {variant.id: variant.config for variant in paper_variants(profile)}
+    assert "half1-20" not in configs  # they are FastFLUX's, which has no file here
+    trained = structs.replace(profile, methods={"sandwich_training": {"ranking": str(path)}})
+    halves = {variant.id: variant.config for variant in paper_variants(trained)}
+    assert halves["half1-30"].ranking == ",".join(order)  # type: ignore[union-attr]
+    assert halves["half2-30"].ranking == ",".join(order[::-1])  # type: ignore[union-attr]
     assert configs["brll-10"].ranking == ",".join(order)  # type: ignore[union-attr]
     assert configs["fastflux-10"].ranking == DEFAULT_RANKING  # type: ignore[union-attr]
     require_current_rankings(profile, "abc")
@@ -86,7 +92,7 @@ PLUS = ("plus-18", "plus-26", "plus-35")
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 35 + len(SEEDED) * len(SEEDS)
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 39 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

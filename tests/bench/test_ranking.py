@@ -99,6 +99,13 @@ def test_an_order_within_its_noise_is_told_from_one_that_repeats(spread: float, 
     assert (halves["first_5"] > 4.5) is repeats
     assert (halves["spearman"] > 0.9) is repeats
     assert (max(errors.values()) < error) is repeats
+    # More images make the order stabler, and the halves' orders are of all blocks, much or little alike.
+    stabler = [step["spearman"] for step in halves["repeats"]]
+    assert stabler == sorted(stabler)
+    assert [step["images"] for step in halves["repeats"]] == [64, 256, 1024, 4096]
+    assert all(sorted(order) == sorted(map(str, blocks)) for order in halves["orders"])
+    alike = len(set(halves["orders"][0][:5]) & set(halves["orders"][1][:5]))
+    assert (alike >= 4) is repeats
 
 
 @pytest.mark.slow

@@ -51,6 +51,17 @@ def test_the_table_reads_as_it_should(path: Path) -> None:
     assert "clip\\_score: a small CLIP" in text
 
 
+def test_the_table_says_how_well_the_order_repeats(path: Path) -> None:
+    figures = {"first_5": 1.5, "first_11": 3.55}
+    repeats = [{"images": images, **figures} for images in (256, 1024)]
+    path.write_text(json.dumps({**DATA, "halves": {"images": 128.0, **figures, "repeats": repeats}}))
+    assert orders_table(Ranking.read(path)).notes[-1] == (
+        "Orders by two halves of the prompts, 128 images each, share 1.5 of the first 5 blocks and 3.5 of the first "
+        "11. By simulation, which makes them rather too alike, two orders would share 1.5 and 3.5 of 256, 1.5 and 3.5 "
+        "of 1,024 images."
+    )
+
+
 def test_the_figure_shows_importance_in_order_and_r2_along_the_flow(path: Path) -> None:
     left, right = importance_figure(Ranking.read(path)).axes
     points = {
