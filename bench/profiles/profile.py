@@ -52,12 +52,17 @@ class LatencySettings(Data, frozen=True):
 
 
 class OtherModel(Data, frozen=True):
-    """A second dense model that the profile prunes; `ranking` as pruning methods take it."""
+    """A second dense model that the profile prunes; `ranking` as pruning methods take it.
+
+    `methods` and `method_prompts` are laid over the profile's.
+    """
 
     title: Text
     pipeline: Place
     guidance: Guidance
     ranking: Text
+    methods: Mapping[str, Mapping[str, Any]] = {}
+    method_prompts: Mapping[str, Place] = {}
 
 
 class Profile(Data, frozen=True):
@@ -111,6 +116,11 @@ class Profile(Data, frozen=True):
             pipeline=other.pipeline,
             sampling=replace(self.sampling, guidance=other.guidance),
             calibration=replace(self.calibration, guidance=other.guidance),
+            methods={
+                name: {**self.methods.get(name, {}), **other.methods.get(name, {})}
+                for name in {**self.methods, **other.methods}
+            },
+            method_prompts={**self.method_prompts, **other.method_prompts},
         )
 
     def device_for(self, asked: str | None) -> str:
@@ -171,6 +181,8 @@ def _profile(data: dict[str, Any], folders: Sequence[Path]) -> Profile:
             pruning_method(name)
     for name, other in others.items():
         _method("sandwich_training", {"ranking": other.ranking}, resolve, f"others.{name}")
+        for method, table in other.methods.items():
+            _method(method, table, resolve, f"others.{name}.methods")
     typed = {"metrics": metric_settings("metrics"), "ranking": metric_settings("ranking"), "methods": methods}
     return read_settings(Profile, {**data, **typed, "others": others}, "", resolve)
 

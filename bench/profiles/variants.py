@@ -5,7 +5,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
-from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
+from bench.records.variant_id import (
+    DENSE,
+    FASTFLUX,
+    L1,
+    L1_EQUAL,
+    L1_LONG,
+    PLUS,
+    WIDTH,
+    WIDTH_EQUAL,
+    VariantId,
+)
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json
 from fastflux.io.ranking_files import read_ranking
@@ -38,6 +48,8 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
 }
 #: FastFLUX of these ratios in the orders by either half of the ranking's prompts: how much the order's noise decides.
 HALVES, HALVED_RATIOS = ("half1", "half2"), (0.20, 0.30)
+#: What models of narrower blocks that are to be as fast as another are called.
+_WIDTHS = {L1_EQUAL: "FLUX-Pruning", WIDTH_EQUAL: "Width-Pruning"}
 #: What claims compare and chance has a part in is pruned from these seeds too: those are decided over prunings.
 SEEDED = (
     *("fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "l1_equal-10", "l1_equal-15", "l1_equal-20"),
@@ -91,8 +103,8 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         config = make_config(method, {**_settings(profile, method), "ratio": ratio, **settings})
         return Variant(VariantId.at(family, ratio), label, config)
 
-    def plus(saving: float, family: str = PLUS, title: str = f"{profile.fast_title}+", **own: JSON) -> Variant:
-        settings = {**_settings(profile, "sublayer_replacement"), "flops": round(1 - saving, 2), **own}
+    def plus(saving: float, family: str = PLUS, title: str = f"{profile.fast_title}+", base: str = "") -> Variant:
+        settings = {**_settings(profile.of(base), "sublayer_replacement"), "flops": round(1 - saving, 2)}
         label = f"{title} {100 * saving:.0f}%"
         return Variant(VariantId.at(family, saving), label, make_config("sublayer_replacement", settings))
 
@@ -108,6 +120,11 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         *map(plus, PLUS_SAVINGS),
         *(variant(L1, r, f"FLUX-Pruning-{100 * r:.0f}%", "l1_norm") for r in L1_RATIOS),
         *(_equalled(variant(L1_EQUAL, r, "", "l1_norm"), str(VariantId.at(FASTFLUX, r))) for r in EQUALLED_RATIOS),
+        *(variant(WIDTH, r, f"Width-Pruning-{100 * r:.0f}%", "width_pruning") for r in L1_RATIOS),
+        *(
+            _equalled(variant(WIDTH_EQUAL, r, "", "width_pruning"), str(VariantId.at(FASTFLUX, r)))
+            for r in EQUALLED_RATIOS
+        ),
         *(
             _longer(variant(L1_LONG, r, f"FLUX-Pruning-{100 * r:.0f}%, fine-tuned longer", "l1_norm"))
             for r in LONG_RATIOS
@@ -132,9 +149,7 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
                     )
                     for r in OTHERS_RATIOS
                 ),
-                replace(  # what is kept are blocks of the profile's own model
-                    plus(OTHERS_SAVING, f"plus{name}", f"Fast{other.title}+", keep=""), base=name
-                ),
+                replace(plus(OTHERS_SAVING, f"plus{name}", f"Fast{other.title}+", name), base=name),
             )
         ),
     )
@@ -166,13 +181,13 @@ def _longer(variant: Variant) -> Variant:
 
 
 def _equalled(variant: Variant, target: str) -> Variant:
-    return replace(variant, label=f"FLUX-Pruning at the latency of {target}", as_fast_as=target)
+    return replace(variant, label=f"{_WIDTHS[variant.name.family]} at the latency of {target}", as_fast_as=target)
 
 
 def with_ratio(variant: Variant, ratio: float, target: Variant) -> Variant:
     """A variant that is to be as fast as `target`, with the ratio at which it is."""
     config = replace(variant.config, ratio=ratio)  # type: ignore[type-var]  # configs are dataclasses
-    label = f"FLUX-Pruning-{100 * ratio:.1f}% (latency of {target.label})"
+    label = f"{_WIDTHS[variant.name.unseeded.family]}-{100 * ratio:.1f}% (latency of {target.label})"
     if variant.name.repeated:
         label += f", seed {config.seed}"  # type: ignore[union-attr]  # L1-norm pruning's
     return replace(variant, config=config, label=label)

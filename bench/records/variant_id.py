@@ -14,6 +14,8 @@ L1 = "l1"
 L1_EQUAL = "l1_equal"
 #: L1-norm pruning fine-tuned longer, so that a FastFLUX variant as fast did not take more seconds.
 L1_LONG = "l1_long"
+#: Width pruning with compensation, at the ratios of "l1", and at those of "l1_equal".
+WIDTH, WIDTH_EQUAL = "width", "width_equal"
 #: Other models' images, scored beside the profile's own.
 EXTERNAL = "external"
 _SEEDED = re.compile(r"(?:(?P<family>\w+)_)?seed\d+")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench.metrics.catalogue import metric_named
 from bench.profiles.profile import Profile
 from bench.profiles.variants import Variant, dense_of
+from bench.records.variant_id import L1_EQUAL
 from bench.run.schedule import Node
 from bench.tables import needed_by
 from fastflux.block_counts import block_count
@@ -87,8 +88,8 @@ def groups_of(variants: Sequence[Variant]) -> tuple[list[Variant], list[Variant]
 
 
 def searched(variant: Variant) -> str:
-    """By what name the ratio of equal latency is searched: other seeds have the same shapes."""
-    return str(variant.name.unseeded)
+    """By what name the ratio of equal latency is searched: other seeds, and width pruning, have the same shapes."""
+    return str(replace(variant.name.unseeded, family=L1_EQUAL))
 
 
 def _add(nodes: dict[str, Node], node: Node) -> None:

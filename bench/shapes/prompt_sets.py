@@ -14,7 +14,8 @@ from bench.shapes.world import TASK_WEIGHTS, sample_scenes
 HPS_PER_STYLE = 64
 GENEVAL_PER_TASK = 24
 CALIBRATION = 128
-DISTILLATION = 512
+#: How many prompts the sets to distil on have.
+DISTILLATION = {"distillation": 512, "distillation_2048": 2048}
 FOLDER = Path("prompts/shapes")
 
 
@@ -61,11 +62,11 @@ def calibration_prompts() -> list[Prompt]:
     return [Prompt(f"calibration-{i:03}", "calibration", text) for i, text in enumerate(scenes.captions)]
 
 
-def distillation_prompts() -> list[Prompt]:
+def distillation_prompts(count: int) -> list[Prompt]:
     """Different prompts of the calibration split, none of which is evaluated, to distil a whole model on."""
-    scenes = sample_scenes(12 * DISTILLATION, 4, "calibration", tasks=TASK_WEIGHTS)
+    scenes = sample_scenes(12 * count, 4, "calibration", tasks=TASK_WEIGHTS)
     evaluated = {prompt.prompt for prompt in (*hps_prompts(), *geneval_prompts(), *geneval_prompts(only_held_out=True))}
-    texts = [text for text in dict.fromkeys(scenes.captions) if text not in evaluated][:DISTILLATION]
+    texts = [text for text in dict.fromkeys(scenes.captions) if text not in evaluated][:count]
     return [Prompt(f"distillation-{i:03}", "calibration", text) for i, text in enumerate(texts)]
 
 
@@ -75,7 +76,8 @@ def main() -> None:
     write_prompts(geneval_prompts(), FOLDER / "geneval.jsonl")
     write_prompts(geneval_prompts(only_held_out=True), FOLDER / "geneval_held_out.jsonl")
     write_prompts(calibration_prompts(), FOLDER / "calibration.jsonl")
-    write_prompts(distillation_prompts(), FOLDER / "distillation.jsonl")
+    for name, count in DISTILLATION.items():
+        write_prompts(distillation_prompts(count), FOLDER / f"{name}.jsonl")
 
 
 if __name__ == "__main__":
