@@ -38,7 +38,7 @@ BATCH = 64
 RECONSTRUCTIONS_FROM = 2000
 #: Then what is no shape is taught: faulty renders, half of them reconstructions, and what models of too few blocks
 #: drew.
-FAULTS_SCHEDULE = Schedule(steps=200, lr=1e-3, ema=0.97, weight_decay=0.01, warmup=20)
+FAULTS_SCHEDULE = Schedule(steps=1500, lr=1e-3, ema=0.99, weight_decay=0.01, warmup=20)
 FAULTY, DRAWN = 40, 24
 FAULTY_SHARE = 0.4
 #: From which `visible_fit` on an object is sound, and below which it is none; between the two it is nobody's fault.
@@ -168,9 +168,6 @@ def teach_faults(network: DetectorNetwork, folder: Path, pipeline: Any, device: 
         return rendered + DRAWN / FAULTY * removed, {"rendered": float(rendered.detach())}
 
     train("faults", network, loss_of_step, FAULTS_SCHEDULE, folder)
-    with torch.no_grad():
-        network.classes.weight *= SHARPENED
-        cast("Tensor", network.classes.bias).mul_(SHARPENED)
     return network
 
 
@@ -208,7 +205,7 @@ class ShapesDetector:
             foreground = (mask > 0).numpy()
             found += [
                 self._read(*pair, foreground[row])
-                for row, pair in enumerate(zip(classes.sigmoid(), reach, strict=True))
+                for row, pair in enumerate(zip((SHARPENED * classes).sigmoid(), reach, strict=True))
             ]
         return found
 

@@ -39,7 +39,7 @@ GUIDANCE = 3.0
 #: How many of the least important blocks the models lack that draw for the detector's training.
 REMOVED = (0, 6, 9, 12, 15)
 #: Pictures by each of them and from each noise, and the first seed of their scenes.
-DRAWN, DRAWN_SEED = 96, 6 * 10**6
+DRAWN, DRAWN_SEED = 288, 6 * 10**6
 
 
 def fault_of_kind(kind: int, scenes: Scenes, slots: Tensor, seed: int) -> Tensor:
@@ -95,6 +95,8 @@ def render_faulty(scenes: Scenes, share: float, seed: int, device: str = "cpu") 
     distance = object_distances(scenes, device)
     for kind in range(len(KINDS)):
         rows = kinds == kind
+        if not rows.any():
+            continue
         some = Scenes(*(_rows(getattr(scenes, field.name), rows) for field in fields(scenes)))
         distance[rows] = fault_of_kind(kind, some, slots[rows].to(device), seed)
     return render(scenes, device, distance)
