@@ -10,7 +10,18 @@ from typing import Any, Literal, Protocol, TypeVar
 from msgspec import Struct
 
 from bench.metrics.catalogue import metric_named
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
+from bench.records.variant_id import (
+    DENSE,
+    EXTERNAL,
+    FASTFLUX,
+    L1,
+    L1_EQUAL,
+    L1_LONG,
+    PLUS,
+    WIDTH,
+    WIDTH_EQUAL,
+    VariantId,
+)
 from fastflux.errors import unknown_name
 
 
@@ -49,7 +60,7 @@ class Pairing(Struct, frozen=True, forbid_unknown_fields=True):
     """Groups of a table: each row of the family `baseline` with one of `candidate`.
 
     By "latency" it is that of nearest measured latency, by "number" the one whose id ends in the same number. A row of
-    the family `beside` joins the group of nearest latency.
+    the family `beside` joins the group of nearest latency, or of the same number.
     """
 
     baseline: str
@@ -141,7 +152,7 @@ TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
 WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, PLUS, L1)
 BY_LATENCY = Pairing(L1, FASTFLUX, beside=PLUS)
-BY_NUMBER = Pairing(L1_EQUAL, FASTFLUX, by="number")
+BY_NUMBER = Pairing(L1_EQUAL, FASTFLUX, by="number", beside=WIDTH_EQUAL)
 
 #: What the history of past commits keeps, by the name it is asked for.
 TRENDS = {
@@ -225,9 +236,9 @@ TABLES: dict[str, TableSpec] = {
     "equal_latency": TableSpec(
         "FastFLUX and L1-norm pruning at equal latency",
         (HPS, GENEVAL, CLIP, LATENCY),
-        families=(DENSE, FASTFLUX, L1_EQUAL),
+        families=(DENSE, FASTFLUX, L1_EQUAL, WIDTH_EQUAL),
         pairs=BY_NUMBER,
-        needs=(L1_EQUAL,),  # each brings along the variant that it is to be as fast as
+        needs=(L1_EQUAL, WIDTH_EQUAL),  # each brings along the variant that it is to be as fast as
     ),
     "ablations": TableSpec(
         "Ablations at 10%",
@@ -247,6 +258,11 @@ TABLES: dict[str, TableSpec] = {
         "Orders by two halves of the ranking's prompts",
         SCORES,
         variants=("dense", *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, "half1", "half2"))),
+    ),
+    "width": TableSpec(
+        "L1-norm pruning, and width pruning with compensation",
+        (HPS, GENEVAL, CLIP, SECONDS, LATENCY),
+        variants=(DENSE, *(f"{family}-{ratio}" for ratio in (12, 21, 27) for family in (L1, WIDTH))),
     ),
     "cost": TableSpec(
         "Cost of pruning, beyond the calibration's own forwards",

@@ -36,7 +36,10 @@ def pairs_of(rows: Sequence[Row], pairing: Pairing, tolerance: float = DEFAULT_T
         for family in (pairing.baseline, pairing.candidate, pairing.beside)
     )
     if pairing.by == "number":
-        return pair_by_number(baselines, candidates)
+        groups = pair_by_number(baselines, candidates)
+        numbered = {VariantId.parse(pair.candidate).number: pair for pair in groups.pairs}
+        numbers = {variant: VariantId.parse(variant).number for variant in others}
+        return replace(groups, beside={variant: numbered[n] for variant, n in numbers.items() if n in numbered})
     groups = pair_by_latency(baselines, candidates, tolerance)
     beside: dict[str, LatencyPair] = {}
     alone: dict[str, str] = {}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from msgspec import structs
 
 from bench.records.comparison import SIGNIFICANT
-from bench.records.variant_id import DENSE, PLUS
+from bench.records.variant_id import DENSE, PLUS, WIDTH_EQUAL
 from bench.tables import RATIO, Column, Pairing, TableSpec
 from reports.compare import Comparison, comparable, compare
 from reports.devices import device_notes
@@ -251,6 +251,11 @@ def _legend(
         lines.append(
             "Each L1-norm variant was pruned to the latency of the FastFLUX variant in its group; the headings "
             "tell how near it came in this table's measurement."
+            + (
+                " Width pruning kept as many heads and channels."
+                if any(row.family == WIDTH_EQUAL for row in chosen)
+                else ""
+            )
             if made
             else "No L1-norm variant pruned to the latency of a FastFLUX variant is among the records."
         )

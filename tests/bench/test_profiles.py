@@ -28,7 +28,9 @@ def test_the_variants_are_the_papers() -> None:
     assert list(variants) == [
         "dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "fastflux-25", "fastflux-30",
         "plus-18", "plus-26", "plus-35",
-        "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20", "l1_long-21", "l1_long-27",
+        "l1-12", "l1-21", "l1-27", "l1_equal-10", "l1_equal-15", "l1_equal-20",
+        "width-12", "width-21", "width-27", "width_equal-10", "width_equal-15", "width_equal-20",
+        "l1_long-21", "l1_long-27",
         "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
         "end2start-10", "half1-20", "half1-30", "half2-20", "half2-30", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20",
         "flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20",
@@ -51,6 +53,19 @@ def test_variants_are_trained_as_the_profile_says() -> None:
         assert config.samples == profile.methods["sandwich_training"]["samples"]
     with pytest.raises(FastFluxError, match="Unknown setting of l1_norm 'stesp'"):
         paper_variants(structs.replace(profile, methods={"l1_norm": {"stesp": 1}}))
+
+
+def test_another_models_settings_are_laid_over_the_profiles() -> None:
+    profile = load_profile("shapes")
+    other = profile.of("sd3")
+    own, theirs = (found.methods["sublayer_replacement"] for found in (profile, other))
+    assert (own["keep"], theirs["keep"], theirs["fitted"]) == ("transformer_blocks.4-18", "", own["fitted"])
+    assert Path(other.method_prompts["sublayer_replacement"]).name == "distillation.jsonl"
+    configs = {variant.id: variant.config for variant in paper_variants(profile)}
+    assert configs["plussd3-20"].steps == theirs["steps"] != own["steps"]  # type: ignore[union-attr]
+    assert configs["plus-26"].steps == own["steps"]  # type: ignore[union-attr]
+    with pytest.raises(FastFluxError, match=r"others.sd3.methods.sublayer_replacement"):
+        load_profile("shapes", {"others.sd3.methods.sublayer_replacement.stesp": "1"})
 
 
 def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_path: Path) -> None:
@@ -92,7 +107,7 @@ PLUS = ("plus-18", "plus-26", "plus-35")
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 39 + len(SEEDED) * len(SEEDS)
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 45 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from bench.samples.prompts import Prompt, limited, prompts_hash, read_prompts
-from bench.shapes.prompt_sets import FOLDER, calibration_prompts, distillation_prompts, geneval_prompts, hps_prompts
+from bench.shapes.prompt_sets import (
+    DISTILLATION,
+    FOLDER,
+    calibration_prompts,
+    distillation_prompts,
+    geneval_prompts,
+    hps_prompts,
+)
 from fastflux.errors import FastFluxError
 
 GOOD = '{"id": "a", "set": "hps", "style": "anime", "prompt": "x"}\n'
@@ -71,7 +78,7 @@ def test_the_committed_prompt_sets_are_what_the_generator_writes() -> None:
         "geneval": geneval_prompts(),
         "geneval_held_out": geneval_prompts(only_held_out=True),
         "calibration": calibration_prompts(),
-        "distillation": distillation_prompts(),
+        **{name: distillation_prompts(count) for name, count in DISTILLATION.items()},
     }
     root = Path(__file__).parents[2]
     for name, prompts in sets.items():
@@ -79,6 +86,7 @@ def test_the_committed_prompt_sets_are_what_the_generator_writes() -> None:
     assert len(sets["hps"]) == 256
     assert len(sets["geneval"]) == 144
     assert len({prompt.prompt for prompt in sets["hps"]}) == 256
-    assert len({prompt.prompt for prompt in sets["distillation"]}) == 512
+    for name, count in DISTILLATION.items():
+        assert len({prompt.prompt for prompt in sets[name]}) == count
     evaluated = {prompt.prompt for name in ("hps", "geneval", "geneval_held_out") for prompt in sets[name]}
-    assert not evaluated & {prompt.prompt for prompt in sets["distillation"]}
+    assert not evaluated & {prompt.prompt for name in DISTILLATION for prompt in sets[name]}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.tables import BY_LATENCY
+from bench.tables import BY_LATENCY, BY_NUMBER
 from fastflux.errors import FastFluxError
 from reports.grouping import pair_by_latency, pair_by_number, pairs_of, relative_difference
 from reports.paper import paper_data, paper_rows
@@ -49,6 +49,12 @@ def test_a_family_beside_joins_the_group_of_nearest_latency(make_record: MakeRec
     found = pairs_of(rows, BY_LATENCY)
     assert {name: pair.candidate for name, pair in found.beside.items()} == {"plus-18": "fastflux-20"}
     assert found.alone == {"plus-35": "no group of its latency"}
+
+
+def test_a_family_beside_joins_the_group_of_its_number(make_record: MakeRecord) -> None:
+    names = ("l1_equal-10", "fastflux-10", "width_equal-10", "width_equal-15")
+    found = pairs_of(rows_of([make_record(name, name) for name in names]), BY_NUMBER)
+    assert {name: pair.baseline for name, pair in found.beside.items()} == {"width_equal-10": "l1_equal-10"}
 
 
 @given(baselines, candidates, tolerances)
