@@ -321,7 +321,7 @@ TABLES: dict[str, TableSpec] = {
     ),
     "claims": TableSpec("Claims of the paper", SCORES, families=None, pairs=BY_LATENCY, repeats=True, worked_out=True),
     "beyond": TableSpec(
-        "Beyond the paper: FastFLUX+", (HPS, GENEVAL), families=(PLUS,), needs=(PLUS,), worked_out=True
+        "Beyond the paper: FastFLUX+", (HPS, GENEVAL), families=(PLUS,), needs=(PLUS, "width_equal-20"), worked_out=True
     ),
     "provenance": TableSpec("Records behind the tables", families=None, worked_out=True),
 }

@@ -155,6 +155,7 @@ OWN_CLAIMS = tuple(
             at_least, ("plus-26", "fastflux-20"),
         ),
         ("With 35% of the FLOPs saved it is better than FastFLUX-30%", better, ("plus-35", "fastflux-30")),
+        ("At the latency of FastFLUX-20% it is better than width pruning", better, ("plus-18", "width_equal-20")),
     )
 )  # fmt: skip
 _WORDS = {"reproduced": "holds", "not reproduced": "does not hold"}

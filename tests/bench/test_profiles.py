@@ -64,7 +64,7 @@ def test_another_models_settings_are_laid_over_the_profiles() -> None:
     configs = {variant.id: variant.config for variant in paper_variants(profile)}
     assert configs["plussd3-20"].steps == theirs["steps"] != own["steps"]  # type: ignore[union-attr]
     assert configs["plus-26"].steps == own["steps"]  # type: ignore[union-attr]
-    with pytest.raises(FastFluxError, match=r"others.sd3.methods.sublayer_replacement"):
+    with pytest.raises(FastFluxError, match=r"others\.sd3\.methods: Unknown setting of sublayer_replacement 'stesp'"):
         load_profile("shapes", {"others.sd3.methods.sublayer_replacement.stesp": "1"})
 
 
