@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS
+from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, WIDTH
 from bench.tables import GENEVAL, HPS, RATIO
-from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION, new_figure, style
 from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
 
@@ -30,6 +30,7 @@ _SERIES = (
     _Series(FASTFLUX, "FastFLUX", BLUE, "o"),
     _Series(PLUS, "FastFLUX+", GREEN, "^"),
     _Series(L1, "L1-norm pruning", VERMILION, "s"),
+    _Series(WIDTH, "width pruning", PURPLE, "v"),
 )
 
 

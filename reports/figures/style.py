@@ -14,7 +14,8 @@ from fastflux.files import whole_file
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/: apart in every common form of colour blindness, and in grey
 # through their markers.
-BLUE, VERMILION, GREEN, BLACK, GREY = "#0072B2", "#D55E00", "#009E73", "#000000", "#6B6B6B"
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#B04F87"
+BLACK, GREY = "#000000", "#6B6B6B"
 DOTS_PER_INCH = 100
 _STEPS = [min(255, (value + 4) // 8 * 8) for value in range(256)]
 

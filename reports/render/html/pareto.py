@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from bench.records.results import JSON
-from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, PLUS
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, PLUS, WIDTH, WIDTH_EQUAL
 from bench.tables import FLOPS_RATIO, LATENCY_RATIO, SCORES, Column
 from fastflux.text import one_line
 from reports.rows import Row
@@ -31,6 +31,8 @@ SERIES = (
     Series("plus", "FastFLUX+", (PLUS,), joined=True),
     Series("l1", "L1-norm pruning", (L1,), joined=True),
     Series("l1-equal", "L1-norm pruning to equal latency", (L1_EQUAL,), joined=True),
+    Series("width", "Width pruning", (WIDTH,), joined=True),
+    Series("width-equal", "Width pruning to equal latency", (WIDTH_EQUAL,), joined=True),
     OTHER,
 )
 

@@ -5,6 +5,8 @@ const MARKERS = {
   l1: "M-4.6-4.6H4.6V4.6H-4.6Z",
   plus: "M0-6.4L6 4.6H-6Z",
   "l1-equal": "M0-6L5.6 4.4H-5.6Z",
+  width: "M0 6.4L6-4.6H-6Z",
+  "width-equal": "M0 6L5.6-4.4H-5.6Z",
   other: "M-1.5-5.5h3v4h4v3h-4v4h-3v-4h-4v-3h4Z",
 };
 const plot = { data: null, cost: 0, score: 0, hidden: new Set(), current: 0 };
@@ -132,7 +134,7 @@ function labelPoints(svg, points, place, box) {
   const taken = [];
   for (const point of points) {
     const one = plot.data.series.find((entry) => entry.name === point.series);
-    if (point.series !== "dense" && (!one.joined || point.series === "l1-equal")) continue;
+    if (point.series !== "dense" && (!one.joined || point.series.endsWith("-equal"))) continue;
     const [x, y] = place(point), above = point.series !== "l1";
     const text = point.series === "dense" ? "dense" : point.label.split("-").pop();
     const end = above || x > box.right - 60, edge = end ? x - 9 : x + 9, length = 7 * text.length;
