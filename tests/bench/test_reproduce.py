@@ -10,7 +10,6 @@ from torch import nn
 
 import bench.run.prune
 import bench.run.reproduce
-from bench.cli import main
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.latency_search import EqualLatency
 from bench.metrics.quality.fid import FID
@@ -225,18 +224,6 @@ def test_missing_weights_are_one_sentence_before_the_work(tmp_path: Path) -> Non
     evaluation = Evaluation(profile, tmp_path / "run", chosen_variants(profile, needed_by(["table6"])))
     with pytest.raises(FastFluxError, match="nowhere"):
         settle_here(evaluation, "prune")
-
-
-def test_the_command_line_ends_with_one_sentence_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reproduce", "--profile", "shpes"]) == 1
-    error = capsys.readouterr().err
-    assert "shapes" in error
-    assert "Traceback" not in error
-
-
-def test_records_are_plain_json(quick: Path) -> None:
-    for path in (quick / "shapes-limit1-seeds1" / "results").glob("*.json"):
-        assert json.loads(path.read_text())["profile"] == "shapes"
 
 
 @pytest.mark.slow

@@ -167,6 +167,38 @@ def base(pipelines: Callable[[str], Path]) -> Path:
     return pipelines("flux")
 
 
+PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of three prompts; to be read, not changed."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n\n")
+    return path
+
+
+def draw(pipeline: Any) -> Tensor:
+    """An image of a tiny pipeline."""
+    pipeline.set_progress_bar_config(disable=True)
+    images: Tensor = pipeline(
+        "a red star", num_inference_steps=2, height=32, width=32, max_sequence_length=6,
+        generator=torch.Generator().manual_seed(0), output_type="pt",
+    ).images  # fmt: skip
+    return images
+
+
+def seen_by(pipeline: Any, drive: Callable[[], object]) -> list[dict[str, Any]]:
+    """What the pipeline's transformer is given while something drives it."""
+    seen: list[dict[str, Any]] = []
+    handle = pipeline.transformer.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    drive()
+    handle.remove()
+    return seen
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "transformer"

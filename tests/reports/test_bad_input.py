@@ -97,30 +97,6 @@ def test_hostile_records_make_a_pdf(hostile: Path, tmp_path: Path) -> None:
     assert "multiply" not in log
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_none_are_refused_with_their_place(results: Path, value: str) -> None:
-    path = results / "l1-12.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("27.001", value), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"l1-12\.json .*values\.concept-art is (nan|inf|-inf); expected a finite"):
-        read_rows(results)
-
-
-def test_another_schema_version_is_refused_with_both_versions(results: Path) -> None:
-    path = results / "l1-12.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**data, "schema_version": 7}), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"l1-12\.json has schema version 7; this version reads 2"):
-        read_rows(results)
-
-
-def test_the_first_schema_is_migrated(results: Path) -> None:
-    path = results / "l1-12.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    del data["inputs"]
-    path.write_text(json.dumps({**data, "schema_version": 1}), encoding="utf-8")
-    assert "l1-12" in {row.variant for row in read_rows(results)}
-
-
 def test_two_records_of_one_variant_are_refused_and_folders_below_are_not_mixed_in(
     results: Path, hps_records: tuple[RunRecord, ...]
 ) -> None:
