@@ -61,14 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def regress(
-    folder: Path,
-    *arguments: str,
-    model: Path | None = None,
-    out: Path | None = None,
-    baseline: Path | None = None,
-    name: str = VARIANT,
-    rounds: int = 6,
-) -> int:
+    folder: Path, *arguments: str, model: Path | None = None, out: Path | None = None, baseline: Path | None = None,
+    name: str = VARIANT, rounds: int = 6,
+) -> int:  # fmt: skip
     """The command on five prompts of each HPS style, with few steps and rounds; `folder` is the fixture's."""
     given = ["--model", f"{name}={model or folder / 'model'}", "--baseline", str(baseline or folder / "baseline.json")]
     changes = ("sampling.steps=4", 'without=["metrics.geneval"]', 'prompts=["prompts/shapes/hps.jsonl"]')

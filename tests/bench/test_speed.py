@@ -19,12 +19,9 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.chdir(tmp_path)
     write_tiny_pipeline(tmp_path / "pipeline")
     return {
-        "pipeline": str(tmp_path / "pipeline"),
-        "sampling.height": "32",
-        "sampling.width": "32",
-        "sampling.steps": "2",
+        "pipeline": str(tmp_path / "pipeline"), "sampling.height": "32", "sampling.width": "32", "sampling.steps": "2",
         "methods.l1_norm.steps": "0",
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.slow

@@ -20,30 +20,15 @@ from fastflux.plan import PruningPlan, Replacement
 Drive = Callable[[nn.Module], Callable[[], None]]
 
 TINY = {
-    "in_channels": 8,
-    "num_layers": 2,
-    "num_single_layers": 4,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 12,
-    "pooled_projection_dim": 10,
-    "guidance_embeds": True,
-    "axes_dims_rope": (4, 2, 2),
-}
+    "in_channels": 8, "num_layers": 2, "num_single_layers": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "pooled_projection_dim": 10, "guidance_embeds": True, "axes_dims_rope": (4, 2, 2),
+}  # fmt: skip
 
 TINY_SD3 = {
-    "sample_size": 4,
-    "patch_size": 2,
-    "in_channels": 2,
-    "out_channels": 2,
-    "num_layers": 7,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 20,
-    "caption_projection_dim": 16,
-    "pooled_projection_dim": 20,
+    "sample_size": 4, "patch_size": 2, "in_channels": 2, "out_channels": 2, "num_layers": 7, "attention_head_dim": 8,
+    "num_attention_heads": 2, "joint_attention_dim": 20, "caption_projection_dim": 16, "pooled_projection_dim": 20,
     "pos_embed_max_size": 8,
-}
+}  # fmt: skip
 
 
 def make_tiny_flux(seed: int = 0, **changes: Any) -> Any:

@@ -52,14 +52,9 @@ def test_blocks_come_in_the_order_of_the_data_flow(transformer: Any) -> None:
 def test_example_inputs_are_those_of_the_pipeline(transformer: Any) -> None:
     inputs = example_inputs(transformer, 2, 32, 48, 5)
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {
-        "hidden_states": (2, 6, 8),
-        "encoder_hidden_states": (2, 5, 12),
-        "pooled_projections": (2, 10),
-        "timestep": (2,),
-        "img_ids": (6, 3),
-        "txt_ids": (5, 3),
-        "guidance": (2,),
-    }
+        "hidden_states": (2, 6, 8), "encoder_hidden_states": (2, 5, 12), "pooled_projections": (2, 10),
+        "timestep": (2,), "img_ids": (6, 3), "txt_ids": (5, 3), "guidance": (2,),
+    }  # fmt: skip
     assert inputs["img_ids"].tolist() == [[0, row, column] for row in range(2) for column in range(3)]
     assert transformer(**inputs).sample.shape == (2, 6, 8)
 

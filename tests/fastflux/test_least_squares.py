@@ -27,13 +27,9 @@ def statistics_of(x: Tensor, y: Tensor, pieces: int = 1) -> LinearStatistics:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    seed=st.integers(0, 10_000),
-    features=st.integers(1, 8),
-    outputs=st.integers(1, 8),
-    spare=st.integers(2, 40),
-    pieces=st.integers(1, 5),
-    offset=st.sampled_from([0.0, 1.0, 1e4]),
-)
+    seed=st.integers(0, 10_000), features=st.integers(1, 8), outputs=st.integers(1, 8), spare=st.integers(2, 40),
+    pieces=st.integers(1, 5), offset=st.sampled_from([0.0, 1.0, 1e4]),
+)  # fmt: skip
 def test_agrees_with_lstsq(seed: int, features: int, outputs: int, spare: int, pieces: int, offset: float) -> None:
     x, y = samples(seed, features + 1 + spare, features, outputs, offset)
     statistics = statistics_of(x, y, pieces)

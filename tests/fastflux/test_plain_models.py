@@ -294,11 +294,8 @@ def test_the_plan_tells_calibrations_apart(base: Path, tmp_path: Path) -> None:
         return fastflux.prune(base, config, data, output=tmp_path / name, resources=place).plan.hash
 
     hashes = [
-        hash_of("a"),
-        hash_of("b", guidance=4.0),
-        hash_of("c", prompts=["a ring"]),
-        hash_of("d", calibration_seed=1),
-    ]
+        hash_of("a"), hash_of("b", guidance=4.0), hash_of("c", prompts=["a ring"]), hash_of("d", calibration_seed=1),
+    ]  # fmt: skip
     assert len(set(hashes)) == 4
     assert hash_of("e") == hashes[0]
     assert fastflux.plan_of(load_transformer(tmp_path / "e/transformer")).hash == hashes[0]  # type: ignore[union-attr]
