@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from drawn import with_digest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from msgspec.structs import replace
 from test_latex import HOSTILE
 
-from bench.records.results import RecordError, RunRecord
+from bench.records.results import RunRecord
 from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from fastflux.text import one_line
@@ -42,6 +42,7 @@ def shown(token: Token) -> str:
     return "".join(parts)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 @example(list(HOSTILE))
 @example(["- item", "1. item", "+ item", "# head", "---", "===", "    code", "> quote", "![x](y)", "a  \nb", "12) x"])
@@ -97,15 +98,9 @@ def test_hostile_records_make_a_pdf(hostile: Path, tmp_path: Path) -> None:
     assert "multiply" not in log
 
 
-def test_two_records_of_one_variant_are_refused_and_folders_below_are_not_mixed_in(
-    results: Path, hps_records: tuple[RunRecord, ...]
-) -> None:
-    dense = replace(hps_records[0], label="Another")
-    dense.write(results / "older" / "dense.json")
+def test_folders_below_are_not_mixed_in(results: Path, hps_records: tuple[RunRecord, ...]) -> None:
+    replace(hps_records[0], label="Another").write(results / "older" / "dense.json")
     assert next(row.label for row in read_rows(results) if row.variant == "dense") == "FLUX-Shapes"
-    dense.write(results / "dense-again.json")
-    with pytest.raises(RecordError, match=r"dense-again\.json and .*dense\.json both record 'dense'; keep one"):
-        read_rows(results)
 
 
 def test_a_folder_of_folders_says_which_to_give(results: Path) -> None:
