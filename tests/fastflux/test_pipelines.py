@@ -163,18 +163,6 @@ def test_a_written_ranking_is_followed(base: Path, prompts: Path, tmp_path: Path
     assert [str(replacement.block) for replacement in plan.replacements] == order[:2]
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "There is no"), ("{}", "holds no ranking"), ("[", "as JSON")])
-def test_a_faulty_ranking_file_is_one_sentence(
-    content: str | None, told: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    written = tmp_path / "ranking.json"
-    if content is not None:
-        written.write_text(content)
-    command = ["prune", str(base), "--method", "block_removal", "--blocks", "2", "-o", str(tmp_path / "out")]
-    assert main([*command, "--device", "cpu", "--ranking", str(written)]) == 1
-    assert told in capsys.readouterr().err
-
-
 SANDWICH = (
     *("--method", "sandwich_training", "--blocks", "3", "--ranking", "end2start", "--steps", "2", "--device", "cpu"),
     *("--samples", "4", "--train-steps", "2", "--rank", "2"),
@@ -243,19 +231,6 @@ def test_generate_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(base)]) == 0
     assert "the model is dense" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"text_tokens": 513}, "513 text tokens"),
-        ({"height": 40}, "height is 40 pixels"),
-        ({"width": 0}, "multiple of 16"),
-    ],
-)
-def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, base: Path) -> None:
-    with pytest.raises(FastFluxError, match=message):
-        Trajectories(load_pipeline(base), PROMPTS, **settings)
 
 
 def test_replacements_are_scored_by_what_sampling_ends_with(base: Path) -> None:
