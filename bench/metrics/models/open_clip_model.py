@@ -2,25 +2,31 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-from bench.metrics.models.resizing import fit_longest_side
+from bench.metrics.base import measured, samples_by_prompt
 from bench.records.environment import sha256_of
-from bench.records.results import JSON
-from bench.samples.image_set import Pixels
+from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.statistics import Estimate
+from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError, Pixels
 from fastflux.errors import FastFluxError
 
 LOCAL = "local-dir:"
 """open_clip's prefix of a folder with ``open_clip_config.json`` and the weights; nothing is fetched for it."""
+
+SCALE = 100.0
+"""Of cosines."""
+Samples: TypeAlias = Mapping[str, list[float]]
 
 _Item = TypeVar("_Item")
 
@@ -234,3 +240,73 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
         raise FastFluxError(f"{error} Use the architecture name that ends in -quickgelu.") from error
     except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError) as error:
         raise FastFluxError(f"open_clip cannot load {spec.model!r} with {spec.pretrained!r}: {error}") from error
+
+
+def measure_cosines(
+    info: MetricInfo,
+    model: OpenClipModel,
+    images: ImageSet,
+    settings: Mapping[str, JSON],
+    *,
+    stratum: Callable[[GeneratedImage], str],
+    summary: Callable[[Samples], Mapping[str, Estimate]],
+) -> Measurement:
+    """Score every image against its own prompt; failed if one cannot be read or a feature is not finite.
+
+    Args:
+        stratum: what an image's score is filed under, "" for metrics without strata.
+        summary: the values, given the scores (`Measurement.samples`).
+    """
+    try:
+        scores = own_prompt_cosines(model, images)
+    except (ImageSetError, FeatureError) as error:
+        return Measurement.failed(info, str(error), missing=len(images), settings=settings)
+    samples = samples_by_prompt(
+        (stratum(image), image, score) for image, score in zip(images.images, scores, strict=True)
+    )
+    settings = {**settings, "prompts_too_long": model.too_long(prompts_of(images))}
+    return measured(info, images, samples, summary(samples), settings)
+
+
+def prompts_of(images: ImageSet) -> list[str]:
+    """The different prompts of an image set, in order of appearance."""
+    return list(dict.fromkeys(image.prompt for image in images.images))
+
+
+def own_prompt_cosines(model: OpenClipModel, images: ImageSet) -> list[float]:
+    """100 x cosine of each image with its own prompt.
+
+    Raises:
+        ImageSetError: an image cannot be read.
+        FeatureError: a feature is not finite.
+    """
+    prompts = prompts_of(images)
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    texts = model.text_features(prompts).double()  # (prompts, dim)
+    features = model.image_features(images).double()  # (images, dim)
+    own = texts[torch.tensor([row_of[image.prompt] for image in images.images])]  # (images, dim)
+    cosines: list[float] = (SCALE * (features * own).sum(dim=-1)).tolist()
+    return cosines
+
+
+def fit_longest_side(image: Pixels, size: int, *, antialias: bool) -> Tensor:
+    """The image in the middle of a black square, its longest side as long: (3, size, size) float32.
+
+    Bicubic on values from 0 to 1, which may leave that range beside edges; an image with a side of `size` already is
+    only padded. hpsv2 leaves the filter to torchvision's default: none before 0.17, with antialias since.
+    Source: https://github.com/tgxs002/HPSv2, `hpsv2/src/open_clip/transform.py` (ResizeMaxSize), commit 866735e.
+
+    Args:
+        image: (height, width, 3) uint8.
+    """
+    values = torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255  # (3, height, width)
+    height, width = values.shape[1:]
+    scale = size / max(height, width)
+    if scale != 1.0:
+        # A line thinner than a pixel still covers one.
+        height, width = (max(1, round(side * scale)) for side in (height, width))
+        values = functional.interpolate(
+            values[None], size=(height, width), mode="bicubic", align_corners=False, antialias=antialias
+        )[0]
+    left, top = (size - width) // 2, (size - height) // 2
+    return functional.pad(values, (left, size - width - left, top, size - height - top))

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import load_object, metric_named
-from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError
+from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError, KnownImage, read_known_images
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError
 from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES, ClipColorClassifier
@@ -26,13 +26,11 @@ from bench.metrics.quality.geneval_judge import (
     ColorClassifier,
     judge,
 )
-from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.metrics.quality.geneval_scores import other_tasks, task_means, task_of
-from bench.metrics.quality.known_images import KnownImage, read_known_images
+from bench.metrics.quality.geneval_official import OfficialGenEval, other_tasks, task_means, task_of
 from bench.records.results import JSON, Data, Measurement, RecordError, read_data
-from bench.samples.geneval_metadata import GenEvalMetadata
 from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
 from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.samples.prompts import GenEvalMetadata
 from bench.settings import Batch, Place, PlaceOrName
 
 #: Known images that are drawn here.

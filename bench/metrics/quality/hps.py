@@ -16,8 +16,15 @@ import numpy as np
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_checkpoint import require_architecture
-from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
-from bench.metrics.quality.clip_score import SCALE, Samples, measure_cosines
+from bench.metrics.models.open_clip_model import (
+    LOCAL,
+    SCALE,
+    OpenClipModel,
+    OpenClipSpec,
+    Samples,
+    load_open_clip,
+    measure_cosines,
+)
 from bench.records.results import JSON, Data, Measurement
 from bench.records.statistics import Estimate, strata_of, stratified_means
 from bench.samples.hps_layout import SET, STYLES

@@ -14,8 +14,7 @@ from torch import Tensor
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
-from bench.metrics.quality.clip_score import SCALE
+from bench.metrics.models.open_clip_model import SCALE, FeatureError, OpenClipModel
 from bench.metrics.quality.image_similarity import K1, K2, mean_squared_error, psnr, ssim
 from bench.records.results import JSON, Measurement
 from bench.records.statistics import Estimate, mean_interval, strata_of
