@@ -138,8 +138,8 @@ def prune(
     use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_new_folder
-    from fastflux.io.pipeline_files import foreign_to_pipeline
-    from fastflux.io.ranking_files import read_ranking
+    from fastflux.io.checkpoint import read_ranking
+    from fastflux.io.pipelines import foreign_to_pipeline
     from fastflux.methods.registry import make_config
 
     if ranking is not None and ranking.endswith(".json"):

@@ -7,8 +7,7 @@ from pathlib import Path
 from bench.profiles.profile import Profile
 from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG, PLUS, VariantId
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.io.checkpoint import read_json
-from fastflux.io.ranking_files import read_ranking
+from fastflux.io.checkpoint import read_json, read_ranking
 from fastflux.methods.registry import PruningConfig, make_config
 from fastflux.plan import JSON
 

@@ -20,7 +20,7 @@ from bench.run.units import Runner, Unit, reason_of
 from bench.samples.generate import jobs_of
 from bench.samples.prompts import limited
 from fastflux.errors import FastFluxError
-from fastflux.io.ranking_files import read_ranking
+from fastflux.io.checkpoint import read_ranking
 from fastflux.models.architecture import architecture_of
 
 GOALS: tuple[Stage, ...] = ("prune", "draw", "draw_without", "score", "measure")

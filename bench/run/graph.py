@@ -11,9 +11,9 @@ from bench.profiles.profile import Profile
 from bench.profiles.variants import Variant, dense_of
 from bench.run.schedule import Node
 from bench.tables import needed_by
-from fastflux.block_counts import block_count
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
+from fastflux.plan import block_count
 
 PART = 512
 """Pictures of a variant that are drawn by one unit, at the least."""

@@ -31,7 +31,7 @@ from fastflux.plan import Replacement
 class LinearReplacementConfig:
     """Replace the residual branches of the least important blocks with least-squares linear layers.
 
-    ``ratio`` (in [0, 1], counted as in `fastflux.block_counts.block_count`) or ``blocks`` says how many;
+    ``ratio`` (in [0, 1], counted as in `fastflux.plan.block_count`) or ``blocks`` says how many;
     ``ranking`` in which order (`fastflux.calibration.importance.rank_blocks`), ``seed`` serving the random one;
     ``ridge`` is the regression's relative ridge.
 

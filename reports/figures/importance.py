@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastflux.block_counts import block_count
+from fastflux.plan import block_count
 from reports.figures.ranking import DOUBLE, SINGLE, Ranking, flow_place, stack_of
 from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
 

@@ -10,9 +10,8 @@ from torch import nn
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.adapters import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
-from fastflux.methods.registry import amount, later_field
+from fastflux.methods.registry import amount, later_field, require_targets
 from fastflux.methods.sandwich_training.span import require_layers
-from fastflux.methods.targets import require_targets
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import WHOLE_KINDS, BlockRef
 
