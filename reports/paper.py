@@ -13,7 +13,7 @@ from msgspec import structs
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
 from bench.tables import FLOPS, LATENCY, Column, TableSpec
-from reports.devices import device_notes
+from reports.grouping import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell

@@ -9,8 +9,7 @@ from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE, PLUS
 from bench.tables import RATIO, Column, Pairing, TableSpec
 from reports.compare import Comparison, comparable, compare
-from reports.devices import device_notes
-from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of
+from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, device_notes, pairs_of
 from reports.rows import Row, conditions
 from reports.table import NEAR, Cell, Direction, Group, Header, Table
 
