@@ -1,30 +1,17 @@
 """Stage of FLOPs and parameters at full size: exact, counted on the meta device, on any machine."""
 
-from collections.abc import Iterator, Sequence
-
 from bench.metrics.cost.flops import measure_parameters
 from bench.metrics.cost.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_block
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
-from bench.run.units import Results, Unit
 from bench.studies.full_size.variants import FullSizeVariant, build
-from bench.studies.full_size.workbench import Need, Workbench, piece
+from bench.studies.full_size.workbench import Workbench, one_each
 from fastflux.models.pruned import parameter_count
 
 
 def units(bench: Workbench) -> list[str]:
     """Every variant but those that are found by measuring, whose search counts them."""
     return list(bench.planned)
-
-
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
-    """One for each variant."""
-    for name in left:
-        yield piece((name,), (name,), FLOPS_BY_BLOCK, lambda name=name: _count(bench, name))  # type: ignore[misc]
-
-
-def _count(bench: Workbench, name: str) -> Results:
-    return {name: counts(bench, bench.planned[name])}
 
 
 def counts(bench: Workbench, variant: FullSizeVariant) -> list[Measurement]:
@@ -36,6 +23,4 @@ def counts(bench: Workbench, variant: FullSizeVariant) -> list[Measurement]:
     return [flops, measure_parameters(model, dense_total=total)]
 
 
-def need(_bench: Workbench) -> Need:
-    """Nothing."""
-    return Need()
+pieces = one_each(lambda bench, name: {name: counts(bench, bench.planned[name])}, lambda _: FLOPS_BY_BLOCK)

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +237,25 @@ class Stage:
         """Units that failed, or are not settled."""
         measured = bench.store.names(self.name, measured=True)
         return [unit for unit in self.units(bench) if unit not in measured]
+
+
+def one_each(
+    measure: Callable[[Workbench, str], Results],
+    info: Callable[[str], MetricInfo],
+    variant: Callable[[str], str] = lambda unit: unit.rpartition("/")[2],
+) -> Callable[[Workbench, Sequence[str]], Iterator[Unit]]:
+    """A stage's pieces, one for each unit, which measures a variant; a unit is its name, or "pixels/name"."""
+
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
+        for unit in left:
+            yield piece((unit,), (variant(unit),), info(unit), partial(measure, bench, unit))
+
+    return pieces
+
+
+def nothing(_bench: Workbench) -> Need:
+    """The need of a stage that computes next to nothing."""
+    return Need()
 
 
 def piece(units: Sequence[str], variants: Sequence[str], info: MetricInfo, work: Callable[[], Results]) -> Unit:
