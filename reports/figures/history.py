@@ -12,7 +12,7 @@ from bench.metrics.catalogue import metric_named
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, VariantId
 from bench.regression.history import Point, groups_of, points_with, shown_variants
 from bench.tables import trend
-from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLACK, BLUE, GREEN, GREY, VERMILION, light_grid, new_figure, style
 
 _FAMILIES = {DENSE: (BLACK, "D"), FASTFLUX: (BLUE, "o"), PLUS: (GREEN, "^"), L1: (VERMILION, "s")}
 _MAXIMUM_TICKS = 12
@@ -50,8 +50,7 @@ def _family(name: str) -> str:
 
 
 def _draw(axes: Axes, points: Sequence[Point], key: str) -> None:
-    axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
-    axes.set_axisbelow(True)
+    light_grid(axes)
     names = sorted({name for point in points for name in shown_variants(point, key)})
     last: list[tuple[float, str, str]] = []
     for name in names:
