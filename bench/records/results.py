@@ -143,12 +143,11 @@ class Measurement(Data, frozen=True):
         info: MetricInfo,
         reason: str,
         *,
-        scored: int = 0,
         missing: int = 0,
         settings: Mapping[str, JSON] | None = None,
     ) -> Measurement:
         """A measurement without numbers: the metric was asked for and could not be taken, for `reason`."""
-        return cls(info, "failed", reason, scored=scored, missing=missing, settings=settings or {})
+        return cls(info, "failed", reason, missing=missing, settings=settings or {})
 
     @classmethod
     def skipped(cls, info: MetricInfo, reason: str) -> Measurement:

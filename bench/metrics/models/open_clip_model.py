@@ -24,6 +24,8 @@ from fastflux.errors import FastFluxError
 LOCAL = "local-dir:"
 """open_clip's prefix of a folder with ``open_clip_config.json`` and the weights; nothing is fetched for it."""
 
+PRECISION = "fp32"
+"""open_clip's name of the number format."""
 SCALE = 100.0
 """Of cosines."""
 Samples: TypeAlias = Mapping[str, list[float]]
@@ -43,7 +45,6 @@ class OpenClipSpec:
         model: open_clip's architecture name, or ``local-dir:<folder>``.
         pretrained: open_clip's tag or a checkpoint file; "" for a folder.
         resize_mode: "shortest" (then centre crop), "longest" (then black padding) or "squash"; None takes the model's.
-        precision: open_clip's name of the number format.
         resized_by: "PIL", which rounds to whole pixel values, or "torch", which resizes the values as hpsv2 does; only
             for "longest".
         antialias: whether shrinking filters; PIL always does.
@@ -52,7 +53,6 @@ class OpenClipSpec:
     model: str
     pretrained: str = ""
     resize_mode: str | None = None
-    precision: str = "fp32"
     resized_by: str = "PIL"
     antialias: bool = True
 
@@ -94,7 +94,7 @@ class OpenClipModel:
             "model": self._name,
             "pretrained": Path(self.spec.pretrained).name if self._weights_sha256 else self.spec.pretrained,
             "weights_sha256": self._weights_sha256,
-            "precision": self.spec.precision,
+            "precision": PRECISION,
             "image_size": list(self.image_size),
             "resize_mode": preprocess["resize_mode"],
             "interpolation": preprocess["interpolation"],
@@ -168,7 +168,7 @@ class OpenClipModel:
         if bad := int((~torch.isfinite(features)).any(dim=-1).sum()):
             raise FeatureError(
                 f"{bad} of {len(features)} {kind} features of {self._name} are not finite; "
-                f"check the weights, or use another precision than {self.spec.precision}."
+                f"check the weights, or use another precision than {PRECISION}."
             )
         return features
 
@@ -229,7 +229,7 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 spec.model,
                 pretrained=spec.pretrained or None,
-                precision=spec.precision,
+                precision=PRECISION,
                 device=device,
                 image_resize_mode=spec.resize_mode,
                 pretrained_text=False,

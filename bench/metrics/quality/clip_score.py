@@ -10,6 +10,7 @@ from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import SCALE, OpenClipModel, measure_cosines
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
 from bench.records.statistics import mean_interval
 from bench.samples.image_set import ImageSet
@@ -21,14 +22,12 @@ class ClipScore:
     Args:
         model: the CLIP model.
         reference: what the scores may be called.
-        seed: of the interval's resampling.
     """
 
     Settings = ClipSettings
 
-    def __init__(self, model: OpenClipModel, *, reference: str = "CLIP score", seed: int = 0) -> None:
+    def __init__(self, model: OpenClipModel, *, reference: str = "CLIP score") -> None:
         self.info = metric_named("clip_score").described(reference)
-        self.seed = seed
         self.model = model
 
     @classmethod
@@ -38,7 +37,7 @@ class ClipScore:
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Value "mean"; the settings count the prompts the model cannot read to the end."""
-        settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": self.seed}
+        settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": SEED}
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
         return measure_cosines(
@@ -47,5 +46,5 @@ class ClipScore:
             images,
             settings,
             stratum=lambda _: "",
-            summary=lambda samples: {"mean": mean_interval(samples, seed=self.seed)},
+            summary=lambda samples: {"mean": mean_interval(samples, seed=SEED)},
         )

@@ -27,8 +27,9 @@ from bench.metrics.quality.geneval_judge import (
     judge,
 )
 from bench.metrics.quality.geneval_official import OfficialGenEval, other_tasks, task_means, task_of
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Data, Measurement, RecordError, read_data
-from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
+from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
 from bench.samples.prompts import GenEvalMetadata
 from bench.settings import Batch, Place, PlaceOrName
@@ -80,8 +81,6 @@ class GenEval:
         reference: what the scores may be called.
         settings: what determines detector and classifier, kept in the measurement.
         classes: what the detector can find; None where that is not known.
-        tasks: the tasks (metadata "tag") there must be; their order is that of the values.
-        seed: of the intervals' resampling.
     """
 
     Settings = GenEvalSettings
@@ -95,24 +94,20 @@ class GenEval:
         reference: str = "GenEval",
         settings: Mapping[str, JSON] | None = None,
         classes: Sequence[str] | None = None,
-        tasks: Sequence[str] = TASKS,
         batch_size: int = 32,
-        seed: int = 0,
     ) -> None:
         self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
         self.classes = None if classes is None else frozenset(classes)
-        self.tasks = tuple(tasks)
         self.batch_size = batch_size
-        self.seed = seed
         self._settings: dict[str, JSON] = {
             **(settings or {}),
             "score_threshold": SCORE_THRESHOLD,
             "counting_score_threshold": COUNTING_SCORE_THRESHOLD,
             "max_objects": MAX_OBJECTS,
             "position_margin": POSITION_MARGIN,
-            "interval_seed": seed,
+            "interval_seed": SEED,
         }
         self._self_test = self_test
         self._fault: str | None = None
@@ -155,9 +150,7 @@ class GenEval:
         """Values: the mean of each task and "overall", the mean of these; samples are 1 (right) or 0."""
         images = images.subset("geneval")
         # Before the long work, not after it.
-        failed = incomplete(self.info, images, self._settings) or other_tasks(
-            self.info, images.images, self.tasks, self._settings
-        )
+        failed = incomplete(self.info, images, self._settings) or other_tasks(self.info, images.images, self._settings)
         if failed is not None:
             return failed
         if reason := _unjudgeable(images.images, self.classes):
@@ -181,7 +174,7 @@ class GenEval:
             single = [one.anything for one in judged if task_of(one.image) == "single_object"]
             extra = {"single_object_found": sum(single) / len(single)} if single else {}
         scored = [(one.image, one.right) for one in judged]
-        return task_means(self.info, scored, self.tasks, seed=self.seed, settings=self._settings, extra=extra)
+        return task_means(self.info, scored, settings=self._settings, extra=extra)
 
     def _failed(self, reason: str, images: ImageSet) -> Measurement:
         return Measurement.failed(self.info, reason, missing=len(images), settings=self._settings)
