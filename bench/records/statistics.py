@@ -70,7 +70,6 @@ class PairedDifference:
         p_value: two-sided, of a difference of `null`.
         p_error: standard error of `p_value` by the number of random flips, 0 where all were taken.
         prompts: number of prompts compared.
-        prunings: how many of the candidate and of the baseline were compared.
         null: the difference that `p_value` is of.
     """
 
@@ -78,7 +77,6 @@ class PairedDifference:
     p_value: float
     p_error: float
     prompts: int
-    prunings: tuple[int, int] = (1, 1)
     null: float = 0.0
 
     @property
@@ -216,8 +214,7 @@ def paired_difference(
     if kept > 0:
         low, high = float(np.partition(lows, kept - 1)[kept - 1]), -float(np.partition(-highs, kept - 1)[kept - 1])
         interval = (low, high) if math.isfinite(low) and math.isfinite(high) else None
-    prunings = (len(candidate), len(baseline))
-    return PairedDifference(Estimate(value, interval), p_value, error, len(term), prunings, null)
+    return PairedDifference(Estimate(value, interval), p_value, error, len(term), null)
 
 
 def _require_pairs(candidate: Strata, baseline: Strata) -> None:
