@@ -174,9 +174,8 @@ def _rebuild(
 def _manifest() -> None:
     """List the committed records with their digests.
 
-    Checks the records in reports/data against their samples and each other, gives those of older versions their digest,
-    packs them, adds them to the history, and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a
-    run does the same.
+    Checks the records in reports/data against their samples and each other, packs them, adds them to the history, and
+    writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
     """
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 

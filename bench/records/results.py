@@ -163,7 +163,7 @@ class RunRecord(Data, frozen=True):
         sampling: the settings that determine the images (steps, guidance, size, seeds, prompt-set hash).
         created: ISO 8601 time.
         inputs: what else determines the numbers: hashes of the pruning's inputs and of the scorers' weights, the
-            device. Empty in records of schema version 1, which did not hold it.
+            device.
 
     Raises:
         RecordError: a part is not plain finite JSON, two measurements share a name, or `created` is no ISO time.
@@ -224,8 +224,8 @@ class RunRecord(Data, frozen=True):
         return json_text({**data, "digest": digest(data)})
 
     @classmethod
-    def from_json(cls, text: str, source: str = "record", *, digested: bool = True) -> RunRecord:
-        """The record that `to_json` wrote; `source` names it in errors. Without `digested` its digest is not asked for.
+    def from_json(cls, text: str, source: str = "record") -> RunRecord:
+        """The record that `to_json` wrote; `source` names it in errors.
 
         Raises:
             RecordError: broken JSON, another schema version, unknown or missing keys, data that breaks the rules, or
@@ -235,15 +235,13 @@ class RunRecord(Data, frozen=True):
         said = data.pop("digest", None) if isinstance(data, dict) else None
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-        if version == 1:  # which held no inputs, and no digest
-            data, digested, said = {**data, "schema_version": SCHEMA_VERSION}, False, None
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise RecordError(
                 f"{source} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
                 "measure again, or use the version of FastFLUX that wrote it."
             )
         record = read_data(cls, data, source)
-        if (digested or said is not None) and said != (found := digest(data)):
+        if said != (found := digest(data)):
             raise RecordError(
                 f"{source} has the digest {said}, but its content {found}: it was changed since it was measured, or is "
                 "of a version without digests; measure again."
@@ -259,15 +257,11 @@ class RunRecord(Data, frozen=True):
     def read(cls, path: Path) -> RunRecord:
         """The record in a file; errors name the file (`from_json`)."""
         try:
-            text = record_text(path.name, path.read_bytes())
+            data = path.read_bytes()
+            text = (gzip.decompress(data) if path.name.endswith(PACKED) else data).decode()
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise RecordError(f"{path} cannot be read ({error}); give the path of a record file.") from error
         return cls.from_json(text, str(path))
-
-
-def record_text(name: str, data: bytes) -> str:
-    """The JSON text of a record's file, whose name tells whether it is packed."""
-    return (gzip.decompress(data) if name.endswith(PACKED) else data).decode()
 
 
 def record_files(folder: Path, depth: str = "**/") -> list[Path]:

@@ -34,7 +34,7 @@ def _ok(found: Measurement | None) -> Measurement | None:
 def made(
     name: str,
     title: str,
-    columns: Sequence[str | tuple[str, str, str]],
+    columns: Sequence[str | Sequence[str]],
     rows: Sequence[Cells] | Sequence[Group],
     notes: Sequence[str] = (),
     label: str = LABEL,

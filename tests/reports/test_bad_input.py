@@ -113,14 +113,6 @@ def test_another_schema_version_is_refused_with_both_versions(results: Path) -> 
         read_rows(results)
 
 
-def test_the_first_schema_is_migrated(results: Path) -> None:
-    path = results / "l1-12.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    del data["inputs"]
-    path.write_text(json.dumps({**data, "schema_version": 1}), encoding="utf-8")
-    assert "l1-12" in {row.variant for row in read_rows(results)}
-
-
 def test_two_records_of_one_variant_are_refused_and_folders_below_are_not_mixed_in(
     results: Path, hps_records: tuple[RunRecord, ...]
 ) -> None:
