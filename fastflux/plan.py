@@ -1,7 +1,8 @@
-"""What was pruned, as data: no tensors, no torch. A plan and a dense model are all it takes to rebuild a skeleton."""
+"""What was pruned, as data, and how much: no tensors, no torch. Plan and dense model are all a skeleton is built of."""
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
@@ -166,3 +167,9 @@ def block_count(ratio: float, blocks: int) -> int:
     """
     require_fraction("The pruning ratio", ratio)
     return round(ratio * (PAPER_COUNTED_BLOCKS if blocks == PAPER_BLOCKS else blocks))
+
+
+def require_ridge(ridge: float) -> None:
+    """Raise ``FastFluxError`` for a relative ridge that is negative or not finite."""
+    if not (math.isfinite(ridge) and ridge >= 0):
+        raise FastFluxError(f"The ridge is {ridge}, but it must be a finite number that is not negative.")

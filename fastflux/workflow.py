@@ -14,7 +14,7 @@ from rich.console import Console
 from fastflux.calibration.fingerprints import fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
+from fastflux.calibration.least_squares import DEFAULT_RIDGE
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.run import CalibrationRun
@@ -41,7 +41,7 @@ from fastflux.models.plain import require_finite
 from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.models.sizes import drawing_sizes, require_sizes, sampling_arguments
 from fastflux.pictures import open_picture
-from fastflux.plan import BlockRef, PruningPlan
+from fastflux.plan import BlockRef, PruningPlan, require_ridge
 from fastflux.pruning import prune_
 from fastflux.settings import (
     CalibrationSettings,

@@ -15,7 +15,7 @@ from fastflux.calibration.importance import (
     require_ranking,
     require_ranking_of,
 )
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, require_ridge
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -24,7 +24,7 @@ from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import hidden_size, replace_block_
-from fastflux.plan import Replacement
+from fastflux.plan import Replacement, require_ridge
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
 from bench.studies.full_size.random_weights import materialise_
 from bench.studies.full_size.sizes import Sizes
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
-from fastflux.methods.sandwich_training.span import sandwich_around
+from fastflux.methods.sandwich_training.config import sandwich_around
 from fastflux.models.flux import FLUX
 from fastflux.models.folding import fold_
 from fastflux.models.sublayers import replaced_layers
