@@ -69,8 +69,9 @@ def _cell(key: str, candidates: Sequence[Row], baselines: Sequence[Row]) -> Cell
     cell = Cell(origin=(candidates[0].variant, key), others=others)
     if isinstance(found, str):
         return replace(cell, footnote=found)
-    chances = chance(found.paired.p_value)
-    return replace(cell, value=found.estimate.value, bold=found.sign != 0, interval=found.interval, suffix=chances)
+    paired, chances = found.paired, chance(found.paired.p_value)
+    estimate = paired.difference
+    return replace(cell, value=estimate.value, bold=paired.sign != 0, interval=estimate.interval, suffix=chances)
 
 
 def seeds_table(rows: Sequence[Row]) -> Table:

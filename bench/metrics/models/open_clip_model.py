@@ -265,7 +265,7 @@ def measure_cosines(
         (stratum(image), image, score) for image, score in zip(images.images, scores, strict=True)
     )
     settings = {**settings, "prompts_too_long": model.too_long(prompts_of(images))}
-    return measured(info, images, samples, summary(samples), settings)
+    return measured(info, len(images), samples, summary(samples), settings)
 
 
 def prompts_of(images: ImageSet) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
@@ -165,36 +164,28 @@ class GenEval:
             return self._failed(str(error), images)
         extra: dict[str, float] = {}
         if self._self_test is None:
-            if not any(one.anything for one in judged):
+            if not any(anything for _, _, anything in judged):
                 return self._failed(
                     f"the detector finds no object in any of {len(images)} images: it is broken, or they show none; "
                     "test it on known images",
                     images,
                 )
-            single = [one.anything for one in judged if task_of(one.image) == "single_object"]
+            single = [anything for image, _, anything in judged if task_of(image) == "single_object"]
             extra = {"single_object_found": sum(single) / len(single)} if single else {}
-        scored = [(one.image, one.right) for one in judged]
+        scored = [(image, right) for image, right, _ in judged]
         return task_means(self.info, scored, settings=self._settings, extra=extra)
 
     def _failed(self, reason: str, images: ImageSet) -> Measurement:
         return Measurement.failed(self.info, reason, missing=len(images), settings=self._settings)
 
-    def _judged(self, images: ImageSet) -> Iterator[_Judged]:
+    def _judged(self, images: ImageSet) -> Iterator[tuple[GeneratedImage, bool, bool]]:
+        """Each image, whether it is right, and whether any object at all was found in it."""
         pairs = zip(images.images, images, strict=True)
         while batch := list(islice(pairs, self.batch_size)):
             found = self.detector([pixels for _, pixels in batch])
             for (image, pixels), detections in zip(batch, found, strict=True):
                 right = judge(pixels, detections, image.metadata or {}, self.classify_colors).correct
-                yield _Judged(image, right, bool(_counts(detections)))
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Whether an image is right, and whether any object at all was found in it."""
-
-    image: GeneratedImage
-    right: bool
-    anything: bool
+                yield image, right, bool(_counts(detections))
 
 
 def known_images_test(known: Sequence[KnownImage], *, listed_only: bool = False) -> SelfTest:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.metrics.base import incomplete, samples_by_prompt, values_and_intervals
+from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
 from bench.records.comparison import SEED
 from bench.records.environment import sha256_of
@@ -38,16 +38,7 @@ def task_means(
     samples = samples_by_prompt((task_of(image), image, float(right)) for image, right in judged)
     means = stratified_means(strata_of(samples), weighting="strata", seed=SEED)
     ordered = {task: means.strata[task] for task in TASKS}
-    values, intervals = values_and_intervals({**ordered, "overall": means.overall})
-    return Measurement(
-        info,
-        "ok",
-        values={**values, **(extra or {})},
-        intervals=intervals,
-        scored=len(judged),
-        samples=samples,
-        settings=settings,
-    )
+    return measured(info, len(judged), samples, {**ordered, "overall": means.overall}, settings, extra)
 
 
 def other_tasks(info: MetricInfo, images: Sequence[GeneratedImage], settings: Mapping[str, JSON]) -> Measurement | None:

@@ -84,7 +84,7 @@ class Paired:
         settings["reference_sha256"] = _hash_of(self.reference)
         equal = [value for key in samples if key.startswith("mse/") for value in samples[key] if value == 0]
         settings["equal_images"] = len(equal)
-        return measured(self.info, images, samples, self._estimates(samples), settings)
+        return measured(self.info, len(images), samples, self._estimates(samples), settings)
 
     def _samples(self, images: ImageSet) -> dict[str, list[float]]:
         partners = {_key(image): (row, image) for row, image in enumerate(self.reference.images)}

@@ -122,32 +122,18 @@ class Workbench:
         _ = self.dense
         return int(free_bytes(self.device) * (1 - MARGIN))
 
-    def inputs(self, pixels: int, batch: int = 1) -> dict[str, Tensor]:
+    def inputs(self, pixels: int, batch: int = 1, device: str | None = None) -> dict[str, Tensor]:
         """A step's arguments for so many images of `pixels` x `pixels`."""
+        generator = torch.Generator().manual_seed(self.sizes.seed)
         return example_inputs(
-            self.outline,
-            batch,
-            pixels,
-            pixels,
-            self.sizes.text_tokens,
-            torch.Generator().manual_seed(self.sizes.seed),
-            device=self.device,
+            self.outline, batch, pixels, pixels, self.sizes.text_tokens, generator, device=device or self.device,
             dtype=self.dtype,
-        )
+        )  # fmt: skip
 
     def recorded(self) -> RecordedInputs:
         """The calibration samples on the host: random pictures and texts, at time steps spread over (0, 1)."""
         count = self.sizes.samples
-        pixels = self.sizes.pruning_pixels
-        rows = example_inputs(
-            self.outline,
-            count,
-            pixels,
-            pixels,
-            self.sizes.text_tokens,
-            torch.Generator().manual_seed(self.sizes.seed),
-            dtype=self.dtype,
-        )
+        rows = self.inputs(self.sizes.pruning_pixels, count, device="cpu")
         rows["timestep"] = ((torch.arange(count) + 0.5) / count).to(self.dtype)
         shared = {name: rows.pop(name) for name in ("img_ids", "txt_ids")}
         return RecordedInputs(rows, shared)
