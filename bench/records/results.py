@@ -257,11 +257,15 @@ class RunRecord(Data, frozen=True):
     def read(cls, path: Path) -> RunRecord:
         """The record in a file; errors name the file (`from_json`)."""
         try:
-            data = path.read_bytes()
-            text = (gzip.decompress(data) if path.name.endswith(PACKED) else data).decode()
+            text = record_text(path.name, path.read_bytes())
         except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             raise RecordError(f"{path} cannot be read ({error}); give the path of a record file.") from error
         return cls.from_json(text, str(path))
+
+
+def record_text(name: str, data: bytes) -> str:
+    """The JSON text of a record's file, whose name tells whether it is packed."""
+    return (gzip.decompress(data) if name.endswith(PACKED) else data).decode()
 
 
 def record_files(folder: Path, depth: str = "**/") -> list[Path]:
