@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from bench.metrics.base import settings_class
 from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Data, digest
-from bench.samples.prompts import KINDS, Prompt, Sampling, read_prompt_file
+from bench.samples.prompts import Prompt, Sampling, read_prompts
 from bench.settings import Batch, Count, Guidance, Place, Seed, Steps, Text, content_of, read_settings
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.registry import make_config, pruning_method
@@ -23,6 +23,7 @@ from fastflux.settings import require_device
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
+KINDS = ("hpdv2", "geneval")
 
 
 class CalibrationSettings(Data, frozen=True):
@@ -279,7 +280,7 @@ def read_all_prompts(profile: Profile) -> tuple[Prompt, ...]:
 
     Raises FastFluxError for files that are not there or faulty, and for an id that two files share.
     """
-    prompts = tuple(prompt for text in profile.prompts for prompt in read_prompt_file(text))
+    prompts = tuple(prompt for text in profile.prompts for prompt in _read_prompt_file(text))
     if uncounted := {prompt.set for prompt in prompts} - profile.sampling.samples.keys():
         name = min(uncounted)
         raise FastFluxError(
@@ -291,6 +292,22 @@ def read_all_prompts(profile: Profile) -> tuple[Prompt, ...]:
             raise FastFluxError(f"two prompts of {profile.name} have the id {prompt.id!r}: ids name images")
         seen.add(prompt.id)
     return prompts
+
+
+def _read_prompt_file(text: str) -> tuple[Prompt, ...]:
+    """The prompts that one entry of a profile's `prompts` names."""
+    kind, colon, place = text.partition(":")
+    if not colon or Path(text).is_absolute():
+        return read_prompts(Path(text))
+    if kind == "hpdv2":
+        from bench.samples.hps_layout import read_benchmark_prompts
+
+        return read_benchmark_prompts(Path(place))
+    if kind == "geneval":
+        from bench.samples.geneval_layout import read_metadata
+
+        return read_metadata(Path(place))
+    raise unknown_name("kind of prompt file", kind, KINDS)
 
 
 def require_disk(folder: Path, mib: int) -> None:

@@ -159,22 +159,3 @@ class Sampling(Data, frozen=True):
         for name in self.samples:
             if name not in SETS:
                 raise ValueError(str(unknown_name("prompt set of samples", name, SETS)))
-
-
-KINDS = ("hpdv2", "geneval")
-
-
-def read_prompt_file(text: str) -> tuple[Prompt, ...]:
-    """The prompts that one entry of a profile's `prompts` names."""
-    kind, colon, place = text.partition(":")
-    if not colon or Path(text).is_absolute():
-        return read_prompts(Path(text))
-    if kind == "hpdv2":
-        from bench.samples.hps_layout import read_benchmark_prompts
-
-        return read_benchmark_prompts(Path(place))
-    if kind == "geneval":
-        from bench.samples.geneval_layout import read_metadata
-
-        return read_metadata(Path(place))
-    raise unknown_name("kind of prompt file", kind, KINDS)
