@@ -5,13 +5,14 @@ The suite runs in a process of its own, since it needs the model libraries, whic
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.records.results import PLAIN, record_files
 from bench.tables import TABLES
@@ -36,6 +37,8 @@ _PLACES = ("pipeline", "scorer_", "device", "others", "metrics.")
 _FORMATS = ("md", "tex", "png", "svg", "html")
 #: Seconds that the suite has to end by itself after a Ctrl-C, which reaches it too.
 _PATIENCE = 30.0
+#: Seconds that a signal may wait to be heard of.
+_LOOK = 1.0
 
 
 def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
@@ -109,11 +112,9 @@ def run_bench(command: str, *options: str, seen: Callable[[str], object] = lambd
     last = ""
     arguments = [sys.executable, "-m", "bench", command, *options]
     environ = {**os.environ, PARENT: str(os.getpid())}
-    with subprocess.Popen(  # noqa: S603
-        arguments, stdout=subprocess.PIPE, text=True, errors="replace", env=environ
-    ) as bench:
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, env=environ) as bench:  # noqa: S603
         try:
-            for line in bench.stdout or ():
+            for line in _lines(bench.stdout):
                 sys.stdout.write(line)
                 sys.stdout.flush()
                 last = line.strip() or last
@@ -128,6 +129,19 @@ def run_bench(command: str, *options: str, seen: Callable[[str], object] = lambd
         finally:
             if bench.poll() is None:
                 bench.kill()
+
+
+def _lines(pipe: IO[bytes] | None) -> Iterator[str]:
+    """Lines as they come. No wait is long: a signal just before a read would be heard of when there is more to read."""
+    rest = b""
+    while pipe is not None:
+        if select.select([pipe], [], [], _LOOK)[0]:
+            if not (more := os.read(pipe.fileno(), 2**16)):
+                break
+            *lines, rest = (rest + more).split(b"\n")
+            yield from (f"{line.decode(errors='replace')}\n" for line in lines)
+    if rest:
+        yield rest.decode(errors="replace")
 
 
 def _require_whole(options: Sequence[str]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import asdict, replace
 from torch import nn
@@ -55,10 +56,27 @@ def draw_part(evaluation: Evaluation, variant: Variant, part: int) -> None:
 
 def _draw(evaluation: Evaluation, variant: Variant, part: range | None = None) -> Results:
     base, place = evaluation.base(variant.base), evaluation.place(variant)
-    base.pipeline.transformer = transformer(evaluation, variant)
+
+    def load() -> Any:
+        base.pipeline.transformer = transformer(evaluation, variant)
+        return base.pipeline
+
     inputs = _inputs(evaluation, variant)
-    generate(base.pipeline, evaluation.prompts, base.profile.sampling, place, inputs, part=part)
+    generate(_Late(load), evaluation.prompts, base.profile.sampling, place, inputs, part=part)
     return {}
+
+
+class _Late:
+    """A pipeline that is loaded for the first picture to draw, and never where all are there."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = cache(load)
+
+    def __call__(self, **settings: Any) -> Any:
+        return self._load()(**settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
 
 
 # -- without single blocks

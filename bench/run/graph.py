@@ -26,7 +26,7 @@ FIRST_MEASURED = "measure:"
 _TRAINING = 3
 #: Scoring a picture by one metric, likewise: from a third (a step of FLUX.1-dev) to twice that (FLUX-Shapes').
 _SCORING = 1.0
-_AMOUNTS = ("ratio", "blocks", "reuse_from")
+_AMOUNTS = ("ratio", "blocks", "reuse_from", "flops", "latency")
 _SEARCH_STEPS = 2 * (6 * 30 + 100)
 
 
@@ -103,7 +103,7 @@ def _add_pruning(
     extent: Extent,
     ends: dict[str, tuple[str, int]],
 ) -> None:
-    """Calibration and pruning; `ends` are, by chain, its last node so far and the blocks that it replaces."""
+    """Calibration and pruning; `ends` are, by chain, what its next node comes after and the blocks that it replaces."""
     made: list[Node] = []
     for variant in sorted((each for each in variants if each.config is not None), key=_reach):
         config: Any = variant.config
@@ -113,23 +113,25 @@ def _add_pruning(
             nodes.setdefault(needs[0], Node("calibration", variant.base, steps=calibration))
         if variant.as_fast_as:
             needs.append(f"equal_latency:{searched(variant)}")
-        training = getattr(config, "steps", 0) * getattr(config, "batch", 0) * _TRAINING
+        steps = float(getattr(config, "steps", 0) * getattr(config, "batch", 0) * _TRAINING)
         after: tuple[str, ...] = ()
-        if isinstance(config, SandwichTrainingConfig):  # of which a few blocks are trained for each that is replaced
+        if isinstance(config, SandwichTrainingConfig | SublayerReplacementConfig):
             before, replaced = ends.get(chain := _chain_of(variant), ("", 0))
             after, count = (before,) if before else (), block_count(_reach(variant), extent.blocks)
-            training = training * config.layers / extent.blocks * max(0, count - replaced)
-            ends[chain] = f"prune:{variant.id}", max(count, replaced)
-        steps = float(training + getattr(config, "samples", 0) + _scoring(profile, config, extent))
+            if isinstance(config, SandwichTrainingConfig):  # a few blocks are trained for each that is replaced
+                steps *= config.layers / extent.blocks * max(0, count - replaced)
+                ends[chain] = f"prune:{variant.id}", max(count, replaced)
+            elif not before:  # whose scores serve all that differ in the budget
+                steps += _scoring(profile, config, extent)
+                ends[chain] = f"prune:{variant.id}", 0
+        steps += getattr(config, "samples", 0)
         made.append(Node("prune", variant.id, 0, tuple(needs), after, steps=steps))
     for node in sorted(made, key=lambda node: -node.steps if not node.after else 0):  # long ones first, chains in order
         _add(nodes, node)
 
 
-def _scoring(profile: Profile, config: Any, extent: Extent) -> float:
+def _scoring(profile: Profile, config: SublayerReplacementConfig, extent: Extent) -> float:
     """Forwards by which FastFLUX+ chooses: what stands in each block's place is tried, and the dense model once."""
-    if not isinstance(config, SublayerReplacementConfig):
-        return 0.0
     tried = len(config.allowed) * (extent.blocks - len(config.kept))
     if config.trajectories:
         return float((1 + tried) * config.trajectories * profile.calibration.steps)
@@ -137,7 +139,7 @@ def _scoring(profile: Profile, config: Any, extent: Extent) -> float:
 
 
 def _chain_of(variant: Variant) -> str:
-    """The same for variants of which one goes on where another ended."""
+    """The same for variants of which one goes on where another ended, or chooses by what another scored."""
     settings = {name: value for name, value in asdict(variant.config).items() if name not in _AMOUNTS}  # type: ignore[call-overload]
     return f"{variant.base} {settings}"
 

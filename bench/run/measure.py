@@ -90,7 +90,9 @@ def _measure_together(
     settings = evaluation.step_settings()
     return {
         variant.id: [
-            measure_flops(models[variant.id], single, dense_forward=dense_flops),
+            measure_flops(
+                models[variant.id], single, dense_forward=dense_flops, forward=dense_flops if variant.is_dense else None
+            ),
             measure_parameters(models[variant.id], dense_total=dense_total),
             measure_memory(models[variant.id], steps[variant.id], device=device, settings=settings),
             *([times[variant.id]] if variant.id in times else []),

@@ -159,9 +159,9 @@ class Store:
         files = {file.name: _hash(file) for file in unit.files}
         kept = {variant: tuple(measurements) for variant, measurements in results.items()}
         done = Done(_plain(unit.inputs), kept, seconds, now, _plain(environment), files).sealed()
-        again = [
+        again = [  # of one name there is the one note
             path
-            for path in self._notes(stage)
+            for path in (self._notes(stage) if len(unit.names) > 1 else ())
             if (old := read_note(path)) is not None and set(old.names) <= set(unit.names)
         ]
         path = self.note(stage, unit.names)
@@ -267,7 +267,7 @@ class Runner:
             BudgetSpentError: it may not end in the time that is left.
             FastFluxError: it could not be made, and has no metric to note that by.
         """
-        if self.worked:
+        if self.worked and self.budget.left < float("inf"):  # or else no note need be read for it
             self.budget.require(self.store.longest(stage))
         self.worked = True
         began, reason = monotonic(), ""

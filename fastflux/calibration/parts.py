@@ -37,7 +37,7 @@ def collect_in_parts(
     if every < 1:
         raise FastFluxError(f"Statistics are to be saved every {every} prompts or pictures, but it must be at least 1.")
     step = -(-every // run.batch_size) * run.batch_size
-    prefix = f"statistics-{_key(transformer, run)}-"
+    prefix = f"statistics-{key_of_run(transformer, run)}-"
     folder.mkdir(parents=True, exist_ok=True)
     ends = {int(path.stem.removeprefix(prefix)): path for path in folder.glob(f"{prefix}*.safetensors")}
     done, statistics = 0, None
@@ -63,8 +63,8 @@ def collect_in_parts(
     return statistics
 
 
-def _key(transformer: nn.Module, run: CalibrationRun[Any]) -> str:
-    """16 hex digits of all that decides the statistics: the data, every component of the pipeline, all settings."""
+def key_of_run(transformer: nn.Module, run: CalibrationRun[Any]) -> str:
+    """16 hex digits of all that decides what a run gives: the data, every component of the pipeline, all settings."""
     settings = {field.name: getattr(run, field.name) for field in fields(run) if field.name not in ("pipeline", "data")}
     first = next(transformer.parameters())
     exact = exact_by_default(first.device, first.dtype)  # parts of both kinds cannot be added

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -37,6 +38,13 @@ def load_sealed(path: Path, *, remedy: str) -> tuple[dict[str, Tensor], dict[str
     if noted.pop(_SEAL, "") != _digest(tensors, noted):
         raise FastFluxError(f"{path} is damaged: its content is not what was written; {remedy}.")
     return tensors, noted
+
+
+def kept_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """What `save_sealed` wrote; None where it does not lie there whole, and is to be made again."""
+    with suppress(FastFluxError):
+        return load_sealed(path, remedy="")
+    return None
 
 
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

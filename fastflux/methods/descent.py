@@ -8,7 +8,7 @@ from time import monotonic
 import torch
 from torch import Tensor, nn
 
-from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
+from fastflux.calibration.sealed_tensors import kept_sealed, save_sealed
 from fastflux.errors import FastFluxError
 
 PAUSE = 60.0
@@ -89,12 +89,9 @@ def _keep(path: Path, optimizer: torch.optim.Optimizer, generator: torch.Generat
 
 def _take_up_(path: Path, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> tuple[int, float]:
     """Go back to where `_keep` was called: the next step, and the seconds until then; 0 without a whole file."""
-    if not path.exists():
+    if (kept := kept_sealed(path)) is None:
         return 0, 0.0
-    try:
-        tensors, noted = load_sealed(path, remedy="delete it and run the same again")
-    except FastFluxError:  # damaged: it is trained from the start
-        return 0, 0.0
+    tensors, noted = kept
     generator.set_state(tensors.pop("generator"))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

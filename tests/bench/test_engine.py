@@ -62,6 +62,7 @@ def test_progress_that_is_shared_is_one_chain() -> None:
         chain += before
     assert chain == ["prune:reuse-10", *(f"prune:fastflux-{ratio:02}" for ratio in (30, 25, 20, 15, 10, 5))]
     assert nodes["prune:l1-21"].after == nodes["prune:layers5-10"].after == ()
+    assert nodes["prune:plus-26"].after == nodes["prune:plus-35"].after == ("prune:plus-18",)
     assert nodes["prune:seed1-20"].after == ("prune:seed1-15",)
 
 
@@ -91,7 +92,8 @@ def test_what_chooses_the_blocks_of_fastflux_plus_is_counted(trajectories: int, 
     profile = load_profile("shapes", {f"methods.sublayer_replacement.{key}": f"{settings[key]}" for key in settings})
     variants = chosen_variants(profile, needed_by(["table1"]))
     nodes = graph_of(profile, variants, Extent(8, 128, 57), shared=True)
-    assert [node.steps for node in nodes if node.key == "prune:plus-18"] == [100 + forwards]
+    steps = {node.key: node.steps for node in nodes if node.key.startswith("prune:plus")}
+    assert steps == {"prune:plus-18": 100 + forwards, "prune:plus-26": 100, "prune:plus-35": 100}
 
 
 def test_what_runs_alone_runs_alone() -> None:

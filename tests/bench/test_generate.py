@@ -16,7 +16,11 @@ from diffusers import DiffusionPipeline
 from msgspec.structs import replace
 from torch import nn
 
-from bench.profiles.profile import Sampling
+from bench.profiles.profile import Sampling, load_profile
+from bench.profiles.variants import chosen_variants
+from bench.run import draw
+from bench.run.base_model import BaseModel
+from bench.run.evaluation import Evaluation
 from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
 from bench.samples.prompts import Prompt
@@ -111,6 +115,26 @@ def test_a_finished_run_draws_nothing(tmp_path: Path) -> None:
     idle = FakePipeline(die_at=0)
     generate(idle, PROMPTS, SAMPLING, tmp_path, {"plan": "a"})
     assert idle.batches == []
+
+
+def test_a_model_is_loaded_for_pictures_to_draw_and_not_where_parts_have_drawn_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    monkeypatch.setattr(BaseModel, "pipeline", FakePipeline())
+    monkeypatch.setattr(draw, "transformer", lambda _evaluation, variant: loaded.append(variant.id))
+    profile = load_profile("shapes")
+    profile = replace(profile, sampling=replace(profile.sampling, height=8, width=8))
+    [dense] = chosen_variants(profile, lambda _name: False)
+    evaluation = Evaluation(profile, tmp_path, [dense], limit=1)
+    draw.draw_part(evaluation, dense, 1)
+    assert loaded == ["dense"]
+    draw.unit(evaluation, dense).make()
+    assert loaded == ["dense"]
+    assert evaluation.images(dense)
+    next(evaluation.place(dense).rglob("*.png")).unlink()
+    draw.unit(evaluation, dense).make()
+    assert loaded == ["dense", "dense"]
 
 
 def test_a_damaged_image_and_a_broken_line_are_drawn_again(tmp_path: Path) -> None:

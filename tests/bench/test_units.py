@@ -112,6 +112,17 @@ def test_a_unit_is_made_again_for_other_inputs_and_for_damage_only(tmp_path: Pat
     assert (len(times), file.read_text()) == (3, "whole")
 
 
+def test_a_unit_of_one_name_reads_no_note_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, read = runner(tmp_path), []
+    monkeypatch.setattr(module, "read_note", lambda path, plain=module.read_note: (read.append(path), plain(path))[1])
+    for name in ("a", "b", "a"):
+        run.make("stage", piece(name))
+        run.find("stage", piece(name))
+    assert read == []
+    run.make("stage", piece("a", "b"))
+    assert [done.names for done in run.store.done("stage")] == [("a", "b")]
+
+
 def test_a_unit_of_some_is_settled_by_one_of_more_with_the_same_inputs(tmp_path: Path) -> None:
     run = runner(tmp_path)
     run.settle("stage", Unit({"a": 1, "b": 2, "c": 3}, lambda: {"a": [ok(1.0)]}))

@@ -91,7 +91,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path)
     dies = -1
-    [state] = tmp_path.iterdir()
+    [state] = tmp_path.glob("finetuning-*")
     if between == "damage":
         harm(state, "last bit")
     taken.clear()
@@ -99,5 +99,5 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert taken[0] == first
     assert torch.equal(again, expected)
     assert spent == cost
-    assert [path for path in tmp_path.iterdir() if path != state] == []
+    assert [path for path in tmp_path.glob("finetuning-*") if path != state] == []
     assert state.exists() == (between == "other settings")

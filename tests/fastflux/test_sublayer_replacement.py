@@ -1,5 +1,6 @@
 """Sublayer replacement: the choice keeps its budget and is the best one; each step brings the model nearer."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -10,15 +11,17 @@ import torch
 
 from bench.metrics.cost.flops import count_flops
 from fastflux.calibration.statistics import Calibration
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer
-from fastflux.methods.sublayer_replacement import SublayerReplacementConfig
+from fastflux.io.pipelines import load_pipeline
+from fastflux.methods.sublayer_replacement import SublayerReplacementConfig, search
 from fastflux.methods.sublayer_replacement.search import Option, choose
 from fastflux.models.offload import offload_blocks_
 from fastflux.models.pruned import plan_of
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import Drive, Make, make_tiny_flux, run, tiny_inputs
+from tests.fastflux.conftest import Drive, Make, harm, make_tiny_flux, run, tiny_inputs
 
 SETTINGS: dict[str, Any] = {"flops": 0.8, "samples": 32, "scored": 8, "trajectories": 0, "steps": 0}
 
@@ -128,3 +131,46 @@ def test_blocks_that_are_to_be_kept_stay(drive: Drive) -> None:
 
 def test_every_kind_may_be_allowed(drive: Drive) -> None:
     assert pruned(make_tiny_flux, drive, kinds=",".join(REPLACEMENT_KINDS))[0] is not None
+
+
+@pytest.mark.parametrize("trajectories", [0, 2])
+def test_killed_scoring_goes_on_and_serves_every_budget(
+    trajectories: int, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[BlockRef] = []
+    dies = 0
+
+    def fill(model: Any, item: Replacement, statistics: Any, ridge: float, fill_: Any = search.fill_) -> None:
+        tried.append(item.block)
+        if len(tried) == dies:
+            raise KeyboardInterrupt
+        fill_(model, item, statistics, ridge)
+
+    def outcome(folder: Path | None, **changes: Any) -> tuple[Any, Any, int]:
+        """The weights, the cost without times, and how many replacements were tried for it."""
+        tried.clear()
+        pipeline = load_pipeline(base)
+        run = Trajectories(pipeline, ("a red star", "a blue ring", "two stars", "a ring"), steps=4, batch_size=2)
+        calibration = Calibration(run, batch_size=4, folder=folder, run=run)
+        settings = {"samples": 16, "fitted": 12, "trajectories": trajectories, "keep": "transformer_blocks.1"} | changes
+        prune_(pipeline.transformer, SublayerReplacementConfig(**{**SETTINGS, **settings}), calibration)
+        weights = {name: weight.tolist() for name, weight in pipeline.transformer.state_dict().items()}
+        return weights, replace(calibration.cost, seconds=0.0, peak_memory_bytes=None), len(tried)
+
+    monkeypatch.setattr(search, "fill_", fill)
+    whole = outcome(None)
+    assert whole[2] == 5 * 4  # blocks, kinds
+    dies = 4 * 2 + 3
+    with pytest.raises(KeyboardInterrupt):
+        outcome(tmp_path)
+    dies = 0
+    assert outcome(tmp_path) == (*whole[:2], 3 * 4), "two blocks were done"
+    other = outcome(None, flops=0.7)
+    assert other[0] != whole[0]
+    assert outcome(tmp_path, flops=0.7, steps=1, rank=2)[2] == 0
+    assert outcome(tmp_path, flops=0.7) == (*other[:2], 0)
+    for changes, tries in ({"keep": ""}, 4), ({"ridge": 1e-2}, 20), ({"fitted": 11}, 20), ({"kinds": "linear"}, 5):
+        assert outcome(tmp_path, **changes)[2] == tries, changes
+    for path in tmp_path.rglob("single_transformer_blocks.2.safetensors"):
+        harm(path, "last bit")
+    assert outcome(tmp_path) == (*whole[:2], 4), "the damaged block alone is tried again"

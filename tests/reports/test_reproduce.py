@@ -152,13 +152,21 @@ def test_rank_accepted_is_drawn(
     assert "generated/table1.md" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_the_suite_too(package: Path, tmp_path: Path, number: signal.Signals) -> None:
+UNHEARD = (
+    "import signal, threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start();"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP]);"
+)
+"""Another thread takes the signal: as when it comes just before a read, nothing wakes the one that waits."""
+
+
+@pytest.mark.parametrize(
+    ("number", "before"), [(signal.SIGTERM, ""), (signal.SIGINT, ""), (signal.SIGHUP, ""), (signal.SIGHUP, UNHEARD)]
+)
+def test_a_signal_ends_the_suite_too(package: Path, tmp_path: Path, number: signal.Signals, before: str) -> None:
     suite = "import os, time; open('pid', 'w').write(str(os.getpid())); print('on', flush=True); time.sleep(60)"
     (tmp_path / "bench" / "__main__.py").write_text(suite, encoding="utf-8")
-    code = (
-        f"import os, sys, reports.cli, reports.reproduce; reports.reproduce._PATIENCE = 1; os.chdir({str(tmp_path)!r});"
-    )
+    code = f"{before}import os, sys, reports.cli, reports.reproduce; reports.reproduce._PATIENCE = 1;"
+    code += f"os.chdir({str(tmp_path)!r});"
     code += "sys.exit(reports.cli.main(['reproduce']))"
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -22,18 +22,23 @@ PARAMETERS = metric_named("parameters").info
 
 
 def measure_flops(
-    transformer: nn.Module, inputs: Mapping[str, Tensor], *, dense_forward: float | None = None
+    transformer: nn.Module,
+    inputs: Mapping[str, Tensor],
+    *,
+    dense_forward: float | None = None,
+    forward: int | None = None,
 ) -> Measurement:
     """FLOPs of one forward as a measurement.
 
     Args:
         inputs: keyword arguments of the forward; only their shapes and types count.
         dense_forward: FLOPs of the dense model with the same inputs; without it there is no "ratio_to_dense".
+        forward: the FLOPs, where they are counted already.
 
     Returns:
         Values "forward" and "ratio_to_dense".
     """
-    forward = count_flops(transformer, inputs)
+    forward = count_flops(transformer, inputs) if forward is None else forward
     settings: dict[str, JSON] = {
         "counter": "torch.utils.flop_counter.FlopCounterMode on the meta device",
         "torch": torch.__version__,

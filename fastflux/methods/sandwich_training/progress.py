@@ -16,7 +16,7 @@ from fastflux.calibration.fingerprints import VERSIONS, fingerprint
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
-from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
+from fastflux.calibration.sealed_tensors import kept_sealed, load_sealed, save_sealed
 from fastflux.calibration.statistics import Calibration, observe_residual
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -58,9 +58,9 @@ class Progress:
         for turn in turns:
             center = order[turn]
             path = self.folder / f"{turn:03d}-{center}.safetensors"
-            if (change := _kept(path)) is not None:
+            if (kept := kept_sealed(path)) is not None:
                 replace_block_(self.transformer, Replacement(center, self.config.replacement))
-                load_change_(self.transformer, change, path)
+                load_change_(self.transformer, _by_block(kept[0]), path)
                 self.states = None  # the model has changed under them
             else:
                 if self.states is None:
@@ -147,22 +147,15 @@ def read_cost(path: Path) -> PruningCost:
 
 def read_change(path: Path) -> Change:
     """What `save_change` wrote, by block; raises ``FastFluxError`` naming a file that cannot be read."""
+    return _by_block(load_sealed(path, remedy="delete it and run the same again")[0])
+
+
+def _by_block(tensors: dict[str, Tensor]) -> Change:
     states: Change = {}
-    tensors, _ = load_sealed(path, remedy="delete it and run the same again")
     for key, value in tensors.items():
         block, _, name = key.partition("/")
         states.setdefault(BlockRef.parse(block), {})[name] = value
     return states
-
-
-def _kept(path: Path) -> Change | None:
-    """The change in a file; None where there is none, or a damaged one, which is made again."""
-    if not path.exists():
-        return None
-    try:
-        return read_change(path)
-    except FastFluxError:
-        return None
 
 
 def load_change_(transformer: nn.Module, change: Change, path: Path) -> None:

@@ -6,14 +6,16 @@ import torch
 from torch import nn
 
 from fastflux.calibration.activations import ActivationStore
+from fastflux.calibration.fingerprints import VERSIONS, fingerprint
+from fastflux.calibration.parts import key_of_run
 from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.sublayers import run_and_fit
 from fastflux.cost import PruningCost
 from fastflux.methods.finetuning import finetune_, outputs_of
-from fastflux.methods.registry import Pruned, register_pruning_method
+from fastflux.methods.registry import Pruned, register_pruning_method, version_of
 from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
-from fastflux.methods.sublayer_replacement.search import Option, Scoring, choose, fill_
+from fastflux.methods.sublayer_replacement.search import Option, Savings, Scoring, choose, fill_
 from fastflux.models.architecture import architecture_of
 from fastflux.models.memory import PeakMemory
 from fastflux.models.sublayers import replaced_layers
@@ -32,11 +34,12 @@ def replace_chosen_(transformer: nn.Module, config: SublayerReplacementConfig, c
     targets = outputs_of(transformer, inputs, at_once)
     with calibration.store() as store:
         states = BlockStates(transformer, _spread(inputs, config.fit_samples), at_once, keep=0, store=store)
-        options, scored = _scored(transformer, config, calibration, states, store)
+        options, cost = _scored(transformer, config, calibration, states, store)
         chosen = choose(options, 1 - config.left)
+        states.block_forwards = 0
         _fit_(transformer, config, states, chosen)
-        cost = PruningCost(
-            block_forwards=states.block_forwards + scored + len(inputs) * len(chain),
+        cost += PruningCost(
+            block_forwards=states.block_forwards + len(inputs) * len(chain),
             activation_bytes=inputs.nbytes + targets.nbytes + store.peak_bytes,
         )
     layers = [layer for item in chosen for layer in replaced_layers(get_block(transformer, item.block))]
@@ -61,27 +64,28 @@ def _scored(
     calibration: Calibration,
     states: BlockStates,
     store: ActivationStore,
-) -> tuple[list[Option], int]:
-    """All options of all blocks, fitted and scored; and the block forwards of the scoring."""
-    scoring = Scoring(
-        BlockStates(transformer, _spread(states.inputs, config.scored), states.batch_size, keep=0, store=store),
-        timed=config.latency is not None,
-        ridge=config.ridge,
-        trajectories=calibration.trajectories(config.trajectories) if config.trajectories else None,
-    )
+) -> tuple[list[Option], PruningCost]:
+    """All options of all blocks, fitted and scored; the block forwards of that, and the seconds of earlier runs'."""
+    some = BlockStates(transformer, _spread(states.inputs, config.scored), states.batch_size, keep=0, store=store)
+    run = calibration.trajectories(config.trajectories) if config.trajectories else None
+    folder = None
+    if calibration.folder is not None:
+        key = fingerprint(
+            *(config.allowed, config.ridge, version_of(config), states.batch_size, VERSIONS),
+            *(transformer, next(transformer.parameters()).device.type, dict(states.inputs.rows)),
+            *(dict(states.inputs.shared), dict(some.inputs.rows) if run is None else key_of_run(transformer, run)),
+        )
+        folder = calibration.folder / key
+    scoring = Scoring(some, states, config.allowed, ridge=config.ridge, trajectories=run, folder=folder)
+    savings = Savings(some, timed=config.latency is not None)
     options: list[Option] = []
-    kept = config.kept
-    blocks = architecture_of(transformer).blocks(transformer)
-    run = states.before(states.blocks[0])
+    kept, blocks = config.kept, architecture_of(transformer).blocks(transformer)
     for number, block in enumerate(blocks):
-        if block in kept:
-            run = states.through(run, [block])
-        else:
-            statistics, [run] = run_and_fit(states, block, [run])
-            options += scoring.options(block, config.allowed, statistics)
-        scoring.leave(block)
+        for kind, error in (scoring.errors(block) if block not in kept else {}).items():
+            replacement = Replacement(block, kind)
+            options.append(Option(replacement, savings.of(replacement), error))
         calibration.advance(number + 1, len(blocks))
-    return options, scoring.states.block_forwards + scoring.trajectory_forwards * len(states.blocks)
+    return options, PruningCost(block_forwards=scoring.forwards(blocks, kept), seconds=scoring.seconds)
 
 
 def _spread(inputs: RecordedInputs, count: int) -> RecordedInputs:

@@ -1,11 +1,13 @@
 """Which blocks and halves to replace: what each replacement does to the output and saves, and the choice."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import cast
 
 import torch
@@ -16,7 +18,8 @@ from fastflux.calibration.activations import KeptStreams
 from fastflux.calibration.block_runs import leave, on_device
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.recording import BlockStates
-from fastflux.calibration.sublayers import BlockStatistics
+from fastflux.calibration.sealed_tensors import kept_sealed, save_sealed
+from fastflux.calibration.sublayers import BlockStatistics, run_and_fit
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
@@ -44,47 +47,82 @@ class Scoring:
     """Scores the replacements of block after block, in the order of the data flow.
 
     Their error is that of the latents which the ``trajectories`` end with, or, without any, of one step's output, on
-    the ``states`` of the dense model. One step tells little of what early blocks do for the prompt: on FLUX-Shapes the
-    attention of double blocks 5 to 8 costs up to 70 times as much at the end as in a step.
+    the ``states`` of the dense model; the samples of ``fitting`` fit them. One step tells little of what early blocks
+    do for the prompt: on FLUX-Shapes the attention of double blocks 5 to 8 costs up to 70 times as much at the end as
+    in a step. Each block's scores are kept in the ``folder``, if there is one, and not made again where they are there.
+    ``seconds`` are those that the making of the ones taken from there took.
     """
 
     def __init__(
-        self, states: BlockStates, *, timed: bool, ridge: float, trajectories: Trajectories | None = None
+        self,
+        states: BlockStates,
+        fitting: BlockStates,
+        kinds: Sequence[str],
+        *,
+        ridge: float,
+        trajectories: Trajectories | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self.states, self.ridge, self.trajectories = states, ridge, trajectories
-        self._cost = _seconds if timed else _flops
-        self._costs: dict[tuple[str, str], float] = {}
-        model = states.transformer
-        arguments = on_device(next(states.inputs.batches(states.batch_size)), model)
-        self._whole = self._cost(lambda: model(**arguments))
-        self._before = states.before(states.blocks[0])
-        self.trajectory_forwards = 0
-        self._expected = self._outcome(states.blocks)
+        self.states, self.fitting, self.kinds, self.ridge = states, fitting, kinds, ridge
+        self.trajectories, self.folder = trajectories, folder
+        self.seconds = 0.0
+        self._at = 0
+        self._before, self._fitting = (each.before(each.blocks[0]) for each in (states, fitting))
 
-    def options(self, block: BlockRef, kinds: Sequence[str], statistics: BlockStatistics) -> list[Option]:
-        """All ``kinds`` of the next block, filled by least squares; what follows starts behind it."""
-        states, found = self.states, []
-        rest = states.blocks[states.blocks.index(block) :]
-        dense = self._cost_of(block, "")
-        for kind in kinds:
-            replacement = Replacement(block, kind)
-            with _tried(states.transformer, replacement):
-                fill_(states.transformer, replacement, statistics, self.ridge)
-                saved = (dense - self._cost_of(block, kind)) / self._whole
-                error = self._outcome(rest) - self._expected
-            found.append(Option(replacement, saved, float(error.square().mean() / self._expected.var())))
+    def errors(self, block: BlockRef) -> dict[str, float]:
+        """By kind, of a block behind those that were asked for before."""
+        began = monotonic()
+        path = None if self.folder is None else self.folder / f"{block}.safetensors"
+        if path is not None and (kept := kept_sealed(path)) is not None:
+            tensors, noted = kept
+            self.seconds += float(noted["seconds"])
+            return {kind: float(tensors[kind]) for kind in self.kinds}
+        found = self._made(block)
+        if path is not None:
+            tensors = {kind: torch.tensor(error, dtype=torch.float64) for kind, error in found.items()}
+            noted = {"seconds": repr(monotonic() - began)}
+            save_sealed(tensors, path, remedy="free some space, then run the same again", metadata=noted)
         return found
 
-    def leave(self, block: BlockRef) -> None:
-        """Go on behind a block."""
-        self._before = self.states.through(self._before, [block])
+    def forwards(self, blocks: Sequence[BlockRef], kept: Collection[BlockRef]) -> int:
+        """Samples times blocks that it takes to score all ``blocks`` but those that are ``kept``, in one go."""
+        scored = sum(len(self.kinds) * self._forwards_from(block) for block in blocks if block not in kept)
+        passed = len(blocks) * (len(self.states.inputs) + len(self.fitting.inputs))
+        return self._forwards_from(self.states.blocks[0]) + scored + passed
 
-    def _outcome(self, rest: Sequence[BlockRef]) -> Tensor:
+    def _made(self, block: BlockRef) -> dict[str, float]:
+        """The errors of all kinds, filled by least squares; what follows starts behind the block."""
+        model, at = self.states.transformer, self.states.blocks.index(block)
+        if passed := self.states.blocks[self._at : at]:
+            self._before = self.states.through(self._before, passed)
+            self._fitting = self.fitting.through(self._fitting, passed)
+        statistics, [self._fitting] = run_and_fit(self.fitting, block, [self._fitting])
+        expected, found = self._expected, {}
+        for kind in self.kinds:
+            with _tried(model, block):
+                fill_(model, Replacement(block, kind), statistics, self.ridge)
+                error = self._outcome(self._before, self.states.blocks[at:]) - expected
+            found[kind] = float(error.square().mean() / expected.var())
+        self._before, self._at = self.states.through(self._before, [block]), at + 1
+        return found
+
+    @cached_property
+    def _expected(self) -> Tensor:
+        """What the dense model makes of the samples."""
+        return self._outcome(self.states.before(self.states.blocks[0]), self.states.blocks)
+
+    def _outcome(self, before: KeptStreams, rest: Sequence[BlockRef]) -> Tensor:
         """What the model as it stands makes of the samples; ``rest`` are its blocks from the one that is tried on."""
         if self.trajectories is None:
-            return self._output(self.states.through(self._before, rest))
-        self.trajectory_forwards += len(self.trajectories.data) * self.trajectories.steps
+            return self._output(self.states.through(before, rest))
         return self.trajectories.ends()
+
+    def _forwards_from(self, block: BlockRef) -> int:
+        """Samples times blocks of an outcome with this block tried."""
+        blocks = self.states.blocks
+        if self.trajectories is None:
+            return len(self.states.inputs) * len(blocks[blocks.index(block) :])
+        return len(self.trajectories.data) * self.trajectories.steps * len(blocks)
 
     def _output(self, streams: KeptStreams) -> Tensor:
         """What the model gives for streams behind its last block."""
@@ -96,14 +134,32 @@ class Scoring:
             ]
         )
 
+
+class Savings:
+    """Shares of a dense step's FLOPs, or of its measured time, that replacements save; a stack's blocks are alike."""
+
+    def __init__(self, states: BlockStates, *, timed: bool) -> None:
+        self._states, self._cost = states, _seconds if timed else _flops
+        self._costs: dict[tuple[str, str], float] = {}
+        model = states.transformer
+        arguments = on_device(next(states.inputs.batches(states.batch_size)), model)
+        self._whole = self._cost(lambda: model(**arguments))
+
+    def of(self, replacement: Replacement) -> float:
+        """The share that this one saves."""
+        return (self._cost_of(replacement.block, "") - self._cost_of(replacement.block, replacement.kind)) / self._whole
+
     def _cost_of(self, block: BlockRef, kind: str) -> float:
-        """Of a block as it stands, whose kind this is; the blocks of a stack are alike."""
+        """Of a block with this kind in its place, "" for itself, on the streams that enter the model's first."""
         key = (block.stack, kind)
         if key not in self._costs:
-            model, arguments = self.states.transformer, self.states.arguments(0)[block]
-            streams = on_device({"streams": self._before[0]}, model)["streams"]
-            contract, module = architecture_of(model).stack(block), get_block(model, block)
-            self._costs[key] = self._cost(lambda: contract.run(module, streams, arguments))
+            model, arguments = self._states.transformer, self._states.arguments(0)[block]
+            streams = on_device({"streams": self._states.before(self._states.blocks[0])[0]}, model)["streams"]
+            with _tried(model, block):
+                if kind:
+                    replace_block_(model, Replacement(block, kind))
+                contract, module = architecture_of(model).stack(block), get_block(model, block)
+                self._costs[key] = self._cost(lambda: contract.run(module, streams, arguments))
         return self._costs[key]
 
 
@@ -149,9 +205,8 @@ def choose(options: Sequence[Option], saving: float) -> list[Replacement]:
 
 
 @contextmanager
-def _tried(transformer: nn.Module, replacement: Replacement) -> Iterator[None]:
+def _tried(transformer: nn.Module, block: BlockRef) -> Iterator[None]:
     """The transformer with a copy in a block's place, to be replaced; the block itself is put back at the end."""
-    block = replacement.block
     stack = cast("nn.ModuleList", transformer.get_submodule(block.stack))
     dense = stack[block.index]
     stack[block.index] = copy.deepcopy(dense)
