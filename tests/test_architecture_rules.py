@@ -74,8 +74,8 @@ def test_the_import_contracts_hold() -> None:
 
 @pytest.mark.parametrize(
     "modules",
-    [["fastflux", "fastflux.files", "bench.records.results"], python_modules("reports")],
-    ids=["records", "reports"],
+    [["fastflux.plan", "fastflux.files", "bench.records.results", "bench.cli"], python_modules("reports")],
+    ids=["records and commands", "reports"],
 )
 def test_importing_leaves_the_model_libraries_alone(modules: list[str]) -> None:
     heavy = "{'torch', 'diffusers', 'transformers', 'open_clip'}"

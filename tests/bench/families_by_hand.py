@@ -173,15 +173,10 @@ def sd3(hand: Hand, config: Config) -> None:
 
 
 FAMILIES: Mapping[str, Callable[[Hand, Config], None]] = {
-    "FluxTransformer2DModel": flux,
-    "LongCatImageTransformer2DModel": longcat,
-    "OvisImageTransformer2DModel": ovis,
-    "ChromaTransformer2DModel": chroma,
-    "Flux2Transformer2DModel": flux2,
-    "QwenImageTransformer2DModel": qwen,
-    "ZImageTransformer2DModel": z_image,
-    "SD3Transformer2DModel": sd3,
-}
+    "FluxTransformer2DModel": flux, "LongCatImageTransformer2DModel": longcat, "OvisImageTransformer2DModel": ovis,
+    "ChromaTransformer2DModel": chroma, "Flux2Transformer2DModel": flux2, "QwenImageTransformer2DModel": qwen,
+    "ZImageTransformer2DModel": z_image, "SD3Transformer2DModel": sd3,
+}  # fmt: skip
 
 
 def by_hand(class_name: str, config: Config, *, image: int, text: int) -> Hand:

@@ -12,15 +12,9 @@ _MS = {"dense": 100.0, "fastflux-10": 90.0}
 
 
 def made_snapshot(
-    *,
-    prompts: int = 32,
-    rounds: int = 30,
-    noise: float = 0.0,
-    machine: float = 1.0,
-    seed: int = 0,
-    loss: float = 0.0,
+    *, prompts: int = 32, rounds: int = 30, noise: float = 0.0, machine: float = 1.0, seed: int = 0, loss: float = 0.0,
     scatter: float = 0.0,
-) -> Snapshot:
+) -> Snapshot:  # fmt: skip
     """A run of two models.
 
     Args:
@@ -84,17 +78,14 @@ def _record(variant: str, *measurements: Measurement) -> RunRecord:
         base_model="FLUX-Shapes",
         base_revision="abc",
         environment={
-            "device": "a CPU",
-            "device_type": "cpu",
-            "cpu": "a CPU",
-            "libraries": {"torch": "2.15.0"},
+            "device": "a CPU", "device_type": "cpu", "cpu": "a CPU", "libraries": {"torch": "2.15.0"},
             "commit": {"hash": "c0ffee" * 6, "dirty": False},
         },
         sampling={"steps": 10, "prompts": "0123"},
         measurements=measurements,
         created="2026-11-21T18:00:00+00:00",
         inputs={"scorers": "def", "device": "cpu"},
-    )
+    )  # fmt: skip
 
 
 def _measurement(name: str, values: dict[str, float], samples: dict[str, list[float]] | None = None) -> Measurement:

@@ -26,6 +26,7 @@ from fastflux.calibration.statistics import collect_statistics, save_statistics
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from tests.bench.stand_in_workers import Blind, Stand
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +144,9 @@ def test_a_killed_calibration_goes_on_behind_its_last_part_to_the_same_bits(
 ) -> None:
     lines = Path(load_profile("shapes").calibration_prompts).read_text().splitlines(keepends=True)
     (tmp_path / "prompts.jsonl").write_text("".join(lines[:4]))
+    write_tiny_pipeline(tmp_path / "pipeline")
     changes = {
+        "pipeline": str(tmp_path / "pipeline"),
         "calibration.steps": "1",
         "calibration.batch": "1",
         "calibration_prompts": str(tmp_path / "prompts.jsonl"),
@@ -290,6 +293,7 @@ def test_another_version_of_ray_is_told_with_both() -> None:
 
 SMALL = """extends = "shapes"
 name = "small"
+pipeline = "pipeline"
 prompts = ["prompts/shapes/hps.jsonl"]
 without = ["others.sd3", "metrics.geneval", "metrics.fid", "metrics.paired"]
 [sampling]
@@ -300,17 +304,18 @@ steps = 1
 warmup = 0
 rounds = 6
 batch = 1
-[methods.sandwich_training]
-samples = 8
-steps = 1
-batch = 4
+[methods]
+linear_replacement.ranking = "start2end"
+block_removal.ranking = "start2end"
+sandwich_training = { ranking = "start2end", samples = 8, steps = 1, batch = 4, rank = 2 }
 """
 
 
 def small_run(folder: Path, workers: int) -> subprocess.Popen[bytes]:
     """A run whose messages go to <folder>/<workers>.log."""
+    write_tiny_pipeline(folder / "pipeline")
     (folder / "small.toml").write_text(SMALL)
-    options = ("--profile", "small.toml", "--limit", "1", "--seeds", "1", "--variants", "fastflux-05,fastflux-10")
+    options = ("--profile", "small.toml", "--limit", "1", "--seeds", "1", "--variants", "fastflux-20,fastflux-30")
     command = [sys.executable, "-m", "bench", "reproduce", *options, "--workers", str(workers), "-o", "runs"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / f"{workers}.log").open("w") as log:

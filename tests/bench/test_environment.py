@@ -16,19 +16,9 @@ def test_the_description_is_plain_json_with_what_a_record_needs() -> None:
     found = describe_environment()
     assert json.loads(json.dumps(found)) == found
     assert found.keys() == {
-        "device",
-        "device_type",
-        "cores",
-        "threads",
-        "memory_gib",
-        "os",
-        "python",
-        "libraries",
-        "commit",
-        "cpu",
-        "governor",
-        "cpu_capability",
-    }
+        "device", "device_type", "cores", "threads", "memory_gib", "os", "python", "libraries", "commit", "cpu",
+        "governor", "cpu_capability",
+    }  # fmt: skip
     assert isinstance(found["libraries"], dict)
     assert found["libraries"]["torch"]
     assert found["device"]

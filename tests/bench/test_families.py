@@ -73,8 +73,5 @@ def test_halves_save_what_the_hand_counts() -> None:
         f"{mlp / whole.parameters:.2%} and {7 * 2 * tokens * width**2 / whole.flops:.2%}"
     )
     assert {name for name, cells in shown().items() if not cells[7]} == {
-        "Z-Image",
-        "Chroma1-HD",
-        "LongCat-Image",
-        "Ovis-Image-7B",
-    }
+        "Z-Image", "Chroma1-HD", "LongCat-Image", "Ovis-Image-7B",
+    }  # fmt: skip

@@ -42,14 +42,9 @@ def test_a_gpu_is_asked_for_by_its_uuid_and_described_in_numbers(monkeypatch: py
     assert "cudnn" in found
     del found["cudnn"]
     assert found == {
-        "driver": "575.51",
-        "power_limit_w": 350.0,
-        "power_limit_default_w": 700.0,
-        "sm_clock_max_mhz": 1980.0,
-        "memory_clock_max_mhz": 3201.0,
-        "sm_clock_set_mhz": None,
-        "memory_clock_set_mhz": None,
-    }
+        "driver": "575.51", "power_limit_w": 350.0, "power_limit_default_w": 700.0, "sm_clock_max_mhz": 1980.0,
+        "memory_clock_max_mhz": 3201.0, "sm_clock_set_mhz": None, "memory_clock_set_mhz": None,
+    }  # fmt: skip
     assert set(asked) == {"GPU-abc-1"}
     assert gpu_utilisation("cuda:0") == 97
 

@@ -37,14 +37,9 @@ class Machine:
 
     def search(self, candidates: int = 6, largest: float = LARGEST) -> EqualLatency:
         return search_equal_latency(
-            self.measure,
-            self.widths,
-            largest=largest,
-            tolerance=TOLERANCE,
-            rounds=7,
-            final_rounds=15,
+            self.measure, self.widths, largest=largest, tolerance=TOLERANCE, rounds=7, final_rounds=15,
             candidates=candidates,
-        )
+        )  # fmt: skip
 
     def require_no_waste(self, candidates: int) -> None:
         """No widths measured twice but for confirmations, and no more calls than allowed."""

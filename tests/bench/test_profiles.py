@@ -16,7 +16,6 @@ from bench.profiles.profile import load_profile, require_disk
 from bench.profiles.variants import SEEDED, SEEDS, chosen_variants, paper_variants, require_current_rankings, with_ratio
 from bench.records.variant_id import VariantId
 from bench.run.evaluation import Evaluation
-from bench.run.reproduce import reproduce
 from bench.tables import TABLES, needed_by
 from fastflux.calibration.importance import DEFAULT_RANKING
 from fastflux.errors import FastFluxError
@@ -111,22 +110,6 @@ def test_the_profile_of_another_model_draws_and_calibrates_at_its_guidance() -> 
     assert (other.title, other.sampling.guidance, other.calibration.guidance) == ("SD3-Shapes", 1.0, 1.0)
     assert other.sampling.seed == profile.sampling.seed
     assert profile.of("") is profile
-
-
-@pytest.mark.parametrize(
-    ("wish", "answer"),
-    [
-        ({"profile_name": "shpes"}, "shapes"),
-        ({"profile_name": "shapes", "tables": ["tabel1"]}, "table1"),
-        ({"profile_name": "shapes", "variant_names": ["fastflux-11"]}, "fastflux-1"),
-        ({"profile_name": "shapes", "limit": 0}, "--limit is 0"),
-        ({"profile_name": "shapes", "seeds": 0}, "--seeds, sampling.samples is"),
-    ],
-)
-def test_wrong_wishes_get_one_sentence_before_any_work(tmp_path: Path, wish: dict[str, object], answer: str) -> None:
-    with pytest.raises(FastFluxError, match=answer):
-        reproduce(**wish, runs=tmp_path)  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_disk_is_said_with_the_need(tmp_path: Path) -> None:

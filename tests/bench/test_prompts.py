@@ -67,12 +67,9 @@ def test_the_hash_changes_with_any_prompt() -> None:
 
 def test_the_committed_prompt_sets_are_what_the_generator_writes() -> None:
     sets = {
-        "hps": hps_prompts(),
-        "geneval": geneval_prompts(),
-        "geneval_held_out": geneval_prompts(only_held_out=True),
-        "calibration": calibration_prompts(),
-        "distillation": distillation_prompts(),
-    }
+        "hps": hps_prompts(), "geneval": geneval_prompts(), "geneval_held_out": geneval_prompts(only_held_out=True),
+        "calibration": calibration_prompts(), "distillation": distillation_prompts(),
+    }  # fmt: skip
     root = Path(__file__).parents[2]
     for name, prompts in sets.items():
         assert read_prompts(root / FOLDER / f"{name}.jsonl") == tuple(prompts)

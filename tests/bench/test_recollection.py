@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 import experiments.recollection
-from bench.profiles import RANKINGS
 from bench.profiles.profile import ROOT
 from experiments.recollection import WholeForwards, compare, main
 from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.errors import FastFluxError
+from fastflux.io.checkpoint import revision_of
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models.architecture import architecture_of
 from tests.fastflux.conftest import make_tiny_flux, run, tiny_inputs
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 SAMPLES = 20
 CONFIG = SandwichTrainingConfig(blocks=3, ranking="random", samples=SAMPLES, steps=1, rank=2, batch=4)
@@ -105,15 +106,22 @@ def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeyp
     monkeypatch.setattr(experiments.recollection, "SAMPLES", 4)
     prompts = (ROOT / "prompts/shapes/calibration.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "prompts.jsonl").write_text("".join(prompts[:4]))
+    write_tiny_pipeline(tmp_path / "pipeline")
+    order = [f"{kind}transformer_blocks.{index}" for kind, count in (("single_", 4), ("", 2)) for index in range(count)]
+    inputs = {"revision": revision_of(tmp_path / "pipeline" / "transformer")}
+    (tmp_path / "order.json").write_text(json.dumps({"inputs": inputs, "blocks": [{"block": name} for name in order]}))
     short = tmp_path / "shapes.toml"
-    short.write_text('extends = "shapes"\ncalibration_prompts = "prompts.jsonl"\n[calibration]\nsteps = 2\n')
+    short.write_text(
+        'extends = "shapes"\npipeline = "pipeline"\ncalibration_prompts = "prompts.jsonl"\n[calibration]\nsteps = 2\n'
+        '[methods]\nlinear_replacement.ranking = "order.json"\nblock_removal.ranking = "order.json"\n'
+        'sandwich_training = { ranking = "order.json", rank = 2 }\n'
+    )
     experiments.recollection.recollection(profile=str(short), blocks=2, samples=4, accept=True, out=tmp_path / "runs")
     path = tmp_path / "runs" / "shapes" / "recollection.json"
     record = json.loads(path.read_text())
     assert record["largest_difference"] == 0.0
     assert record["naive"]["full_forwards"] == 2 * 4 * 2
-    order = json.loads((RANKINGS / "shapes.json").read_text())["blocks"]
-    assert record["settings"]["blocks"] == [entry["block"] for entry in order[:2]]
+    assert record["settings"]["blocks"] == order[:2]
     assert json.loads((tmp_path / "accepted" / "shapes.json").read_text()) == record
 
 

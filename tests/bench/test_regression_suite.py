@@ -20,12 +20,17 @@ from bench.regression.suite import OwnTime, SuiteRun
 from bench.regression.yardstick import Yardstick
 from fastflux.errors import FastFluxError
 from tests.bench.made_snapshots import made_snapshot
+from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 
 def test_pruned_models_are_kept_until_the_code_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = (ROOT / "prompts" / "shapes" / "calibration.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "prompts.jsonl").write_text("".join(prompts[:4]))
-    changes = {"calibration_prompts": str(tmp_path / "prompts.jsonl"), "calibration.steps": "2"}
+    write_tiny_pipeline(tmp_path / "pipeline")
+    orders = ("linear_replacement", "block_removal", "sandwich_training")
+    changes = {f"methods.{method}.ranking": "start2end" for method in orders} | {
+        "pipeline": str(tmp_path / "pipeline"), "calibration_prompts": str(tmp_path / "prompts.jsonl"),
+    }  # fmt: skip
 
     def run() -> SuiteRun:
         return SuiteRun(Suite(variants=("brll-10",), limit=1), tmp_path / "run", changes=changes)

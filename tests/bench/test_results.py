@@ -31,29 +31,18 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 def measurement(value: float = 28.32, name: str = "hps") -> Measurement:
     return Measurement(
-        replace(INFO, name=name),
-        "ok",
-        values={"averaged": value},
-        intervals={"averaged": (value, value)},
-        scored=2,
-        samples={"anime/hps-anime-000": [value, value]},
-        settings={"model": "tiny", "sizes": [1, 2]},
-    )
+        replace(INFO, name=name), "ok", values={"averaged": value}, intervals={"averaged": (value, value)}, scored=2,
+        samples={"anime/hps-anime-000": [value, value]}, settings={"model": "tiny", "sizes": [1, 2]},
+    )  # fmt: skip
 
 
 def record(variant: str = "dense", *measurements: Measurement, steps: int = 4) -> RunRecord:
     return RunRecord(
-        profile="shapes",
-        variant=variant,
-        label=variant.title(),
-        plan=None if variant == "dense" else {"method": variant},
-        base_model="flux-shapes",
-        base_revision="abc",
-        environment={"device": "a CPU", "cores": 2},
-        sampling={"steps": steps, "guidance": 3.0},
-        measurements=measurements,
-        created="2026-01-02T03:04:05+00:00",
-    )
+        profile="shapes", variant=variant, label=variant.title(),
+        plan=None if variant == "dense" else {"method": variant}, base_model="flux-shapes", base_revision="abc",
+        environment={"device": "a CPU", "cores": 2}, sampling={"steps": steps, "guidance": 3.0},
+        measurements=measurements, created="2026-01-02T03:04:05+00:00",
+    )  # fmt: skip
 
 
 @given(
@@ -129,14 +118,10 @@ def test_key_follows_what_determines_the_images_and_nothing_else() -> None:
     assert found.key == replace(found, label="x", environment={}, created="2027-01-01").key
     assert found.key == found.with_measurement(measurement()).key
     others = [
-        record("fastflux-15"),
-        record("fastflux-10", steps=5),
-        replace(found, plan=None),
-        replace(found, profile="flux-dev"),
-        replace(found, base_revision="abd"),
-        replace(found, base_model="other"),
+        record("fastflux-15"), record("fastflux-10", steps=5), replace(found, plan=None),
+        replace(found, profile="flux-dev"), replace(found, base_revision="abd"), replace(found, base_model="other"),
         replace(found, inputs={"pruning": "abc"}),
-    ]
+    ]  # fmt: skip
     assert len({found.key, *(other.key for other in others)}) == 8
 
 

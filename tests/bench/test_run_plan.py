@@ -82,23 +82,6 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     assert "10 ms" in shown
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("sampling.stesp=5", "did you mean 'sampling.steps'"),
-        ("samling.steps=5", "did you mean 'sampling'"),
-        ("tilte=x", "did you mean 'title'"),
-        ("dtype=float31", "Unknown dtype 'float31': expected one of bfloat16, float16, float32"),
-    ],
-)
-def test_settings_that_cannot_be_are_one_sentence(
-    change: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    assert main(["reproduce", "--dry-run", "--only", "table4", "--set", change]) == 1
-    assert message in capsys.readouterr().err
-
-
 def test_values_are_read_as_toml_or_as_text() -> None:
     profile = load_profile("shapes", {"sampling.steps": "5", "title": "a name", "prompts": '["a", "b"]'})
     assert (profile.sampling.steps, profile.title, profile.prompts) == (5, "a name", ("a", "b"))

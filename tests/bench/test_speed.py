@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 import bench.run.evaluation
 import bench.studies.speed
-from bench.cli import main
 from bench.records.results import RunRecord
 from bench.studies.speed import SpeedSettings, speed
 from tests.fastflux.tiny_pipeline import write_tiny_pipeline
@@ -19,12 +18,9 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.chdir(tmp_path)
     write_tiny_pipeline(tmp_path / "pipeline")
     return {
-        "pipeline": str(tmp_path / "pipeline"),
-        "sampling.height": "32",
-        "sampling.width": "32",
-        "sampling.steps": "2",
+        "pipeline": str(tmp_path / "pipeline"), "sampling.height": "32", "sampling.width": "32", "sampling.steps": "2",
         "methods.l1_norm.steps": "0",
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.slow
@@ -49,21 +45,6 @@ def test_every_way_is_recorded(given: dict[str, str], tmp_path: Path, monkeypatc
         assert RunRecord.read(path) == record
     dense, sliced = (record.measurement("flops_by_block") for record in found)
     assert sliced.values["32x32.forward"] < dense.values["32x32.forward"]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--batches", "0"), "expected at least 1 of each"),
-        (("--rounds", "0"), "expected at least 1 of each"),
-        (("--compile", "fast"), "Unknown compile mode 'fast'"),
-    ],
-)
-def test_what_cannot_be_timed_is_one_sentence(
-    options: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["speed", "--variants", "fastflux-10", *options]) == 1
-    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_latency_below_the_devices_arithmetic_is_named(

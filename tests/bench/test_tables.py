@@ -52,6 +52,9 @@ def test_every_table_is_made_of_the_committed_records() -> None:
     expected = [name for name, spec in TABLES.items() if spec.needs is None or spec.chosen(rows)]
     assert [name for name in made if name in TABLES] == expected
     assert all(part.groups for parts in made.values() for part in parts)
+    keys = {key for spec in TABLES.values() for column in spec.columns for key in (column.key, column.share) if key}
+    unknown = {key for key in keys if not any(row.number(key) is not None for row in rows)}
+    assert unknown <= {"fid.precision", "fid.recall"}, "a misspelt key would show dashes for ever"
 
 
 def test_an_unknown_table_is_refused_with_the_nearest() -> None:

@@ -20,30 +20,15 @@ from fastflux.plan import PruningPlan, Replacement
 Drive = Callable[[nn.Module], Callable[[], None]]
 
 TINY = {
-    "in_channels": 8,
-    "num_layers": 2,
-    "num_single_layers": 4,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 12,
-    "pooled_projection_dim": 10,
-    "guidance_embeds": True,
-    "axes_dims_rope": (4, 2, 2),
-}
+    "in_channels": 8, "num_layers": 2, "num_single_layers": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "pooled_projection_dim": 10, "guidance_embeds": True, "axes_dims_rope": (4, 2, 2),
+}  # fmt: skip
 
 TINY_SD3 = {
-    "sample_size": 4,
-    "patch_size": 2,
-    "in_channels": 2,
-    "out_channels": 2,
-    "num_layers": 7,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 20,
-    "caption_projection_dim": 16,
-    "pooled_projection_dim": 20,
+    "sample_size": 4, "patch_size": 2, "in_channels": 2, "out_channels": 2, "num_layers": 7, "attention_head_dim": 8,
+    "num_attention_heads": 2, "joint_attention_dim": 20, "caption_projection_dim": 16, "pooled_projection_dim": 20,
     "pos_embed_max_size": 8,
-}
+}  # fmt: skip
 
 
 def make_tiny_flux(seed: int = 0, **changes: Any) -> Any:
@@ -165,6 +150,38 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 @pytest.fixture(scope="session")
 def base(pipelines: Callable[[str], Path]) -> Path:
     return pipelines("flux")
+
+
+PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of three prompts; to be read, not changed."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS) + "\n\n")
+    return path
+
+
+def draw(pipeline: Any) -> Tensor:
+    """An image of a tiny pipeline."""
+    pipeline.set_progress_bar_config(disable=True)
+    images: Tensor = pipeline(
+        "a red star", num_inference_steps=2, height=32, width=32, max_sequence_length=6,
+        generator=torch.Generator().manual_seed(0), output_type="pt",
+    ).images  # fmt: skip
+    return images
+
+
+def seen_by(pipeline: Any, drive: Callable[[], object]) -> list[dict[str, Any]]:
+    """What the pipeline's transformer is given while something drives it."""
+    seen: list[dict[str, Any]] = []
+    handle = pipeline.transformer.register_forward_pre_hook(
+        lambda _module, _args, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    drive()
+    handle.remove()
+    return seen
 
 
 @pytest.fixture

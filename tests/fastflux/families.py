@@ -7,42 +7,23 @@ import diffusers
 import torch
 
 FLUX1 = {
-    "in_channels": 8,
-    "num_layers": 2,
-    "num_single_layers": 2,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 12,
-    "axes_dims_rope": (4, 2, 2),
-}
+    "in_channels": 8, "num_layers": 2, "num_single_layers": 2, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 12, "axes_dims_rope": (4, 2, 2),
+}  # fmt: skip
 POOLED = {**FLUX1, "pooled_projection_dim": 10}
 SD35 = {
-    "sample_size": 4,
-    "in_channels": 2,
-    "num_layers": 4,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 20,
-    "caption_projection_dim": 16,
-    "pooled_projection_dim": 20,
-    "pos_embed_max_size": 8,
+    "sample_size": 4, "in_channels": 2, "num_layers": 4, "attention_head_dim": 8, "num_attention_heads": 2,
+    "joint_attention_dim": 20, "caption_projection_dim": 16, "pooled_projection_dim": 20, "pos_embed_max_size": 8,
     "qk_norm": "rms_norm",
-}
+}  # fmt: skip
 QWEN = {name: value for name, value in FLUX1.items() if name != "num_single_layers"} | {
     "num_layers": 4,
     "out_channels": 2,
 }
 Z_IMAGE = {
-    "in_channels": 2,
-    "dim": 16,
-    "n_layers": 4,
-    "n_refiner_layers": 1,
-    "n_heads": 2,
-    "n_kv_heads": 2,
-    "cap_feat_dim": 12,
-    "axes_dims": [4, 2, 2],
-    "axes_lens": [64, 8, 8],
-}
+    "in_channels": 2, "dim": 16, "n_layers": 4, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
+    "cap_feat_dim": 12, "axes_dims": [4, 2, 2], "axes_lens": [64, 8, 8],
+}  # fmt: skip
 CHROMA = {"approximator_num_channels": 8, "approximator_hidden_dim": 8, "approximator_layers": 1}
 FLUX2 = {**FLUX1, "axes_dims_rope": (2, 2, 2, 2), "timestep_guidance_channels": 8}
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import fastflux
 from fastflux.errors import FastFluxError
@@ -14,7 +13,7 @@ from fastflux.models.blocks import LINEAR_BLOCKS
 from fastflux.models.pruned import pruned_class_of
 from fastflux.models.sublayers import BLOCK_CLASSES
 from fastflux.models.surgery import get_block
-from fastflux.plan import PAPER_BLOCKS, BlockRef, block_count
+from fastflux.plan import PAPER_BLOCKS, block_count
 from tests.fastflux.conftest import make_tiny_flux
 from tests.fastflux.families import CONFIGS, make
 
@@ -45,37 +44,17 @@ def test_other_depths_count_all_blocks() -> None:
     assert [block_count(ratio, 6) for ratio in (0.0, 0.5, 1.0)] == [0, 3, 6]
 
 
-@pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
-def test_ratio_outside_0_to_1(ratio: float) -> None:
-    with pytest.raises(FastFluxError, match="must lie between 0 and 1"):
-        block_count(ratio, PAPER_BLOCKS)
-
-
 def test_blocks_come_in_the_order_of_the_data_flow(transformer: Any) -> None:
     names = [str(block) for block in architecture_of(transformer).blocks(transformer)]
     assert names == [f"transformer_blocks.{i}" for i in range(2)] + [f"single_transformer_blocks.{i}" for i in range(4)]
 
 
-def test_unknown_blocks_and_classes(transformer: Any) -> None:
-    with pytest.raises(FastFluxError, match=r"no block transformer_blocks.2: transformer_blocks holds 2"):
-        get_block(transformer, BlockRef("transformer_blocks", 2))
-    with pytest.raises(FastFluxError, match=r"no block layers.0: its stacks are"):
-        get_block(transformer, BlockRef("layers", 0))
-    with pytest.raises(FastFluxError, match="Cannot prune a Linear"):
-        architecture_of(nn.Linear(1, 1))
-
-
 def test_example_inputs_are_those_of_the_pipeline(transformer: Any) -> None:
     inputs = example_inputs(transformer, 2, 32, 48, 5)
     assert {name: tuple(value.shape) for name, value in inputs.items()} == {
-        "hidden_states": (2, 6, 8),
-        "encoder_hidden_states": (2, 5, 12),
-        "pooled_projections": (2, 10),
-        "timestep": (2,),
-        "img_ids": (6, 3),
-        "txt_ids": (5, 3),
-        "guidance": (2,),
-    }
+        "hidden_states": (2, 6, 8), "encoder_hidden_states": (2, 5, 12), "pooled_projections": (2, 10),
+        "timestep": (2,), "img_ids": (6, 3), "txt_ids": (5, 3), "guidance": (2,),
+    }  # fmt: skip
     assert inputs["img_ids"].tolist() == [[0, row, column] for row in range(2) for column in range(3)]
     assert transformer(**inputs).sample.shape == (2, 6, 8)
 

@@ -298,7 +298,7 @@ def test_how_many_run_at_once_changes_rounding_alone(
 
 @pytest.mark.parametrize(("option", "size"), [((), None), (("--batch-size", "5"), 5)])
 def test_the_command_hands_its_batch_size_on(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], size: int | None
+    base: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], size: Any
 ) -> None:
     found: list[Any] = []
 
@@ -307,8 +307,6 @@ def test_the_command_hands_its_batch_size_on(
         raise FastFluxError("far enough")
 
     monkeypatch.setattr(workflow, "prune_", planted)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red star\n")
     arguments = ["prune", str(base), "--method", "sandwich_training", "--blocks", "1", "--prompts", str(prompts)]
     arguments += ["--samples", "4"]
     assert main([*arguments, *option, "--device", "cpu", "-o", str(tmp_path / "out")]) == 1

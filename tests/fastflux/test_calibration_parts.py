@@ -166,9 +166,7 @@ def test_the_same_run_is_known_in_another_process_and_place(base: Path, tmp_path
     assert there.strip() == calibration_parts._key(pipeline.transformer, Trajectories(pipeline, ["a ring"]))
 
 
-def test_the_command_prunes_to_the_same_weights(base: Path, tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS[:3]))
+def test_the_command_prunes_to_the_same_weights(base: Path, prompts: Path, tmp_path: Path) -> None:
     common = ["prune", str(base), "--blocks", "1", "--prompts", str(prompts), "--steps", "1", "--device", "cpu"]
     for name, extra in (("plain", []), ("parts", ["--save-every", "1"])):
         assert main([*common, "-o", str(tmp_path / name), *extra]) == 0

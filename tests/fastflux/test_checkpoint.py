@@ -15,6 +15,7 @@ from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, revision_of, save_transformer
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
+from fastflux.plan import PruningPlan
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux, run
 
@@ -77,83 +78,56 @@ def test_existing_folders_are_kept_unless_told_otherwise(saved: Any, folder: Pat
     assert [path.name for path in folder.parent.iterdir()] == ["transformer"]
 
 
-def test_a_write_that_fails_leaves_nothing(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(*_args: object, **_kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
+def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
+    """Changes the weights in a folder."""
 
-    monkeypatch.setattr(type(saved), "save_pretrained", full_disk)
-    with pytest.raises(FastFluxError, match="No space left on device"):
-        save_transformer(saved, tmp_path / "new")
-    assert not list(tmp_path.glob("*new*"))
+    def edit(folder: Path) -> None:
+        held = load_file(folder / WEIGHTS)
+        change(held)
+        save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
 
-
-def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    weights = load_file(folder / WEIGHTS)
-    change(weights)
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    return edit
 
 
-def truncate(folder: Path) -> None:
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+def cut(length: int) -> Callable[[Path], object]:
+    return lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:length])
 
 
-def shorten_header(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5])
+def config(**changes: Any) -> Callable[[Path], object]:
+    def edit(folder: Path) -> None:
+        held = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**held, **changes}))
+
+    return edit
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+def planned(*blocks: str) -> Callable[[Path], object]:
+    """Lets the config's plan name other blocks."""
+    plan = PruningPlan("", "", "linear_replacement", {}).to_json()
+    return config(pruning_plan=plan | {"replacements": [{"block": name, "kind": "linear"} for name in blocks]})
 
 
-def edit_plan(folder: Path, blocks: list[str]) -> None:
-    """Let the config's plan name other blocks."""
-    plan = json.loads((folder / "config.json").read_text())["pruning_plan"]
-    edit_config(folder, pruning_plan={**plan, "replacements": [{"block": name, "kind": "linear"} for name in blocks]})
-
-
+SINGLE = [f"single_transformer_blocks.{index}" for index in range(4)]
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated weights": (truncate, "safetensors is truncated or corrupt"),
-    "truncated header": (shorten_header, "safetensors is truncated or corrupt"),
+    "truncated weights": (cut(9999), "safetensors is truncated or corrupt"),
+    "truncated header": (cut(5), "safetensors is truncated or corrupt"),
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "holds no .safetensors weights"),
     "no config": (lambda folder: (folder / "config.json").unlink(), "There is no .*config.json"),
     "truncated config": (lambda folder: (folder / "config.json").write_text('{"a'), "Cannot read .* as JSON"),
     "config of another kind": (lambda folder: (folder / "config.json").write_text("[]"), "holds no JSON object"),
-    "another class": (lambda folder: edit_config(folder, _class_name="FluxTransformer3DModel"), "did you mean"),
-    "missing weight": (
-        lambda folder: edit_weights(folder, lambda weights: weights.pop("proj_out.bias")),
-        "1 missing, first proj_out.bias",
-    ),
-    "unexpected weight": (
-        lambda folder: edit_weights(folder, lambda weights: weights.update(spare=torch.zeros(1))),
-        "1 unexpected, first spare",
-    ),
-    "misshapen weight": (
-        lambda folder: edit_weights(folder, lambda weights: weights.update({"proj_out.bias": torch.zeros(3)})),
-        "Cannot load the model",
-    ),
+    "another class": (config(_class_name="FluxTransformer3DModel"), "did you mean"),
+    "missing weight": (weights(lambda held: held.pop("proj_out.bias")), "1 missing, first proj_out.bias"),
+    "unexpected weight": (weights(lambda held: held.update(spare=torch.zeros(1))), "1 unexpected, first spare"),
+    "misshapen weight": (weights(lambda w: w.update({"proj_out.bias": torch.zeros(3)})), "Cannot load the model"),
     "missing shard": (
         lambda folder: (folder / f"{WEIGHTS}.index.json").write_text('{"weight_map": {"a": "part-2.safetensors"}}'),
         "part-2.safetensors is missing",
     ),
-    "plan of other blocks": (
-        lambda folder: edit_plan(folder, [f"single_transformer_blocks.{index}" for index in range(4)]),
-        "do not fit their config.json|Cannot load the transformer",
-    ),
-    "plan of a deeper model": (
-        lambda folder: edit_plan(folder, ["single_transformer_blocks.30"]),
-        "no block single_transformer_blocks.30",
-    ),
-    "plan of another architecture": (
-        lambda folder: edit_plan(folder, ["layers.0"]),
-        "no block layers.0: its stacks are",
-    ),
-    "no plan": (lambda folder: edit_config(folder, pruning_plan=None), "do not fit their config.json"),
-    "plan of a newer version": (
-        lambda folder: edit_config(folder, pruning_plan={"schema_version": 9}),
-        "schema version 9",
-    ),
+    "plan of other blocks": (planned(*SINGLE), "do not fit their config.json|Cannot load the transformer"),
+    "plan of a deeper model": (planned("single_transformer_blocks.30"), "no block single_transformer_blocks.30"),
+    "plan of another architecture": (planned("layers.0"), "no block layers.0: its stacks are"),
+    "no plan": (config(pruning_plan=None), "do not fit their config.json"),
+    "plan of a newer version": (config(pruning_plan={"schema_version": 9}), "schema version 9"),
 }
 
 
@@ -171,7 +145,7 @@ def test_broken_folders_get_one_clear_sentence(breakage: str, folder: Path) -> N
 def test_from_pretrained_is_strict_too(folder: Path) -> None:
     _, info = FastFluxTransformer2DModel.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
-    edit_weights(folder, lambda weights: weights.pop("proj_out.bias"))
+    weights(lambda held: held.pop("proj_out.bias"))(folder)
     with pytest.raises(FastFluxError, match=r"1 missing, first proj_out.bias"):
         FastFluxTransformer2DModel.from_pretrained(folder)
 

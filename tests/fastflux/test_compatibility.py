@@ -146,14 +146,9 @@ def lora_of_the_dense_model(*targets: str) -> dict[str, Tensor]:
 
 def pipeline_of(transformer: Any) -> Any:
     return FluxPipeline(
-        scheduler=None,
-        vae=None,
-        text_encoder=None,
-        tokenizer=None,
-        text_encoder_2=None,
-        tokenizer_2=None,
+        scheduler=None, vae=None, text_encoder=None, tokenizer=None, text_encoder_2=None, tokenizer_2=None,
         transformer=transformer,
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -43,37 +43,24 @@ def chatting() -> Any:
 def qwen3(kind: Any, width: int, layers: int) -> Any:
     return kind(
         Qwen3Config(
-            vocab_size=len(WORDS),
-            hidden_size=width,
-            intermediate_size=8,
-            num_hidden_layers=layers,
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            head_dim=4,
-            pad_token_id=0,
+            vocab_size=len(WORDS), hidden_size=width, intermediate_size=8, num_hidden_layers=layers,
+            num_attention_heads=1, num_key_value_heads=1, head_dim=4, pad_token_id=0,
         )
-    ).eval()
+    ).eval()  # fmt: skip
 
 
 def vae(channels: int = 2) -> Any:
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        norm_num_groups=2,
-        latent_channels=channels,
-        shift_factor=0.1,
-    )
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=channels, shift_factor=0.1,
+    )  # fmt: skip
 
 
 def klein(name: str = "FLUX.2-klein") -> dict[str, Any]:
     flux2_vae = AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(4, 4, 4, 4),
-        norm_num_groups=2,
-        latent_channels=2,
-    )
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=2,
+    )  # fmt: skip
     return {
         "vae": flux2_vae,
         "text_encoder": qwen3(Qwen3ForCausalLM, 4, 27),  # of which it reads the layers 9, 18 and 27
@@ -93,15 +80,10 @@ def chroma() -> dict[str, Any]:
 
 def qwen25() -> Any:
     text = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 12,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]},
-        "pad_token_id": 0,
-    }
+        "vocab_size": len(WORDS), "hidden_size": 12, "intermediate_size": 8, "num_hidden_layers": 1,
+        "num_attention_heads": 1, "num_key_value_heads": 1,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 2, 2]}, "pad_token_id": 0,
+    }  # fmt: skip
     vision = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1, "out_hidden_size": 12}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return Qwen2_5_VLForConditionalGeneration(config).eval()
@@ -140,13 +122,9 @@ def ovis() -> dict[str, Any]:
 
 
 PIPELINES: Mapping[str, Callable[[], dict[str, Any]]] = {
-    "Flux2KleinPipeline": klein,
-    "ZImagePipeline": z_image,
-    "ChromaPipeline": chroma,
-    "QwenImagePipeline": qwen_image,
-    "LongCatImagePipeline": longcat,
-    "OvisImagePipeline": ovis,
-}
+    "Flux2KleinPipeline": klein, "ZImagePipeline": z_image, "ChromaPipeline": chroma, "QwenImagePipeline": qwen_image,
+    "LongCatImagePipeline": longcat, "OvisImagePipeline": ovis,
+}  # fmt: skip
 
 
 def latents(pipeline: Any, steps: int = 2) -> Tensor:
@@ -228,16 +206,11 @@ def test_a_pruned_kontext_edits_a_picture(tmp_path: Path) -> None:
     loaded.transformer.x_embedder.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
     edits = [
         kind(
-            torch.full((1, 3, 64, 64), 0.5),
-            "a ring",
-            num_inference_steps=1,
-            generator=torch.Generator().manual_seed(0),
-            output_type="latent",
-            max_area=64 * 64,
-            _auto_resize=False,
+            torch.full((1, 3, 64, 64), 0.5), "a ring", num_inference_steps=1,
+            generator=torch.Generator().manual_seed(0), output_type="latent", max_area=64 * 64, _auto_resize=False,
             **SIZES,
         ).images
         for kind in (pipeline, loaded)
-    ]
+    ]  # fmt: skip
     assert tokens == [32]  # 16 of the noise, and the picture's behind them
     torch.testing.assert_close(*edits)

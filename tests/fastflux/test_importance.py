@@ -1,5 +1,6 @@
 """Orders in which to replace blocks, against formulas written out."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,13 +18,16 @@ from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.models.architecture import architecture_of
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import make_tiny_flux
+from tests.fastflux.conftest import Make, make_tiny_flux
 from tests.fastflux.test_linear_replacement import DOUBLE, SINGLE, Drive, recorded
 
 
 @pytest.mark.parametrize("ranking", [*MEASURED_RANKINGS, *FIXED_RANKINGS])
-def test_rankings_are_permutations(ranking: str, transformer: Any, statistics: Statistics) -> None:
-    order = rank_blocks(ranking, transformer, fit_blocks(transformer, statistics))
+def test_rankings_are_permutations(
+    ranking: str, family: str, make: Make, statistics_of: Callable[[str], Statistics]
+) -> None:
+    transformer = make()
+    order = rank_blocks(ranking, transformer, fit_blocks(transformer, statistics_of(family)))
     assert set(order) == set(architecture_of(transformer).blocks(transformer))
     assert len(order) == 6
 

@@ -27,30 +27,7 @@ from fastflux.methods.sublayer_replacement.search import Scoring, fill_
 from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
 from fastflux.models.sizes import sequence_length
 from fastflux.pruning import prune_
-from tests.fastflux.conftest import DiesAtTheThird
-
-PROMPTS = ("a photo of a red star", "a photo of a blue ring", "a red ring")
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    path.write_text("\n".join(PROMPTS) + "\n\n")
-    return path
-
-
-def draw(pipeline: Any) -> torch.Tensor:
-    pipeline.set_progress_bar_config(disable=True)
-    images: torch.Tensor = pipeline(
-        "a red star",
-        num_inference_steps=2,
-        height=32,
-        width=32,
-        max_sequence_length=6,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    ).images
-    return images
+from tests.fastflux.conftest import PROMPTS, DiesAtTheThird, draw
 
 
 @pytest.fixture(scope="module")
@@ -186,18 +163,6 @@ def test_a_written_ranking_is_followed(base: Path, prompts: Path, tmp_path: Path
     assert [str(replacement.block) for replacement in plan.replacements] == order[:2]
 
 
-@pytest.mark.parametrize(("content", "told"), [(None, "There is no"), ("{}", "holds no ranking"), ("[", "as JSON")])
-def test_a_faulty_ranking_file_is_one_sentence(
-    content: str | None, told: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    written = tmp_path / "ranking.json"
-    if content is not None:
-        written.write_text(content)
-    command = ["prune", str(base), "--method", "block_removal", "--blocks", "2", "-o", str(tmp_path / "out")]
-    assert main([*command, "--device", "cpu", "--ranking", str(written)]) == 1
-    assert told in capsys.readouterr().err
-
-
 SANDWICH = (
     *("--method", "sandwich_training", "--blocks", "3", "--ranking", "end2start", "--steps", "2", "--device", "cpu"),
     *("--samples", "4", "--train-steps", "2", "--rank", "2"),
@@ -266,49 +231,6 @@ def test_generate_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def test_inspect_command_on_a_dense_model(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(base)]) == 0
     assert "the model is dense" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--ratio", "1.5"], "pruning ratio is 1.5, but it must lie between 0 and 1"),
-        (["--ratio", "0.2", "--method", "liner_replacement"], "did you mean 'linear_replacement'?"),
-        (["--ratio", "0.2", "--ranking", "start2ned"], "did you mean 'start2end'?"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--ridge", "0.1"], "Unknown setting of l1_norm 'ridge'"),
-        (["--ratio", "0.2"], "give a file with --prompts"),
-        (["--ratio", "0.2", "--prompts", "nowhere.txt"], "Cannot read nowhere.txt: No such file"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--steps", "0"], "--steps is 0, but it must be at least 1"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--keep", "-1"], "kept at -1 places, but it must not be negative"),
-        (["--ratio", "0.2", "--method", "l1_norm", "--device", "abacus"], "There is no device 'abacus' here"),
-        ([], "exactly one of the two"),
-    ],
-)
-def test_bad_command_lines_fail_before_the_work(
-    arguments: list[str], message: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["prune", str(base), "-o", str(tmp_path / "out"), *arguments]) == 1
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prune", "--help"]) == 0
-    assert "fastflux prune flux-dev --ratio 0.1" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"text_tokens": 513}, "513 text tokens"),
-        ({"height": 40}, "height is 40 pixels"),
-        ({"width": 0}, "multiple of 16"),
-    ],
-)
-def test_sizes_that_flux_cannot_draw(settings: dict[str, int], message: str, base: Path) -> None:
-    with pytest.raises(FastFluxError, match=message):
-        Trajectories(load_pipeline(base), PROMPTS, **settings)
 
 
 def test_replacements_are_scored_by_what_sampling_ends_with(base: Path) -> None:

@@ -1,7 +1,6 @@
 """What is SD3's own: the block that is kept, guidance's doubled batches, and a pipeline from end to end."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,26 +10,24 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 import fastflux
-from fastflux.calibration.recording import BlockStates, record_inputs
-from fastflux.calibration.statistics import Calibration, Statistics
+from fastflux.calibration.recording import record_inputs
+from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
-from fastflux.io.checkpoint import load_transformer
 from fastflux.io.pipelines import load_pipeline
-from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
 from fastflux.models.architecture import IMAGE_STREAM, STREAMS, architecture_of, example_inputs
 from fastflux.models.folding import fold_
-from fastflux.models.pruned import FastFluxSD3Transformer2DModel, parameter_count, plan_of
+from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.models.sizes import drawing_sizes, sequence_length
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
-from tests.fastflux.conftest import DiesAtTheThird, Drive, make_replaced, make_tiny_sd3, run, tiny_inputs
+from tests.fastflux.conftest import DiesAtTheThird, Drive, draw, make_replaced, make_tiny_sd3, run, seen_by, tiny_inputs
 from tests.fastflux.test_sandwich_training import equal
 
 LAST = BlockRef("transformer_blocks", 6)
@@ -40,13 +37,6 @@ DUAL = {"dual_attention_layers": (0, 1)}
 @pytest.fixture
 def base(pipelines: Callable[[str], Path]) -> Path:
     return pipelines("sd3")
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.txt"
-    path.write_text("a photo of a red star\na blue ring\n")
-    return path
 
 
 def test_the_last_block_runs_but_is_kept() -> None:
@@ -89,20 +79,6 @@ def test_example_inputs_are_latents() -> None:
         example_inputs(transformer, 1, 32, 144, 3)
 
 
-def test_states_go_through_the_whole_model(drive: Drive) -> None:
-    transformer = make_tiny_sd3()
-    states = BlockStates(transformer, record_inputs(transformer, drive(transformer), samples=4), batch_size=4)
-    before = states.before(LAST)
-    after = states.through(before, [LAST])
-    assert torch.equal(after[0][1], before[0][1]), "what went in stands for the text that the last block does not give"
-    seen: list[torch.Tensor] = []
-    handle = transformer.norm_out.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    for arguments in states.inputs.batches(4):
-        run(transformer, arguments)
-    handle.remove()
-    torch.testing.assert_close(after[0][0], seen[0])
-
-
 SMALL: dict[str, Any] = {"ranking": "end2start", "samples": 32, "steps": 4, "rank": 2, "batch": 8}
 
 
@@ -135,13 +111,6 @@ def test_progress_goes_on_bit_identical_and_every_block_can_go(
     assert dies_at_the_third.calls == 3 + 4
     assert len(plan_of(continued).replacements) == 6  # type: ignore[union-attr]
     assert equal(continued, trained(drive, ratio=1.0))
-
-
-def test_a_folded_model_is_the_same_function() -> None:
-    plain, folded = make_replaced(make_tiny_sd3, {1, 2, 5}), make_replaced(make_tiny_sd3, {1, 2, 5})
-    plan = fold_(folded)
-    assert [item.kind for item in plan.replacements] == ["linear", "removed", "linear"]
-    torch.testing.assert_close(run(folded), run(plain), rtol=1e-4, atol=1e-5)
 
 
 def test_controlnet_residuals_follow_their_own_blocks() -> None:
@@ -187,16 +156,6 @@ def test_a_second_attention_is_replaced_but_not_sliced(drive: Drive) -> None:
     assert parameter_count(transformer) < parameter_count(make_tiny_sd3(**DUAL))
 
 
-def seen_by(pipeline: Any, drive: Callable[[], None]) -> list[dict[str, Any]]:
-    seen: list[dict[str, Any]] = []
-    handle = pipeline.transformer.register_forward_pre_hook(
-        lambda _module, _args, kwargs: seen.append(kwargs), with_kwargs=True
-    )
-    drive()
-    handle.remove()
-    return seen
-
-
 @pytest.mark.parametrize(("guidance", "rows"), [(1.0, 2), (5.0, 4)])
 def test_guidance_doubles_the_batches_and_every_row_is_a_sample(base: Path, guidance: float, rows: int) -> None:
     pipeline: Any = load_pipeline(base)
@@ -218,20 +177,6 @@ def test_sizes_are_those_of_the_pipeline(base: Path) -> None:
     assert drawing_sizes(pipeline)["max_sequence_length"] == 256
     with pytest.raises(FastFluxError, match="width is 144 pixels"):
         Trajectories(pipeline, ["a star"], width=144)
-
-
-def draw(pipeline: Any) -> torch.Tensor:
-    pipeline.set_progress_bar_config(disable=True)
-    images: torch.Tensor = pipeline(
-        "a red star",
-        num_inference_steps=2,
-        max_sequence_length=6,
-        height=32,
-        width=32,
-        generator=torch.Generator().manual_seed(0),
-        output_type="pt",
-    ).images
-    return images
 
 
 def test_the_command_line_from_end_to_end(
@@ -258,30 +203,3 @@ def test_the_command_line_from_end_to_end(
     assert isinstance(pipeline.transformer, fastflux.FastFluxSD3Transformer2DModel)
     assert torch.equal(draw(pipeline), draw(load_pipeline(out)))
     assert not torch.equal(draw(pipeline), draw(load_pipeline(base)))
-
-
-def test_loading_is_strict(base: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    transformer = load_transformer(base / "transformer")
-    prune_(transformer, BlockRemovalConfig(blocks=1, ranking="start2end"))
-    fastflux.save_transformer(transformer, tmp_path / "pruned")
-    loaded = load_transformer(tmp_path / "pruned")
-    assert isinstance(loaded, FastFluxSD3Transformer2DModel)
-    assert torch.equal(run(loaded), run(transformer))
-    shutil.copytree(tmp_path / "pruned", tmp_path / "cut")
-    path = tmp_path / "cut/diffusion_pytorch_model.safetensors"
-    weights = load_file(path)
-    del weights["transformer_blocks.3.attn.to_q.weight"]
-    save_file(weights, path)
-    with pytest.raises(FastFluxError, match="1 missing, first transformer_blocks"):
-        FastFluxSD3Transformer2DModel.from_pretrained(tmp_path / "cut")
-
-
-def test_all_kinds_of_rankings_are_of_the_blocks_that_may_be_pruned(statistics_of: Callable[[str], Statistics]) -> None:
-    from fastflux.calibration.importance import RANKINGS, fit_blocks, rank_blocks
-
-    transformer = make_tiny_sd3()
-    fits = fit_blocks(transformer, statistics_of("sd3"))
-    for ranking in RANKINGS:
-        assert set(rank_blocks(ranking, transformer, fits)) == set(architecture_of(transformer).blocks(transformer))

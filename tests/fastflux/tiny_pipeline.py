@@ -34,18 +34,10 @@ def tokenizer(length: int) -> Any:
 def _clip(kind: Any) -> Any:
     return kind(
         CLIPTextConfig(
-            vocab_size=len(WORDS),
-            hidden_size=10,
-            intermediate_size=12,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=6,
-            projection_dim=10,
-            eos_token_id=1,
-            bos_token_id=0,
-            pad_token_id=0,
+            vocab_size=len(WORDS), hidden_size=10, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=6, projection_dim=10, eos_token_id=1, bos_token_id=0, pad_token_id=0,
         )
-    )
+    )  # fmt: skip
 
 
 def t5(width: int) -> Any:
@@ -59,15 +51,10 @@ def write_tiny_pipeline(folder: Path, family: str = "flux") -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(4, 4, 4, 4),
-            norm_num_groups=2,
-            latent_channels=2,
-            sample_size=32,
-            scaling_factor=1.0,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(4, 4, 4, 4), norm_num_groups=2, latent_channels=2, sample_size=32, scaling_factor=1.0,
             shift_factor=0.0,
-        )
+        )  # fmt: skip
         components = _FAMILIES[family]()
     pipeline = components.pop("pipeline")(scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, **components)
     pipeline.save_pretrained(folder)
@@ -75,13 +62,9 @@ def write_tiny_pipeline(folder: Path, family: str = "flux") -> None:
 
 def flux_components() -> dict[str, Any]:
     return {
-        "pipeline": FluxPipeline,
-        "text_encoder": _clip(CLIPTextModel),
-        "tokenizer": tokenizer(6),
-        "text_encoder_2": t5(12),
-        "tokenizer_2": tokenizer(6),
-        "transformer": make_tiny_flux(),
-    }
+        "pipeline": FluxPipeline, "text_encoder": _clip(CLIPTextModel), "tokenizer": tokenizer(6),
+        "text_encoder_2": t5(12), "tokenizer_2": tokenizer(6), "transformer": make_tiny_flux(),
+    }  # fmt: skip
 
 
 def _sd3() -> dict[str, Any]:

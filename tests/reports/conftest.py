@@ -92,17 +92,10 @@ def make_record() -> MakeRecord:
         ]
         plan: dict[str, Any] = {"method": "any", "config": dict(config or {}), "replacements": replacements}
         return RunRecord(
-            profile=profile,
-            variant=variant,
-            label=label,
-            plan=None if variant in ("dense", "sd3") else plan,
-            base_model=base,
-            base_revision="0",
-            environment={"device": "test device"},
-            sampling={"steps": steps},
-            measurements=measurements,
-            created="2026-01-01T00:00:00+00:00",
-        )
+            profile=profile, variant=variant, label=label, plan=None if variant in ("dense", "sd3") else plan,
+            base_model=base, base_revision="0", environment={"device": "test device"}, sampling={"steps": steps},
+            measurements=measurements, created="2026-01-01T00:00:00+00:00",
+        )  # fmt: skip
 
     return make
 

@@ -1,11 +1,8 @@
 """Figures 6 and 7: what they show, when they are drawn, and that their bytes repeat."""
 
-from pathlib import Path
-
 import pytest
 
 from bench.records.results import RunRecord
-from reports.build import build
 from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
 from reports.rows import Row, rows_of
 from tests.reports.conftest import MakeRecord, Measured, Sampled
@@ -79,13 +76,3 @@ def test_scores_without_single_images_have_a_plain_difference(make_record: MakeR
     rows = rows_of(make_record(name, name, measured("hps", {"averaged": level})) for name, level in levels.items())
     text = linear_layer_figure(rows).texts[-1].get_text()
     assert text.startswith("Removed against linear, both with ST: -1.00\n")
-
-
-def test_the_build_draws_them_with_the_same_bytes(records: list[RunRecord], tmp_path: Path) -> None:
-    for record in records:
-        record.write(tmp_path / "records" / f"{record.variant}.json")
-    first = build(tmp_path / "records", tmp_path / "a", [], ["png", "svg"])
-    second = build(tmp_path / "records", tmp_path / "b", [], ["png", "svg"])
-    names = ["linear_layer.png", "linear_layer.svg", "sandwich_size.png", "sandwich_size.svg"]
-    assert [path.name for path in first] == names
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from drawn import with_digest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from msgspec.structs import replace
 from test_latex import HOSTILE
 
-from bench.records.results import RecordError, RunRecord
+from bench.records.results import RunRecord
 from bench.records.statistics import strata_of, stratified_means
 from fastflux.errors import FastFluxError
 from fastflux.text import one_line
@@ -42,6 +42,7 @@ def shown(token: Token) -> str:
     return "".join(parts)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 @example(list(HOSTILE))
 @example(["- item", "1. item", "+ item", "# head", "---", "===", "    code", "> quote", "![x](y)", "a  \nb", "12) x"])
@@ -97,31 +98,9 @@ def test_hostile_records_make_a_pdf(hostile: Path, tmp_path: Path) -> None:
     assert "multiply" not in log
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
-def test_numbers_that_are_none_are_refused_with_their_place(results: Path, value: str) -> None:
-    path = results / "l1-12.json"
-    path.write_text(path.read_text(encoding="utf-8").replace("27.001", value), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"l1-12\.json .*values\.concept-art is (nan|inf|-inf); expected a finite"):
-        read_rows(results)
-
-
-def test_another_schema_version_is_refused_with_both_versions(results: Path) -> None:
-    path = results / "l1-12.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**data, "schema_version": 7}), encoding="utf-8")
-    with pytest.raises(RecordError, match=r"l1-12\.json has schema version 7; this version reads 2"):
-        read_rows(results)
-
-
-def test_two_records_of_one_variant_are_refused_and_folders_below_are_not_mixed_in(
-    results: Path, hps_records: tuple[RunRecord, ...]
-) -> None:
-    dense = replace(hps_records[0], label="Another")
-    dense.write(results / "older" / "dense.json")
+def test_folders_below_are_not_mixed_in(results: Path, hps_records: tuple[RunRecord, ...]) -> None:
+    replace(hps_records[0], label="Another").write(results / "older" / "dense.json")
     assert next(row.label for row in read_rows(results) if row.variant == "dense") == "FLUX-Shapes"
-    dense.write(results / "dense-again.json")
-    with pytest.raises(RecordError, match=r"dense-again\.json and .*dense\.json both record 'dense'; keep one"):
-        read_rows(results)
 
 
 def test_a_folder_of_folders_says_which_to_give(results: Path) -> None:

@@ -113,13 +113,6 @@ def test_mistakes_are_named_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_file_is_told_on_the_command_line(
-    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["build", "--results", str(results), "--tables", "nowhere.toml", "-o", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.startswith("python -m reports: nowhere.toml cannot be read as TOML")
-
-
 def test_why_knows_declared_tables(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = declared(tmp_path, GOOD)
     command = ["why", f"{path}:speed", "FastFLUX-10%", "HPS", "--results", str(results)]

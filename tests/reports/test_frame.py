@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from bench.records.results import RunRecord
 from bench.tables import TABLES
 from fastflux.text import one_line
-from reports.build import build
 from reports.paired_differences import differences_table
 from reports.render.frame import to_frame, write_csv
 from reports.rows import rows_of
@@ -96,13 +95,6 @@ def test_differences_keep_interval_and_p_value(make_record: MakeRecord, sampled:
     assert line["HPS averaged suffix"].startswith("p")
 
 
-def test_a_csv_is_read_back_and_has_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write_csv(TABLE, tmp_path / f"{name}.csv") for name in "ab")
-    assert first.read_bytes() == second.read_bytes()
-    numbers = ["Score", "Score low", "FLOPs (M)"]
-    pd.testing.assert_frame_equal(read(first)[numbers], to_frame(TABLE)[numbers], check_exact=True)
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=5))
 def test_any_text_and_number_comes_back(
@@ -117,13 +109,6 @@ def test_any_text_and_number_comes_back(
     assert text["N"].tolist() == [number for _, number in cells]
     shown = pd.read_csv(folder / "t.csv", dtype={"M": "str"}, keep_default_na=False)["M"].tolist()
     assert shown == [f"'{one}" if one[:1] in tuple("=+-@") else one for one in texts]
-
-
-def test_build_writes_a_file_for_each_table(results: Path, tmp_path: Path) -> None:
-    written = build(results, tmp_path, ["table1", "table6"], ["csv"])
-    names = ["table1", "table1_paper", "table1_measured", "table6", "table6_paper", "table6_measured"]
-    assert [path.name for path in written] == [f"{name}.csv" for name in names]
-    assert read(tmp_path / "table1.csv")["Averaged"].tolist()[0] == 28.0625
 
 
 def test_the_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,13 +128,6 @@ def test_a_truncated_image_is_named(images: Path) -> None:
         gallery_of(images, "dense")
 
 
-def test_a_bad_manifest_line_is_named_by_its_number(images: Path) -> None:
-    manifest = images / "dense" / "manifest.jsonl"
-    manifest.write_text(manifest.read_text(encoding="utf-8") + '{"file": "x.png"}\n', encoding="utf-8")
-    with pytest.raises(FastFluxError, match=r"manifest.jsonl, line 4"):
-        gallery_of(images, "dense")
-
-
 def test_no_images_at_all_and_impossible_numbers_are_told(results: Path, images: Path, tmp_path: Path) -> None:
     rows = read_rows(results)
     with pytest.raises(FastFluxError, match=r"holds no <variant>/manifest\.jsonl"):

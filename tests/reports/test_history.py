@@ -19,11 +19,8 @@ def points(count: int, **changes: str) -> list[Point]:
             for name, score in (("dense", 60.0), ("fastflux-10", 59.0), ("l1-21", 40.0), ("brll-10", 50.0))
         }
         settings = {
-            "device": "a CPU",
-            "profile": "shapes",
-            "prompts": "p",
-            "base": "w1" if index < 2 else "w2",
-        } | changes
+            "device": "a CPU", "profile": "shapes", "prompts": "p", "base": "w1" if index < 2 else "w2",
+        } | changes  # fmt: skip
         return Point(f"{index:07}", False, f"2026-11-{index + 1:02}T10:00:00", images=80, values=values, **settings)
 
     return [one(index) for index in range(count)]

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from drawn import edit_record
+from drawn import edit_record, write_images
 from msgspec.structs import replace
-from PIL import Image
 
 from bench.records.results import RunRecord, read_records
 from fastflux.errors import FastFluxError
@@ -42,7 +41,7 @@ def package(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     folder = tmp_path / "runs" / "shapes"
     shutil.copytree(results, folder / "selected")
     for name in ("dense", "fastflux-10"):
-        _draw(folder / name)
+        write_images(folder / name, edge=8)
     note(folder)
     kept = tmp_path / "reports" / "data" / "results" / "cpu" / "shapes"
     shutil.copytree(results, kept)
@@ -55,21 +54,6 @@ def note(folder: Path, **changes: object) -> None:
     said = {"profile": "shapes", "device": "cpu", "folder": str(folder), "records": str(folder / "selected"),
             "ranking": None, "tables": ["table6"], "limit": None, "seeds": None, "left": 0}  # fmt: skip
     (folder / "run.json").write_text(json.dumps({**said, **changes}), encoding="utf-8")
-
-
-def _draw(folder: Path) -> None:
-    folder.mkdir()
-    entry = {
-        "file": "0.png",
-        "prompt_id": "a",
-        "sample": 0,
-        "seed": 1,
-        "prompt": "a star",
-        "set": "hps",
-        "style": "anime",
-    }
-    Image.new("RGB", (8, 8)).save(folder / "0.png")
-    (folder / "manifest.jsonl").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
 
 def test_the_tables_asked_for_are_printed_and_what_differs(

@@ -97,15 +97,9 @@ def lora_flops(*, rows: int, rank: int, in_features: int, out_features: int) -> 
 
 
 def sd3_flops(
-    config: Mapping[str, Any],
-    *,
-    image_tokens: int,
-    text_tokens: int,
-    linear: int = 0,
-    removed: int = 0,
-    heads: int | None = None,
-    mlp_dim: int | None = None,
-) -> int:
+    config: Mapping[str, Any], *, image_tokens: int, text_tokens: int, linear: int = 0, removed: int = 0,
+    heads: int | None = None, mlp_dim: int | None = None,
+) -> int:  # fmt: skip
     """FLOPs of one forward of an SD3 transformer at batch 1, by hand from its diffusers config.
 
     The last block ends before the text's output layer and MLP, and modulates the text by shift and scale alone. A layer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.metrics.base import load_metric, settings_class, values_and_intervals
+from bench.metrics.base import settings_class, values_and_intervals
 from bench.metrics.catalogue import Metric, metrics
 from bench.records.results import Data
 from bench.records.statistics import Estimate
@@ -22,11 +22,6 @@ def test_every_metric_can_be_loaded_and_says_what_it_does(entry: Metric) -> None
     else:
         assert issubclass(settings_class(entry), Data)
         assert read_settings(settings_class(entry), {}, "").__class__ is settings_class(entry)
-
-
-def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
-    with pytest.raises(FastFluxError, match=r"Unknown metric 'hsp'.* did you mean 'hps'"):
-        load_metric("hsp", None, "cpu")
 
 
 def test_unknown_intervals_are_left_out() -> None:

@@ -70,14 +70,9 @@ def test_calls_of_both_families_are_timed(any_pipeline: Any) -> None:
     assert len(found.samples["ms"]) == 6
     settings = {key: found.settings[key] for key in ("batch", "steps", "height", "width", "dtype", "compiled", "clock")}
     assert settings == {
-        "batch": 2,
-        "steps": 2,
-        "height": 32,
-        "width": 32,
-        "dtype": "float32",
-        "compiled": False,
+        "batch": 2, "steps": 2, "height": 32, "width": 32, "dtype": "float32", "compiled": False,
         "clock": "perf_counter",
-    }
+    }  # fmt: skip
 
 
 def failing() -> nn.Module:

@@ -15,41 +15,19 @@ from tests.bench.metrics.flops_by_hand import block_flops, flux_flops, sd3_flops
 from tests.fastflux.conftest import make_tiny_flux
 
 FLUX_DEV: dict[str, Any] = {
-    "in_channels": 64,
-    "num_layers": 19,
-    "num_single_layers": 38,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "pooled_projection_dim": 768,
-    "guidance_embeds": True,
-    "axes_dims_rope": (16, 56, 56),
-}
+    "in_channels": 64, "num_layers": 19, "num_single_layers": 38, "attention_head_dim": 128, "num_attention_heads": 24,
+    "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
 SD3_MEDIUM: dict[str, Any] = {
-    "sample_size": 128,
-    "in_channels": 16,
-    "out_channels": 16,
-    "num_layers": 24,
-    "attention_head_dim": 64,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 4096,
-    "caption_projection_dim": 1536,
-    "pooled_projection_dim": 2048,
-    "pos_embed_max_size": 192,
-    "patch_size": 2,
-}
+    "sample_size": 128, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
+    "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "patch_size": 2,
+}  # fmt: skip
 TINY_SD3: dict[str, Any] = SD3_MEDIUM | {
-    "sample_size": 16,
-    "in_channels": 8,
-    "out_channels": 8,
-    "num_layers": 4,
-    "attention_head_dim": 16,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 24,
-    "caption_projection_dim": 64,
-    "pooled_projection_dim": 20,
+    "sample_size": 16, "in_channels": 8, "out_channels": 8, "num_layers": 4, "attention_head_dim": 16,
+    "num_attention_heads": 4, "joint_attention_dim": 24, "caption_projection_dim": 64, "pooled_projection_dim": 20,
     "pos_embed_max_size": 16,
-}
+}  # fmt: skip
 
 
 def sd3(config: dict[str, Any]) -> nn.Module:

@@ -81,10 +81,6 @@ def test_at_most_16_objects_of_a_class_are_kept() -> None:
     assert verdict([*many, star(0.4, label="ring")], include=[{"class": "ring", "count": 1}]).correct
 
 
-def test_overlapping_objects_are_all_kept() -> None:
-    assert verdict([star(0.99), star(0.98)], "counting", include=[{"class": "star", "count": 2}]).correct
-
-
 def test_colors_are_those_of_the_best_objects_only() -> None:
     seen: list[tuple[list[float], str]] = []
 

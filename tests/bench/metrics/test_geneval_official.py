@@ -27,14 +27,10 @@ def metadata(index: int) -> dict[str, Any]:
 def line(index: int, sample: int, **changes: Any) -> str:
     data = metadata(index)
     fields = {
-        "filename": f"images/{index:05}/samples/{sample:04}.png",
-        "tag": data["tag"],
-        "prompt": data["prompt"],
-        "correct": (index + sample) % 3 == 0,
-        "reason": "" if (index + sample) % 3 == 0 else "expected dog>=1, found 0",
-        "metadata": json.dumps(data),
-        "details": "{}",
-    }
+        "filename": f"images/{index:05}/samples/{sample:04}.png", "tag": data["tag"], "prompt": data["prompt"],
+        "correct": (index + sample) % 3 == 0, "reason": "" if (index + sample) % 3 == 0 else "expected dog>=1, found 0",
+        "metadata": json.dumps(data), "details": "{}",
+    }  # fmt: skip
     return json.dumps({**fields, **changes}).replace("/", "\\/") + "\n"  # as pandas writes it
 
 

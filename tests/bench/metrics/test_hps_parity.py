@@ -183,12 +183,9 @@ def test_scores_are_those_of_hpsv2(
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_benchmarks_table_is_that_of_hpsv2(
-    tiny_hps: tuple[str, Path],
-    hpsv2_module: Callable[[str], Any],
-    write_images: WriteImages,
-    tmp_path: Path,
+    tiny_hps: tuple[str, Path], hpsv2_module: Callable[[str], Any], write_images: WriteImages, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     """Our files read by its code, and the numbers it prints."""
     architecture, checkpoint = tiny_hps
     entries = [

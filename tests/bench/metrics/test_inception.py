@@ -74,23 +74,11 @@ def test_distances_are_those_of_torch_fidelity(
     assert found.status == "ok"
     assert found.info.reference == "FID and KID, InceptionV3"
     expected = torch_fidelity.calculate_metrics(
-        input1=str(images.images[0].file.parent),
-        input2=str(reference),
-        fid=True,
-        kid=True,
-        prc=True,
-        kid_subset_size=3,
-        rng_seed=0,
-        feature_extractor="inception-v3-compat",
-        feature_layer_fid="64",
-        feature_layer_kid="64",
-        feature_layer_prc="64",
-        feature_extractor_weights_path=str(weights),
-        cuda=False,
-        cache=False,
-        save_cpu_ram=True,
-        verbose=False,
-    )
+        input1=str(images.images[0].file.parent), input2=str(reference), fid=True, kid=True, prc=True,
+        kid_subset_size=3, rng_seed=0, feature_extractor="inception-v3-compat", feature_layer_fid="64",
+        feature_layer_kid="64", feature_layer_prc="64", feature_extractor_weights_path=str(weights), cuda=False,
+        cache=False, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
     assert found.values["fid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
     assert found.values["kid"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3, abs=1e-9)
     assert found.values["precision"] == pytest.approx(expected["precision"])

@@ -52,16 +52,10 @@ def test_hps_names_version_weights_and_filter(tiny_hps: Hps, tmp_path: Path) -> 
     new = hps_v2(newer, "v2.1", architecture=architecture, antialias=False)
     assert (old.info.reference, new.info.reference) == ("HPS v2.0", "HPS v2.1")
     assert old.model.settings == {
-        "model": "tiny-hps",
-        "pretrained": "HPS_v2_compressed.pt",
-        "weights_sha256": sha256_of(checkpoint),
-        "precision": "fp32",
-        "image_size": [56, 56],
-        "resize_mode": "longest",
-        "interpolation": "bicubic",
-        "antialias": True,
-        "resized_by": "torch",
-    }
+        "model": "tiny-hps", "pretrained": "HPS_v2_compressed.pt", "weights_sha256": sha256_of(checkpoint),
+        "precision": "fp32", "image_size": [56, 56], "resize_mode": "longest", "interpolation": "bicubic",
+        "antialias": True, "resized_by": "torch",
+    }  # fmt: skip
     assert new.model.settings["antialias"] is False
     assert str(tmp_path) not in json.dumps(new.model.settings)
     assert hps_v2(checkpoint, architecture=architecture).model is old.model  # loaded once

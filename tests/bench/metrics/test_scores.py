@@ -12,7 +12,6 @@ from bench.metrics.models.open_clip_model import load_open_clip
 from bench.metrics.quality.clip_score import ClipScore
 from bench.metrics.quality.hps import HPS, group_std
 from bench.records.results import Measurement
-from bench.records.statistics import paired_difference, strata_of
 from bench.samples.image_set import ImageSet
 from tests.bench.conftest import WriteImages, clip_of
 
@@ -58,11 +57,6 @@ def test_averaged_counts_images_not_styles(
     assert found.values["averaged"] != pytest.approx(np.mean([found.values[style] for style in STYLES]), abs=1e-6)
 
 
-def test_a_styles_mean_is_the_mean_of_ten_equal_groups() -> None:
-    scores = np.random.default_rng(0).normal(28, 1, 800)
-    assert scores.mean() == pytest.approx(scores.reshape(10, 80).mean(axis=1).mean(), abs=1e-12)
-
-
 def test_hps_leaves_other_sets_alone(hps: HPS, write_images: WriteImages, hps_prompts: list[dict[str, Any]]) -> None:
     other = {"id": "geneval-x", "set": "geneval", "prompt": "a star", "metadata": {"tag": "colors"}}
     found = hps(ImageSet.read(write_images([*hps_prompts, other])))
@@ -93,12 +87,6 @@ def test_features_that_are_not_finite_fail(hps: HPS, images: ImageSet) -> None:
     hps.model._model.visual.proj.fill_(float("nan"))
     refuse(hps(images), "not finite")
     load_open_clip.cache_clear()
-
-
-def test_two_variants_can_be_paired_from_their_records(hps: HPS, images: ImageSet) -> None:
-    samples = hps(images).samples
-    found = paired_difference([strata_of(samples)], [strata_of(samples)], weighting="images", seed=0)
-    assert (found.difference.value, found.prompts) == (0, 12)
 
 
 def test_clip_score_is_the_mean_over_all_images_and_counts_long_prompts(

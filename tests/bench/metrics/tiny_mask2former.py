@@ -15,18 +15,10 @@ def tiny_mask2former(sees: int | None = None, labels: int = 80) -> Any:
     stages = ["stage1", "stage2", "stage3", "stage4"]
     backbone = SwinConfig(embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=4, out_features=stages)
     config = Mask2FormerConfig(
-        backbone_config=backbone,
-        feature_size=32,
-        mask_feature_size=32,
-        hidden_dim=32,
-        encoder_feedforward_dim=32,
-        dim_feedforward=32,
-        encoder_layers=1,
-        decoder_layers=3,
-        num_attention_heads=2,
-        num_queries=12,
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=32,
+        dim_feedforward=32, encoder_layers=1, decoder_layers=3, num_attention_heads=2, num_queries=12,
         num_labels=labels,
-    )
+    )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Mask2FormerForUniversalSegmentation(config)
