@@ -1,4 +1,4 @@
-"""CLIP-like models through open_clip: loaded once, giving normalised features of images and texts in batches."""
+"""CLIP-like models through open_clip, loaded once: features of images and texts, and their cosines as scores."""
 
 import json
 import warnings
