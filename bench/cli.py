@@ -6,10 +6,23 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from bench.options import FULL_SIZE, MEASURED, RUN, FullSizeRun, Measured, Names, Numbers, Out, Run, pairs
+from bench.options import (
+    FULL_SIZE,
+    MEASURED,
+    REGRESSION,
+    RUN,
+    FullSizeRun,
+    Measured,
+    Names,
+    Numbers,
+    Out,
+    Regression,
+    Run,
+    Texts,
+    pairs,
+)
 from bench.progress import console
 from bench.quiet import quiet_libraries
-from bench.regression.cli import REGRESS_EXAMPLES, regress
 from fastflux.command_line import run as run_app
 from fastflux.text import printable
 
@@ -230,7 +243,51 @@ def _speed(
     speed(variant_names=variants or (), settings=settings, **run.options)
 
 
-app.command(regress, name="regress", help_epilogue=REGRESS_EXAMPLES)
+@app.command(
+    name="regress",
+    help_epilogue="""examples:
+  python -m bench regress --baseline reports/data/regression        against the committed baseline of this device
+  python -m bench regress --update --reason "faster solver"         make this commit's figures the baseline
+  python -m bench regress --checks quality,cost                     nothing that depends on the device
+  python -m bench regress --model ./my-pruned --baseline my.json    your own pruned model against your own baseline
+Ends with 0 when every check was taken and none is worse, with 1 otherwise: what was worse, or what kept it from a
+verdict, stands on the terminal, in the summary and in the JUnit XML.""",
+)
+def _regress(
+    *,
+    measured: Measured = MEASURED,
+    variants: Names = None,
+    model: Texts = (),
+    checks: Names = None,
+    tolerance: Texts = (),
+    limit: int = 16,
+    rounds: int = 60,
+    regression: Regression = REGRESSION,
+) -> int:
+    """Measure a small suite and compare it with a baseline.
+
+    Prune, draw, score and time a small fixed suite, and compare it with a baseline: quality paired by prompt and seed,
+    latency as the ratio to dense of one interleaved run, FLOPs and parameters exactly, peak memory, checkpoint size,
+    and hashes of pictures. Pruned models are kept until something that they come from changes. The run leaves
+    summary.md, junit.xml, run.json and a line in history.jsonl.
+
+    Args:
+        variants: variants to prune and compare, comma-separated; default: fastflux-10,fastflux-20,l1-21
+        model: [NAME=]DIR, a pruned transformer or exported pipeline of your own instead of variants; may be repeated
+        checks: of quality, latency, cost, render, comma-separated; default: all, render on a CPU only
+        tolerance: NAME=VALUE, another tolerance such as hps=0.3 (a difference) or latency=0.1 (a fraction)
+        limit: prompts of each style and task
+        rounds: timed rounds, up to four times as many where that leaves something open
+    """
+    quiet_libraries()
+    from bench.regression.check import tolerances
+    from bench.regression.inputs import Suite, named_models
+    from bench.regression.run import Options, regress
+
+    suite = Suite.of(measured.profile, variants, named_models(model), limit=limit, rounds=rounds)
+    given = {**vars(regression), "reason": regression.reason.strip(), "device": measured.device}
+    given |= {"changes": pairs(measured.changes), "tolerances": tolerances(pairs(tolerance))}
+    return regress(Options(suite=suite, kinds=checks or (), **given))
 
 
 @app.command(

@@ -78,4 +78,30 @@ class FullSizeRun(Run):
     profile: str = "flux-dev-random"
 
 
-MEASURED, RUN, FULL_SIZE = Measured(), Run(), FullSizeRun()
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """What a regression run is compared with, and what it leaves.
+
+    Attributes:
+        baseline: a file, or a folder of <device>/<profile>.json; default: runs/regress/baselines
+        update: write this run as the baseline; needs --reason
+        reason: why the baseline changes, kept in it
+        force: prune again what is kept of earlier runs
+        require_idle: refuse to measure while other work runs
+        out: where all goes; default: runs/regress/<profile>
+        summary: the Markdown summary; default: OUT/summary.md
+        junit: the JUnit XML; default: OUT/junit.xml
+    """
+
+    baseline: Path | None = None
+    update: bool = False
+    reason: str = ""
+    force: bool = False
+    require_idle: bool = False
+    out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None
+    summary: Path | None = None
+    junit: Path | None = None
+
+
+MEASURED, RUN, FULL_SIZE, REGRESSION = Measured(), Run(), FullSizeRun(), Regression()

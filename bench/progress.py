@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.markup import escape
 
-from fastflux.progress import progress_bar
+from fastflux.command_line import progress_bar
 
 T = TypeVar("T")
 #: All messages to the person at the keyboard go here; results go to stdout.

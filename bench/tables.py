@@ -87,7 +87,7 @@ class TableSpec(Struct, frozen=True, forbid_unknown_fields=True):
     Rows are the variants of the `families` in the records' order (None: all but repeats with other seeds and other
     models' images), or just the `variants` named, in that order. Without `pairs` the rows are grouped by base model
     where there are several. `needs` names ids and families to be measured, where they are not those shown. A table that
-    is `worked_out` has rows of its own kind: `reports.contents` makes it, from the values of its columns.
+    is `worked_out` has rows of its own kind: `reports.build` makes it, from the values of its columns.
     """
 
     title: str

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,58 @@ Method = Parameter(group="Method")
 Calibrating = Annotated[CalibrationSettings, Parameter(name="*", group="Calibration")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """Settings of pruning methods; each takes its own, and has its own default.
+
+    Attributes:
+        ratio: share to prune, from 0 to 1: of blocks, or of parameters (l1_norm, width_pruning)
+        blocks: number of blocks instead of a ratio
+        ranking: residual_r2, relative_output_error, output_mse, block_influence, start2end, end2start, random, or a
+            file that `fastflux rank --json` wrote
+        ridge: relative ridge of the regression
+        seed: seed of the random ranking and of training
+        layers: blocks in a sandwich: 1, 3 or 5 (sandwich_training)
+        flops: share of the dense step's FLOPs to leave (sublayer_replacement)
+        latency: share of the dense step's measured time to leave instead
+        kinds: what may stand in a block's place, separated by commas (sublayer_replacement): linear, linear_attention,
+            linear_mlp, linear_halves, removed
+        keep: blocks that stay, separated by commas, as transformer_blocks.4-18 (sublayer_replacement)
+        targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
+            sandwich_training)
+        scored: samples that measure the error of one step (sublayer_replacement)
+        fitted: samples that fit the layers, 0 for all (sublayer_replacement)
+        trajectories: prompts whose sampled latents measure the error of each replacement, 0 for that of one step
+            (sublayer_replacement)
+        samples: images at one time step each to train on
+        rank: rank of LoRA
+        steps: training steps, for each block or for the whole model (l1_norm, width_pruning,
+            sublayer_replacement)
+        batch: samples in a training step
+        lr: learning rate
+    """
+
+    ratio: float | None = None
+    blocks: int | None = None
+    ranking: str | None = None
+    ridge: float | None = None
+    seed: int | None = None
+    layers: int | None = None
+    flops: float | None = None
+    latency: float | None = None
+    kinds: str | None = None
+    keep: Annotated[str | None, Parameter(name="--keep-blocks")] = None
+    targets: str | None = None
+    scored: int | None = None
+    fitted: int | None = None
+    trajectories: int | None = None
+    samples: int | None = None
+    rank: int | None = None
+    steps: Annotated[int | None, Parameter(name="--train-steps")] = None
+    batch: int | None = None
+    lr: float | None = None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; errors that users can mend are one sentence on stderr."""
     return run(app, arguments, interrupted="interrupted; no output was written.")
@@ -72,25 +125,7 @@ def prune(
     save_dtype: Format | None = None,
     base_model: str = "",
     method: Annotated[str, Method] = "linear_replacement",
-    ratio: Annotated[float | None, Method] = None,
-    blocks: Annotated[int | None, Method] = None,
-    ranking: Annotated[str | None, Method] = None,
-    ridge: Annotated[float | None, Method] = None,
-    seed: Annotated[int | None, Method] = None,
-    layers: Annotated[int | None, Method] = None,
-    flops: Annotated[float | None, Method] = None,
-    latency: Annotated[float | None, Method] = None,
-    kinds: Annotated[str | None, Method] = None,
-    keep_blocks: Annotated[str | None, Method] = None,
-    targets: Annotated[str | None, Method] = None,
-    scored: Annotated[int | None, Method] = None,
-    fitted: Annotated[int | None, Method] = None,
-    trajectories: Annotated[int | None, Method] = None,
-    samples: Annotated[int | None, Method] = None,
-    rank: Annotated[int | None, Method] = None,
-    train_steps: Annotated[int | None, Method] = None,
-    batch: Annotated[int | None, Method] = None,
-    lr: Annotated[float | None, Method] = None,
+    given: Annotated[MethodSettings, Parameter(name="*", group="Method")] = MethodSettings(),  # frozen
     fold: Annotated[bool, Method] = False,
     data: Calibrating = CalibrationSettings(),  # noqa: B008  # frozen
     resources: Annotated[Resources, Parameter(name="*", group="Resources")] = Resources(),  # noqa: B008
@@ -109,30 +144,6 @@ def prune(
         method: linear_replacement, sandwich_training (the same, each block followed by training), block_removal,
             l1_norm (heads and MLP channels), width_pruning (the same, what stays fitted to stand in for what goes) or
             sublayer_replacement (attentions, MLPs and blocks chosen by budget, then distilled as a whole)
-        ratio: share to prune, from 0 to 1: of blocks, or of parameters (l1_norm, width_pruning)
-        blocks: number of blocks instead of a ratio
-        ranking: residual_r2, relative_output_error, output_mse, block_influence, start2end, end2start, random, or a
-            file that `fastflux rank --json` wrote
-        ridge: relative ridge of the regression
-        seed: seed of the random ranking and of training
-        layers: blocks in a sandwich: 1, 3 or 5 (sandwich_training)
-        flops: share of the dense step's FLOPs to leave (sublayer_replacement)
-        latency: share of the dense step's measured time to leave instead
-        kinds: what may stand in a block's place, separated by commas (sublayer_replacement): linear, linear_attention,
-            linear_mlp, linear_halves, removed
-        keep_blocks: blocks that stay, separated by commas, as transformer_blocks.4-18 (sublayer_replacement)
-        targets: dense or current: whose blocks' outputs are fitted or trained to (sublayer_replacement,
-            sandwich_training)
-        scored: samples that measure the error of one step (sublayer_replacement)
-        fitted: samples that fit the layers, 0 for all (sublayer_replacement)
-        trajectories: prompts whose sampled latents measure the error of each replacement, 0 for that of one step
-            (sublayer_replacement)
-        samples: images at one time step each to train on
-        rank: rank of LoRA
-        train_steps: training steps, for each block or for the whole model (l1_norm, width_pruning,
-            sublayer_replacement)
-        batch: samples in a training step
-        lr: learning rate
         fold: fold adjacent linear replacements into one (not for ControlNet)
     """
     from rich.console import Console
@@ -140,37 +151,16 @@ def prune(
     use_threads_for(pipeline)
     from fastflux import workflow
     from fastflux.files import require_new_folder
-    from fastflux.io.pipeline_files import foreign_to_pipeline
-    from fastflux.io.ranking_files import read_ranking
+    from fastflux.io.checkpoint import read_ranking
+    from fastflux.io.pipelines import foreign_to_pipeline
     from fastflux.methods.registry import make_config
 
-    if ranking is not None and ranking.endswith(".json"):
-        require_new_folder(
-            output, overwrite=overwrite, foreign=foreign_to_pipeline, inputs={"the ranking": Path(ranking)}
-        )
-        ranking = read_ranking(Path(ranking))
-    given: dict[str, JSON] = {
-        "ratio": ratio,
-        "blocks": blocks,
-        "ranking": ranking,
-        "ridge": ridge,
-        "seed": seed,
-        "layers": layers,
-        "flops": flops,
-        "latency": latency,
-        "kinds": kinds,
-        "keep": keep_blocks,
-        "targets": targets,
-        "scored": scored,
-        "fitted": fitted,
-        "trajectories": trajectories,
-        "samples": samples,
-        "rank": rank,
-        "steps": train_steps,
-        "batch": batch,
-        "lr": lr,
-    }
-    config = make_config(method, {name: value for name, value in given.items() if value is not None})
+    settings: dict[str, JSON] = {name: value for name, value in vars(given).items() if value is not None}
+    if given.ranking is not None and given.ranking.endswith(".json"):
+        ranking = Path(given.ranking)
+        require_new_folder(output, overwrite=overwrite, foreign=foreign_to_pipeline, inputs={"the ranking": ranking})
+        settings["ranking"] = read_ranking(ranking)
+    config = make_config(method, settings)
     try:
         done = workflow.prune(
             pipeline,

@@ -13,6 +13,8 @@ from types import FrameType
 from typing import get_args
 
 from cyclopts import App, ArgumentCollection, CycloptsError, Token
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fastflux.errors import FastFluxError, memory_is_full
 from fastflux.text import one_line
@@ -117,3 +119,15 @@ def _say(name: str, sentence: str) -> None:
     """One line on stderr, without what the terminal cannot show or what would steer it: names come from outside."""
     encoding = sys.stderr.encoding or "ascii"
     sys.stderr.write(f"{name}: {one_line(sentence)}\n".encode(encoding, "backslashreplace").decode(encoding))
+
+
+def progress_bar(console: Console) -> Progress:
+    """Bars with counts, elapsed and remaining time; nothing where the console is no terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,7 +1,7 @@
 """What pruning a model took, in counts that do not depend on the machine, and in seconds that do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 
@@ -41,12 +41,6 @@ class PruningCost:
     @classmethod
     def parse(cls, figures: Mapping[str, str]) -> Self:
         """Read the figures, each as ``repr`` writes it; KeyError or ValueError where one is missing or faulty."""
-        return cls(
-            block_forwards=int(figures["block_forwards"]),
-            block_trainings=int(figures["block_trainings"]),
-            training_steps=int(figures["training_steps"]),
-            trainable_parameters=int(figures["trainable_parameters"]),
-            seconds=float(figures["seconds"]),
-            activation_bytes=int(figures["activation_bytes"]),
-            peak_memory_bytes=None if (peak := figures["peak_memory_bytes"]) == "None" else int(peak),
-        )
+        peak = figures["peak_memory_bytes"]
+        whole = {field.name: int(figures[field.name]) for field in fields(cls) if field.type is int}
+        return cls(**whole, seconds=float(figures["seconds"]), peak_memory_bytes=None if peak == "None" else int(peak))

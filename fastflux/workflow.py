@@ -14,19 +14,26 @@ from rich.console import Console
 from fastflux.calibration.fingerprints import fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, require_ridge
+from fastflux.calibration.least_squares import DEFAULT_RIDGE
 from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
 from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import Calibration, collect_statistics, no_trajectories
 from fastflux.calibration.trajectories import Trajectories
+from fastflux.command_line import progress_bar
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import require_new_folder
 from fastflux.io.checkpoint import cast_, revision_of, stored_dtype
 from fastflux.io.hub import local_pipeline
-from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
-from fastflux.io.pipelines import export_pipeline, load_outline, load_pipeline, require_pipeline
+from fastflux.io.pipelines import (
+    export_pipeline,
+    foreign_to_pipeline,
+    load_outline,
+    load_pipeline,
+    require_output,
+    require_pipeline,
+)
 from fastflux.io.progress_folder import progress_folder, require_progress_folder
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.registry import PruningConfig, require_fits
@@ -35,8 +42,7 @@ from fastflux.models.plain import require_finite
 from fastflux.models.pruned import parameter_count, plan_of
 from fastflux.models.sizes import drawing_sizes, require_sizes, sampling_arguments
 from fastflux.pictures import open_picture
-from fastflux.plan import BlockRef, PruningPlan
-from fastflux.progress import progress_bar
+from fastflux.plan import BlockRef, PruningPlan, require_ridge
 from fastflux.pruning import prune_
 from fastflux.settings import (
     CalibrationSettings,

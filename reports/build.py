@@ -1,24 +1,26 @@
 """Documents from a folder of records: what `python -m reports build` and the reproduction of the tables call."""
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.profiles import RANKINGS
 from bench.tables import RATIO, TABLES, TableSpec
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import write_text
-from reports.contents import make_tables, ranking_of
-from reports.declared import check_keys, is_declaration, read_tables
-from reports.devices import device_notes
-from reports.figures.gallery import Gallery
-from reports.figures.grids import GRIDS, Shown
-from reports.figures.ranking import Ranking, orders_table
-from reports.grouping import DEFAULT_TOLERANCE
-from reports.render.html.document import PAGE, page_html
-from reports.render.latex.tables import anchor, to_latex
+from reports.grouping import DEFAULT_TOLERANCE, device_notes
 from reports.rows import Row, read_rows
 from reports.table import Table, to_markdown
-from reports.tables import SHAPES_PROFILE, model_name
-from reports.why import PROVENANCE, recorded
+from reports.tables import SHAPES_PROFILE, make_table, model_name
+
+# What makes one format or table is imported where that is asked for: matplotlib and pandas take a second each.
+if TYPE_CHECKING:
+    from reports.figures.gallery import Gallery
+    from reports.figures.grids import Shown
+    from reports.figures.ranking import Ranking
 
 DOCUMENT_FORMATS = ("md", "tex")
 FIGURE_FORMATS = ("png", "svg", "pdf")
@@ -60,15 +62,19 @@ def build(
     they come from several devices, unless `mix_devices`.
     """
     declared: dict[str, TableSpec] = {}
-    for name in filter(is_declaration, tables):
-        declared |= read_tables(Path(name), taken=_taken(declared))
-    tables = [*(name for name in tables if not is_declaration(name)), *declared]
+    for name in tables:
+        if name.endswith(".toml"):
+            from reports.declared import check_keys, read_tables
+
+            declared |= read_tables(Path(name), taken=_taken(declared))
+    tables = [*(name for name in tables if not name.endswith(".toml")), *declared]
     for kind, names, known in (("table", tables, (*TABLES, *declared)), ("format", formats, ALL_FORMATS)):
         for name in names:
             if name not in known:
                 raise unknown_name(kind, name, known)
     rows = read_rows(results_dir)
-    check_keys(declared, rows)
+    if declared:
+        check_keys(declared, rows)
     made = make_tables(
         rows, tables, TABLES | declared, intervals=intervals, tolerance=tolerance, ranking_file=ranking,
         mix_devices=mix_devices,
@@ -85,17 +91,21 @@ def build(
         if kind in formats
     ]
     if FRAME_FORMAT in formats:
-        from reports.render.frame import write_csv  # pandas takes a second to import, like matplotlib below
+        from reports.render.frame import write_csv
 
         named = [(table.name.replace("-", "_"), table) for parts in made.values() for table in parts]
         written += [write_csv(table, out_dir / f"{name}.{FRAME_FORMAT}") for name, table in named]
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
     if shown is not None and (kinds or not page):
+        from reports.figures.grids import Shown
+
         evidence = Shown(rows, ranking_of(rows, ranking), tolerance)
         written += _build_grids(evidence, shown, out_dir, kinds or ["png"])
     if page:
-        shown_there = {name: parts for name, parts in made.items() if name != PROVENANCE}  # it has the records whole
+        from reports.render.html.document import PAGE, page_html
+
+        shown_there = {name: parts for name, parts in made.items() if name != "provenance"}  # it has the records whole
         written.append(write_text(out_dir / PAGE, page_html(rows, shown_there, shown)))
     return written
 
@@ -126,6 +136,7 @@ def build_importance(ranking_file: Path, out_dir: Path, formats: Sequence[str] =
     Raises FastFluxError when the file holds no ranking.
     """
     from reports.figures.importance import importance_figure
+    from reports.figures.ranking import Ranking, orders_table
     from reports.figures.style import save_figure
 
     ranking = Ranking.read(ranking_file)
@@ -140,19 +151,19 @@ def build_importance(ranking_file: Path, out_dir: Path, formats: Sequence[str] =
 
 
 def _document(parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), *, records: bool = False) -> str:
-    def render(table: Table) -> str:
-        if kind == "md":
-            return to_markdown(table)
-        if table.name == PROVENANCE:
-            return to_latex(table, row_labels=[anchor(row.variant) for row in recorded(rows)])
-        return to_latex(table, records=records)
+    if kind == "md":
+        return "\n".join(map(to_markdown, parts))
+    from reports.render.latex.tables import anchor, to_latex
 
-    return "\n".join(render(table) for table in parts)
+    anchors = [anchor(row.variant) for row in rows if row.record is not None]
+    return "\n".join(
+        to_latex(table, row_labels=anchors) if table.name == "provenance" else to_latex(table, records=records)
+        for table in parts
+    )
 
 
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
     """The figures for which there are records."""
-    # matplotlib takes a second to import: tables alone need not wait for it.
     from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
     from reports.figures.quality import quality_against_latency
     from reports.figures.style import save_figure
@@ -169,6 +180,7 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
 def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
     from reports.figures.gallery import Gallery
+    from reports.figures.grids import GRIDS
     from reports.figures.image_grid import grid_rows, image_grid
     from reports.figures.style import save_figure
 
@@ -197,3 +209,66 @@ def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[st
                     break
             written.append(path)
     return written
+
+
+def make_tables(
+    rows: Sequence[Row],
+    names: Iterable[str],
+    specs: Mapping[str, TableSpec],
+    *,
+    intervals: bool = False,
+    tolerance: float = DEFAULT_TOLERANCE,
+    ranking_file: Path | None = None,
+    mix_devices: bool = False,
+) -> dict[str, tuple[Table, ...]]:
+    """The tables by the name of their document; a table that the paper has, too, is followed by its twin of two tables.
+
+    Raises FastFluxError for records that cannot share a table, and when `ranking_file` holds no ranking.
+    """
+    made: dict[str, tuple[Table, ...]] = {}
+    for name in names:
+        spec = specs[name]
+        if spec.needs is not None and not spec.chosen(rows):
+            continue  # of a method that was not measured
+        if spec.worked_out:
+            made[name] = (_worked_out(name, spec, rows, tolerance, ranking_file, mix_devices=mix_devices),)
+            continue
+        made[name] = (make_table(name, spec, rows, intervals=intervals, tolerance=tolerance, mix_devices=mix_devices),)
+        if spec.paper:
+            from reports.paper import paper_against_measured
+
+            made[f"{name}_paper"] = paper_against_measured(name, spec, rows, mix_devices=mix_devices)
+    return made
+
+
+def _worked_out(
+    name: str, spec: TableSpec, rows: Sequence[Row], tolerance: float, ranking_file: Path | None, *, mix_devices: bool
+) -> Table:
+    from reports.claims.table import claims_table, own_claims_table
+    from reports.paired_differences import differences_table, seeds_table
+    from reports.why import provenance_table
+
+    devices = device_notes(rows, spec.keys, f"Table {name}", mix=mix_devices)
+    makers = {
+        "differences": lambda: differences_table(rows, tolerance),
+        "seeds": lambda: seeds_table(rows),
+        "beyond": lambda: own_claims_table(rows),
+        "claims": lambda: claims_table(rows, ranking_of(rows, ranking_file), tolerance),
+        "provenance": lambda: provenance_table(rows),
+    }
+    table = makers[name]()
+    return replace(table, notes=(*table.notes, *devices))
+
+
+def committed_ranking(rows: Sequence[Row]) -> Path | None:
+    """The ranking that the repository keeps for the rows' profile, None where there is none."""
+    committed = RANKINGS / f"{rows[0].profile}.json"
+    return committed if committed.is_file() else None
+
+
+def ranking_of(rows: Sequence[Row], ranking_file: Path | None) -> Ranking | None:
+    """The ranking of a file, else the committed one of the rows' profile; raises FastFluxError when it holds none."""
+    from reports.figures.ranking import Ranking
+
+    path = ranking_file or committed_ranking(rows)
+    return None if path is None else Ranking.read(path)

@@ -14,13 +14,11 @@ from fastflux.command_line import names, run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.text import printable
-from reports.build import FORMATS, build, build_importance
-from reports.contents import build_claims
+from reports.build import FORMATS, build, build_importance, make_tables
 from reports.difference import difference
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.history_table import show_history
 from reports.manifest import write_manifest
 from reports.pdf import build_pdf
 from reports.rebuild import PACKAGE, check, replace_all
@@ -176,9 +174,8 @@ def _rebuild(
 def _manifest() -> None:
     """List the committed records with their digests.
 
-    Checks the records in reports/data against their samples and each other, gives those of older versions their digest,
-    packs them, adds them to the history, and writes SHA256SUMS, which every rebuild holds them against. `--accept` of a
-    run does the same.
+    Checks the records in reports/data against their samples and each other, packs them, adds them to the history, and
+    writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
     """
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 
@@ -200,7 +197,9 @@ def _claims(*, results: Path, ranking: Path | None = None, mix_devices: bool = F
         mix_devices: let latency, memory and seconds of several devices stand in one table, with a note
         out: file to write instead of the terminal
     """
-    _write(to_markdown(build_claims(read_rows(results), ranking, mix_devices=mix_devices)), out)
+    rows = read_rows(results)
+    made = make_tables(rows, ["claims"], TABLES, ranking_file=ranking, mix_devices=mix_devices)
+    _write(to_markdown(*made["claims"]), out)
 
 
 @app.command(name="importance")
@@ -288,7 +287,7 @@ def _history(
         profile: name of a profile
         out: a .png or .svg; default: runs/regress/<profile>/history-<metric>.png
     """
-    from reports.figures.history import history_figure  # matplotlib takes a second to import
+    from reports.figures.history import history_figure, show_history  # matplotlib takes a second to import
     from reports.figures.style import save_figure
 
     own = Path("runs", "regress", profile)

@@ -7,7 +7,7 @@ from statistics import mean
 from bench.metrics.catalogue import Metric, metrics
 from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import Measurement, RunRecord
-from bench.records.statistics import FLIPS, Estimate, PairedDifference
+from bench.records.statistics import FLIPS, PairedDifference
 from reports.rows import Row
 
 #: What stands behind intervals and p-values, for the notes of tables.
@@ -38,24 +38,9 @@ class Comparison:
         return mean(row.number(self.key) or 0.0 for row in self.baselines)
 
     @property
-    def estimate(self) -> Estimate:
-        """The mean difference with its interval."""
-        return self.paired.difference
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The difference's interval, of at least 95%."""
-        return self.estimate.interval
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the candidate is significantly higher or lower, else 0."""
-        return self.paired.sign
-
-    @property
     def change(self) -> str:
         """The difference as text: "+1.16 [+0.83, +1.51], p < 0.001"."""
-        return f"{self.estimate.signed(_scores(self.key).spec)}, {chance(self.paired.p_value)}"
+        return f"{self.paired.difference.signed(_scores(self.key).spec)}, {chance(self.paired.p_value)}"
 
     @property
     def figures(self) -> str:

@@ -24,7 +24,6 @@ from bench.tables import TableSpec
 from fastflux.errors import FastFluxError, unknown_name
 from reports.rows import Row
 
-SUFFIX = ".toml"
 #: What a file may not say: what is true of our own tables alone.
 _OURS = {"paper", "needs", "worked_out"}
 
@@ -89,8 +88,3 @@ def check_keys(tables: Mapping[str, TableSpec], rows: Sequence[Row]) -> None:
                 f"Table {name} has no row: the records hold the families {', '.join(families)} and the variants "
                 f"{', '.join(variants)}."
             )
-
-
-def is_declaration(name: str) -> bool:
-    """Whether a name given for a table is the path of a file that declares some."""
-    return name.endswith(SUFFIX)

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from bench.record_checks import check_records
-from bench.records.results import PACKED, PLAIN, RunRecord, read_records, record_files, record_text
+from bench.records.results import PACKED, PLAIN, RunRecord, read_records, record_files
 from bench.records.variant_id import DENSE
 from bench.regression.history import append, point_of
 from fastflux.errors import FastFluxError
@@ -30,25 +30,21 @@ def keep_records(records: Path, committed: Path) -> None:
 
 
 def write_manifest(data: Path) -> Path:
-    """List the records below `data`, the folder reports/data; those without a digest are given one first.
+    """List the records below `data`, the folder reports/data.
 
-    Results that the history does not hold yet are added to it.
-
-    Those that are not packed yet take the place of packed ones. Raises RecordError for a record that was changed or
-    does not agree with itself or others.
+    Results that the history does not hold yet are added to it, and those that are not packed yet take the place of
+    packed ones. Raises RecordError for a record that was changed or does not agree with itself or others.
     """
     for folder, paths in groupby(_records(data), key=lambda path: path.parent):
-        found = list(paths)
-        texts = {path: record_text(path.name, path.read_bytes()) for path in found if path.with_suffix("") not in found}
-        records = [RunRecord.from_json(text, str(path), digested=False) for path, text in texts.items()]
+        every = list(paths)
+        found = [path for path in every if path.with_suffix("") not in every]
+        records = [RunRecord.read(path) for path in found]
         if (data / RESULTS) in folder.parents:  # full size's hold models of unlike parameters side by side
             check_records(records)
             _remember(data, records)
-        for (path, text), record in zip(texts.items(), records, strict=True):
-            place = path.with_name(f"{path.name.removesuffix(PACKED).removesuffix(PLAIN)}{PACKED}")
-            if place != path or text != record.to_json():
-                record.write(place)
-            if place != path:
+        for path, record in zip(found, records, strict=True):
+            if path.suffix == PLAIN:
+                record.write(path.with_suffix(PACKED))
                 path.unlink()
     return write_text(data / NAME, "".join(f"{sum_}  {name}\n" for name, sum_ in _sums(data).items()))
 

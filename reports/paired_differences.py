@@ -1,14 +1,16 @@
-"""Paired differences: every variant against its dense model, and FastFLUX against L1-norm pruning as fast as it."""
+"""Tables prompt by prompt and seed by seed: paired differences, and how far scores hang on the seed of pruning."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import mean, stdev
 
-from bench.tables import BY_LATENCY, BY_NUMBER, SCORES, TABLES
+from bench.records.variant_id import DENSE
+from bench.tables import BY_LATENCY, BY_NUMBER, SCORES, TABLES, Column
 from reports.compare import TEST, chance, compare, prunings, told
 from reports.grouping import DEFAULT_TOLERANCE, pairs_of
 from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
-from reports.tables import metric_notes, model_name, profile_label
+from reports.tables import headers, metric_notes, model_name, profile_label, value_cell
 
 
 def differences_table(rows: Sequence[Row], tolerance: float = DEFAULT_TOLERANCE) -> Table:
@@ -67,5 +69,51 @@ def _cell(key: str, candidates: Sequence[Row], baselines: Sequence[Row]) -> Cell
     cell = Cell(origin=(candidates[0].variant, key), others=others)
     if isinstance(found, str):
         return replace(cell, footnote=found)
-    chances = chance(found.paired.p_value)
-    return replace(cell, value=found.estimate.value, bold=found.sign != 0, interval=found.interval, suffix=chances)
+    paired, chances = found.paired, chance(found.paired.p_value)
+    estimate = paired.difference
+    return replace(cell, value=estimate.value, bold=paired.sign != 0, interval=estimate.interval, suffix=chances)
+
+
+def seeds_table(rows: Sequence[Row]) -> Table:
+    """A row for each variant that was pruned with other seeds too, under the dense model; it says if none was."""
+    repeated = {
+        row.variant: [row, *repeats]
+        for row in rows
+        if (repeats := [repeat for repeat in rows if repeat.id.repeated == row.id])
+    }
+    shown = [row for members in repeated.values() for row in members]
+    dense = [row for row in rows if row.variant == DENSE]
+    model, *scores = headers(SCORES, rows, [""] * len(SCORES))
+    lines = [
+        (Cell(text=row.label), Cell(text=""), *(value_cell(column, row, 1.0) for column in SCORES)) for row in dense
+    ]
+    for members in repeated.values():
+        cells = [_spread(column, members) for column in SCORES]
+        lines.append((Cell(text=members[0].label), Cell(float(len(members))), *cells))
+    notes = [
+        "Mean and standard deviation over prunings with different seeds, in brackets the lowest and the highest."
+        if repeated
+        else "No variant was pruned with more than one seed."
+    ]
+    return Table(
+        "seeds",
+        f"{TABLES['seeds'].title}, {model_name(rows)}",
+        (model, Header("Seeds", spec=".0f"), *scores),
+        (Group(tuple(lines)),),
+        label=profile_label(rows),
+        notes=(*notes, *metric_notes(SCORES, [*dense, *shown])),
+    )
+
+
+def _spread(column: Column, rows: Sequence[Row]) -> Cell:
+    found = [number for row in rows if (number := row.number(column.key)) is not None]
+    gaps = [f"{row.label}: {row.value(column.key).note}" for row in rows if row.number(column.key) is None]
+    note = f"of {len(found)} of {len(rows)} seeds; {'; '.join(gaps)}" if gaps else ""
+    origin, others = (rows[0].variant, column.key), tuple(row.variant for row in rows[1:])
+    if not found:
+        return Cell(footnote="; ".join(gaps), origin=origin, others=others)
+    text = format(mean(found), column.spec)
+    if len(found) == 1:
+        return Cell(found[0], text, note, origin=origin, others=others)
+    text += f" \N{PLUS-MINUS SIGN} {stdev(found):{column.spec}}"
+    return Cell(mean(found), text, note, interval=(min(found), max(found)), origin=origin, others=others)

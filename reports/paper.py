@@ -13,10 +13,10 @@ from msgspec import structs
 from bench.metrics.cost.plausibility import implausible
 from bench.records.variant_id import DENSE, EXTERNAL, VariantId
 from bench.tables import FLOPS, LATENCY, Column, TableSpec
-from reports.devices import device_notes
+from reports.grouping import device_notes
 from reports.rows import Row, Value
 from reports.table import Cell, Group, Table
-from reports.tables import headers, metric_notes, model_name, profile_label, scaling, value_cell
+from reports.tables import headers, metric_notes, model_name, profile_label, scale_of, value_cell
 
 _CHANGE_NOTE = "In parentheses: change against the dense model of the same table."
 _BASES_NOTE = "In parentheses: change against the dense model of the same base, as far as the table has it."
@@ -111,7 +111,7 @@ def _unmeasured(row: Row) -> Row:
 def _change_table(
     name: str, title: str, columns: Sequence[Column], rows: Sequence[Row], directions: Sequence[Row]
 ) -> Table:
-    scales = scaling(columns, rows)
+    scales = [scale_of(column, rows) for column in columns]
     dense = {row.variant: row for row in rows if row.variant == row.baseline}
     body = tuple(
         (

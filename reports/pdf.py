@@ -12,8 +12,7 @@ from pathlib import Path
 from bench.tables import TABLES
 from fastflux.errors import FastFluxError
 from fastflux.files import whole_file, write_text
-from reports.build import REPORT, build, build_importance
-from reports.contents import committed_ranking
+from reports.build import REPORT, build, build_importance, committed_ranking
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.render.latex.document import PACKAGES, report_document

@@ -9,8 +9,7 @@ from bench.records.comparison import SIGNIFICANT
 from bench.records.variant_id import DENSE, PLUS, WIDTH_EQUAL
 from bench.tables import RATIO, Column, Pairing, TableSpec
 from reports.compare import Comparison, comparable, compare
-from reports.devices import device_notes
-from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of
+from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, device_notes, pairs_of
 from reports.rows import Row, conditions
 from reports.table import NEAR, Cell, Direction, Group, Header, Table
 
@@ -54,7 +53,7 @@ def make_table(
     devices = device_notes(chosen, spec.keys, f"Table {name}", mix=mix_devices)
     members = _paired(chosen, spec.pairs, tolerance) if spec.pairs else _by_base(chosen, rows)
     chosen = [row for _, group in members for row, _ in group]  # a pairing leaves out those it has nothing to say of
-    scales = [_scale(column, chosen) for column in spec.columns]
+    scales = [scale_of(column, chosen) for column in spec.columns]
     best = [best_rows(column, chosen) for column in spec.columns]
     near = [near_rows(column, chosen, top) for column, top in zip(spec.columns, best, strict=True)]
     groups = []
@@ -111,11 +110,6 @@ def headers(columns: Sequence[Column], rows: Sequence[Row], prefixes: Sequence[s
     )
 
 
-def scaling(columns: Sequence[Column], rows: Sequence[Row]) -> list[tuple[float, str]]:
-    """Factor and SI prefix of each column; (1, "") for columns that are not scaled."""
-    return [_scale(column, rows) for column in columns]
-
-
 def value_cell(column: Column, row: Row, scale: float, *, interval: bool = False) -> Cell:
     """One value as a cell: scaled and with its share in parentheses, or a dash that leads to the reason."""
     found = row.value(column.key)
@@ -144,7 +138,8 @@ def metric_notes(columns: Iterable[Column], rows: Sequence[Row]) -> tuple[str, .
     return tuple(notes)
 
 
-def _scale(column: Column, rows: Sequence[Row]) -> tuple[float, str]:
+def scale_of(column: Column, rows: Sequence[Row]) -> tuple[float, str]:
+    """Factor and SI prefix of a column; (1, "") for one that is not scaled."""
     numbers = [abs(number) for row in rows if (number := row.number(column.key)) is not None]
     largest = max(numbers, default=0.0)
     return next((entry for entry in _PREFIXES if column.si and largest >= entry[0]), (1.0, ""))
@@ -186,7 +181,7 @@ def near_rows(column: Column, rows: Sequence[Row], best: frozenset[str]) -> froz
         return frozenset()
     top = max(tops, key=lambda row: (row.number(column.key) or 0.0) * (-1 if _direction(column, rows) == "down" else 1))
     found = {row.variant: compare([row], [top], column.key) for row in rows if row.variant not in best}
-    return frozenset(name for name, one in found.items() if isinstance(one, Comparison) and one.sign == 0)
+    return frozenset(name for name, one in found.items() if isinstance(one, Comparison) and one.paired.sign == 0)
 
 
 _Members = list[tuple[str, list[tuple["Row", str]]]]

@@ -8,7 +8,7 @@ from bench.records.results import JSON, Measurement, RunRecord
 from bench.records.variant_id import EXTERNAL, VariantId
 from bench.tables import TABLES, Column
 from fastflux.errors import unknown_name
-from reports.declared import is_declaration, read_tables
+from reports.declared import read_tables
 from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, value_cell
@@ -31,7 +31,7 @@ def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     Raises FastFluxError with a suggestion for a table, row or column that is not there.
     """
     file, _, name = table.rpartition(":")
-    specs = read_tables(Path(file)) if is_declaration(file) else EXPLAINED
+    specs = read_tables(Path(file)) if file.endswith(".toml") else EXPLAINED
     if name not in specs:
         raise unknown_name("table", name, specs)
     spec = specs[name]
@@ -152,14 +152,9 @@ def provenance_table(rows: Sequence[Row]) -> Table:
         PROVENANCE,
         f"{TABLES[PROVENANCE].title}, {model_name(rows)}",
         tuple(Header(text, align="left", width=width) for text, width in headers),
-        (Group(tuple(_line(row.record) for row in recorded(rows) if row.record is not None)),),
+        (Group(tuple(_line(row.record) for row in rows if row.record is not None)),),
         notes=(_NOTE,),
     )
-
-
-def recorded(rows: Sequence[Row]) -> list[Row]:
-    """The rows that come from a record."""
-    return [row for row in rows if row.record is not None]
 
 
 def _line(record: RunRecord) -> tuple[Cell, ...]:

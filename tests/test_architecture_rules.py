@@ -123,7 +123,7 @@ from pathlib import Path
 import bench, fastflux, reports
 assert {Path(package.__file__).parents[1] for package in (bench, fastflux, reports)} == {Path(sys.argv[1])}
 from bench.profiles.profile import load_profile
-from bench.samples.prompt_files import read_all_prompts
+from bench.profiles.profile import read_all_prompts
 from reports.cli import suite
 from reports.paper import paper_data
 assert read_all_prompts(load_profile("shapes"))

@@ -83,16 +83,18 @@ def values_and_intervals(
 
 def measured(
     info: MetricInfo,
-    images: ImageSet,
+    scored: int,
     samples: Mapping[str, list[float]],
     estimates: Mapping[str, Estimate],
     settings: Mapping[str, JSON],
+    more: Mapping[str, float] | None = None,
 ) -> Measurement:
-    """The measurement of an image set whose every image was scored."""
+    """The measurement of so many, none of which is missing; `more` are values without an interval."""
     values, intervals = values_and_intervals(estimates)
     return Measurement(
-        info, "ok", values=values, intervals=intervals, scored=len(images), samples=samples, settings=settings
-    )
+        info, "ok", values={**values, **(more or {})}, intervals=intervals, scored=scored, samples=samples,
+        settings=settings,
+    )  # fmt: skip
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from bench.metrics.base import settings_class
 from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Data, digest
-from bench.samples.prompt_files import KINDS
-from bench.samples.sampling import Sampling
+from bench.samples.prompts import Prompt, Sampling, read_prompts
 from bench.settings import Batch, Count, Guidance, Place, Seed, Steps, Text, content_of, read_settings
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.methods.registry import make_config, pruning_method
@@ -24,6 +23,7 @@ from fastflux.settings import require_device
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
+KINDS = ("hpdv2", "geneval")
 
 
 class CalibrationSettings(Data, frozen=True):
@@ -285,6 +285,41 @@ def _change(data: dict[str, Any], key: str, text: str) -> None:
     except (tomllib.TOMLDecodeError, RecursionError):
         value = {}
     place[name] = value["value"] if len(value) == 1 else text
+
+
+def read_all_prompts(profile: Profile) -> tuple[Prompt, ...]:
+    """All prompts of the profile in order: "hpdv2:FOLDER", "geneval:FILE", or a JSONL file of our own.
+
+    Raises FastFluxError for files that are not there or faulty, and for an id that two files share.
+    """
+    prompts = tuple(prompt for text in profile.prompts for prompt in _read_prompt_file(text))
+    if uncounted := {prompt.set for prompt in prompts} - profile.sampling.samples.keys():
+        name = min(uncounted)
+        raise FastFluxError(
+            f"{profile.name} has prompts of the set {name}, but no number of images: set sampling.samples.{name}."
+        )
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise FastFluxError(f"two prompts of {profile.name} have the id {prompt.id!r}: ids name images")
+        seen.add(prompt.id)
+    return prompts
+
+
+def _read_prompt_file(text: str) -> tuple[Prompt, ...]:
+    """The prompts that one entry of a profile's `prompts` names."""
+    kind, colon, place = text.partition(":")
+    if not colon or Path(text).is_absolute():
+        return read_prompts(Path(text))
+    if kind == "hpdv2":
+        from bench.samples.hps_layout import read_benchmark_prompts
+
+        return read_benchmark_prompts(Path(place))
+    if kind == "geneval":
+        from bench.samples.geneval_layout import read_metadata
+
+        return read_metadata(Path(place))
+    raise unknown_name("kind of prompt file", kind, KINDS)
 
 
 def require_disk(folder: Path, mib: int) -> None:

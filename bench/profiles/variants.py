@@ -17,8 +17,7 @@ from bench.records.variant_id import (
     VariantId,
 )
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.io.checkpoint import read_json
-from fastflux.io.ranking_files import read_ranking
+from fastflux.io.checkpoint import read_json, read_ranking
 from fastflux.methods.registry import PruningConfig, make_config
 from fastflux.plan import JSON
 

@@ -20,12 +20,11 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "t
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
-def describe_environment(device: str = "cpu", repository: Path | None = None) -> dict[str, JSON]:
+def describe_environment(device: str = "cpu") -> dict[str, JSON]:
     """What a record says of the machine.
 
     Args:
         device: a torch device, "cpu" or "cuda[:index]".
-        repository: a folder of the git checkout to name; this file's by default.
 
     Returns:
         "device" (model name), "device_type", "cores" (this process may use), "threads" (torch's), "memory_gib", "os",
@@ -45,7 +44,7 @@ def describe_environment(device: str = "cpu", repository: Path | None = None) ->
         "os": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in LIBRARIES},
-        "commit": git_commit(repository or Path(__file__).parent),
+        "commit": git_commit(Path(__file__).parent),
         "cpu": cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "governor": cpu_governor(),

@@ -143,12 +143,11 @@ class Measurement(Data, frozen=True):
         info: MetricInfo,
         reason: str,
         *,
-        scored: int = 0,
         missing: int = 0,
         settings: Mapping[str, JSON] | None = None,
     ) -> Measurement:
         """A measurement without numbers: the metric was asked for and could not be taken, for `reason`."""
-        return cls(info, "failed", reason, scored=scored, missing=missing, settings=settings or {})
+        return cls(info, "failed", reason, missing=missing, settings=settings or {})
 
     @classmethod
     def skipped(cls, info: MetricInfo, reason: str) -> Measurement:
@@ -164,7 +163,7 @@ class RunRecord(Data, frozen=True):
         sampling: the settings that determine the images (steps, guidance, size, seeds, prompt-set hash).
         created: ISO 8601 time.
         inputs: what else determines the numbers: hashes of the pruning's inputs and of the scorers' weights, the
-            device. Empty in records of schema version 1, which did not hold it.
+            device.
 
     Raises:
         RecordError: a part is not plain finite JSON, two measurements share a name, or `created` is no ISO time.
@@ -225,8 +224,8 @@ class RunRecord(Data, frozen=True):
         return json_text({**data, "digest": digest(data)})
 
     @classmethod
-    def from_json(cls, text: str, source: str = "record", *, digested: bool = True) -> RunRecord:
-        """The record that `to_json` wrote; `source` names it in errors. Without `digested` its digest is not asked for.
+    def from_json(cls, text: str, source: str = "record") -> RunRecord:
+        """The record that `to_json` wrote; `source` names it in errors.
 
         Raises:
             RecordError: broken JSON, another schema version, unknown or missing keys, data that breaks the rules, or
@@ -236,15 +235,13 @@ class RunRecord(Data, frozen=True):
         said = data.pop("digest", None) if isinstance(data, dict) else None
         # The version comes first: a newer file may well have keys this version does not know.
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-        if version == 1:  # which held no inputs, and no digest
-            data, digested, said = {**data, "schema_version": SCHEMA_VERSION}, False, None
-        elif version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
             raise RecordError(
                 f"{source} has schema version {version!r}; this version reads {SCHEMA_VERSION}: "
                 "measure again, or use the version of FastFLUX that wrote it."
             )
         record = read_data(cls, data, source)
-        if (digested or said is not None) and said != (found := digest(data)):
+        if said != (found := digest(data)):
             raise RecordError(
                 f"{source} has the digest {said}, but its content {found}: it was changed since it was measured, or is "
                 "of a version without digests; measure again."

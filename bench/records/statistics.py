@@ -70,7 +70,6 @@ class PairedDifference:
         p_value: two-sided, of a difference of `null`.
         p_error: standard error of `p_value` by the number of random flips, 0 where all were taken.
         prompts: number of prompts compared.
-        prunings: how many of the candidate and of the baseline were compared.
         null: the difference that `p_value` is of.
     """
 
@@ -78,7 +77,6 @@ class PairedDifference:
     p_value: float
     p_error: float
     prompts: int
-    prunings: tuple[int, int] = (1, 1)
     null: float = 0.0
 
     @property
@@ -216,8 +214,7 @@ def paired_difference(
     if kept > 0:
         low, high = float(np.partition(lows, kept - 1)[kept - 1]), -float(np.partition(-highs, kept - 1)[kept - 1])
         interval = (low, high) if math.isfinite(low) and math.isfinite(high) else None
-    prunings = (len(candidate), len(baseline))
-    return PairedDifference(Estimate(value, interval), p_value, error, len(term), prunings, null)
+    return PairedDifference(Estimate(value, interval), p_value, error, len(term), null)
 
 
 def _require_pairs(candidate: Strata, baseline: Strata) -> None:
@@ -265,8 +262,8 @@ def _flipped(terms: npt.NDArray[np.complex128], codes: npt.NDArray[np.uint8]) ->
     return sums
 
 
-def median_interval(values: Sequence[float], *, level: float = LEVEL) -> Estimate:
-    """The median with the distribution-free interval between two order statistics of coverage at least `level`.
+def median_interval(values: Sequence[float]) -> Estimate:
+    """The median with the distribution-free interval between two order statistics of coverage at least `LEVEL`.
 
     Below 6 values no pair of order statistics covers 95%, and the interval is None.
     Source: H. A. David, H. N. Nagaraja, Order Statistics, section 7.1.
@@ -279,7 +276,7 @@ def median_interval(values: Sequence[float], *, level: float = LEVEL) -> Estimat
         raise StatisticsError(f"No median of {ordered.size} values, of which some may not be finite: measure again.")
     n = int(ordered.size)
     # Outside (x_k, x_{n+1-k}) lies the median with probability 2 P(Bin(n, 1/2) < k): take the largest k that allows.
-    allowed, tail, rank = (1 - level) / 2, 0.0, 0
+    allowed, tail, rank = (1 - LEVEL) / 2, 0.0, 0
     while rank < n // 2:
         tail += math.exp(math.lgamma(n + 1) - math.lgamma(rank + 1) - math.lgamma(n - rank + 1) - n * math.log(2))
         if tail > allowed:

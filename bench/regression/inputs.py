@@ -15,7 +15,7 @@ from bench.regression.verdicts import SCORES
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import read_json, require_weights
-from fastflux.io.pipeline_files import INDEX
+from fastflux.io.pipelines import INDEX
 
 VARIANTS = ("fastflux-10", "fastflux-20", "l1-21")
 

@@ -30,10 +30,9 @@ def show(checks: Sequence[Check], baseline: Snapshot, out: Console) -> None:
     """Print the table, the reasons where there is no verdict, and the headline."""
     table = Table(*_COLUMNS, box=None, title="This run against the baseline", title_justify="left")
     for check in _worst_first(checks):
-        cells = (check.title, check.baseline, check.now, _change(check), check.tolerance)
         colour = _COLOURS[check.outcome]
         verdict = escape(check.outcome)
-        table.add_row(*map(escape, cells), f"[{colour}]{verdict}[/]" if colour else verdict)
+        table.add_row(*map(escape, _cells(check)), f"[{colour}]{verdict}[/]" if colour else verdict)
     out.print(table)
     for check in checks:
         if check.reason:
@@ -44,10 +43,7 @@ def show(checks: Sequence[Check], baseline: Snapshot, out: Console) -> None:
 
 def to_markdown(checks: Sequence[Check], baseline: Snapshot, now: Snapshot) -> str:
     """The summary that a CI job shows: headline, table, reasons, and what was measured where."""
-    rows = [
-        (check.title, check.baseline, check.now, _change(check), check.tolerance, _verdict(check))
-        for check in _worst_first(checks)
-    ]
+    rows = [(*_cells(check), _verdict(check)) for check in _worst_first(checks)]
     lines = [
         f"### Regression checks: {headline(checks)}",
         "",
@@ -72,39 +68,46 @@ def refusal_to_markdown(message: str) -> str:
 
 def to_junit(checks: Sequence[Check], seconds: float) -> str:
     """JUnit XML, a test suite for each kind: what is worse is a failure, what has no verdict an error."""
-    root = ET.Element("testsuites", name="fastflux regress")
-    for kind in dict.fromkeys(check.kind for check in checks):
-        own = [check for check in checks if check.kind == kind]
-        suite = ET.SubElement(root, "testsuite", name=kind, tests=str(len(own)))
-        for check in own:
-            case = ET.SubElement(suite, "testcase", classname=f"regress.{kind}.{check.variant}", name=check.title)
-            text = f"{check.baseline} -> {check.now}: {_change(check)} (tolerance {check.tolerance})"
-            if check.outcome == "regressed":
-                ET.SubElement(case, "failure", message=f"regressed: {text}")
-            elif check.outcome in ("undecided", "not compared"):
-                ET.SubElement(case, "error", message=f"{check.outcome}: {check.reason}")
-            else:
-                ET.SubElement(case, "system-out").text = f"{check.outcome}: {text}"
-        _count(suite)
-    _count(root)
-    root.set("time", f"{seconds:.1f}")
-    return _text(root)
+    cases = []
+    for check in checks:
+        told = f"{check.outcome}: {check.baseline} -> {check.now}: {_change(check)} (tolerance {check.tolerance})"
+        tag = {"regressed": "failure", "undecided": "error", "not compared": "error"}.get(check.outcome, "system-out")
+        text = f"{check.outcome}: {check.reason}" if tag == "error" else told
+        cases.append((check.kind, f"regress.{check.kind}.{check.variant}", check.title, tag, text))
+    return _junit(cases, f"{seconds:.1f}")
 
 
 def refusal_to_junit(message: str) -> str:
     """JUnit XML of a run without a verdict: one test case with an error."""
+    return _junit([("regress", "regress", "verdict", "error", f"no verdict: {message}")])
+
+
+def _junit(cases: Sequence[tuple[str, str, str, str, str]], seconds: str = "") -> str:
+    """Of suite, class, name and outcome of each case; with the counts that readers of JUnit XML show."""
     root = ET.Element("testsuites", name="fastflux regress")
-    suite = ET.SubElement(root, "testsuite", name="regress", tests="1")
-    case = ET.SubElement(suite, "testcase", classname="regress", name="verdict")
-    ET.SubElement(case, "error", message=f"no verdict: {message}")
-    _count(suite)
-    _count(root)
-    return _text(root)
+    suites = {kind: ET.SubElement(root, "testsuite", name=kind) for kind in dict.fromkeys(case[0] for case in cases)}
+    for kind, classname, name, tag, text in cases:
+        told = ET.SubElement(ET.SubElement(suites[kind], "testcase", classname=classname, name=name), tag)
+        if tag == "system-out":
+            told.text = text
+        else:
+            told.set("message", text)
+    for element in (root, *suites.values()):
+        for key, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
+            element.set(key, str(len(list(element.iter(tag)))))
+    if seconds:
+        root.set("time", seconds)
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _worst_first(checks: Sequence[Check]) -> list[Check]:
     order = list(_COLOURS)
     return sorted(checks, key=lambda check: order.index(check.outcome))
+
+
+def _cells(check: Check) -> tuple[str, ...]:
+    return check.title, check.baseline, check.now, _change(check), check.tolerance
 
 
 def _change(check: Check) -> str:
@@ -134,15 +137,3 @@ def _commit(snapshot: Snapshot) -> str:
     if snapshot.commit is None:
         return "no commit"
     return f"commit {str(snapshot.commit['hash'])[:12]}" + (" with changes" if snapshot.commit["dirty"] else "")
-
-
-def _count(element: ET.Element) -> None:
-    """Set the numbers of tests, failures and errors, which readers of JUnit XML show."""
-    element.set("tests", str(len(list(element.iter("testcase")))))
-    element.set("failures", str(len(list(element.iter("failure")))))
-    element.set("errors", str(len(list(element.iter("error")))))
-
-
-def _text(root: ET.Element) -> str:
-    ET.indent(root)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

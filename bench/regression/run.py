@@ -11,6 +11,7 @@ from msgspec import structs
 from rich.console import Console
 
 from bench.metrics.cost.idle import other_work
+from bench.options import Regression
 from bench.progress import announce, console
 from bench.records.environment import device_name
 from bench.regression import report
@@ -39,23 +40,14 @@ HISTORY = "history.jsonl"
 _LOG_WIDTH = 180
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Regression):
     """What `python -m bench regress --help` lists."""
 
     suite: Suite = field(default_factory=Suite)
-    baseline: Path | None = None
-    """A file, or a folder of <device>/<profile>.json; `REGRESS`/baselines without one."""
     kinds: tuple[str, ...] = ()
     """Of `KINDS`; empty for all that the device has."""
     tolerances: Tolerances = field(default_factory=Tolerances)
-    update: bool = False
-    reason: str = ""
-    force: bool = False
-    require_idle: bool = False
-    out: Path | None = None
-    summary: Path | None = None
-    junit: Path | None = None
     device: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
 

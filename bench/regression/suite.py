@@ -32,7 +32,7 @@ from bench.regression.yardstick import Yardstick
 from bench.run import prune, score
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation, ModelStep
-from bench.run.records import new_record
+from bench.run.score import new_record
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.surgery import hidden_size

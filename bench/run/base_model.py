@@ -25,8 +25,7 @@ from fastflux.calibration.statistics import Calibration, Statistics, load_statis
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.io.checkpoint import load_transformer, read_json, revision_of
 from fastflux.io.hub import is_hub_id, local_pipeline
-from fastflux.io.pipeline_files import INDEX
-from fastflux.io.pipelines import check_pipeline, load_outline, load_pipeline
+from fastflux.io.pipelines import INDEX, check_pipeline, load_outline, load_pipeline
 from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import sequence_length
 

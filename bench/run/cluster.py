@@ -29,7 +29,7 @@ from bench.quiet import quiet_libraries
 from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, Settler, attempt, board_of, run_here, settler
 from bench.run.evaluation import Evaluation
-from bench.run.schedule import Node, Schedule
+from bench.run.graph import Node, Schedule
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.settings import require_device, require_positive

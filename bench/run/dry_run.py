@@ -16,7 +16,7 @@ from bench.progress import console
 from bench.run.draw import PROMPTS_OF_A_KIND
 from bench.run.evaluate import nodes_of
 from bench.run.evaluation import Evaluation, ModelStep
-from bench.run.schedule import Node, simulate
+from bench.run.graph import Node, simulate
 from bench.samples.generate import jobs_of
 from bench.samples.prompts import limited
 from fastflux.methods.registry import amount

@@ -12,15 +12,14 @@ from bench.progress import Board
 from bench.records.results import Measurement
 from bench.run import draw, measure, prune, score
 from bench.run.evaluation import Evaluation
-from bench.run.graph import Extent, graph_of, groups_of, scored_by, searched
-from bench.run.records import write_record
-from bench.run.schedule import Node, Schedule, Stage, wanted
+from bench.run.graph import Extent, Node, Schedule, Stage, graph_of, groups_of, scored_by, searched, wanted
+from bench.run.score import write_record
 from bench.run.units import Done as Settled
 from bench.run.units import Runner, Unit, reason_of
 from bench.samples.generate import jobs_of
 from bench.samples.prompts import limited
 from fastflux.errors import FastFluxError
-from fastflux.io.ranking_files import read_ranking
+from fastflux.io.checkpoint import read_ranking
 from fastflux.models.architecture import architecture_of
 
 GOALS: tuple[Stage, ...] = ("prune", "draw", "draw_without", "score", "measure")

@@ -17,7 +17,7 @@ from torch import nn
 from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.pruning_cost import PRUNING_COST
-from bench.profiles.profile import Profile
+from bench.profiles.profile import Profile, read_all_prompts
 from bench.profiles.variants import Variant, dense_of
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
@@ -25,9 +25,7 @@ from bench.run.base_model import BaseModel
 from bench.run.units import Runner, Store
 from bench.samples.generate import MANIFEST
 from bench.samples.image_set import ImageSet
-from bench.samples.prompt_files import read_all_prompts
-from bench.samples.prompts import Prompt, limited, prompts_hash
-from bench.samples.sampling import Sampling
+from bench.samples.prompts import Prompt, Sampling, limited, prompts_hash
 from fastflux.io.checkpoint import revision_of
 from fastflux.methods.registry import settings_of, version_of
 from fastflux.models.sizes import require_sizes

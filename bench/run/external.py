@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 
 from bench.metrics.base import load_metric
 from bench.metrics.catalogue import metric_named
-from bench.profiles.profile import load_profile
+from bench.profiles.profile import load_profile, read_all_prompts
 from bench.progress import Ticks, console
 from bench.records.environment import describe_environment, sha256_of
 from bench.records.results import JSON, Measurement, RunRecord, digest
@@ -23,7 +23,6 @@ from bench.run.folders import RUNS, locked
 from bench.run.units import Runner, Store, Unit
 from bench.samples.generate import MANIFEST, generate, jobs_of
 from bench.samples.image_set import ImageSet
-from bench.samples.prompt_files import read_all_prompts
 from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
 from fastflux.errors import FastFluxError, first_sentence, memory_is_full
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 
     from bench.metrics.base import Metric
     from bench.profiles.profile import Profile
-    from bench.samples.prompts import Prompt
-    from bench.samples.sampling import Sampling
+    from bench.samples.prompts import Prompt, Sampling
 
 
 def draw(

@@ -20,7 +20,7 @@ from bench.records.results import JSON, Measurement
 from bench.run.base_model import BaseModel
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.prune import cost_of, transformer
-from bench.run.records import new_record
+from bench.run.score import new_record
 from bench.run.units import Results, Unit
 
 STAGE = "measure"

@@ -25,9 +25,8 @@ from bench.run.dry_run import plan_run, show_plan
 from bench.run.evaluate import add_seconds, forget, nodes_of, todo, write_records
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
-from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, groups_of
+from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, Node, Schedule, groups_of
 from bench.run.prune import meet_latencies
-from bench.run.schedule import Node, Schedule
 from bench.samples.prompts import require_limit
 from bench.settings import changed
 from bench.tables import TABLES, needed_by

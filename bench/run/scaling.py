@@ -8,8 +8,7 @@ from rich.table import Table
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.progress import console
-from bench.run.graph import Extent, graph_of
-from bench.run.schedule import simulate
+from bench.run.graph import Extent, graph_of, simulate
 from bench.tables import TABLES, needed_by
 from fastflux.command_line import run
 

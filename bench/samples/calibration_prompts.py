@@ -34,12 +34,12 @@ _LIGHTS = (
 )
 
 
-def calibration_prompts(count: int = COUNT, seed: int = SEED) -> tuple[Prompt, ...]:
-    """As many different prompts, every class named about as often; a function of its arguments."""
-    generator = np.random.default_rng(seed)
+def calibration_prompts() -> tuple[Prompt, ...]:
+    """As many different prompts, every class named about as often; the same every time."""
+    generator = np.random.default_rng(SEED)
     texts: dict[str, None] = {}
     names = [name for name in COCO_CLASSES if name != "person"]
-    while len(texts) < count:
+    while len(texts) < COUNT:
         name = names[len(texts) % len(names)]
         kind, style, place, light = (
             words[int(generator.integers(len(words)))] for words in (_KINDS, _STYLES, _PLACES, _LIGHTS)

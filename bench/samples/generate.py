@@ -16,8 +16,7 @@ from filelock import FileLock
 from PIL import Image
 
 from bench.records.results import JSON
-from bench.samples.prompts import Prompt
-from bench.samples.sampling import Sampling
+from bench.samples.prompts import Prompt, Sampling
 from fastflux.errors import FastFluxError
 from fastflux.files import PARTIALS, delete_partials, write_bytes, write_text
 from fastflux.models.architecture import is_supported

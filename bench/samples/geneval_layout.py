@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.records.results import read_data
-from bench.samples.geneval_metadata import GenEvalLine
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
-from bench.samples.prompts import Prompt
+from bench.samples.prompts import GenEvalLine, Prompt
 from fastflux.calibration.prompts import parse_json, read_lines, read_text
 from fastflux.errors import FastFluxError
 

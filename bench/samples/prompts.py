@@ -6,13 +6,51 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from bench.records.results import read_data
-from bench.samples.geneval_metadata import GenEvalMetadata
+import msgspec
+
+from bench.records.results import Data, read_data
+from bench.samples.geneval_vocabulary import Color, Relation, Task
+from bench.settings import Batch, Guidance, Pixels, Seed, Steps, Text
 from fastflux.calibration.prompts import read_json_lines
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import write_text
+
+
+class Unwanted(Data, frozen=True):
+    """So many objects of a class."""
+
+    name: Text = msgspec.field(name="class")
+    count: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Wanted(Unwanted, frozen=True):
+    """Objects of a color, or at a place relative to an earlier entry of the list."""
+
+    color: Color | msgspec.UnsetType = msgspec.UNSET
+    position: tuple[Relation, Annotated[int, msgspec.Meta(ge=0)]] | msgspec.UnsetType = msgspec.UNSET
+
+
+class GenEvalMetadata(Data, frozen=True):
+    """What a prompt asks for: all of `include`, none of `exclude`."""
+
+    tag: Task
+    include: Annotated[tuple[Wanted, ...], msgspec.Meta(min_length=1)]
+    exclude: tuple[Unwanted, ...] = ()
+
+    def __post_init__(self) -> None:
+        for index, entry in enumerate(self.include):
+            if entry.position is not msgspec.UNSET and entry.position[1] >= index:
+                raise ValueError(f"include[{index}] lies relative to entry {entry.position[1]}, none before it")
+
+
+class GenEvalLine(GenEvalMetadata, frozen=True, kw_only=True):
+    """A line of GenEval's files; `id` is ours, which its evaluator carries along."""
+
+    prompt: Text
+    id: Annotated[str, msgspec.Meta(pattern="^[^./\0][^/\0]{0,99}$")] | msgspec.UnsetType = msgspec.UNSET
+
 
 FILE_NAME = re.compile(r"[^/.\0][^/\0]{0,99}")
 """What can be an id, which names files."""
@@ -104,3 +142,20 @@ def limited(prompts: tuple[Prompt, ...], limit: int | None) -> tuple[Prompt, ...
 def prompts_hash(prompts: tuple[Prompt, ...]) -> str:
     """16 hex digits that change with any prompt."""
     return hashlib.sha256("\n".join(prompt.line() for prompt in prompts).encode()).hexdigest()[:16]
+
+
+class Sampling(Data, frozen=True):
+    """Settings of drawing; `samples` images of each prompt, by prompt set."""
+
+    height: Pixels
+    width: Pixels
+    steps: Steps
+    guidance: Guidance
+    seed: Seed
+    batch: Batch
+    samples: Mapping[str, Annotated[int, msgspec.Meta(ge=1, le=1000)]]
+
+    def __post_init__(self) -> None:
+        for name in self.samples:
+            if name not in SETS:
+                raise ValueError(str(unknown_name("prompt set of samples", name, SETS)))

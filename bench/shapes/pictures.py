@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from bench.metrics.quality.known_images import KnownImage
+from bench.metrics.detection import KnownImage
 from bench.samples.image_set import Pixels
 from bench.shapes.vocabulary import SHAPES
 from bench.shapes.world import Scenes, render, sample_scenes

@@ -33,7 +33,7 @@ from bench.run.cluster import execute, local_workers
 from bench.run.draw import files_of, without
 from bench.run.evaluation import Evaluation
 from bench.run.folders import RUNS, locked
-from bench.run.schedule import Node, Schedule
+from bench.run.graph import Node, Schedule
 from bench.run.units import Results, Unit
 from bench.samples.generate import MANIFEST, generate
 from bench.samples.image_set import ImageSet, Pixels

@@ -28,7 +28,7 @@ from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.folders import RUNS, locked
 from bench.run.measure import calls
 from bench.run.prune import transformer
-from bench.run.records import new_record
+from bench.run.score import new_record
 from bench.tables import TABLES, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.models.sizes import sequence_length

@@ -5,7 +5,6 @@ relative ridge. Moments are kept about the running means and merged with the pai
 (https://doi.org/10.2307/2683386), so large means, as the massive activations of FLUX have, do not cancel.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -19,12 +18,6 @@ from fastflux.errors import FastFluxError
 DEFAULT_RIDGE = 1e-6
 LARGEST_RIDGE = 1e-3
 """Up to which the rounding of reduced products may raise the ridge."""
-
-
-def require_ridge(ridge: float) -> None:
-    """Raise ``FastFluxError`` for a relative ridge that is negative or not finite."""
-    if not (math.isfinite(ridge) and ridge >= 0):
-        raise FastFluxError(f"The ridge is {ridge}, but it must be a finite number that is not negative.")
 
 
 @dataclass(frozen=True)

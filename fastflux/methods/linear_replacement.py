@@ -15,7 +15,7 @@ from fastflux.calibration.importance import (
     require_ranking,
     require_ranking_of,
 )
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit, require_ridge
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
@@ -24,14 +24,14 @@ from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.memory import PeakMemory
 from fastflux.models.surgery import hidden_size, replace_block_
-from fastflux.plan import Replacement
+from fastflux.plan import Replacement, require_ridge
 
 
 @dataclass(frozen=True)
 class LinearReplacementConfig:
     """Replace the residual branches of the least important blocks with least-squares linear layers.
 
-    ``ratio`` (in [0, 1], counted as in `fastflux.block_counts.block_count`) or ``blocks`` says how many;
+    ``ratio`` (in [0, 1], counted as in `fastflux.plan.block_count`) or ``blocks`` says how many;
     ``ranking`` in which order (`fastflux.calibration.importance.rank_blocks`), ``seed`` serving the random one;
     ``ridge`` is the regression's relative ridge.
 

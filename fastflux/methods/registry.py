@@ -6,14 +6,12 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
-from fastflux.block_counts import block_count, require_fraction
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.models.architecture import architecture_of
+from fastflux.models.architecture import architecture_of, load_plugins
 from fastflux.models.surgery import replace_block_, require_prunable
-from fastflux.plan import JSON, PruningPlan, Replacement
-from fastflux.plugins import load_plugins
+from fastflux.plan import JSON, PruningPlan, Replacement, block_count, require_fraction
 
 PLUGINS = "fastflux.methods"
 """The entry point group of other packages' methods."""
@@ -170,3 +168,12 @@ def amount(transformer: nn.Module, ratio: float | None, blocks: int | None) -> i
     if blocks > most:
         raise FastFluxError(f"Cannot replace {blocks} blocks: the transformer has {most} that may be pruned.")
     return blocks
+
+
+TARGETS = ("dense", "current")
+
+
+def require_targets(targets: str) -> None:
+    """Raise ``FastFluxError`` unless ``targets`` is one of `TARGETS`."""
+    if targets not in TARGETS:
+        raise unknown_name("kind of targets", targets, TARGETS)

@@ -12,13 +12,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearStatistics, require_ridge
+from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.cost import PruningCost
 from fastflux.methods.l1_norm import L1NormConfig, prune_widths_, rebuild_
 from fastflux.methods.l1_norm.slicing import SlicedBlock, sliced_blocks
 from fastflux.methods.registry import Pruned, register_pruning_method
+from fastflux.plan import require_ridge
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ nothing else asks which family it is dealing with. Other packages name theirs as
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import entry_points
 from inspect import signature
 from typing import Any, TypeAlias
 
@@ -16,7 +17,23 @@ from torch.utils._pytree import tree_map_only
 
 from fastflux.errors import FastFluxError
 from fastflux.plan import BlockRef
-from fastflux.plugins import load_plugins
+
+
+@cache
+def load_plugins(group: str) -> None:
+    """Import once what installed packages declare in an entry point group; their modules register what they add.
+
+    Raises ``FastFluxError`` naming the package for one that cannot be imported.
+    """
+    for entry in entry_points(group=group):
+        try:
+            entry.load()
+        except Exception as error:
+            package = entry.dist.name if entry.dist else entry.value
+            raise FastFluxError(
+                f"Cannot load {entry.name} of the package {package} ({group}): {error}; mend or uninstall that package."
+            ) from error
+
 
 PLUGINS = "fastflux.architectures"
 """The entry point group of other packages' families."""

@@ -1,10 +1,16 @@
-"""FLUX: its blocks, and what its transformer is given: random values, and pictures noised to a sampler's levels."""
+"""FLUX, and families with its blocks: what a transformer is given, random values or pictures noised to levels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import (
+    ChromaTransformer2DModel,
+    FluxTransformer2DModel,
+    LongCatImageTransformer2DModel,
+    OvisImageTransformer2DModel,
+)
+from diffusers.models.transformers import transformer_chroma, transformer_longcat_image, transformer_ovis_image
 from diffusers.models.transformers.transformer_flux import FluxSingleTransformerBlock, FluxTransformerBlock
 from torch import Tensor
 
@@ -113,3 +119,37 @@ FLUX = register_architecture(
         tokenizer="tokenizer_2",
     )
 )
+
+
+def flux_like(
+    name: str, model_class: Any, pipeline: str, double: Any, single: Any, *, joined: bool = False, **others: Any
+) -> Architecture:
+    """Register a family with FLUX.1's blocks and no pooled text; ``others`` are arguments of `Architecture`."""
+    stacks = (
+        BlockStack("transformer_blocks", double, "double"),
+        BlockStack("single_transformer_blocks", single, "single", joint=True, joined=joined, sliced=SINGLE_LAYERS),
+    )
+    own = f"FastFlux{model_class.__name__}"
+    made = Architecture(name, model_class, own, (pipeline,), stacks, make_inputs=unpooled_inputs, **others)
+    return register_architecture(made)
+
+
+def longcat_guided(prompts: int, guidance: float) -> dict[str, Any]:
+    """With a blank second prompt for each, of which the pipeline itself takes one; prompts are not written anew."""
+    return {"guidance_scale": guidance, "negative_prompt": [""] * prompts, "enable_prompt_rewrite": False}
+
+
+flux_like(  # modulated by one network for all blocks
+    "Chroma", ChromaTransformer2DModel, "ChromaPipeline",
+    transformer_chroma.ChromaTransformerBlock, transformer_chroma.ChromaSingleTransformerBlock, joined=True,
+)  # fmt: skip
+LONGCAT_IMAGE = flux_like(
+    "LongCat-Image", LongCatImageTransformer2DModel, "LongCatImagePipeline",
+    transformer_longcat_image.LongCatImageTransformerBlock,
+    transformer_longcat_image.LongCatImageSingleTransformerBlock, guided=longcat_guided,
+)  # fmt: skip
+flux_like(  # with gated MLPs
+    "Ovis-Image", OvisImageTransformer2DModel, "OvisImagePipeline",
+    transformer_ovis_image.OvisImageTransformerBlock, transformer_ovis_image.OvisImageSingleTransformerBlock,
+    text_tokens=256,
+)  # fmt: skip

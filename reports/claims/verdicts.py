@@ -153,7 +153,7 @@ def _held(candidate: str, baseline: str, key: str, limits: Limits) -> Check:
             return max(one.paired.p_bound for one in at if not isinstance(one, str))
 
         whole = abs(found.whole) or 1.0
-        low, high = (bound / whole for bound in found.interval or (-_INF, _INF))
+        low, high = (bound / whole for bound in found.paired.difference.interval or (-_INF, _INF))
         holds, contrary = limits.low < low and high < limits.high, high < limits.under or low > limits.over
         verdict: Verdict = "reproduced" if holds else "not reproduced" if contrary else "inconclusive"
         sentence = " ".join([limits.yes] * holds + [limits.no] * contrary) or "Open."  # both: higher, but by less
@@ -161,7 +161,7 @@ def _held(candidate: str, baseline: str, key: str, limits: Limits) -> Check:
             p_value = p_of(limits.under if high < limits.under else limits.over)
         else:
             p_value = p_of(limits.low, limits.high)
-        share = f" ({found.estimate.value / whole:+.1%})"
+        share = f" ({found.paired.difference.value / whole:+.1%})"
         names = f"{told(sides[0])} against {told(sides[1])}, {metric_named(key.partition('.')[0]).title}"
         return Finding(verdict, found.figures + share, sentence, key, found.variants, p_value, (names,))
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE
 from bench.tables import HPS, TRAINED
 from reports.compare import Comparison, compare
-from reports.figures.style import BLACK, BLUE, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLACK, BLUE, GREY, VERMILION, label_point, light_grid, new_figure, style
 from reports.paper import paper_data
 from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
@@ -99,8 +98,7 @@ def _scored(rows: Sequence[Row]) -> dict[str, Row]:
 
 def _prepare(axes: Axes, rows: Sequence[Row]) -> None:
     """Grid, heading, and the dense model as a dotted line."""
-    axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
-    axes.set_axisbelow(True)
+    light_grid(axes)
     axes.margins(y=0.16)
     axes.set_ylabel(f"{HPS.heading} and 95% interval (up is better)")
     dense = next((row.value(_HPS) for row in rows if row.variant == DENSE), None)
@@ -120,9 +118,8 @@ def _series(
     for (x, row), value in zip(points, values, strict=True):
         if bounds := row.value(_HPS).interval:
             axes.plot([x, x], bounds, color=colour, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
-        axes.annotate(f"{value:.2f}", (x, value), xytext=(-6 if left else 6, 5), textcoords="offset points",
-                      ha="right" if left else "left", va="bottom", fontsize=9, color=colour,
-                      path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+        offset, side = ((-6, 5), "right") if left else ((6, 5), "left")
+        label_point(axes, f"{value:.2f}", (x, value), offset, colour, ha=side, va="bottom", fontsize=9)
 
 
 def _difference(candidate: Row, baseline: Row) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastflux.block_counts import block_count
+from fastflux.plan import block_count
 from reports.figures.ranking import DOUBLE, SINGLE, Ranking, flow_place, stack_of
-from reports.figures.style import BLUE, GREY, VERMILION, new_figure, style
+from reports.figures.style import BLUE, GREY, VERMILION, light_grid, new_figure, style
 
 #: What the field calls a stack's blocks, colour and marker.
 _KINDS = {DOUBLE: ("double blocks", VERMILION, "s"), SINGLE: ("single blocks", BLUE, "o")}
@@ -42,8 +42,7 @@ def importance_figure(ranking: Ranking) -> Figure:
 
 
 def _dots(axes: Axes, entries: list[tuple[int, Mapping[str, Any]]], key: str) -> None:
-    axes.grid(visible=True, axis="y", color="#E4E4E4", linewidth=0.6)
-    axes.set_axisbelow(True)
+    light_grid(axes)
     flow = sorted((entry for _, entry in entries), key=flow_place)
     stacks = dict.fromkeys(stack_of(entry) for entry in flow)
     for stack in stacks:

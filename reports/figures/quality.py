@@ -3,16 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from bench.records.variant_id import DENSE, FASTFLUX, L1, PLUS, WIDTH
 from bench.tables import GENEVAL, HPS, RATIO
-from reports.figures.style import BLACK, BLUE, GREEN, GREY, PURPLE, VERMILION, new_figure, style
+from reports.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILION,
+    label_point,
+    light_grid,
+    new_figure,
+    style,
+)
 from reports.rows import Row
 from reports.tables import SHAPES_PROFILE, model_name
 
@@ -60,8 +70,7 @@ def _point(row: Row, key: str) -> tuple[float, float] | None:
 
 
 def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None:
-    axes.grid(visible=True, color="#E4E4E4", linewidth=0.6)
-    axes.set_axisbelow(True)
+    light_grid(axes, "both")
     axes.margins(0.1, 0.16)
     curves = {series: curve for series in _SERIES if (curve := _curve(rows, series, key))}
     for series, curve in curves.items():
@@ -101,7 +110,8 @@ def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above:
         _draw_bars(axes, row, key, series.colour)
         _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=above)
         if index == 0:  # the fastest point, where the lines are furthest from the dense model's
-            _annotate(axes, series.name, point, (-10, 0), series.colour, ha="right", va="center", fontweight="bold")
+            layout = {"ha": "right", "va": "center", "fontsize": 8.5, "fontweight": "bold"}
+            label_point(axes, series.name, point, (-10, 0), series.colour, **layout)
 
 
 def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
@@ -117,16 +127,5 @@ def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
 
 def _label(axes: Axes, text: str, point: tuple[float, float], colour: str, *, above: bool) -> None:
     # Curves rise to the right: above left and below right of a point are clear of them.
-    if above:
-        _annotate(axes, text, point, (-4, 6), colour, ha="right", va="bottom")
-    else:
-        _annotate(axes, text, point, (5, -6), colour, ha="left", va="top")
-
-
-def _annotate(
-    axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: Any
-) -> None:
-    axes.annotate(
-        text, point, xytext=offset, textcoords="offset points", color=colour, fontsize=8.5,
-        path_effects=[withStroke(linewidth=2.5, foreground="white")], **layout,
-    )  # fmt: skip
+    offset, side, edge = ((-4, 6), "right", "bottom") if above else ((5, -6), "left", "top")
+    label_point(axes, text, point, offset, colour, ha=side, va=edge, fontsize=8.5)

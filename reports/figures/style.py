@@ -3,11 +3,13 @@
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from fastflux.files import whole_file
@@ -45,6 +47,22 @@ def new_figure(width: float, height: float) -> Figure:
 def style() -> AbstractContextManager[None]:
     """The context in which axes are made and drawn."""
     return mpl.rc_context(_STYLE)
+
+
+def light_grid(axes: Axes, axis: Literal["both", "x", "y"] = "y") -> None:
+    """Thin lines behind all that is drawn."""
+    axes.grid(visible=True, axis=axis, color="#E4E4E4", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def label_point(
+    axes: Axes, text: str, point: tuple[float, float], offset: tuple[int, int], colour: str, **layout: Any
+) -> None:
+    """Text beside a point, `offset` in typographic points, that lines behind it do not cross."""
+    axes.annotate(
+        text, point, xytext=offset, textcoords="offset points", color=colour,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")], **layout,
+    )  # fmt: skip
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

@@ -1,25 +1,49 @@
 """What all tables of full-size records share: their order, which metrics there are, what a ratio is held against."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bench.records.results import Measurement, RunRecord
 from bench.records.variant_id import DENSE, FASTFLUX, VariantId
 from bench.tables import LATENCY
 from reports.paper import paper_rows
+from reports.table import Cell, Group, Header, Table
 
 LABEL = "Random weights: these are costs, and say nothing of quality."
 Records = Mapping[str, RunRecord]
 """By variant."""
+Cells = tuple[Cell, ...]
 _L1_OF_PAPER = {"l1-4of24": "l1-12", "l1-7of24": "l1-21", "l1-9of24": "l1-27"}
 
 
 def measured(records: Records, variant: str, name: str) -> Measurement | None:
     """A variant's measurement, if it was made and did not fail."""
-    record = records.get(variant)
-    found = None if record is None else record.measurement(name)
+    return None if variant not in records else _ok(records[variant].measurement(name))
+
+
+def all_measured(records: Records, name: str) -> Iterator[tuple[RunRecord, Measurement]]:
+    """The records that have such a measurement, which did not fail, in the order of tables."""
+    return ((record, found) for record in ordered(records) if (found := _ok(record.measurement(name))) is not None)
+
+
+def _ok(found: Measurement | None) -> Measurement | None:
     return found if found is not None and found.status == "ok" else None
+
+
+def made(
+    name: str,
+    title: str,
+    columns: Sequence[str | Sequence[str]],
+    rows: Sequence[Cells] | Sequence[Group],
+    notes: Sequence[str] = (),
+    label: str = LABEL,
+) -> Iterator[Table]:
+    """A table of rows or groups, none where there are none; columns of text, or of (heading, direction, format)."""
+    headers = (Header(each, align="left") if isinstance(each, str) else Header(*each) for each in columns)  # type: ignore[arg-type]
+    groups = [row for row in rows if isinstance(row, Group)] or [Group(tuple(rows))]  # type: ignore[arg-type]
+    if rows:
+        yield Table(f"full-size-{name}", title, tuple(headers), tuple(groups), label, tuple(notes))
 
 
 def ordered(records: Records) -> list[RunRecord]:
@@ -30,27 +54,16 @@ def ordered(records: Records) -> list[RunRecord]:
     return [record for *_, record in sorted(shown, key=lambda entry: entry[:2])]
 
 
-def sizes_of(records: Records) -> list[str]:
-    """The resolutions that FLOPs were counted at, such as "512x512", the smallest first."""
-    keys = {
-        key.partition(".")[0]
-        for record in records.values()
-        if (found := record.measurement("flops_by_block")) is not None
-        for key in found.values
-    }
-    return sorted(keys, key=lambda size: int(size.partition("x")[0]))
-
-
 def metric_names(records: Records, pattern: re.Pattern[str]) -> list[str]:
     """Metrics of any record whose names match, short names first."""
     names = {item.info.name for record in records.values() for item in record.measurements}
     return sorted((name for name in names if pattern.match(name)), key=lambda name: (len(name), name))
 
 
-def flops_ratio(record: RunRecord, size: str) -> float | None:
-    """A model's FLOPs by the dense model's at one resolution; None where they were not counted."""
+def flops_of(record: RunRecord, key: str) -> float | None:
+    """What was counted of a model, such as "512x512.ratio_to_dense"; None where it was not."""
     counted = record.measurement("flops_by_block")
-    return None if counted is None else counted.values.get(f"{size}.ratio_to_dense")
+    return None if counted is None else counted.values.get(key)
 
 
 def paper_ratio(variant: str) -> float | None:
@@ -64,18 +77,11 @@ def paper_ratio(variant: str) -> float | None:
 
 def notes_of(records: Records, name: str) -> tuple[str, ...]:
     """The conditions of a table, as its records tell them."""
-    found: Sequence[Measurement] = [
-        item for record in records.values() for item in record.measurements if item.info.name == name and item.settings
-    ]
-    if not found:
+    found = (record.measurement(name) for record in records.values())
+    settings = next((item.settings for item in found if item is not None and item.settings), None)
+    if settings is None:
         return ()
-    settings = found[0].settings
     shown = ("dtype", "batch", "rounds", "warmup", "clock", "compile_backend", "steps", "other_work")
     return (
         "; ".join(f"{key.replace('_', ' ')} {settings[key]}" for key in shown if settings.get(key) not in (None, "")),
     )
-
-
-def on_device(record: RunRecord) -> bool:
-    """Whether anything of it was measured on a device, rather than counted."""
-    return any(item.info.name not in ("flops_by_block", "parameters") for item in record.measurements)

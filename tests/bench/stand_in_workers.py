@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from bench.run.schedule import Node
+from bench.run.graph import Node
 
 
 class Stand:

@@ -20,8 +20,7 @@ from bench.run.base_model import BaseModel
 from bench.run.cluster import TRIES, Pool
 from bench.run.evaluate import board_of
 from bench.run.folders import locked
-from bench.run.graph import Extent, graph_of
-from bench.run.schedule import Node, Schedule, simulate, wanted
+from bench.run.graph import Extent, Node, Schedule, graph_of, simulate, wanted
 from bench.tables import TABLES, needed_by
 from fastflux.calibration.statistics import collect_statistics, save_statistics
 from fastflux.calibration.trajectories import Trajectories

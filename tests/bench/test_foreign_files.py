@@ -18,8 +18,7 @@ from bench.samples.image_set import ImageSet
 from bench.samples.prompts import read_prompts
 from fastflux.calibration.prompts import read_prompts as read_texts
 from fastflux.errors import FastFluxError
-from fastflux.io.checkpoint import read_json
-from fastflux.io.ranking_files import read_ranking
+from fastflux.io.checkpoint import read_json, read_ranking
 from fastflux.plan import PruningPlan
 
 MUTATIONS = 120

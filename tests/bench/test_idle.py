@@ -52,19 +52,7 @@ def test_this_process_own_work_does_not_count(monkeypatch: pytest.MonkeyPatch) -
     assert cpu_with(monkeypatch, busy=6.0, own_seconds=5.6).busy is False
 
 
-@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.9, True)])
-def test_without_the_cores_times_the_load_average_decides(
-    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
-) -> None:
-    monkeypatch.setattr(idle.psutil, "getloadavg", lambda: (load, 0.0, 0.0))
-    assert cpu_with(monkeypatch, busy=0.0, whole=0.0).busy is busy
-
-
 def test_what_cannot_be_told_is_neither_idle_nor_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreadable() -> tuple[float, float, float]:
-        raise OSError
-
-    monkeypatch.setattr(idle.psutil, "getloadavg", unreadable)
     found = cpu_with(monkeypatch, busy=0.0, whole=0.0)
     assert found.busy is None
     with pytest.raises(FastFluxError, match="cannot be told"):

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.metrics.catalogue import metrics
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import ROOT, load_profile, read_all_prompts
 from bench.run.external import score
 from bench.run.reproduce import reproduce
 from bench.run.units import Budget
-from bench.samples.prompt_files import read_all_prompts
 from bench.studies.full_size.sizes import sizes_of
 from fastflux.errors import FastFluxError
 from fastflux.settings import require_device

@@ -9,10 +9,9 @@ from PIL import Image
 
 import bench.run.reproduce
 from bench.cli import main
-from bench.profiles.profile import load_profile
+from bench.profiles.profile import load_profile, read_all_prompts
 from bench.records.results import RunRecord
 from bench.run.reproduce import reproduce
-from bench.samples.prompt_files import read_all_prompts
 from bench.studies.ranking import rank
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.tiny_mask2former import saved

@@ -24,9 +24,8 @@ from bench.regression.run import Options, _look_around
 from bench.run.base_model import BaseModel
 from bench.shapes import WEIGHTS
 from fastflux.calibration.trajectories import Trajectories
-from fastflux.io.checkpoint import load_transformer, save_transformer
+from fastflux.io.checkpoint import load_transformer, read_ranking, save_transformer
 from fastflux.io.pipelines import export_pipeline
-from fastflux.io.ranking_files import read_ranking
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.pruning import prune_

@@ -125,13 +125,6 @@ def test_key_follows_what_determines_the_images_and_nothing_else() -> None:
     assert len({found.key, *(other.key for other in others)}) == 8
 
 
-def test_records_of_the_first_schema_are_read() -> None:
-    found = record("fastflux-10", measurement())
-    data = json.loads(found.to_json())
-    del data["inputs"]
-    assert RunRecord.from_json(json.dumps({**data, "schema_version": 1})) == found
-
-
 def test_write_leaves_one_whole_file_and_keeps_the_old_one_on_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run.dry_run import RunPlan, plan_run
 from bench.run.evaluation import Evaluation
-from bench.run.schedule import Node
+from bench.run.graph import Node
 from bench.samples.prompts import prompts_hash, read_prompts
 from bench.tables import needed_by
 from fastflux.errors import FastFluxError

@@ -10,8 +10,7 @@ from bench.records.variant_id import VariantId
 from bench.run.reproduce import reproduce
 from bench.tables import TABLES, Column, TableSpec, needed_by
 from fastflux.errors import FastFluxError
-from reports.build import build
-from reports.contents import make_tables
+from reports.build import build, make_tables
 from reports.rows import read_rows
 
 COMMITTED = ROOT / "reports" / "data" / "results" / "cpu" / "shapes"

@@ -15,8 +15,7 @@ from fastflux import workflow
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer
-from fastflux.io.pipeline_files import foreign_to_pipeline, require_output
-from fastflux.io.pipelines import export_pipeline, load_pipeline
+from fastflux.io.pipelines import export_pipeline, foreign_to_pipeline, load_pipeline, require_output
 from fastflux.io.progress_folder import MARKER
 from tests.fastflux.conftest import DiesAtTheThird, make_replaced_flux, make_tiny_flux
 

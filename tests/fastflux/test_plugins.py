@@ -9,9 +9,8 @@ import pytest
 from fastflux.errors import FastFluxError
 from fastflux.methods.block_removal import BlockRemovalConfig, remove_blocks_
 from fastflux.methods.registry import register_pruning_method
-from fastflux.models.architecture import register_architecture
+from fastflux.models.architecture import load_plugins, register_architecture
 from fastflux.models.flux import FLUX
-from fastflux.plugins import load_plugins
 
 ARCHITECTURE = """
 from dataclasses import replace
@@ -20,7 +19,7 @@ from diffusers import BriaTransformer2DModel
 from diffusers.models.transformers.transformer_bria import BriaSingleTransformerBlock, BriaTransformerBlock
 
 from fastflux import register_architecture
-from fastflux.models.longcat_image import LONGCAT_IMAGE
+from fastflux.models.flux import LONGCAT_IMAGE
 
 double, single = LONGCAT_IMAGE.stacks
 register_architecture(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastflux.errors import FastFluxError
-from fastflux.methods.sandwich_training.span import LAYERS, Sandwich, sandwich_around
+from fastflux.methods.sandwich_training.config import LAYERS, Sandwich, sandwich_around
 from fastflux.plan import BlockRef
 
 DOUBLE, SINGLE = "transformer_blocks", "single_transformer_blocks"

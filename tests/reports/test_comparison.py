@@ -19,8 +19,8 @@ def test_the_sign_is_that_of_a_significant_difference(
     )
     found = compare([pruned], [dense], HPS)
     assert isinstance(found, Comparison)
-    assert found.estimate.value == pytest.approx(level - 60)
-    assert found.sign == sign
+    assert found.paired.difference.value == pytest.approx(level - 60)
+    assert found.paired.sign == sign
     assert found.figures.startswith(f"F {level:.2f} against D 60.00: {level - 60:+.2f} [")
 
 
@@ -34,7 +34,7 @@ def test_geneval_counts_each_task_once(make_record: MakeRecord, measured: Measur
     rows = rows_of([make_record("dense", "D", geneval(0.5, 0.5)), make_record("l1-12", "L", geneval(0.4, 0.9))])
     found = compare([rows[1]], [rows[0]], "geneval.overall")
     assert isinstance(found, Comparison)
-    assert found.estimate.value == pytest.approx(0.15)
+    assert found.paired.difference.value == pytest.approx(0.15)
 
 
 def test_what_cannot_be_compared_has_a_reason(make_record: MakeRecord, sampled: Sampled, measured: Measured) -> None:

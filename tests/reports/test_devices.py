@@ -10,7 +10,7 @@ from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
-from reports.devices import device_of
+from reports.grouping import device_of
 from reports.rows import rows_of
 from tests.reports.conftest import MakeRecord, Measured
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.metrics.cost.flops import flux_flops
 from bench.records.results import Measurement, MetricInfo, RunRecord, read_records
 from reports.full_size.document import full_size_document
 from reports.table import DASH
+from tests.bench.metrics.flops_by_hand import flux_flops
 
 ROOT = Path(__file__).parent.parent.parent
 FLUX = {

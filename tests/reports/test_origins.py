@@ -3,10 +3,9 @@
 from bench.records.results import RunRecord
 from bench.tables import TABLES
 from reports.claims.table import claims_table
-from reports.paired_differences import differences_table
+from reports.paired_differences import differences_table, seeds_table
 from reports.paper import paper_against_measured
 from reports.rows import rows_of
-from reports.seeds import seeds_table
 from reports.table import Cell, Table
 from reports.tables import make_table
 from tests.reports.conftest import MakeRecord, Measured, Sampled

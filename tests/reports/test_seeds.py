@@ -3,8 +3,8 @@
 # A golden document stands here as it is read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
+from reports.paired_differences import seeds_table
 from reports.rows import rows_of
-from reports.seeds import seeds_table
 from reports.table import to_markdown
 from tests.reports.conftest import MakeRecord, Measured
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench.records.results import RunRecord
 from bench.tables import TABLES
-from reports.contents import make_tables
+from reports.build import make_tables
 from reports.paper import paper_against_measured, paper_rows
 from reports.render.latex.tables import to_latex
 from reports.rows import rows_of

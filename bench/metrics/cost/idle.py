@@ -12,8 +12,6 @@ from fastflux.errors import FastFluxError
 
 BUSY_SHARE = 0.1
 """Of the device's time; what an idle machine does for itself stays below."""
-BUSY_LOAD = 0.5
-"""Load average per core, where only that can be read: it counts this process' own earlier work too."""
 SAMPLE_S = 0.3
 _GPU_SAMPLES = 3
 
@@ -44,8 +42,8 @@ class OtherWork:
 def other_work(device: str = "cpu") -> OtherWork:
     """Look at the device for a moment in which this process does nothing.
 
-    A CPU: the share of its time that other processes, or other guests of the same host, took; where the system does
-    not tell, the load average. A GPU: its utilisation as the driver states it.
+    A CPU: the share of its time that other processes, or other guests of the same host, took. A GPU: its utilisation
+    as the driver states it.
     """
     return _gpu_work(device) if device.partition(":")[0] == "cuda" else _cpu_work()
 
@@ -57,21 +55,11 @@ def _cpu_work() -> OtherWork:
     after, own = psutil.cpu_times(), time.process_time() - own_before
     busy, every = _seconds(after)[0] - _seconds(before)[0], _seconds(after)[1] - _seconds(before)[1]
     if every <= 0:
-        return _by_load(cores)
+        return OtherWork(busy=None, text="the cores' time cannot be read")
     share = max(0.0, (busy - own) / every)
     if share <= BUSY_SHARE:
         return OtherWork(busy=False, text="none seen")
     return OtherWork(busy=True, text=f"other work takes {share:.0%} of the {cores} cores")
-
-
-def _by_load(cores: int) -> OtherWork:
-    try:
-        load = psutil.getloadavg()[0]
-    except OSError:
-        return OtherWork(busy=None, text="neither the cores' time nor the load average can be read")
-    if load / cores <= BUSY_LOAD:
-        return OtherWork(busy=False, text="none seen")
-    return OtherWork(busy=True, text=f"the load average is {load:.1f} on {cores} cores")
 
 
 def _seconds(times: Any) -> tuple[float, float]:

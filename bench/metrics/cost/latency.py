@@ -9,7 +9,7 @@ from typing import Required, TypedDict, Unpack
 import torch
 from msgspec import structs
 
-from bench.metrics.base import values_and_intervals
+from bench.metrics.base import measured
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.idle import other_work
 from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, require_rounds, step_timer
@@ -129,16 +129,7 @@ def latency_of(
     if reference is not None:
         ratios = [own / dense for own, dense in zip(times, reference, strict=True)]
         estimates["ratio_to_dense"] = median_interval(ratios)
-    values, intervals = values_and_intervals(estimates)
-    return Measurement(
-        info,
-        "ok",
-        values=values | percentiles(times),
-        intervals=intervals,
-        scored=len(times),
-        samples={"ms": times},
-        settings=settings,
-    )
+    return measured(info, len(times), {"ms": times}, estimates, settings, percentiles(times))
 
 
 def with_value(measurement: Measurement, key: str, value: float) -> Measurement:

@@ -1,7 +1,7 @@
 """Which CLIP a metric uses, as profiles say it: a published one by name and tag, its file, or a folder of one's own."""
 
 from bench.metrics.models.open_clip_checkpoint import require_architecture
-from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
+from bench.metrics.models.open_clip_model import LOCAL, PRECISION, OpenClipModel, OpenClipSpec, load_open_clip
 from bench.records.results import Data
 from bench.settings import Batch, Place, PlaceOrName
 from fastflux.errors import FastFluxError
@@ -43,8 +43,7 @@ class ClipSettings(Data, frozen=True):
 
     def title(self, of: str) -> str:
         """What the scores may be called: the reference, or `of` that model with its tag and precision."""
-        spec = self.spec()
-        return self.reference or f"{of} {spec.model} {self.tag}, {spec.precision}"
+        return self.reference or f"{of} {self.spec().model} {self.tag}, {PRECISION}"
 
 
 def clip_spec(architecture: str, tag: str, checkpoint: Place) -> OpenClipSpec:

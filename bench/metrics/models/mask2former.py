@@ -43,28 +43,28 @@ class Mask2FormerDetector:
     """A loaded `Mask2FormerForUniversalSegmentation`; see `bench.metrics.detection.Detector`.
 
     Args:
-        model: gives logits of `classes` and of no object, and of masks at a quarter of the image's size.
-        classes: names of its classes, by number.
+        model: gives logits of COCO's classes and of no object, and of masks at a quarter of the image's size.
         source: what determines its weights, for the settings.
 
     Raises:
         FastFluxError: it has another number of classes, or other ones in COCO's places.
     """
 
+    classes = COCO_CLASSES
+
     def __init__(
         self,
         model: Any,
-        classes: Sequence[str] = COCO_CLASSES,
         *,
         device: str = "cpu",
         source: Mapping[str, JSON] | None = None,
     ) -> None:
-        if (found := int(model.config.num_labels)) != len(classes):
-            raise FastFluxError(f"The Mask2Former has {found} classes; expected {len(classes)}: take one for COCO.")
-        if tuple(classes) == COCO_CLASSES:
-            _require_coco_order(model.config.id2label)
+        if (found := int(model.config.num_labels)) != len(COCO_CLASSES):
+            raise FastFluxError(
+                f"The Mask2Former has {found} classes; expected {len(COCO_CLASSES)}: take one for COCO."
+            )
+        _require_coco_order(model.config.id2label)
         self.model = model.to(device).eval().requires_grad_(requires_grad=False)
-        self.classes = tuple(classes)
         self.device = device
         self._source = dict(source or {})
 

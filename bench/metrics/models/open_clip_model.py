@@ -1,26 +1,34 @@
-"""CLIP-like models through open_clip: loaded once, giving normalised features of images and texts in batches."""
+"""CLIP-like models through open_clip, loaded once: features of images and texts, and their cosines as scores."""
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
-from bench.metrics.models.resizing import fit_longest_side
+from bench.metrics.base import measured, samples_by_prompt
 from bench.records.environment import sha256_of
-from bench.records.results import JSON
-from bench.samples.image_set import Pixels
+from bench.records.results import JSON, Measurement, MetricInfo
+from bench.records.statistics import Estimate
+from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError, Pixels
 from fastflux.errors import FastFluxError
 
 LOCAL = "local-dir:"
 """open_clip's prefix of a folder with ``open_clip_config.json`` and the weights; nothing is fetched for it."""
+
+PRECISION = "fp32"
+"""open_clip's name of the number format."""
+SCALE = 100.0
+"""Of cosines."""
+Samples: TypeAlias = Mapping[str, list[float]]
 
 _Item = TypeVar("_Item")
 
@@ -37,7 +45,6 @@ class OpenClipSpec:
         model: open_clip's architecture name, or ``local-dir:<folder>``.
         pretrained: open_clip's tag or a checkpoint file; "" for a folder.
         resize_mode: "shortest" (then centre crop), "longest" (then black padding) or "squash"; None takes the model's.
-        precision: open_clip's name of the number format.
         resized_by: "PIL", which rounds to whole pixel values, or "torch", which resizes the values as hpsv2 does; only
             for "longest".
         antialias: whether shrinking filters; PIL always does.
@@ -46,7 +53,6 @@ class OpenClipSpec:
     model: str
     pretrained: str = ""
     resize_mode: str | None = None
-    precision: str = "fp32"
     resized_by: str = "PIL"
     antialias: bool = True
 
@@ -88,7 +94,7 @@ class OpenClipModel:
             "model": self._name,
             "pretrained": Path(self.spec.pretrained).name if self._weights_sha256 else self.spec.pretrained,
             "weights_sha256": self._weights_sha256,
-            "precision": self.spec.precision,
+            "precision": PRECISION,
             "image_size": list(self.image_size),
             "resize_mode": preprocess["resize_mode"],
             "interpolation": preprocess["interpolation"],
@@ -162,7 +168,7 @@ class OpenClipModel:
         if bad := int((~torch.isfinite(features)).any(dim=-1).sum()):
             raise FeatureError(
                 f"{bad} of {len(features)} {kind} features of {self._name} are not finite; "
-                f"check the weights, or use another precision than {self.spec.precision}."
+                f"check the weights, or use another precision than {PRECISION}."
             )
         return features
 
@@ -223,7 +229,7 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 spec.model,
                 pretrained=spec.pretrained or None,
-                precision=spec.precision,
+                precision=PRECISION,
                 device=device,
                 image_resize_mode=spec.resize_mode,
                 pretrained_text=False,
@@ -234,3 +240,73 @@ def _load(spec: OpenClipSpec, device: str) -> tuple[Any, Any, Any]:
         raise FastFluxError(f"{error} Use the architecture name that ends in -quickgelu.") from error
     except (RuntimeError, ValueError, OSError, AssertionError, KeyError, AttributeError) as error:
         raise FastFluxError(f"open_clip cannot load {spec.model!r} with {spec.pretrained!r}: {error}") from error
+
+
+def measure_cosines(
+    info: MetricInfo,
+    model: OpenClipModel,
+    images: ImageSet,
+    settings: Mapping[str, JSON],
+    *,
+    stratum: Callable[[GeneratedImage], str],
+    summary: Callable[[Samples], Mapping[str, Estimate]],
+) -> Measurement:
+    """Score every image against its own prompt; failed if one cannot be read or a feature is not finite.
+
+    Args:
+        stratum: what an image's score is filed under, "" for metrics without strata.
+        summary: the values, given the scores (`Measurement.samples`).
+    """
+    try:
+        scores = own_prompt_cosines(model, images)
+    except (ImageSetError, FeatureError) as error:
+        return Measurement.failed(info, str(error), missing=len(images), settings=settings)
+    samples = samples_by_prompt(
+        (stratum(image), image, score) for image, score in zip(images.images, scores, strict=True)
+    )
+    settings = {**settings, "prompts_too_long": model.too_long(prompts_of(images))}
+    return measured(info, len(images), samples, summary(samples), settings)
+
+
+def prompts_of(images: ImageSet) -> list[str]:
+    """The different prompts of an image set, in order of appearance."""
+    return list(dict.fromkeys(image.prompt for image in images.images))
+
+
+def own_prompt_cosines(model: OpenClipModel, images: ImageSet) -> list[float]:
+    """100 x cosine of each image with its own prompt.
+
+    Raises:
+        ImageSetError: an image cannot be read.
+        FeatureError: a feature is not finite.
+    """
+    prompts = prompts_of(images)
+    row_of = {prompt: row for row, prompt in enumerate(prompts)}
+    texts = model.text_features(prompts).double()  # (prompts, dim)
+    features = model.image_features(images).double()  # (images, dim)
+    own = texts[torch.tensor([row_of[image.prompt] for image in images.images])]  # (images, dim)
+    cosines: list[float] = (SCALE * (features * own).sum(dim=-1)).tolist()
+    return cosines
+
+
+def fit_longest_side(image: Pixels, size: int, *, antialias: bool) -> Tensor:
+    """The image in the middle of a black square, its longest side as long: (3, size, size) float32.
+
+    Bicubic on values from 0 to 1, which may leave that range beside edges; an image with a side of `size` already is
+    only padded. hpsv2 leaves the filter to torchvision's default: none before 0.17, with antialias since.
+    Source: https://github.com/tgxs002/HPSv2, `hpsv2/src/open_clip/transform.py` (ResizeMaxSize), commit 866735e.
+
+    Args:
+        image: (height, width, 3) uint8.
+    """
+    values = torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255  # (3, height, width)
+    height, width = values.shape[1:]
+    scale = size / max(height, width)
+    if scale != 1.0:
+        # A line thinner than a pixel still covers one.
+        height, width = (max(1, round(side * scale)) for side in (height, width))
+        values = functional.interpolate(
+            values[None], size=(height, width), mode="bicubic", align_corners=False, antialias=antialias
+        )[0]
+    left, top = (size - width) // 2, (size - height) // 2
+    return functional.pad(values, (left, size - width - left, top, size - height - top))

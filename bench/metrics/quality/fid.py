@@ -27,6 +27,7 @@ from bench.metrics.catalogue import load_object, metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.inception import load_inception
 from bench.metrics.models.open_clip_model import FeatureError
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
 from bench.samples.image_set import ImageSet, ImageSetError, Pixels
 from bench.settings import PlaceOrName
@@ -82,7 +83,6 @@ class FID:
         reference: what the distances may be called.
         kid_subset_size: images in each of KID's subsets; None takes 1000, or half of what there is if that is less.
         precision_recall: whether to give precision and recall as well, on the same features.
-        seed: of KID's subsets.
 
     Raises:
         ImageSetError: fewer than 2 reference images, unreadable ones, or ones of different sizes.
@@ -98,13 +98,11 @@ class FID:
         reference: str = "FID and KID of CLIP features",
         kid_subset_size: int | None = None,
         precision_recall: bool = False,
-        seed: int = 0,
     ) -> None:
         self.info = metric_named("fid").described(reference)
         self.model = model
         self.kid_subset_size = kid_subset_size
         self.precision_recall = precision_recall
-        self.seed = seed
         self._reference: _Images | None = None
         if isinstance(reference_images, Path):
             self._set_reference([partial(_read_file, file) for file in picture_files(reference_images, "**/*")])
@@ -160,7 +158,7 @@ class FID:
             "reference_sha256": self._reference_hash,
             "kid_subsets": KID_SUBSETS,
             "kid_subset_size": subset_size,
-            "kid_seed": self.seed,
+            "kid_seed": SEED,
             **({"prc_neighbors": NEIGHBORS} if self.precision_recall else {}),
         }
         if (failed := incomplete(self.info, images, settings)) is not None:
@@ -189,7 +187,7 @@ class FID:
             prc_neighborhood=NEIGHBORS,
             kid_subsets=KID_SUBSETS,
             kid_subset_size=subset_size,
-            rng_seed=self.seed,
+            rng_seed=SEED,
             feature_extractor=_registered_extractor(self.model),
             # The model keeps its own device.
             cuda=False,

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import load_object, metric_named
-from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError
+from bench.metrics.detection import DETECTORS, Detection, Detector, DetectorError, KnownImage, read_known_images
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError
 from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES, ClipColorClassifier
@@ -26,13 +25,12 @@ from bench.metrics.quality.geneval_judge import (
     ColorClassifier,
     judge,
 )
-from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.metrics.quality.geneval_scores import other_tasks, task_means, task_of
-from bench.metrics.quality.known_images import KnownImage, read_known_images
+from bench.metrics.quality.geneval_official import OfficialGenEval, other_tasks, task_means, task_of
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Data, Measurement, RecordError, read_data
-from bench.samples.geneval_metadata import GenEvalMetadata
-from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
+from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import GeneratedImage, ImageSet, ImageSetError
+from bench.samples.prompts import GenEvalMetadata
 from bench.settings import Batch, Place, PlaceOrName
 
 #: Known images that are drawn here.
@@ -82,8 +80,6 @@ class GenEval:
         reference: what the scores may be called.
         settings: what determines detector and classifier, kept in the measurement.
         classes: what the detector can find; None where that is not known.
-        tasks: the tasks (metadata "tag") there must be; their order is that of the values.
-        seed: of the intervals' resampling.
     """
 
     Settings = GenEvalSettings
@@ -97,24 +93,20 @@ class GenEval:
         reference: str = "GenEval",
         settings: Mapping[str, JSON] | None = None,
         classes: Sequence[str] | None = None,
-        tasks: Sequence[str] = TASKS,
         batch_size: int = 32,
-        seed: int = 0,
     ) -> None:
         self.info = metric_named("geneval").described(reference)
         self.detector = detector
         self.classify_colors = classify_colors
         self.classes = None if classes is None else frozenset(classes)
-        self.tasks = tuple(tasks)
         self.batch_size = batch_size
-        self.seed = seed
         self._settings: dict[str, JSON] = {
             **(settings or {}),
             "score_threshold": SCORE_THRESHOLD,
             "counting_score_threshold": COUNTING_SCORE_THRESHOLD,
             "max_objects": MAX_OBJECTS,
             "position_margin": POSITION_MARGIN,
-            "interval_seed": seed,
+            "interval_seed": SEED,
         }
         self._self_test = self_test
         self._fault: str | None = None
@@ -157,9 +149,7 @@ class GenEval:
         """Values: the mean of each task and "overall", the mean of these; samples are 1 (right) or 0."""
         images = images.subset("geneval")
         # Before the long work, not after it.
-        failed = incomplete(self.info, images, self._settings) or other_tasks(
-            self.info, images.images, self.tasks, self._settings
-        )
+        failed = incomplete(self.info, images, self._settings) or other_tasks(self.info, images.images, self._settings)
         if failed is not None:
             return failed
         if reason := _unjudgeable(images.images, self.classes):
@@ -174,36 +164,28 @@ class GenEval:
             return self._failed(str(error), images)
         extra: dict[str, float] = {}
         if self._self_test is None:
-            if not any(one.anything for one in judged):
+            if not any(anything for _, _, anything in judged):
                 return self._failed(
                     f"the detector finds no object in any of {len(images)} images: it is broken, or they show none; "
                     "test it on known images",
                     images,
                 )
-            single = [one.anything for one in judged if task_of(one.image) == "single_object"]
+            single = [anything for image, _, anything in judged if task_of(image) == "single_object"]
             extra = {"single_object_found": sum(single) / len(single)} if single else {}
-        scored = [(one.image, one.right) for one in judged]
-        return task_means(self.info, scored, self.tasks, seed=self.seed, settings=self._settings, extra=extra)
+        scored = [(image, right) for image, right, _ in judged]
+        return task_means(self.info, scored, settings=self._settings, extra=extra)
 
     def _failed(self, reason: str, images: ImageSet) -> Measurement:
         return Measurement.failed(self.info, reason, missing=len(images), settings=self._settings)
 
-    def _judged(self, images: ImageSet) -> Iterator[_Judged]:
+    def _judged(self, images: ImageSet) -> Iterator[tuple[GeneratedImage, bool, bool]]:
+        """Each image, whether it is right, and whether any object at all was found in it."""
         pairs = zip(images.images, images, strict=True)
         while batch := list(islice(pairs, self.batch_size)):
             found = self.detector([pixels for _, pixels in batch])
             for (image, pixels), detections in zip(batch, found, strict=True):
                 right = judge(pixels, detections, image.metadata or {}, self.classify_colors).correct
-                yield _Judged(image, right, bool(_counts(detections)))
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """Whether an image is right, and whether any object at all was found in it."""
-
-    image: GeneratedImage
-    right: bool
-    anything: bool
+                yield image, right, bool(_counts(detections))
 
 
 def known_images_test(known: Sequence[KnownImage], *, listed_only: bool = False) -> SelfTest:

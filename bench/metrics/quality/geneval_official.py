@@ -5,20 +5,55 @@ metadata and details. The score is the mean of the task means, as in evaluation/
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.metrics.base import incomplete
+from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
-from bench.metrics.quality.geneval_scores import task_means
+from bench.records.comparison import SEED
 from bench.records.environment import sha256_of
-from bench.records.results import JSON, Data, Measurement, json_of, read_data
+from bench.records.results import JSON, Data, Measurement, MetricInfo, json_of, read_data
+from bench.records.statistics import strata_of, stratified_means
 from bench.samples.geneval_layout import content_of, parse_prompt
 from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet
 from fastflux.calibration.prompts import read_lines
 from fastflux.errors import FastFluxError
+
+
+def task_means(
+    info: MetricInfo,
+    judged: Sequence[tuple[GeneratedImage, bool]],
+    *,
+    settings: Mapping[str, JSON],
+    extra: Mapping[str, float] | None = None,
+) -> Measurement:
+    """GenEval's aggregation of verdicts: the mean of each task and "overall", the mean of these; `extra` follows.
+
+    A failed measurement where the images have not all of GenEval's tasks.
+    """
+    if (failed := other_tasks(info, [image for image, _ in judged], settings)) is not None:
+        return failed
+    samples = samples_by_prompt((task_of(image), image, float(right)) for image, right in judged)
+    means = stratified_means(strata_of(samples), weighting="strata", seed=SEED)
+    ordered = {task: means.strata[task] for task in TASKS}
+    return measured(info, len(judged), samples, {**ordered, "overall": means.overall}, settings, extra)
+
+
+def other_tasks(info: MetricInfo, images: Sequence[GeneratedImage], settings: Mapping[str, JSON]) -> Measurement | None:
+    """A failed measurement when the images' tasks are not just GenEval's, else None."""
+    present = {task_of(image) for image in images}
+    if present == set(TASKS):
+        return None
+    reason = f"the images have the tasks {sorted(present)}; expected {sorted(TASKS)}"
+    return Measurement.failed(info, reason, settings=settings)
+
+
+def task_of(image: GeneratedImage) -> str:
+    """The task of an image's prompt (metadata "tag")."""
+    return str((image.metadata or {}).get("tag"))
+
 
 REFERENCE = "GenEval: verdicts of the official evaluator"
 _PLACE = re.compile(r"(\d+)[\\/]samples[\\/](\d+)\.png$")
@@ -53,17 +88,15 @@ class OfficialGenEval:
         FastFluxError: a file that cannot be read or is not of the evaluator's form (names the line).
     """
 
-    def __init__(self, results: Path, *, tasks: Sequence[str] = TASKS, seed: int = 0) -> None:
+    def __init__(self, results: Path) -> None:
         self.info = metric_named("geneval").described(REFERENCE)
-        self.tasks = tuple(tasks)
-        self.seed = seed
         self.verdicts = read_official_results(results)
         self._name = results.name
         self._settings: dict[str, JSON] = {
             "detector": "official evaluator",
             "results": results.name,
             "results_sha256": sha256_of(results),
-            "interval_seed": seed,
+            "interval_seed": SEED,
         }
 
     def __call__(self, images: ImageSet) -> Measurement:
@@ -81,13 +114,11 @@ class OfficialGenEval:
             return self._failed(reason, len(absent))
         if foreign := len(said.keys() - asked.keys()):
             return self._failed(f"{self._name} judges {foreign} images that are not among these {len(images)}")
-        return self._measured([(image, said[_key(image)]) for image in images.images])
+        judged = [(image, said[_key(image)]) for image in images.images]
+        return task_means(self.info, judged, settings=self._settings)
 
     def _failed(self, reason: str, missing: int = 0) -> Measurement:
         return Measurement.failed(self.info, reason, missing=missing, settings=self._settings)
-
-    def _measured(self, judged: Sequence[tuple[GeneratedImage, bool]]) -> Measurement:
-        return task_means(self.info, judged, self.tasks, seed=self.seed, settings=self._settings)
 
 
 def read_official_results(path: Path) -> tuple[OfficialVerdict, ...]:

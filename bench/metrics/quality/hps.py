@@ -16,8 +16,16 @@ import numpy as np
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
 from bench.metrics.models.open_clip_checkpoint import require_architecture
-from bench.metrics.models.open_clip_model import LOCAL, OpenClipModel, OpenClipSpec, load_open_clip
-from bench.metrics.quality.clip_score import SCALE, Samples, measure_cosines
+from bench.metrics.models.open_clip_model import (
+    LOCAL,
+    SCALE,
+    OpenClipModel,
+    OpenClipSpec,
+    Samples,
+    load_open_clip,
+    measure_cosines,
+)
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Data, Measurement
 from bench.records.statistics import Estimate, strata_of, stratified_means
 from bench.samples.hps_layout import SET, STYLES
@@ -77,14 +85,12 @@ class HPS:
     Args:
         model: the preference model; HPS v2 shrinks the longest side and pads with black.
         reference: what the scores may be called.
-        seed: of the intervals' resampling.
     """
 
     Settings = HPSSettings
 
-    def __init__(self, model: OpenClipModel, *, reference: str = "HPS v2", seed: int = 0) -> None:
+    def __init__(self, model: OpenClipModel, *, reference: str = "HPS v2") -> None:
         self.info = metric_named("hps").described(reference)
-        self.seed = seed
         self.model = model
 
     @classmethod
@@ -99,7 +105,7 @@ class HPS:
         Failed if an image is missing or damaged.
         """
         images = images.subset(SET)
-        settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": self.seed}
+        settings: dict[str, JSON] = {**self.model.settings, "scale": SCALE, "interval_seed": SEED}
         if (failed := incomplete(self.info, images, settings)) is not None:
             return failed
         present = {image.style for image in images.images}
@@ -118,7 +124,7 @@ class HPS:
         )
 
     def _summary(self, samples: Samples) -> Mapping[str, Estimate]:
-        means = stratified_means(strata_of(samples), weighting="images", seed=self.seed)
+        means = stratified_means(strata_of(samples), weighting="images", seed=SEED)
         spreads = {style: group_std(list(prompts.values())) for style, prompts in strata_of(samples).items()}
         return {
             **{style: means.strata[style] for style in STYLES},

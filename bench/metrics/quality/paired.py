@@ -14,9 +14,9 @@ from torch import Tensor
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
-from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
-from bench.metrics.quality.clip_score import SCALE
+from bench.metrics.models.open_clip_model import SCALE, FeatureError, OpenClipModel
 from bench.metrics.quality.image_similarity import K1, K2, mean_squared_error, psnr, ssim
+from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
 from bench.records.statistics import Estimate, mean_interval, strata_of
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
@@ -32,7 +32,6 @@ class Paired:
         model: the CLIP model.
         reference: the dense model's images, as `against` takes them; the features of these are taken once.
         label: what the numbers may be called.
-        seed: of the intervals' resampling.
     """
 
     Settings = ClipSettings
@@ -43,11 +42,9 @@ class Paired:
         reference: ImageSet | None = None,
         *,
         label: str = "paired with the dense model",
-        seed: int = 0,
     ) -> None:
         self.info = metric_named("paired").described(label)
         self.reference = reference or ImageSet(())
-        self.seed = seed
         self.model = model
         self._features: Tensor | None = None
 
@@ -58,7 +55,7 @@ class Paired:
 
     def against(self, reference: ImageSet) -> Paired:
         """The same metric with the dense model's images to compare with."""
-        return Paired(self.model, reference, label=self.info.reference, seed=self.seed)
+        return Paired(self.model, reference, label=self.info.reference)
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "psnr", "ssim" and "clip_image"; samples "mse/<prompt>", "ssim/<prompt>" and "clip_image/<prompt>".
@@ -71,7 +68,7 @@ class Paired:
             "scale": SCALE,
             "ssim": _SSIM,
             "psnr": _PSNR,
-            "interval_seed": self.seed,
+            "interval_seed": SEED,
             "reference_images": len(self.reference),
         }
         if (failed := incomplete(self.info, images, settings)) is not None:
@@ -87,7 +84,7 @@ class Paired:
         settings["reference_sha256"] = _hash_of(self.reference)
         equal = [value for key in samples if key.startswith("mse/") for value in samples[key] if value == 0]
         settings["equal_images"] = len(equal)
-        return measured(self.info, images, samples, self._estimates(samples), settings)
+        return measured(self.info, len(images), samples, self._estimates(samples), settings)
 
     def _samples(self, images: ImageSet) -> dict[str, list[float]]:
         partners = {_key(image): (row, image) for row, image in enumerate(self.reference.images)}
@@ -113,7 +110,7 @@ class Paired:
         )
 
     def _estimates(self, samples: Mapping[str, list[float]]) -> dict[str, Estimate]:
-        means = {name: mean_interval(prompts, seed=self.seed) for name, prompts in strata_of(samples).items()}
+        means = {name: mean_interval(prompts, seed=SEED) for name, prompts in strata_of(samples).items()}
         error = means.pop("mse")
         if error.value == 0:
             return means

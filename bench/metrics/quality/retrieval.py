@@ -19,6 +19,7 @@ from bench.metrics.catalogue import metric_named
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement
+from bench.samples.hps_layout import SET
 from bench.samples.image_set import ImageSet, ImageSetError
 
 RECALL_AT = (1, 5)
@@ -32,7 +33,6 @@ class Retrieval:
         model: the CLIP model.
         reference: what the recalls may be called.
         recall_at: the numbers of nearest ones that are looked at.
-        prompt_set: the set whose images are ranked.
     """
 
     Settings = ClipSettings
@@ -43,11 +43,9 @@ class Retrieval:
         *,
         reference: str = "clip_benchmark's zero-shot retrieval",
         recall_at: Sequence[int] = RECALL_AT,
-        prompt_set: str = "hps",
     ) -> None:
         self.info = metric_named("retrieval").described(reference)
         self.recall_at = tuple(recall_at)
-        self.prompt_set = prompt_set
         self.model = model
 
     @classmethod
@@ -57,11 +55,11 @@ class Retrieval:
 
     def __call__(self, images: ImageSet) -> Measurement:
         """Values "image_retrieval_recall@k" (of prompts) and "text_retrieval_recall@k" (of images), fractions."""
-        images = images.subset(self.prompt_set)
+        images = images.subset(SET)
         first = _first_of_each_prompt(images)
         settings: dict[str, JSON] = {
             **self.model.settings,
-            "prompt_set": self.prompt_set,
+            "prompt_set": SET,
             "recall_at": list(self.recall_at),
             "images": len(first),
             "images_of_prompts_seen_before": len(images) - len(first),

@@ -3,7 +3,7 @@
 Found with eager steps at the largest resolution. Later stages time the models found in every way, beside their targets.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from bench.metrics.cost.latency import measure_latency
@@ -12,11 +12,11 @@ from bench.metrics.cost.timing import Step
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
 from bench.run.evaluation import ModelStep
-from bench.run.units import Results, Unit
+from bench.run.units import Results
 from bench.studies.full_size.counting import counts
 from bench.studies.full_size.latency import latency_need
 from bench.studies.full_size.variants import EQUAL_LATENCY, build, equal_id, equal_variant, widths_at
-from bench.studies.full_size.workbench import Need, Workbench, piece, release
+from bench.studies.full_size.workbench import Need, Workbench, one_each, release
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import largest_ratio
 
@@ -29,15 +29,8 @@ def units(bench: Workbench) -> list[str]:
     return [f"fastflux-{100 * ratio:02.0f}" for ratio in bench.sizes.equal_ratios]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
-    """A search for each target, at the largest resolution."""
-    for target in left:
-        name = equal_id(target)
-        yield piece((target,), (name,), EQUAL_LATENCY, lambda target=target, name=name: _search(bench, target, name))  # type: ignore[misc]
-
-
-def _search(bench: Workbench, target: str, name: str) -> Results:
-    pixels = max(bench.sizes.resolutions)
+def _search(bench: Workbench, target: str) -> Results:
+    name, pixels = equal_id(target), max(bench.sizes.resolutions)
     inputs = bench.inputs(pixels)
     fast = ModelStep(build(bench.planned[target], bench.dense, bench.sizes), inputs)
 
@@ -82,6 +75,9 @@ def _measurement(bench: Workbench, equal: EqualLatency, target: str, pixels: int
             "tried": [[reading.ratio, reading.latency_ratio] for reading in equal.tried],
         },
     )  # fmt: skip
+
+
+pieces = one_each(_search, lambda _: EQUAL_LATENCY, equal_id)
 
 
 def need(bench: Workbench) -> Need:

@@ -1,8 +1,9 @@
-"""Stages of step times at full size: eager, compiled, and as CUDA graphs."""
+"""Stages of times at full size: steps eager, compiled and as CUDA graphs, their profile, and whole pipeline calls."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,16 +12,19 @@ from torch import nn
 
 from bench.metrics.base import values_and_intervals
 from bench.metrics.cost.compiled import many_compilations
+from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
 from bench.metrics.cost.latency import LATENCY, measure_latency
-from bench.metrics.cost.memory import MEMORY, measure_memory
+from bench.metrics.cost.memory import MEMORY, measure_memory, measure_stage_memory
+from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile
 from bench.metrics.cost.timing import Step
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import median_interval
-from bench.records.variant_id import DENSE
+from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, VariantId
 from bench.run.evaluation import ModelStep
 from bench.run.units import Results, Unit
+from bench.studies.full_size.random_weights import encoder_bytes, random_pipeline
 from bench.studies.full_size.variants import FullSizeVariant, build, groups
-from bench.studies.full_size.workbench import Need, Workbench, piece, release, with_size
+from bench.studies.full_size.workbench import Need, Workbench, one_each, piece, release, with_size
 
 COMPILED_AT_ONCE = 4
 GRAPH_WARMUP = 3
@@ -153,7 +157,7 @@ def _timed(
                 tuple(unit.format(name=name) for name in chosen),
                 (DENSE, *chosen),
                 info,
-                lambda chosen=chosen: _measure(bench, chosen, pixels, way, info, memory=memory),  # type: ignore[misc]
+                partial(_measure, bench, chosen, pixels, way, info, memory=memory),
             )
 
 
@@ -238,3 +242,94 @@ def against_targets(
             settings={**own.settings, "target": variants[name].target},
         )
     return compared
+
+
+# -- where a step's time goes
+
+PROFILED = ("fastflux-20", "mix-20", "run_folded-20", "run_lora-20", "l1-4of24")
+
+
+def profiled_units(bench: Workbench) -> list[str]:
+    """The dense model and one of each family, at every resolution."""
+    names = [name for name in bench.planned if name == DENSE or name in PROFILED]
+    return [f"{pixels}/{name}" for pixels in bench.sizes.resolutions for name in names]
+
+
+def _profile(bench: Workbench, unit: str) -> Results:
+    latency, (pixels, _, name) = bench.profile.latency, unit.partition("/")
+    model = build(bench.planned[name], bench.dense, bench.sizes)
+    found = measure_step_profile(
+        model, bench.inputs(int(pixels), latency.batch), rounds=latency.rounds, warmup=latency.warmup,
+        device=bench.device, settings=bench.conditions(int(pixels)), info=_profile_info(unit),
+    )  # fmt: skip
+    del model
+    release(bench.device)
+    return {name: [found]}
+
+
+def _profile_info(unit: str) -> MetricInfo:
+    return with_size(STEP_PROFILE, int(unit.partition("/")[0]))
+
+
+profiled_pieces = one_each(_profile, _profile_info)
+
+
+# -- whole pipeline calls, VAE and text encoders with them: their time and memory by stage
+
+PROMPT = "a photo of a red star left of a blue ring"
+CALLED_AT_ONCE = 3
+
+
+def call_units(bench: Workbench) -> list[str]:
+    """FastFLUX of single blocks at every ratio, the folded run, and the sliced models, those of equal latency too."""
+    families = (FASTFLUX, "run_folded", L1, L1_EQUAL)
+    return [name for name in bench.variants if VariantId.parse(name).family in families]
+
+
+def call_pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
+    """A few variants each, with the dense model."""
+    room = bench.room() - encoder_bytes(bench.sizes, bench.dtype)
+    variants = bench.variants
+    for group in groups([variants[name] for name in left], bench.own_bytes, room):
+        for start in range(0, len(group), CALLED_AT_ONCE):
+            names = tuple(variant.id for variant in group[start : start + CALLED_AT_ONCE])
+            yield piece(names, (DENSE, *names), LATENCY_END_TO_END, partial(_measure_calls, bench, names))
+
+
+def _measure_calls(bench: Workbench, names: Sequence[str]) -> Results:
+    profile, sampling, variants = bench.profile, bench.profile.sampling, bench.variants
+    models: dict[str, Any] = {
+        name: build(variants[name], bench.dense, bench.sizes)
+        for name in dict.fromkeys((DENSE, *with_targets(variants, names)))
+    }
+    pipeline = random_pipeline(bench.sizes, models[DENSE], bench.device, bench.dtype)
+    calls = {
+        name: PipelineCall(
+            pipeline, model, (PROMPT,) * sampling.batch, sampling.steps, sampling.guidance, sampling.height,
+            sampling.width, sampling.seed,
+        )
+        for name, model in models.items()
+    }  # fmt: skip
+    settings = {"weights": "random", "together": list(models)}
+    found = measure_end_to_end(
+        calls, warmup=1, rounds=max(1, profile.latency.end_to_end), seed=bench.sizes.seed, baseline=DENSE,
+        device=bench.device, settings=settings,
+    )  # fmt: skip
+    compared = against_targets(variants, found)
+    results = {
+        name: [compared[name], measure_stage_memory(calls[name], device=bench.device, settings=settings)]
+        for name in (DENSE, *names)
+    }
+    del pipeline
+    calls.clear()
+    models.clear()
+    release(bench.device)
+    return results
+
+
+def call_need(bench: Workbench) -> Need:
+    """The dense model and the encoders."""
+    return Need(
+        device=bench.weight_bytes + encoder_bytes(bench.sizes, bench.dtype),
+        remedy="take a GPU with more, or leave this stage away with --stages",
+    )

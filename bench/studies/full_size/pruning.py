@@ -16,7 +16,6 @@ from bench.records.results import JSON, Measurement, MetricInfo
 from bench.run.units import Results, Unit
 from bench.studies.full_size import calibrating
 from bench.studies.full_size.workbench import Need, Workbench, piece
-from fastflux.block_counts import block_count
 from fastflux.calibration.importance import DEFAULT_RANKING, fit_blocks, rank_blocks
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, load_statistics
@@ -27,6 +26,7 @@ from fastflux.models.flux import FLUX
 from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
+from fastflux.plan import block_count
 from fastflux.pruning import prune_
 
 RANKING = MetricInfo(

@@ -4,7 +4,7 @@
 residual and folding the identity into the weight are what else could be done; the last two round differently.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -14,9 +14,9 @@ from torch.nn import functional
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.timing import Step
 from bench.records.results import Measurement, MetricInfo
-from bench.run.units import Results, Unit
+from bench.run.units import Results
 from bench.studies.full_size.variants import view_of
-from bench.studies.full_size.workbench import Need, Workbench, piece, with_size
+from bench.studies.full_size.workbench import Need, Workbench, one_each, with_size
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
 from fastflux.models.flux import FLUX
 from fastflux.models.surgery import get_block
@@ -76,11 +76,8 @@ def units(bench: Workbench) -> list[str]:
     return [str(pixels) for pixels in bench.sizes.resolutions]
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
-    """One for each resolution."""
-    for unit in left:
-        info = with_size(REPLACEMENT, int(unit))
-        yield piece((unit,), (VARIANT,), info, lambda pixels=int(unit), info=info: _measure(bench, pixels, info))  # type: ignore[misc]
+def _info(unit: str) -> MetricInfo:
+    return with_size(REPLACEMENT, int(unit))
 
 
 def _measure(bench: Workbench, pixels: int, info: MetricInfo) -> Results:
@@ -158,6 +155,9 @@ def errors(image: Tensor, text: Tensor, weight: Tensor, bias: Tensor) -> dict[st
         )
         for name, way in WAYS.items()
     }  # fmt: skip
+
+
+pieces = one_each(lambda bench, unit: _measure(bench, int(unit), _info(unit)), _info, lambda _: VARIANT)
 
 
 def need(bench: Workbench) -> Need:

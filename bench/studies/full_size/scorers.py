@@ -1,7 +1,7 @@
 """Stage of the scorers at full size with random weights: images a second of HPS, GenEval's parts, CLIP, Inception."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -16,11 +16,10 @@ from bench.metrics.models.mask2former import Mask2FormerDetector
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality.color_classifier import ClipColorClassifier
 from bench.records.results import JSON, Measurement, MetricInfo
-from bench.run.units import Unit
 from bench.samples.image_set import Pixels
 from bench.studies.full_size.random_weights import fill_, made_on
 from bench.studies.full_size.sizes import Sizes
-from bench.studies.full_size.workbench import Need, Workbench, piece, release
+from bench.studies.full_size.workbench import Need, Workbench, one_each, release
 
 THROUGHPUT = MetricInfo(
     "scorer_throughput", "1", "images/s", higher_is_better=True,
@@ -121,13 +120,6 @@ def units(bench: Workbench) -> list[str]:
     return list(makers(bench.sizes, bench.device))
 
 
-def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
-    """One for each scorer."""
-    for name in left:
-        info = _named(name)
-        yield piece((name,), (VARIANT,), info, lambda name=name: {VARIANT: [_measure(bench, name)]})  # type: ignore[misc]
-
-
 def _named(scorer: str) -> MetricInfo:
     return MetricInfo(f"{THROUGHPUT.name}_{scorer}", THROUGHPUT.version, THROUGHPUT.unit, True, THROUGHPUT.reference)  # noqa: FBT003
 
@@ -167,6 +159,9 @@ def _seconds(score: Score, images: Sequence[Pixels], device: str) -> float:
     if cuda:
         torch.cuda.synchronize(device)
     return perf_counter() - began
+
+
+pieces = one_each(lambda bench, name: {VARIANT: [_measure(bench, name)]}, _named, lambda _: VARIANT)
 
 
 def need(bench: Workbench) -> Need:

@@ -2,17 +2,15 @@
 
 from bench.studies.full_size import (
     calibrating,
-    calls,
     counting,
     equal,
     latency,
-    profiling,
     pruning,
     replacement,
     scorers,
 )
 from bench.studies.full_size.sizes import Sizes
-from bench.studies.full_size.workbench import EQUAL_STAGE, Stage
+from bench.studies.full_size.workbench import EQUAL_STAGE, Stage, nothing
 
 COUNTED = "flops"
 """The stage that needs no device."""
@@ -32,7 +30,7 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
         for pixels in sizes.resolutions
     ]
     every = [
-        Stage(COUNTED, "FLOPs and parameters, exact, on no device", counting.units, counting.pieces, counting.need),
+        Stage(COUNTED, "FLOPs and parameters, exact, on no device", counting.units, counting.pieces, nothing),
         Stage(
             "replacement", "a replaced block in several ways", replacement.units, replacement.pieces, replacement.need
         ),
@@ -54,10 +52,14 @@ def stages_of(sizes: Sizes) -> dict[str, Stage]:
             weights,
         ),
         Stage(
-            "step-profile", "where the time of a step goes, by block and operation", profiling.units, profiling.pieces,
+            "step-profile", "where the time of a step goes, by block and operation", latency.profiled_units,
+            latency.profiled_pieces,
             weights,
         ),
-        Stage("end-to-end", "whole pipeline calls and their memory", calls.units, calls.pieces, calls.need),
+        Stage(
+            "end-to-end", "whole pipeline calls and their memory", latency.call_units, latency.call_pieces,
+            latency.call_need,
+        ),
         Stage(
             calibrating.STAGE,
             "statistics of all blocks in one pass, beside plain forwards",

@@ -18,14 +18,13 @@ from bench.records.results import Measurement, MetricInfo
 from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
 from bench.studies.full_size.random_weights import materialise_
 from bench.studies.full_size.sizes import Sizes
-from fastflux.block_counts import block_count
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
-from fastflux.methods.sandwich_training.span import sandwich_around
+from fastflux.methods.sandwich_training.config import sandwich_around
 from fastflux.models.flux import FLUX
 from fastflux.models.folding import fold_
 from fastflux.models.sublayers import replaced_layers
 from fastflux.models.surgery import get_block
-from fastflux.plan import BlockRef, PruningPlan, Replacement
+from fastflux.plan import BlockRef, PruningPlan, Replacement, block_count
 from fastflux.pruning import apply_plan_
 
 #: Of 24 heads and of every 24 MLP channels, as the paper's 12, 21 and 27 % of the parameters.

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,32 +122,18 @@ class Workbench:
         _ = self.dense
         return int(free_bytes(self.device) * (1 - MARGIN))
 
-    def inputs(self, pixels: int, batch: int = 1) -> dict[str, Tensor]:
+    def inputs(self, pixels: int, batch: int = 1, device: str | None = None) -> dict[str, Tensor]:
         """A step's arguments for so many images of `pixels` x `pixels`."""
+        generator = torch.Generator().manual_seed(self.sizes.seed)
         return example_inputs(
-            self.outline,
-            batch,
-            pixels,
-            pixels,
-            self.sizes.text_tokens,
-            torch.Generator().manual_seed(self.sizes.seed),
-            device=self.device,
+            self.outline, batch, pixels, pixels, self.sizes.text_tokens, generator, device=device or self.device,
             dtype=self.dtype,
-        )
+        )  # fmt: skip
 
     def recorded(self) -> RecordedInputs:
         """The calibration samples on the host: random pictures and texts, at time steps spread over (0, 1)."""
         count = self.sizes.samples
-        pixels = self.sizes.pruning_pixels
-        rows = example_inputs(
-            self.outline,
-            count,
-            pixels,
-            pixels,
-            self.sizes.text_tokens,
-            torch.Generator().manual_seed(self.sizes.seed),
-            dtype=self.dtype,
-        )
+        rows = self.inputs(self.sizes.pruning_pixels, count, device="cpu")
         rows["timestep"] = ((torch.arange(count) + 0.5) / count).to(self.dtype)
         shared = {name: rows.pop(name) for name in ("img_ids", "txt_ids")}
         return RecordedInputs(rows, shared)
@@ -237,6 +223,25 @@ class Stage:
         """Units that failed, or are not settled."""
         measured = bench.store.names(self.name, measured=True)
         return [unit for unit in self.units(bench) if unit not in measured]
+
+
+def one_each(
+    measure: Callable[[Workbench, str], Results],
+    info: Callable[[str], MetricInfo],
+    variant: Callable[[str], str] = lambda unit: unit.rpartition("/")[2],
+) -> Callable[[Workbench, Sequence[str]], Iterator[Unit]]:
+    """A stage's pieces, one for each unit, which measures a variant; a unit is its name, or "pixels/name"."""
+
+    def pieces(bench: Workbench, left: Sequence[str]) -> Iterator[Unit]:
+        for unit in left:
+            yield piece((unit,), (variant(unit),), info(unit), partial(measure, bench, unit))
+
+    return pieces
+
+
+def nothing(_bench: Workbench) -> Need:
+    """The need of a stage that computes next to nothing."""
+    return Need()
 
 
 def piece(units: Sequence[str], variants: Sequence[str], info: MetricInfo, work: Callable[[], Results]) -> Unit:

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from fastflux.block_counts import require_fraction
 from fastflux.errors import FastFluxError
 from fastflux.methods.finetuning import FinetuningSettings
 from fastflux.methods.l1_norm.widths import choose_widths
+from fastflux.plan import require_fraction
 
 
 @dataclass(frozen=True)

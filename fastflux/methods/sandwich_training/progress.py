@@ -22,8 +22,7 @@ from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
 from fastflux.methods.registry import settings_of
-from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
-from fastflux.methods.sandwich_training.span import sandwich_around
+from fastflux.methods.sandwich_training.config import SandwichTrainingConfig, sandwich_around
 from fastflux.methods.sandwich_training.train import train_sandwich_
 from fastflux.models.architecture import Streams
 from fastflux.models.blocks import LinearReplacementBlock

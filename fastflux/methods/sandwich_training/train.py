@@ -13,8 +13,7 @@ from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.adapters import adapt, adapter_parameters
 from fastflux.methods.descent import descend
-from fastflux.methods.sandwich_training.config import SandwichSettings
-from fastflux.methods.sandwich_training.span import Sandwich
+from fastflux.methods.sandwich_training.config import Sandwich, SandwichSettings
 from fastflux.models.architecture import Streams, architecture_of
 from fastflux.models.offload import resident
 from fastflux.models.surgery import get_block

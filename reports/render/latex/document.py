@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.tables import TABLES
-from reports.devices import device_of
+from reports.grouping import device_of
 from reports.render.latex.tables import FIT
 from reports.render.latex.text import escape_latex
 from reports.rows import Row

@@ -20,13 +20,13 @@ from bench.studies.full_size.variants import (
     build,
     full_size_variants,
     groups,
+    kept_widths,
     own_bytes,
     plan_for,
     spread,
     view_of,
 )
 from bench.studies.full_size.workbench import Workbench
-from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import example_inputs
 from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
@@ -36,6 +36,7 @@ from fastflux.models.sublayers import replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
+from tests.bench.metrics.flops_by_hand import flux_flops
 
 SMALL = Sizes(
     heads=24, head_dim=4, axes=(0, 2, 2), double_blocks=2, single_blocks=8, in_channels=16, t5_width=16, t5_heads=2,
@@ -185,17 +186,19 @@ def test_models_are_grouped_by_what_fits() -> None:
 
 
 @pytest.mark.parametrize("name", ["fastflux-20", "mix-20", "run_folded-20", "l1-4of24"])
-def test_the_formula_knows_mixes_folded_runs_and_slices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    profile = load_profile("flux-dev-random")
-    bench = Workbench(profile, SMALL, "cpu", torch.float32, Store(tmp_path), Budget(None))
+def test_what_is_counted_is_what_the_formula_gives(tmp_path: Path, name: str) -> None:
+    bench = Workbench(load_profile("flux-dev-random"), SMALL, "cpu", torch.float32, Store(tmp_path), Budget(None))
+    variant = bench.planned[name]
+    doubles = sum(block.stack == "transformer_blocks" for block in variant.replaced)
+    removed = len(variant.replaced) - doubles - 1 if variant.folded else 0  # a run of neighbours becomes one
+    layers = {"linear": len(variant.replaced) - doubles - removed, "linear_doubles": doubles, "removed": removed}
+    heads, mlp_dim = kept_widths(variant, SMALL) or (None, None)
     (piece,) = counting.pieces(bench, [name])
-    assert piece.make()[name][0].status == "ok"
-    honest = counting.flux_flops
-    monkeypatch.setattr(counting, "flux_flops", lambda *args, **options: honest(*args, **options) + 1)
-    with pytest.raises(FastFluxError, match="one of the two is wrong"):
-        piece.make()
+    counted = piece.make()[name][0].values
+    for pixels in SMALL.resolutions:
+        tokens = {"image_tokens": (pixels // 16) ** 2, "text_tokens": SMALL.text_tokens}
+        expected = flux_flops(SMALL.transformer_config, **tokens, **layers, heads=heads, mlp_dim=mlp_dim)
+        assert counted[f"{pixels}x{pixels}.forward"] == expected
 
 
 def test_needs_count_all_that_a_stage_holds_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from bench.profiles.profile import ROOT
 from bench.records.results import Measurement, RunRecord, read_records
 from bench.tables import TABLES, Column, TableSpec
 from fastflux.errors import FastFluxError
-from reports.contents import make_tables
+from reports.build import make_tables
 from reports.rows import rows_of
 
 #: What another package adds: a module, and an entry point that names the metric in it.

@@ -8,10 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
-from bench.metrics.cost.flops import block_flops, count_flops, flux_flops, measure_flops, measure_parameters
+from bench.metrics.cost.flops import count_flops, measure_flops, measure_parameters
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import example_inputs
-from tests.bench.metrics.flops_by_hand import sd3_flops
+from tests.bench.metrics.flops_by_hand import block_flops, flux_flops, sd3_flops
 from tests.fastflux.conftest import make_tiny_flux
 
 FLUX_DEV: dict[str, Any] = {

@@ -8,14 +8,13 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from bench.metrics.cost.flops import block_flops, flux_flops
 from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora, measure_flops_by_block
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_
 from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 from fastflux.pruning import prune_
-from tests.bench.metrics.flops_by_hand import lora_flops, sd3_flops
+from tests.bench.metrics.flops_by_hand import block_flops, flux_flops, lora_flops, sd3_flops
 from tests.bench.metrics.test_flops import FLUX_DEV, SD3_MEDIUM, TINY_SD3, flux, sd3
 from tests.fastflux.conftest import TINY, make_tiny_flux
 

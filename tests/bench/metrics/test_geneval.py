@@ -69,9 +69,13 @@ def images(write_images: WriteImages) -> ImageSet:
 def test_a_prompt_that_cannot_be_judged_fails_before_the_detector_runs(
     write_images: WriteImages, include: list[Any], reason: str
 ) -> None:
-    metadata = {"tag": "counting", "include": include}
-    images = ImageSet.read(write_images([{"id": "p", "set": "geneval", "prompt": "x", "metadata": metadata}]))
-    metric = GenEval(lambda _: pytest.fail("it ran"), all_red, self_test=None, classes=("star",), tasks=("counting",))
+    asked = {**{task: [{"class": "star", "count": 1}] for task in TASKS}, "counting": include}
+    prompts = [
+        {"id": task, "set": "geneval", "prompt": "x", "metadata": {"tag": task, "include": asked[task]}}
+        for task in TASKS
+    ]
+    images = ImageSet.read(write_images(prompts))
+    metric = GenEval(lambda _: pytest.fail("it ran"), all_red, self_test=None, classes=("star",))
     found = metric(images)
     assert (found.status, found.values) == ("failed", {})
     assert re.search(reason, found.reason)

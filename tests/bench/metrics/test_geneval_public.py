@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.metrics.detection import read_known_images
 from bench.metrics.models import mask2former
 from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
 from bench.metrics.quality.geneval import PUBLIC_CLIP, GenEval, GenEvalSettings
 from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.metrics.quality.known_images import read_known_images
 from bench.samples.geneval_layout import read_geneval_folder
 from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
 from bench.samples.image_set import ImageSet
