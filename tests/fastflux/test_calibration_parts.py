@@ -155,15 +155,17 @@ def test_statistics_of_anything_else_are_not_taken(change: str | None, base: Pat
 def test_the_same_run_is_known_in_another_process_and_place(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "elsewhere/tiny")
     code = (
-        "import sys; from fastflux.calibration.parts import _key; from fastflux.io.pipelines import load_pipeline\n"
+        "import sys; from fastflux.calibration.parts import key_of_run\n"
+        "from fastflux.io.pipelines import load_pipeline\n"
         "from fastflux.calibration.trajectories import Trajectories\n"
-        "pipeline = load_pipeline(sys.argv[1]); print(_key(pipeline.transformer, Trajectories(pipeline, ['a ring'])))"
+        "pipeline = load_pipeline(sys.argv[1])\n"
+        "print(key_of_run(pipeline.transformer, Trajectories(pipeline, ['a ring'])))"
     )
     command = [sys.executable, "-c", code, tmp_path / "elsewhere/tiny"]
     env = {**os.environ, "PYTHONHASHSEED": "1"}
     there = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
     pipeline: Any = load_pipeline(base)
-    assert there.strip() == calibration_parts._key(pipeline.transformer, Trajectories(pipeline, ["a ring"]))
+    assert there.strip() == calibration_parts.key_of_run(pipeline.transformer, Trajectories(pipeline, ["a ring"]))
 
 
 def test_the_command_prunes_to_the_same_weights(base: Path, prompts: Path, tmp_path: Path) -> None:
