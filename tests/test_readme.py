@@ -20,7 +20,7 @@ def test_the_readme_is_short_and_has_the_two_commands() -> None:
     assert any(line.startswith("nox -s tests") for line in lines)
 
 
-@pytest.mark.parametrize(("name", "places"), [("README.md", 1), ("docs/results.md", 15)])
+@pytest.mark.parametrize(("name", "places"), [("README.md", 1), ("docs/results.md", 17)])
 def test_generated_parts_are_current(name: str, places: int) -> None:
     assert name in FILLED
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 """Quality against latency: what a variant's speed costs in HPS and GenEval, a series for each method."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeAlias
@@ -75,7 +75,12 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     curves = {series: curve for series in _SERIES if (curve := _curve(rows, series, key))}
     for series, curve in curves.items():
         above = not any(_higher(other, curve) for other in curves.values() if other is not curve)
-        _draw_series(axes, curve, key, series, above=above)
+        near = any(
+            0 <= other[0][0][1] - curve[0][0][1] < 0.02 * _span(curves)
+            for other in curves.values()
+            if other is not curve
+        )
+        _draw_series(axes, curve, key, series, above=above, lowered=near)
     for row in rows:
         if row.family == DENSE and (point := _point(row, key)):
             _draw_bars(axes, row, key, BLACK)
@@ -101,7 +106,14 @@ def _higher(curve: _Curve, other: _Curve) -> bool:
     return float(np.mean(np.interp(at, latencies, known))) > fmean(scores)
 
 
-def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above: bool) -> None:
+def _span(curves: Mapping[_Series, _Curve]) -> float:
+    """From the lowest score of all to the highest."""
+    scores = [point[1] for curve in curves.values() for point, _ in curve]
+    return max(scores) - min(scores)
+
+
+def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above: bool, lowered: bool) -> None:
+    """`lowered` is the name where another one, which starts a little higher, stands on its line."""
     axes.plot(
         [point[0] for point, _ in curve], [point[1] for point, _ in curve],
         color=series.colour, marker=series.marker, markersize=6, linewidth=1.4,
@@ -111,7 +123,7 @@ def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above:
         _label(axes, row.label.split()[-1].rpartition("-")[2], point, series.colour, above=above)
         if index == 0:  # the fastest point, where the lines are furthest from the dense model's
             layout = {"ha": "right", "va": "center", "fontsize": 8.5, "fontweight": "bold"}
-            label_point(axes, series.name, point, (-10, 0), series.colour, **layout)
+            label_point(axes, series.name, point, (-10, -11 if lowered else 0), series.colour, **layout)
 
 
 def _draw_bars(axes: Axes, row: Row, key: str, colour: str) -> None:
