@@ -25,6 +25,7 @@ SETTINGS: Mapping[str, Any] = {"ratio": 0.34}
 #: Small enough for a test.
 FURTHER: Mapping[str, Mapping[str, Any]] = {
     "sandwich_training": {"samples": 16, "steps": 2, "rank": 2},
+    "width_pruning": {"samples": 16},
     "sublayer_replacement": {"samples": 16, "scored": 4, "trajectories": 0, "steps": 2, "rank": 2},
 }
 

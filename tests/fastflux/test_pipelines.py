@@ -26,6 +26,7 @@ from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sublayer_replacement.search import Scoring, fill_
 from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
 from fastflux.models.sizes import sequence_length
+from fastflux.plan import Replacement
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import PROMPTS, DiesAtTheThird, draw
 
@@ -243,13 +244,13 @@ def test_replacements_are_scored_by_what_sampling_ends_with(base: Path) -> None:
     torch.testing.assert_close(dense[:1], replace(few, data=few.data[:1]).ends())
     inputs = record_inputs(transformer, drive, samples=4)
     states = calibration.block_states(transformer, inputs, calibration.store())
-    scoring = Scoring(states, timed=False, ridge=1e-6, trajectories=few)
-    assert scoring.trajectory_forwards == 2 * 2
-    block = states.blocks[0]
+    scoring, block = Scoring(states, states, ["linear"], ridge=1e-6, trajectories=few), states.blocks[0]
+    # Two trajectories of two steps, dense and with the block tried, and four samples twice through the block.
+    assert scoring.forwards([block], []) == 2 * 2 * 2 * len(states.blocks) + 2 * 4
+    error = scoring.errors(block)["linear"]
     statistics, _ = run_and_fit(states, block, [states.before(block)])
-    [option] = scoring.options(block, ["linear"], statistics)
-    fill_(transformer, option.replacement, statistics, 1e-6)
-    assert option.error == pytest.approx(float((few.ends() - dense).square().mean() / dense.var()), rel=1e-5)
-    assert option.error > 0
+    fill_(transformer, Replacement(block, "linear"), statistics, 1e-6)
+    assert error == pytest.approx(float((few.ends() - dense).square().mean() / dense.var()), rel=1e-5)
+    assert error > 0
     with pytest.raises(FastFluxError, match="2 trajectories are asked for, but only a calibration on prompts"):
         Calibration(lambda: None).trajectories(2)
