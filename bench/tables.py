@@ -14,6 +14,7 @@ from bench.records.variant_id import (
     DENSE,
     EXTERNAL,
     FASTFLUX,
+    HALVES,
     L1,
     L1_EQUAL,
     L1_LONG,
@@ -257,7 +258,7 @@ TABLES: dict[str, TableSpec] = {
     "order_noise": TableSpec(
         "Orders by two halves of the ranking's prompts",
         SCORES,
-        variants=("dense", *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, "half1", "half2"))),
+        variants=(DENSE, *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, *HALVES))),
     ),
     "width": TableSpec(
         "L1-norm pruning, and width pruning with compensation",

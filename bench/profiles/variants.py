@@ -8,6 +8,7 @@ from bench.profiles.profile import Profile
 from bench.records.variant_id import (
     DENSE,
     FASTFLUX,
+    HALVES,
     L1,
     L1_EQUAL,
     L1_LONG,
@@ -46,7 +47,7 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
     "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
 }
 #: FastFLUX of these ratios in the orders by either half of the ranking's prompts: how much the order's noise decides.
-HALVES, HALVED_RATIOS = ("half1", "half2"), (0.20, 0.30)
+HALVED_RATIOS = (0.20, 0.30)
 #: What models of narrower blocks that are to be as fast as another are called.
 _WIDTHS = {L1_EQUAL: "FLUX-Pruning", WIDTH_EQUAL: "Width-Pruning"}
 #: What claims compare and chance has a part in is pruned from these seeds too: those are decided over prunings.

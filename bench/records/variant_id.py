@@ -16,6 +16,8 @@ L1_EQUAL = "l1_equal"
 L1_LONG = "l1_long"
 #: Width pruning with compensation, at the ratios of "l1", and at those of "l1_equal".
 WIDTH, WIDTH_EQUAL = "width", "width_equal"
+#: FastFLUX in the orders by either half of the ranking's prompts.
+HALVES = ("half1", "half2")
 #: Other models' images, scored beside the profile's own.
 EXTERNAL = "external"
 _SEEDED = re.compile(r"(?:(?P<family>\w+)_)?seed\d+")

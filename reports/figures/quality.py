@@ -1,6 +1,6 @@
 """Quality against latency: what a variant's speed costs in HPS and GenEval, a series for each method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeAlias
@@ -73,14 +73,13 @@ def _draw_panel(axes: Axes, rows: Sequence[Row], key: str, heading: str) -> None
     light_grid(axes, "both")
     axes.margins(0.1, 0.16)
     curves = {series: curve for series in _SERIES if (curve := _curve(rows, series, key))}
+    scores = [point[1] for curve in curves.values() for point, _ in curve]
+    close = 0.02 * (max(scores) - min(scores)) if scores else 0.0
     for series, curve in curves.items():
-        above = not any(_higher(other, curve) for other in curves.values() if other is not curve)
-        near = any(
-            0 <= other[0][0][1] - curve[0][0][1] < 0.02 * _span(curves)
-            for other in curves.values()
-            if other is not curve
-        )
-        _draw_series(axes, curve, key, series, above=above, lowered=near)
+        others = [other for other in curves.values() if other is not curve]
+        above = not any(_higher(other, curve) for other in others)
+        lowered = any(0 <= other[0][0][1] - curve[0][0][1] < close for other in others)
+        _draw_series(axes, curve, key, series, above=above, lowered=lowered)
     for row in rows:
         if row.family == DENSE and (point := _point(row, key)):
             _draw_bars(axes, row, key, BLACK)
@@ -104,12 +103,6 @@ def _higher(curve: _Curve, other: _Curve) -> bool:
     """Whether a curve lies above another's points, so that their labels keep apart."""
     (at, scores), (latencies, known) = (zip(*(point for point, _ in one), strict=True) for one in (other, curve))
     return float(np.mean(np.interp(at, latencies, known))) > fmean(scores)
-
-
-def _span(curves: Mapping[_Series, _Curve]) -> float:
-    """From the lowest score of all to the highest."""
-    scores = [point[1] for curve in curves.values() for point, _ in curve]
-    return max(scores) - min(scores)
 
 
 def _draw_series(axes: Axes, curve: _Curve, key: str, series: _Series, *, above: bool, lowered: bool) -> None:
