@@ -211,9 +211,12 @@ def _update(run: SuiteRun, options: Options, kinds: Sequence[str], earlier: Snap
     if now.commit is None or now.commit["dirty"]:
         console.print("The checkout has changes that no commit holds; the baseline says so.")
     path = _written(options, now.device)
-    if earlier is not None:
-        report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
     now.write(path)
+    if earlier is not None:
+        try:
+            report.show(judge(earlier, now, kinds, options.tolerances), earlier, _output())
+        except NoVerdictError as error:  # such as another scorer's weights, which may be why there is a new one
+            console.print(f"not compared: {error}", markup=False, soft_wrap=True)
     history = [options.folder / HISTORY]
     if options.place != path:  # a folder of baselines has its history beside them
         history.append(options.place / HISTORY)

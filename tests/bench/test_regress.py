@@ -238,6 +238,22 @@ def test_an_update_never_loses_what_the_baseline_holds(place: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_an_update_takes_the_place_of_what_another_scorer_judged(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    now = Snapshot.read(place / "baseline.json")
+    scorers = {measurement.info.name: index for index, measurement in enumerate(now.dense.measurements)}
+    way = ("records", 0, "measurements", scorers["hps"], "settings", "weights_sha256")
+    earlier = rewritten(place, tmp_path, "others", *way)
+    monkeypatch.setattr(bench.regression.run, "_measure", lambda *_: now)
+    assert regress(place, baseline=earlier, out=tmp_path) == 1  # no verdict without --update
+    assert regress(place, "--update", "--reason", "another scorer", baseline=earlier, out=tmp_path) == 0
+    assert "not compared: hps of the baseline was scored by something else" in " ".join(capsys.readouterr().err.split())
+    assert Snapshot.read(earlier).reason == "another scorer"
+    assert Snapshot.read(earlier).records == now.records
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "value", "words"),
     [
