@@ -24,6 +24,7 @@ from bench.options import (
 from bench.progress import console
 from bench.quiet import quiet_libraries
 from fastflux.command_line import run as run_app
+from fastflux.errors import FastFluxError
 from fastflux.text import printable
 
 app = App(
@@ -38,8 +39,9 @@ app = App(
 @app.command(
     name="reproduce",
     help_epilogue="""examples:
-  python -m bench reproduce
+  python -m bench reproduce                          the paper's tables
   python -m bench reproduce --only table6
+  python -m bench reproduce --all                    and all that goes beyond the paper
   python -m bench reproduce --limit 4 --seeds 1      a quick look at the whole road
   python -m bench reproduce --dry-run                what it takes, without doing it
   python -m reports reproduce --accept               with tables and figures; make this run the committed one""",
@@ -48,6 +50,7 @@ def _reproduce(
     *,
     run: Run = RUN,
     only: Names = None,
+    every: Annotated[bool, Parameter(name="--all")] = False,
     variants: Names = None,
     limit: int | None = None,
     seeds: int | None = None,
@@ -63,7 +66,8 @@ def _reproduce(
     not measured again; a committed record never counts. Prints the path of run.json, which says where the records are.
 
     Args:
-        only: tables, comma-separated, such as table1,table6; default: all
+        only: tables, comma-separated, such as table1,table6; default: those of the paper
+        every: all tables: FastFLUX+, equal latency, prunings from further seeds and claims, too
         variants: variants, comma-separated, such as fastflux-10,l1-12
         limit: only so many prompts of each style and task
         seeds: so many images of each prompt
@@ -78,14 +82,18 @@ def _reproduce(
     from bench.run.reproduce import NOTE, reproduce
     from bench.studies.ranking import RANK_SAMPLES
     from bench.studies.ranking import rank as measure_ranking
-    from bench.tables import TABLES
+    from bench.tables import MAIN, TABLES
 
     if load_profile(run.profile, pairs(run.changes)).random:  # no pictures to score: full_size measures all there is
         from bench.studies.full_size.run import full_size
 
         return full_size(dry_run=dry_run, **run.options)
+    if only is None:
+        only = TABLES if every or variants is not None else MAIN
+    elif every:
+        raise FastFluxError("--all makes all tables, --only some: give one of them")
     finished = reproduce(
-        tables=tuple(TABLES) if only is None else only,
+        tables=tuple(only),
         variant_names=variants,
         limit=limit,
         seeds=seeds,

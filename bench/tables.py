@@ -104,16 +104,17 @@ class TableSpec(Struct, frozen=True, forbid_unknown_fields=True):
     def chosen(self, rows: Iterable[_Row]) -> list[_Row]:
         """The rows that are the table's, in its order."""
         order = self.variants
-        found = [row for row in rows if self._shows(row.id)]
+        found = [row for row in rows if self.shows(row.id)]
         return found if order is None else sorted(found, key=lambda row: order.index(str(row.id)))
 
     def needed(self, variant: VariantId) -> bool:
         """Whether the variant is to be measured for the table."""
         if self.repeats and variant.repeated is not None:
             return True
-        return self._shows(variant) if self.needs is None else not {str(variant), variant.family}.isdisjoint(self.needs)
+        return self.shows(variant) if self.needs is None else not {str(variant), variant.family}.isdisjoint(self.needs)
 
-    def _shows(self, variant: VariantId) -> bool:
+    def shows(self, variant: VariantId) -> bool:
+        """Whether the variant is a row of the table once it is measured."""
         if self.variants is not None:
             return str(variant) in self.variants
         if self.families is None:
@@ -151,6 +152,8 @@ LATENCY_RATIO = Column("Latency, ratio to dense", RATIO, spec="z.3f")
 FLOPS_RATIO = Column("FLOPs, ratio to dense", "flops.ratio_to_dense", spec="z.3f")
 TRAINED = Column("Trained at once", "pruning_cost.trainable_parameters", spec="z.2f", si=True, ranked=False)
 SECONDS = Column("Seconds", "pruning_cost.seconds", spec=".1f", ranked=False)
+#: Of the rows of a table of the paper: FastFLUX+, whose distillation takes longest, is measured by `beyond`.
+THE_PAPERS = (DENSE, FASTFLUX, L1)
 WITH_EXTERNAL = (EXTERNAL, DENSE, FASTFLUX, PLUS, L1)
 BY_LATENCY = Pairing(L1, FASTFLUX, beside=PLUS)
 BY_NUMBER = Pairing(L1_EQUAL, FASTFLUX, by="number", beside=WIDTH_EQUAL)
@@ -182,6 +185,7 @@ TABLES: dict[str, TableSpec] = {
             LATENCY,
         ),
         families=WITH_EXTERNAL,
+        needs=THE_PAPERS,
         pairs=BY_LATENCY,
         paper=True,
     ),
@@ -198,6 +202,7 @@ TABLES: dict[str, TableSpec] = {
             LATENCY,
         ),
         families=WITH_EXTERNAL,
+        needs=THE_PAPERS,
         pairs=BY_LATENCY,
         paper=True,
     ),
@@ -208,6 +213,7 @@ TABLES: dict[str, TableSpec] = {
             *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
             *("flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20"),
         ),
+        needs=("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "flux2", "fastflux2-10", "fastflux2-20"),
         paper=True,
     ),
     "table4": TableSpec(
@@ -232,6 +238,7 @@ TABLES: dict[str, TableSpec] = {
             HPS,
         ),
         families=(DENSE, FASTFLUX, PLUS),
+        needs=(DENSE, FASTFLUX),
         paper=True,
     ),
     "equal_latency": TableSpec(
@@ -326,3 +333,6 @@ TABLES: dict[str, TableSpec] = {
     ),
     "provenance": TableSpec("Records behind the tables", families=None, worked_out=True),
 }
+
+#: What a run makes that names no tables: those of the paper, and its Figures 6 and 7.
+MAIN = (*(name for name, spec in TABLES.items() if spec.paper), "ablations")

@@ -29,7 +29,7 @@ from reports.rebuild import PACKAGE, replace_all
 from reports.rows import read_rows
 from reports.table import to_markdown
 
-ACCEPT = "--accept"
+ACCEPT, ALL = "--accept", "--all"
 #: What makes a run another one than the profile's whole.
 _PARTIAL = ("--limit", "--seeds", "--variants", "--only")
 #: Settings that may differ from the profile's in a run that is accepted.
@@ -44,7 +44,8 @@ _LOOK = 1.0
 def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     """Measure with these options of `bench reproduce`; show the tables, and what differs from the committed records.
 
-    With "--accept" among the options the run becomes the committed one. Returns the suite's exit status.
+    With "--accept" among the options the run, of all tables, becomes the committed one. Returns the
+    suite's exit status.
 
     Raises:
         FastFluxError: before the work for a run that may not be accepted; after it for documents that cannot be made.
@@ -53,6 +54,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     options = [option for option in options if option != ACCEPT]
     if accept:
         _require_whole(options)
+        options = [*(option for option in options if option != ALL), ALL]
     status, last = run_bench("reproduce", *options, seen=_show_first)
     if (where := _there(last)) is None or (status and not _ended(where)):  # nothing to show: a dry run, the help
         return status

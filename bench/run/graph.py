@@ -12,7 +12,7 @@ from bench.metrics.catalogue import metric_named
 from bench.profiles.profile import Profile
 from bench.profiles.variants import Variant, dense_of
 from bench.records.variant_id import L1_EQUAL
-from bench.tables import needed_by
+from bench.tables import TABLES
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
 from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
 from fastflux.plan import block_count
@@ -83,8 +83,8 @@ def graph_of(profile: Profile, variants: Sequence[Variant], extent: Extent, *, s
 
 def groups_of(variants: Sequence[Variant]) -> tuple[list[Variant], list[Variant]]:
     """Those of the tables that are shown first, and the others; each group is measured in one run."""
-    first = needed_by(FIRST_TABLES)
-    early = [variant for variant in variants if not variant.base and first(variant.name)]
+    first = [TABLES[name] for name in FIRST_TABLES]
+    early = [each for each in variants if not each.base and any(table.shows(each.name) for table in first)]
     return early, [variant for variant in variants if variant not in early]
 
 

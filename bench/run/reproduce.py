@@ -29,7 +29,7 @@ from bench.run.graph import FIRST_MEASURED, FIRST_TABLES, Node, Schedule, groups
 from bench.run.prune import meet_latencies
 from bench.samples.prompts import require_limit
 from bench.settings import changed
-from bench.tables import TABLES, needed_by
+from bench.tables import MAIN, needed_by
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 
@@ -75,7 +75,7 @@ class Finished:
 def reproduce(
     *,
     profile_name: str,
-    tables: Sequence[str] = tuple(TABLES),
+    tables: Sequence[str] = MAIN,
     variant_names: Sequence[str] | None = None,
     limit: int | None = None,
     seeds: int | None = None,
@@ -109,7 +109,7 @@ def reproduce(
     # A machine that only starts the work of others need not have their device.
     device = profile.device_for(device) if address is None else device or profile.device
     if not tables:
-        raise FastFluxError("--only names no table: name some, or leave it away for all")
+        raise FastFluxError("--only names no table: name some, or leave it away for the paper's")
     chosen_variants(profile, needed_by(tables), variant_names)
     profile = _shortened(profile, seeds)
     if ranking is not None:

@@ -91,7 +91,7 @@ def test_what_chooses_the_blocks_of_fastflux_plus_is_counted(trajectories: int, 
     settings = {"kinds": "linear,linear_mlp", "keep": "", "scored": 64, "fitted": 0, "samples": 100, "steps": 0}
     settings["trajectories"] = trajectories
     profile = load_profile("shapes", {f"methods.sublayer_replacement.{key}": f"{settings[key]}" for key in settings})
-    variants = chosen_variants(profile, needed_by(["table1"]))
+    variants = chosen_variants(profile, needed_by(["beyond"]))
     nodes = graph_of(profile, variants, Extent(8, 128, 57), shared=True)
     steps = {node.key: node.steps for node in nodes if node.key.startswith("prune:plus")}
     assert steps == {"prune:plus-18": 100 + forwards, "prune:plus-26": 100, "prune:plus-35": 100}

@@ -16,7 +16,7 @@ from bench.profiles.profile import load_profile, require_disk
 from bench.profiles.variants import SEEDED, SEEDS, chosen_variants, paper_variants, require_current_rankings, with_ratio
 from bench.records.variant_id import VariantId
 from bench.run.evaluation import Evaluation
-from bench.tables import TABLES, needed_by
+from bench.tables import MAIN, TABLES, needed_by
 from fastflux.calibration.importance import DEFAULT_RANKING
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
@@ -86,6 +86,7 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
         require_current_rankings(profile, "def")
 
 
+FASTFLUX = tuple(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30"))
 PLUS = ("plus-18", "plus-26", "plus-35")
 
 
@@ -95,17 +96,19 @@ PLUS = ("plus-18", "plus-26", "plus-35")
         (
             ["table3"],
             [
-                *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20"),
-                *("flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20"),
+                *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20"),
+                *("flux2", "fastflux2-10", "fastflux2-20"),
             ],
         ),
         (["table4"], ["dense", "fastflux-10", "brll-10"]),
         (["table5"], ["dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"]),
-        (["table6"], ["dense", *(f"fastflux-{ratio}" for ratio in ("05", "10", "15", "20", "25", "30")), *PLUS]),
+        (["table6"], ["dense", *FASTFLUX]),
+        (["beyond"], ["dense", "fastflux-20", *PLUS, "width_equal-20"]),
     ],
 )
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
+    assert len(chosen_variants(load_profile("shapes"), needed_by(MAIN))) == 25
     assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 45 + len(SEEDED) * len(SEEDS)
 
 

@@ -1,5 +1,6 @@
 """What a run takes, told beforehand: counts by hand, and nothing made."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_hours_are_those_of_the_steps_as_far_as_they_can_go_at_once(workers: int
 def test_a_method_may_have_prompts_of_its_own_and_then_no_other_is_pruned_anew(tmp_path: Path) -> None:
     own, shared = (
         {variant.id: made.pruning_inputs(variant) for variant in made.variants}
-        for made in (evaluation(tmp_path, ("table1",), **changes) for changes in ({}, {"method_prompts": {}}))
+        for made in (evaluation(tmp_path, ("beyond",), **changes) for changes in ({}, {"method_prompts": {}}))
     )
     differing = {name for name in own if own[name] != shared[name]}
     assert differing == {"plus-18", "plus-26", "plus-35"}
@@ -80,6 +81,23 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     shown = capsys.readouterr().err
     assert "images to draw" in shown
     assert "10 ms" in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "variants"),
+    [([], 25), (["--all"], 73), (["--only", "table4"], 3), (["--variants", "plus-26"], 2)],
+)
+def test_without_options_the_papers_tables_are_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], variants: int
+) -> None:
+    monkeypatch.setattr(bench.run.dry_run, "_timed", lambda _evaluation: 0.01)
+    assert main(["reproduce", "--dry-run", *options]) == 0
+    assert re.search(rf"variants\s+│ {variants}\s", capsys.readouterr().err)
+
+
+def test_all_tables_and_some_contradict_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--dry-run", "--all", "--only", "table4"]) == 1
+    assert "--all makes all tables, --only some" in capsys.readouterr().err
 
 
 def test_values_are_read_as_toml_or_as_text() -> None:

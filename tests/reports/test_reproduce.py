@@ -93,7 +93,7 @@ def test_a_run_that_is_accepted_takes_the_place_of_the_committed_one(
     assert {path.name for path in kept.iterdir()} == {f"{path.name}.gz" for path in fresh.iterdir()}
     assert read_records(kept) == read_records(fresh)
     assert (package / "generated" / "table6.md").is_file()
-    assert json.loads((tmp_path / "asked.json").read_text()) == ["reproduce"]
+    assert json.loads((tmp_path / "asked.json").read_text()) == ["reproduce", "--all"]
 
 
 @pytest.mark.parametrize(
