@@ -88,12 +88,11 @@ def _reproduce(
         from bench.studies.full_size.run import full_size
 
         return full_size(dry_run=dry_run, **run.options)
-    if only is None:
-        only = TABLES if every or variants is not None else MAIN
-    elif every:
+    if only is not None and every:
         raise FastFluxError("--all makes all tables, --only some: give one of them")
+    tables = tuple(TABLES) if every or variants is not None else MAIN
     finished = reproduce(
-        tables=tuple(only),
+        tables=tables if only is None else only,
         variant_names=variants,
         limit=limit,
         seeds=seeds,
