@@ -11,21 +11,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from fastflux.calibration.fingerprints import fingerprint
+from fastflux.calibration.fingerprints import collect_in_parts, fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE
-from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
-from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import Calibration, collect_statistics, no_trajectories
-from fastflux.calibration.trajectories import Trajectories
+from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.command_line import progress_bar
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import require_new_folder
-from fastflux.io.checkpoint import cast_, revision_of, stored_dtype
-from fastflux.io.hub import local_pipeline
+from fastflux.io.checkpoint import cast_, local_pipeline, revision_of, stored_dtype
 from fastflux.io.pipelines import (
     export_pipeline,
     foreign_to_pipeline,

@@ -19,7 +19,7 @@ from reports.tables import SHAPES_PROFILE, make_table, model_name
 # What makes one format or table is imported where that is asked for: matplotlib and pandas take a second each.
 if TYPE_CHECKING:
     from reports.figures.gallery import Gallery
-    from reports.figures.grids import Shown
+    from reports.figures.image_grid import Shown
     from reports.figures.ranking import Ranking
 
 DOCUMENT_FORMATS = ("md", "tex")
@@ -98,7 +98,7 @@ def build(
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
     if shown is not None and (kinds or not page):
-        from reports.figures.grids import Shown
+        from reports.figures.image_grid import Shown
 
         evidence = Shown(rows, ranking_of(rows, ranking), tolerance)
         written += _build_grids(evidence, shown, out_dir, kinds or ["png"])
@@ -164,8 +164,7 @@ def _document(parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), *, re
 
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
     """The figures for which there are records."""
-    from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
-    from reports.figures.quality import quality_against_latency
+    from reports.figures.quality import linear_layer_figure, quality_against_latency, sandwich_size_figure
     from reports.figures.style import save_figure
 
     drawn = {
@@ -180,8 +179,7 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
 def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
     from reports.figures.gallery import Gallery
-    from reports.figures.grids import GRIDS
-    from reports.figures.image_grid import grid_rows, image_grid
+    from reports.figures.image_grid import GRIDS, grid_rows, image_grid
     from reports.figures.style import save_figure
 
     galleries = {"": whole}

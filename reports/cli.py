@@ -15,13 +15,12 @@ from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.text import printable
 from reports.build import FORMATS, build, build_importance, make_tables
-from reports.difference import difference
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.manifest import write_manifest
+from reports.paired_differences import difference
 from reports.pdf import build_pdf
-from reports.rebuild import PACKAGE, check, replace_all
+from reports.rebuild import PACKAGE, check, replace_all, write_manifest
 from reports.reproduce import ACCEPT, full_size, reproduce, run_bench
 from reports.rows import read_rows
 from reports.table import to_markdown

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from statistics import mean
 
 from bench.metrics.catalogue import Metric, metrics
-from bench.records.comparison import SIGNIFICANT, compared
 from bench.records.results import Measurement, RunRecord
-from bench.records.statistics import FLIPS, PairedDifference
+from bench.records.statistics import FLIPS, SIGNIFICANT, PairedDifference, compared
 from reports.rows import Row
 
 #: What stands behind intervals and p-values, for the notes of tables.

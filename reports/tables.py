@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from msgspec import structs
 
-from bench.records.comparison import SIGNIFICANT
+from bench.records.statistics import SIGNIFICANT
 from bench.records.variant_id import DENSE, PLUS, WIDTH_EQUAL
 from bench.tables import RATIO, Column, Pairing, TableSpec
 from reports.compare import Comparison, comparable, compare

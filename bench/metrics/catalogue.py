@@ -113,7 +113,7 @@ _OWN = (
     ),
     Metric(
         _info("flops_by_block", "1", "FLOP", "lower", "2 x MACs of one block, and of a whole forward"),
-        f"{_COST}.flops_by_block:measure_flops_by_block", "transformer", "FLOPs by block", "forward",
+        f"{_COST}.flops:measure_flops_by_block", "transformer", "FLOPs by block", "forward",
     ),
     Metric(
         _info("parameters", "1", "parameters", "", "parameters of the transformer"),

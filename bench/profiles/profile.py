@@ -312,11 +312,11 @@ def _read_prompt_file(text: str) -> tuple[Prompt, ...]:
     if not colon or Path(text).is_absolute():
         return read_prompts(Path(text))
     if kind == "hpdv2":
-        from bench.samples.hps_layout import read_benchmark_prompts
+        from bench.samples.layouts import read_benchmark_prompts
 
         return read_benchmark_prompts(Path(place))
     if kind == "geneval":
-        from bench.samples.geneval_layout import read_metadata
+        from bench.samples.layouts import read_metadata
 
         return read_metadata(Path(place))
     raise unknown_name("kind of prompt file", kind, KINDS)

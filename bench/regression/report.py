@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.regression.baseline import Snapshot
-from bench.regression.check import Check, verdict_of
+from bench.regression.verdicts import Check, verdict_of
 
 _COLOURS = {"regressed": "bold red", "improved": "green", "undecided": "yellow", "not compared": "yellow", "passed": ""}
 _HOW = (

@@ -10,7 +10,7 @@ import torch
 from msgspec import structs
 from rich.console import Console
 
-from bench.metrics.cost.idle import other_work
+from bench.metrics.cost.timing import other_work
 from bench.options import Regression
 from bench.progress import announce, console
 from bench.records.environment import device_name
@@ -26,12 +26,10 @@ from bench.regression.baseline import (
     require_same_device,
     slug,
 )
-from bench.regression.check import Check, Tolerances, verdict_of
 from bench.regression.history import append, point_of
 from bench.regression.inputs import Suite
-from bench.regression.render import threads
-from bench.regression.suite import SuiteRun
-from bench.regression.verdicts import judge
+from bench.regression.suite import SuiteRun, threads
+from bench.regression.verdicts import Check, Tolerances, judge, verdict_of
 from bench.run.folders import REGRESS, locked
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text

@@ -24,8 +24,7 @@ import psutil
 import torch
 
 import bench
-from bench.progress import Board, console
-from bench.quiet import quiet_libraries
+from bench.progress import Board, console, quiet_libraries
 from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, Settler, attempt, board_of, run_here, settler
 from bench.run.evaluation import Evaluation

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench.metrics.cost.compiled import CompileSettings, measure_compiled_latency
 from bench.metrics.cost.end_to_end import measure_end_to_end
-from bench.metrics.cost.flops_by_block import measure_flops_by_block
+from bench.metrics.cost.flops import measure_flops_by_block
 from bench.metrics.cost.latency import measure_latency_batches
 from bench.metrics.cost.memory import measure_stage_memory
 from bench.metrics.cost.plausibility import implausible

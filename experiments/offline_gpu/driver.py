@@ -125,8 +125,8 @@ class Driver:
         from bench.options import pairs
         from bench.profiles.profile import load_profile
         from bench.settings import changed
+        from bench.studies.full_size.random_weights import sizes_of
         from bench.studies.full_size.run import PROFILE, place_of
-        from bench.studies.full_size.sizes import sizes_of
 
         words = shlex.split(self.plan.runs[run])
         given = list(pairwise(words))

@@ -9,13 +9,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from fastflux.calibration.activations import KEEP, ActivationStore, require_bounds
+from fastflux.calibration.activations import KEEP, ActivationStore, load_sealed, require_bounds, save_sealed
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
-from fastflux.calibration.run import CalibrationRun
-from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
-from fastflux.calibration.trajectories import Trajectories
+from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import (

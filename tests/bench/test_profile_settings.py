@@ -11,7 +11,7 @@ from bench.profiles.profile import ROOT, load_profile, read_all_prompts
 from bench.run.external import score
 from bench.run.reproduce import reproduce
 from bench.run.units import Budget
-from bench.studies.full_size.sizes import sizes_of
+from bench.studies.full_size.random_weights import sizes_of
 from fastflux.errors import FastFluxError
 from fastflux.settings import require_device
 from tests.bench.conftest import WriteImages

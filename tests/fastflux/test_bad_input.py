@@ -17,7 +17,7 @@ from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.methods.sandwich_training import progress as sandwich_training
+from fastflux.methods.sandwich_training import method as sandwich_training
 from fastflux.models.architecture import STREAMS, architecture_of
 from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.surgery import get_block

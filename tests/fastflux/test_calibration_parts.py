@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux.calibration import parts as calibration_parts
+from fastflux.calibration import fingerprints as calibration_parts
+from fastflux.calibration.fingerprints import collect_in_parts
 from fastflux.calibration.images import NoisedImages, read_captioned_images
-from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.statistics import Statistics, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main
@@ -155,7 +155,7 @@ def test_statistics_of_anything_else_are_not_taken(change: str | None, base: Pat
 def test_the_same_run_is_known_in_another_process_and_place(base: Path, tmp_path: Path) -> None:
     shutil.copytree(base, tmp_path / "elsewhere/tiny")
     code = (
-        "import sys; from fastflux.calibration.parts import key_of_run\n"
+        "import sys; from fastflux.calibration.fingerprints import key_of_run\n"
         "from fastflux.io.pipelines import load_pipeline\n"
         "from fastflux.calibration.trajectories import Trajectories\n"
         "pipeline = load_pipeline(sys.argv[1])\n"

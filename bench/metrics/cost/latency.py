@@ -11,8 +11,7 @@ from msgspec import structs
 
 from bench.metrics.base import measured
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.idle import other_work
-from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, require_rounds, step_timer
+from bench.metrics.cost.timing import Clock, Step, interleave, other_work, percentiles, require_rounds, step_timer
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import median_interval
 from fastflux.errors import FastFluxError

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_checkpoint import ClipSettings
 from bench.metrics.models.open_clip_model import SCALE, OpenClipModel, measure_cosines
-from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
-from bench.records.statistics import mean_interval
+from bench.records.statistics import SEED, mean_interval
 from bench.samples.image_set import ImageSet
 
 

@@ -25,11 +25,10 @@ from bench.metrics.models.open_clip_model import (
     load_open_clip,
     measure_cosines,
 )
-from bench.records.comparison import SEED
 from bench.records.results import JSON, Data, Measurement
-from bench.records.statistics import Estimate, strata_of, stratified_means
-from bench.samples.hps_layout import SET, STYLES
+from bench.records.statistics import SEED, Estimate, strata_of, stratified_means
 from bench.samples.image_set import ImageSet
+from bench.samples.layouts import SET, STYLES
 from bench.settings import Batch, Place, PlaceOrName
 from fastflux.errors import FastFluxError
 

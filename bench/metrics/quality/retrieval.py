@@ -16,11 +16,11 @@ from torch import Tensor
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_checkpoint import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError, OpenClipModel
 from bench.records.results import JSON, Measurement
-from bench.samples.hps_layout import SET
 from bench.samples.image_set import ImageSet, ImageSetError
+from bench.samples.layouts import SET
 
 RECALL_AT = (1, 5)
 _ROWS = 256

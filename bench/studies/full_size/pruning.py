@@ -19,11 +19,11 @@ from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.calibration.importance import DEFAULT_RANKING, fit_blocks, rank_blocks
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, load_statistics
+from fastflux.cost import PeakMemory
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import make_config
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
 from fastflux.models.flux import FLUX
-from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
 from fastflux.plan import block_count

@@ -16,8 +16,7 @@ from torch import nn
 
 from bench.records.results import Measurement, MetricInfo
 from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
-from bench.studies.full_size.random_weights import materialise_
-from bench.studies.full_size.sizes import Sizes
+from bench.studies.full_size.random_weights import Sizes, materialise_
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.methods.sandwich_training.config import sandwich_around
 from fastflux.models.flux import FLUX

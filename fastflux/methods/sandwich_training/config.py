@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.methods.adapters import require_rank
+from fastflux.methods.finetuning import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount, later_field, require_targets
 from fastflux.models.architecture import architecture_of

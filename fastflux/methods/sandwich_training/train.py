@@ -11,8 +11,7 @@ from fastflux.calibration.activations import KeptStreams
 from fastflux.calibration.recording import BlockStates, has_rows, in_float32
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.methods.adapters import adapt, adapter_parameters
-from fastflux.methods.descent import descend
+from fastflux.methods.finetuning import adapt, adapter_parameters, descend
 from fastflux.methods.sandwich_training.config import Sandwich, SandwichSettings
 from fastflux.models.architecture import Streams, architecture_of
 from fastflux.models.offload import resident

@@ -7,8 +7,7 @@ from torch import nn
 
 from fastflux.calibration.least_squares import DEFAULT_RIDGE
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.methods.adapters import require_rank
-from fastflux.methods.finetuning import FinetuningSettings
+from fastflux.methods.finetuning import FinetuningSettings, require_rank
 from fastflux.methods.registry import require_targets
 from fastflux.models.surgery import get_block, require_halves
 from fastflux.plan import REPLACEMENT_KINDS, BlockRef, require_fraction, require_ridge

@@ -6,18 +6,16 @@ import torch
 from torch import nn
 
 from fastflux.calibration.activations import ActivationStore
-from fastflux.calibration.fingerprints import VERSIONS, fingerprint
-from fastflux.calibration.parts import key_of_run
+from fastflux.calibration.fingerprints import VERSIONS, fingerprint, key_of_run
 from fastflux.calibration.recording import BlockStates, RecordedInputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.calibration.sublayers import run_and_fit
-from fastflux.cost import PruningCost
+from fastflux.cost import PeakMemory, PruningCost
 from fastflux.methods.finetuning import finetune_, outputs_of
 from fastflux.methods.registry import Pruned, register_pruning_method, version_of
 from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
 from fastflux.methods.sublayer_replacement.search import Option, Savings, Scoring, choose, fill_
 from fastflux.models.architecture import architecture_of
-from fastflux.models.memory import PeakMemory
 from fastflux.models.sublayers import replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import Replacement

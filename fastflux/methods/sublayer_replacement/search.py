@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastflux.calibration.activations import KeptStreams
+from fastflux.calibration.activations import KeptStreams, kept_sealed, save_sealed
 from fastflux.calibration.block_runs import leave, on_device
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.recording import BlockStates
-from fastflux.calibration.sealed_tensors import kept_sealed, save_sealed
 from fastflux.calibration.sublayers import BlockStatistics, run_and_fit
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError

@@ -12,8 +12,14 @@ from torch import Tensor
 from bench.profiles.profile import load_profile
 from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, counting, equal, latency, pruning
-from bench.studies.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
-from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.random_weights import (
+    Sizes,
+    random_text_encoders,
+    random_transformer,
+    random_vae,
+    sizes_of,
+    skeleton,
+)
 from bench.studies.full_size.variants import (
     HALVES,
     FullSizeVariant,

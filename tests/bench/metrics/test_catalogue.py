@@ -117,6 +117,6 @@ def test_an_entry_point_that_names_no_metric_is_refused(installed: Path, value: 
 
 
 def test_records_tables_and_metrics_come_without_torch() -> None:
-    modules = "bench.records.results, bench.records.comparison, bench.tables, bench.regression.history"
+    modules = "bench.records.results, bench.records.statistics, bench.tables, bench.regression.history"
     code = f"import {modules}, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

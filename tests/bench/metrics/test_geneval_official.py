@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics.quality.geneval_official import OfficialGenEval, read_official_results
+from bench.metrics.quality.geneval import OfficialGenEval, read_official_results
 from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import ImageSet
 from fastflux.errors import FastFluxError

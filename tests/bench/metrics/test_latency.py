@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.metrics.cost import latency
-from bench.metrics.cost.idle import OtherWork
 from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.timing import OtherWork
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 
