@@ -58,12 +58,7 @@ def draw(pipeline: Any, prompts: Sequence[str], steps: int, guidance: float) -> 
 
 
 def table(
-    folders: Mapping[str, Path],
-    prompts: Sequence[str],
-    *,
-    steps: int,
-    guidance: float,
-    rounds: int,
+    folders: Mapping[str, Path], prompts: Sequence[str], *, steps: int, guidance: float, rounds: int
 ) -> list[tuple[str, ...]]:
     """A line for every folder in every format, saved and loaded again, and timed in turn.
 
@@ -97,12 +92,7 @@ def table(
 
 
 def quantisation(
-    *folders: Path,
-    prompts: Path,
-    limit: int = 32,
-    steps: int = 10,
-    guidance: float = 3.0,
-    rounds: int = 20,
+    *folders: Path, prompts: Path, limit: int = 32, steps: int = 10, guidance: float = 3.0, rounds: int = 20
 ) -> None:
     """Print a Markdown table of pipelines, dense or pruned, as they are and quantised.
 

@@ -227,10 +227,7 @@ def generate(
             loaded, [prompt], guidance=guidance, height=height, width=width, text_tokens=text_tokens
         )
         [pixels] = loaded(
-            **arguments,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
+            **arguments, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), output_type="pt"
         ).images
         if not torch.isfinite(pixels).all():
             raise FastFluxError(

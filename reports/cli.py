@@ -272,12 +272,7 @@ def _why(table: str, row: str, column: str, /, *, results: Path = _COMMITTED) ->
   python -m reports history --metric hps
   python -m reports history --metric latency -o latency.svg""",
 )
-def _history(
-    *files: Path,
-    metric: str = "hps",
-    profile: str = "shapes",
-    out: _OptionalOut = None,
-) -> None:
+def _history(*files: Path, metric: str = "hps", profile: str = "shapes", out: _OptionalOut = None) -> None:
     """Show the trend of a metric over commits, as a table and as a drawing.
 
     Args:

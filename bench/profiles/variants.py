@@ -5,18 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.profiles.profile import Profile
-from bench.records.variant_id import (
-    DENSE,
-    FASTFLUX,
-    HALVES,
-    L1,
-    L1_EQUAL,
-    L1_LONG,
-    PLUS,
-    WIDTH,
-    WIDTH_EQUAL,
-    VariantId,
-)
+from bench.records.variant_id import DENSE, FASTFLUX, HALVES, L1, L1_EQUAL, L1_LONG, PLUS, WIDTH, WIDTH_EQUAL, VariantId
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.io.checkpoint import read_json, read_ranking
 from fastflux.methods.registry import PruningConfig, make_config

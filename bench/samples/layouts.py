@@ -184,14 +184,7 @@ def _images_of(folder: Path) -> list[GeneratedImage]:
         raise ImageSetError(f"{folder / SAMPLES} holds no images 00000.png, 00001.png, ...; generate them.")
     return [
         GeneratedImage(
-            folder / SAMPLES / name,
-            prompt.id,
-            sample,
-            UNKNOWN_SEED,
-            "geneval",
-            None,
-            prompt.metadata,
-            prompt.prompt,
+            folder / SAMPLES / name, prompt.id, sample, UNKNOWN_SEED, "geneval", None, prompt.metadata, prompt.prompt
         )
         for sample, name in sorted(files.items())
     ]

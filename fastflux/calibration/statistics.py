@@ -16,14 +16,7 @@ from fastflux.calibration.recording import BlockStates, RecordedInputs, record_i
 from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import (
-    STREAMS,
-    TEXT_STREAM,
-    BlockStack,
-    Streams,
-    architecture_of,
-    named_arguments,
-)
+from fastflux.models.architecture import STREAMS, TEXT_STREAM, BlockStack, Streams, architecture_of, named_arguments
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 

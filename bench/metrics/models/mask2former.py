@@ -52,13 +52,7 @@ class Mask2FormerDetector:
 
     classes = COCO_CLASSES
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        device: str = "cpu",
-        source: Mapping[str, JSON] | None = None,
-    ) -> None:
+    def __init__(self, model: Any, *, device: str = "cpu", source: Mapping[str, JSON] | None = None) -> None:
         if (found := int(model.config.num_labels)) != len(COCO_CLASSES):
             raise FastFluxError(
                 f"The Mask2Former has {found} classes; expected {len(COCO_CLASSES)}: take one for COCO."

@@ -41,10 +41,7 @@ class ClipColorClassifier:
     """
 
     def __init__(
-        self,
-        model: OpenClipModel,
-        templates: Sequence[str] = GENEVAL_TEMPLATES,
-        colors: Sequence[str] = COLORS,
+        self, model: OpenClipModel, templates: Sequence[str] = GENEVAL_TEMPLATES, colors: Sequence[str] = COLORS
     ) -> None:
         if not templates or any("{color}" not in template for template in templates):
             raise FastFluxError(f"Color templates are {list(templates)}; expected texts with {{color}} in each.")

@@ -114,12 +114,7 @@ class HPS:
                 self.info, f"the images have the styles {names}; expected {sorted(STYLES)}", settings=settings
             )
         return measure_cosines(
-            self.info,
-            self.model,
-            images,
-            settings,
-            stratum=lambda image: str(image.style),
-            summary=self._summary,
+            self.info, self.model, images, settings, stratum=lambda image: str(image.style), summary=self._summary
         )
 
     def _summary(self, samples: Samples) -> Mapping[str, Estimate]:

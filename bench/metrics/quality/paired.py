@@ -36,11 +36,7 @@ class Paired:
     Settings = ClipSettings
 
     def __init__(
-        self,
-        model: OpenClipModel,
-        reference: ImageSet | None = None,
-        *,
-        label: str = "paired with the dense model",
+        self, model: OpenClipModel, reference: ImageSet | None = None, *, label: str = "paired with the dense model"
     ) -> None:
         self.info = metric_named("paired").described(label)
         self.reference = reference or ImageSet(())

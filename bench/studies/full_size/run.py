@@ -17,15 +17,7 @@ from bench.records.results import JSON, Measurement, RunRecord, digest, read_rec
 from bench.run.folders import RUNS, locked
 from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit, reason_of
 from bench.settings import changed
-from bench.studies.full_size import (
-    calibrating,
-    counting,
-    equal,
-    latency,
-    pruning,
-    replacement,
-    scorers,
-)
+from bench.studies.full_size import calibrating, counting, equal, latency, pruning, replacement, scorers
 from bench.studies.full_size.random_weights import Sizes, sizes_of
 from bench.studies.full_size.replacement import VARIANT as REPLACEMENT
 from bench.studies.full_size.scorers import VARIANT as SCORERS
