@@ -14,7 +14,7 @@ from fastflux.files import write_text
 from reports.grouping import DEFAULT_TOLERANCE, device_notes
 from reports.rows import Row, read_rows
 from reports.table import Table, to_markdown
-from reports.tables import SHAPES_PROFILE, make_table, model_name
+from reports.tables import SHAPES_PROFILE, check_keys, make_table, model_name, read_tables
 
 # What makes one format or table is imported where that is asked for: matplotlib and pandas take a second each.
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def build(
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv the twin's second table is
-    table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`). With
+    table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.tables`). With
     "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery`
     (`reports.figures.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With
     "html" all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about
@@ -64,8 +64,6 @@ def build(
     declared: dict[str, TableSpec] = {}
     for name in tables:
         if name.endswith(".toml"):
-            from reports.declared import check_keys, read_tables
-
             declared |= read_tables(Path(name), taken=_taken(declared))
     tables = [*(name for name in tables if not name.endswith(".toml")), *declared]
     for kind, names, known in (("table", tables, (*TABLES, *declared)), ("format", formats, ALL_FORMATS)):

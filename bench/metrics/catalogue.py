@@ -96,7 +96,7 @@ _OWN = (
     ),
     Metric(
         _info("retrieval", "1", "recall", "higher", "image and text retrieval by clip_benchmark"),
-        f"{_QUALITY}.retrieval:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
+        f"{_QUALITY}.clip_score:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
         bounds=(0.0, 1.0), prompts="hps",
     ),
     Metric(
@@ -125,7 +125,7 @@ _OWN = (
     ),
     Metric(
         _info("latency_compiled", "1", "ms", "lower", "wall time of one compiled transformer step"),
-        f"{_COST}.compiled:measure_compiled_latency", "transformer", "Compiled latency (ms)", "median_ms", machine=True,
+        f"{_COST}.latency:measure_compiled_latency", "transformer", "Compiled latency (ms)", "median_ms", machine=True,
     ),
     Metric(
         _info("latency_batches", "1", "ms", "lower", "wall time of one transformer step by the number of images in it"),

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
-from bench.samples.prompts import Prompt, write_prompts
+from bench.samples.prompts import COCO_CLASSES, COLORS, RELATIONS, TASKS, Prompt, write_prompts
 
 COUNTS: Mapping[str, int] = dict(zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True))
 """Prompts of each task, as many as GenEval has."""

@@ -5,7 +5,7 @@ from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
-from bench.regression import report
+from bench.regression import run as report
 from bench.regression.verdicts import Check
 from tests.bench.made_snapshots import made_snapshot
 

@@ -20,8 +20,8 @@ from torch.nn import functional
 from bench.metrics.detection import Detection, DetectorError
 from bench.records.environment import sha256_of
 from bench.records.results import JSON
-from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import COCO_CLASSES
 from fastflux.errors import FastFluxError, first_sentence
 
 PUBLIC_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"

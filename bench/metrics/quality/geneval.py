@@ -32,10 +32,9 @@ from bench.metrics.quality.geneval_judge import (
 from bench.records.environment import sha256_of
 from bench.records.results import JSON, Data, Measurement, MetricInfo, RecordError, json_of, read_data
 from bench.records.statistics import SEED, strata_of, stratified_means
-from bench.samples.geneval_vocabulary import COCO_CLASSES, TASKS
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 from bench.samples.layouts import content_of, parse_prompt
-from bench.samples.prompts import GenEvalMetadata
+from bench.samples.prompts import COCO_CLASSES, TASKS, GenEvalMetadata
 from bench.settings import Batch, Place, PlaceOrName
 from fastflux.calibration.prompts import read_lines
 from fastflux.errors import FastFluxError

@@ -15,8 +15,8 @@ from torch.nn import functional
 from bench.metrics.detection import Detection
 from bench.metrics.models.open_clip_model import OpenClipModel
 from bench.records.results import JSON
-from bench.samples.geneval_vocabulary import COLORS
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import COLORS
 from fastflux.errors import FastFluxError
 
 GENEVAL_TEMPLATES = (

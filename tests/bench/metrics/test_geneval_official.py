@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench.metrics.quality.geneval import OfficialGenEval, read_official_results
-from bench.samples.geneval_vocabulary import TASKS
 from bench.samples.image_set import ImageSet
+from bench.samples.prompts import TASKS
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 
