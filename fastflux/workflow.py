@@ -21,7 +21,7 @@ from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.command_line import progress_bar
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.files import require_new_folder
+from fastflux.files import progress_folder, require_new_folder, require_progress_folder
 from fastflux.io.checkpoint import cast_, local_pipeline, revision_of, stored_dtype
 from fastflux.io.pipelines import (
     export_pipeline,
@@ -31,7 +31,6 @@ from fastflux.io.pipelines import (
     require_output,
     require_pipeline,
 )
-from fastflux.io.progress_folder import progress_folder, require_progress_folder
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.registry import PruningConfig, require_fits
 from fastflux.models.folding import fold_

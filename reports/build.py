@@ -133,7 +133,7 @@ def build_importance(ranking_file: Path, out_dir: Path, formats: Sequence[str] =
 
     Raises FastFluxError when the file holds no ranking.
     """
-    from reports.figures.importance import importance_figure
+    from reports.figures.quality import importance_figure
     from reports.figures.ranking import Ranking, orders_table
     from reports.figures.style import save_figure
 

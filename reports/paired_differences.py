@@ -9,8 +9,7 @@ import msgspec
 
 from bench.records.variant_id import DENSE
 from bench.tables import BY_LATENCY, BY_NUMBER, FLOPS_RATIO, GENEVAL, HPS, LATENCY_RATIO, SCORES, TABLES, Column
-from reports.compare import TEST, chance, compare, prunings, told
-from reports.grouping import DEFAULT_TOLERANCE, pairs_of
+from reports.grouping import DEFAULT_TOLERANCE, TEST, chance, compare, pairs_of, prunings, told
 from reports.rows import Row, read_rows
 from reports.table import Cell, Group, Header, Table
 from reports.tables import headers, metric_notes, model_name, profile_label, value_cell

@@ -27,8 +27,7 @@ from bench.records.statistics import SIGNIFICANT
 from bench.records.variant_id import DENSE, PLUS, WIDTH_EQUAL
 from bench.tables import RATIO, Column, Pairing, TableSpec
 from fastflux.errors import FastFluxError, unknown_name
-from reports.compare import Comparison, comparable, compare
-from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, device_notes, pairs_of
+from reports.grouping import DEFAULT_TOLERANCE, Comparison, LatencyPair, comparable, compare, device_notes, pairs_of
 from reports.rows import Row, conditions
 from reports.table import NEAR, Cell, Direction, Group, Header, Table
 

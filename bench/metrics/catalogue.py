@@ -153,7 +153,7 @@ _OWN = (
     Metric(
         _info("pruning_cost", "2", "count, seconds, bytes or MiB", "lower",
               "beyond the calibration's own forwards; peak memory is the device's, on a CPU that of the whole process"),
-        f"{_COST}.pruning_cost:measure_pruning_cost", "transformer", "Pruning (s)", "seconds", spec=".1f",
+        f"{_COST}.flops:measure_pruning_cost", "transformer", "Pruning (s)", "seconds", spec=".1f",
         machine=("seconds", "peak_memory_mib"),
     ),
 )  # fmt: skip

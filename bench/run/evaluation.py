@@ -16,7 +16,7 @@ from torch import nn
 
 from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.pruning_cost import PRUNING_COST
+from bench.metrics.cost.flops import PRUNING_COST
 from bench.profiles.profile import Profile, read_all_prompts
 from bench.profiles.variants import Variant, dense_of
 from bench.records.environment import describe_environment

@@ -14,7 +14,7 @@ from bench.profiles.variants import Variant, dense_of
 from bench.records.variant_id import L1_EQUAL
 from bench.tables import TABLES
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
-from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
+from fastflux.methods.sublayer_replacement.method import SublayerReplacementConfig
 from fastflux.plan import block_count
 
 PART = 512

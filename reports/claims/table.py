@@ -27,9 +27,8 @@ from reports.claims.verdicts import (
     few_blocks_matter,
     keeps,
 )
-from reports.compare import TEST, chance
 from reports.figures.ranking import Ranking
-from reports.grouping import DEFAULT_TOLERANCE
+from reports.grouping import DEFAULT_TOLERANCE, TEST, chance
 from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label

@@ -1,6 +1,6 @@
 """How a claim is decided: predicates over records, each giving a verdict, the figures it rests on and a sentence.
 
-A score is compared prompt by prompt over all prunings of both sides (`reports.compare`). Every predicate holds the
+A score is compared prompt by prompt over all prunings of both sides (`reports.grouping`). Every predicate holds the
 interval of the difference against two limits, of which one bears the claim out and the other contradicts it.
 """
 
@@ -17,9 +17,17 @@ from bench.metrics.catalogue import metric_named
 from bench.records.statistics import SIGNIFICANT
 from bench.records.variant_id import DENSE, FASTFLUX, L1, L1_EQUAL, L1_LONG
 from bench.tables import BY_LATENCY, BY_NUMBER, FLOPS_RATIO, HPS, LATENCY_RATIO, RATIO
-from reports.compare import chance, compare, prunings, told
 from reports.figures.ranking import DOUBLE, SINGLE, Ranking, stack_of
-from reports.grouping import DEFAULT_TOLERANCE, LatencyPair, pairs_of, relative_difference
+from reports.grouping import (
+    DEFAULT_TOLERANCE,
+    LatencyPair,
+    chance,
+    compare,
+    pairs_of,
+    prunings,
+    relative_difference,
+    told,
+)
 from reports.rows import Row, Value
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive", "not measured"]

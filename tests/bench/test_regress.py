@@ -27,7 +27,7 @@ from fastflux.calibration.trajectories import Trajectories
 from fastflux.io.checkpoint import load_transformer, read_ranking, save_transformer
 from fastflux.io.pipelines import export_pipeline
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.pruning import prune_
 
 VARIANT = "trained"

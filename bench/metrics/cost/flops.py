@@ -1,4 +1,4 @@
-"""FLOPs and parameters of a transformer. FLOPs = 2 x MACs of all matrix products, attention included.
+"""FLOPs and parameters of a transformer, and what pruning it took. FLOPs = 2 x MACs of all matrix products.
 
 Counted by torch on the meta device: no arithmetic, no memory. Tests hold the counter against formulas by hand.
 """
@@ -6,7 +6,7 @@ Counted by torch on the meta device: no arithmetic, no memory. Tests hold the co
 import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.metrics.catalogue import metric_named
 from bench.records.results import JSON, Measurement
+from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs, map_tensors
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
-from fastflux.models.sublayers import sublayer_kind
+from fastflux.models.sublayers import LinearReplacementBlock, RemovedBlock, sublayer_kind
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
@@ -243,3 +243,16 @@ def has_unmerged_lora(module: nn.Module) -> bool:
         for layer in layers
         if hasattr(layer, "lora_A")
     )
+
+
+PRUNING_COST = metric_named("pruning_cost").info
+
+
+def measure_pruning_cost(cost: PruningCost | None) -> Measurement:
+    """Values as `PruningCost` names them, with "peak_memory_mib" for its bytes; none where memory was not measured."""
+    if cost is None:
+        return Measurement.skipped(PRUNING_COST, "the dense model is not pruned")
+    values = asdict(cost)
+    if (peak := values.pop("peak_memory_bytes")) is not None:
+        values["peak_memory_mib"] = peak / 2**20
+    return Measurement(PRUNING_COST, "ok", values={name: float(value) for name, value in values.items()})

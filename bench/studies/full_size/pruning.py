@@ -11,7 +11,7 @@ from time import monotonic
 
 from torch import nn
 
-from bench.metrics.cost.pruning_cost import PRUNING_COST, measure_pruning_cost
+from bench.metrics.cost.flops import PRUNING_COST, measure_pruning_cost
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.run.units import Results, Unit
 from bench.studies.full_size import calibrating

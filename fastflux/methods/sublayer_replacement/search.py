@@ -23,8 +23,7 @@ from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
 from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import LinearReplacementBlock
-from fastflux.models.sublayers import HALVES_OF, add_fits_
+from fastflux.models.sublayers import HALVES_OF, LinearReplacementBlock, add_fits_
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 

@@ -35,10 +35,9 @@ from bench.studies.full_size.variants import (
 from bench.studies.full_size.workbench import Workbench
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import example_inputs
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.models.flux import FLUX
 from fastflux.models.pruned import parameter_count
-from fastflux.models.sublayers import replaced_layers
+from fastflux.models.sublayers import LinearReplacementBlock, RemovedBlock, replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
