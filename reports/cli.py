@@ -14,7 +14,7 @@ from fastflux.command_line import names, run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.text import printable
-from reports.build import FORMATS, build, build_importance, make_tables
+from reports.build import FORMATS, build, build_importance
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
@@ -177,28 +177,6 @@ def _manifest() -> None:
     writes SHA256SUMS, which every rebuild holds them against. `--accept` of a run does the same.
     """
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
-
-
-@app.command(
-    name="claims",
-    help_epilogue="""examples:
-  python -m reports claims --results reports/data/results/cpu/shapes
-  python -m reports claims --results runs/shapes/selected --ranking bench/profiles/rankings/shapes.json -o claims.md""",
-)
-def _claims(*, results: Path, ranking: Path | None = None, mix_devices: bool = False, out: _OptionalOut = None) -> None:
-    """Hold the paper's claims against records.
-
-    Shows a verdict for each claim of the paper with the figures that decided it, as Markdown.
-
-    Args:
-        results: folder of records
-        ranking: ranking of the blocks for claims about them; default: the committed one of the profile
-        mix_devices: let latency, memory and seconds of several devices stand in one table, with a note
-        out: file to write instead of the terminal
-    """
-    rows = read_rows(results)
-    made = make_tables(rows, ["claims"], TABLES, ranking_file=ranking, mix_devices=mix_devices)
-    _write(to_markdown(*made["claims"]), out)
 
 
 @app.command(name="importance")
