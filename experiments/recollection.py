@@ -108,15 +108,10 @@ class WholeForwards(BlockStates):
 
 @dataclass
 class _Collection(Calibration):
-    """Calibrates on inputs recorded before, by one way of collecting, and remembers what that took."""
+    """Calibrates by one way of collecting, and remembers what that took."""
 
-    recorded: RecordedInputs | None = None
     way: type[BlockStates] = BlockStates
     made: list[BlockStates] = field(default_factory=list)
-
-    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
-        """What was recorded."""
-        return super().inputs(transformer, samples, seed) if self.recorded is None else self.recorded
 
     def block_states(self, transformer: nn.Module, inputs: RecordedInputs, store: ActivationStore) -> BlockStates:
         """The way's own."""
@@ -180,7 +175,9 @@ def compare(
     weights: list[dict[str, Tensor]] = []
     for name, way in (("ours", BlockStates), ("naive", WholeForwards)):
         transformer = load()
-        calibration = _Collection(batch_size=batch_size, activations=activations, keep=keep, recorded=inputs, way=way)
+        calibration = _Collection(
+            batch_size=batch_size, activations=activations, keep=keep, recorded_inputs=inputs, way=way
+        )
         plan = prune_(transformer, config, calibration)
         forwards = sum(states.block_forwards for states in calibration.made)
         figures[name] = {

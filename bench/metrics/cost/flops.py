@@ -91,7 +91,7 @@ def count_flops(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> int:
 
 def count_by_module(transformer: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, int]:
     """`count_flops` of every module that runs any, by its name in ``named_modules``; "" is the whole transformer."""
-    meta = _meta_copy(transformer)
+    meta = meta_copy(transformer)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         meta(**map_tensors(lambda value: value.to("meta"), dict(inputs)))
@@ -111,7 +111,7 @@ def _with_ratio(key: str, value: float, dense: float | None) -> dict[str, float]
     return {key: float(value)} | ({} if dense is None else {"ratio_to_dense": value / dense})
 
 
-def _meta_copy(module: nn.Module) -> nn.Module:
+def meta_copy(module: nn.Module) -> nn.Module:
     """A copy without storage; the memo keeps deepcopy from ever duplicating a weight."""
     memo: dict[int, Any] = {
         id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)

@@ -123,11 +123,7 @@ class HPS:
         return {
             **{style: means.strata[style] for style in STYLES},
             "averaged": means.overall,
-            **{
-                f"{style}_group_std": Estimate(spread, None)
-                for style in STYLES
-                if (spread := spreads[style]) is not None
-            },
+            **{f"{style}_group_std": Estimate(std, None) for style, std in spreads.items() if std is not None},
         }
 
 
