@@ -139,10 +139,7 @@ def group_std(scores: Sequence[Sequence[float]]) -> float | None:
     """The spread that hpsv2 prints beside a style's score: the standard deviation of the means of 10 groups of prompts.
 
     Groups are of successive prompts, and the mean of their means is the style's own; the deviation divides by 10.
-    None where the prompts do not come out in ten equal groups.
-
-    Args:
-        scores: of the images of each prompt, in the prompts' order.
+    None where the prompts, whose images' `scores` stand in their order, do not come out in ten equal groups.
     """
     if not scores or len(scores) % GROUPS:
         return None

@@ -29,12 +29,7 @@ from fastflux.errors import FastFluxError
 from fastflux.methods.finetuning import adapt, adapter_parameters, descend
 from fastflux.methods.linear_replacement import copy_fit_
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, settings_of
-from fastflux.methods.sandwich_training.config import (
-    Sandwich,
-    SandwichSettings,
-    SandwichTrainingConfig,
-    sandwich_around,
-)
+from fastflux.methods.sandwich_training.config import Sandwich, SandwichTrainingConfig, sandwich_around
 from fastflux.models.architecture import Streams, architecture_of
 from fastflux.models.offload import resident
 from fastflux.models.sublayers import LinearReplacementBlock
@@ -57,7 +52,7 @@ def train_sandwich_(
     states: BlockStates,
     inputs: KeptStreams,
     targets: KeptStreams,
-    settings: SandwichSettings,
+    settings: SandwichTrainingConfig,
     *,
     seed: int,
 ) -> SandwichResult:
@@ -66,24 +61,9 @@ def train_sandwich_(
     ``inputs`` enter the sandwich's first block and ``targets`` left its last one before the center was replaced, both
     batched as ``states`` are. The loss is the mean squared error over both streams, text left out behind the model's
     last block, where nothing reads it. Training runs in float32, whatever the weights' dtype, and in the samples' order
-    that ``seed`` decides. Raises ``FastFluxError`` when the activations or the loss are not finite.
+    that ``seed`` decides; the blocks lie where they run. Raises ``FastFluxError`` for activations or losses that are
+    not finite.
     """
-    settings.require_sensible(transformer)
-    with resident([get_block(transformer, block) for block in sandwich.blocks]):
-        return _train_(transformer, sandwich, states, inputs, targets, settings, seed=seed)
-
-
-def _train_(
-    transformer: nn.Module,
-    sandwich: Sandwich,
-    states: BlockStates,
-    inputs: KeptStreams,
-    targets: KeptStreams,
-    settings: SandwichSettings,
-    *,
-    seed: int,
-) -> SandwichResult:
-    """Train a sandwich whose blocks are where they run."""
     read = len(architecture_of(transformer).streams_read(sandwich.blocks[-1], transformer))
     modules = [get_block(transformer, block) for block in sandwich.blocks]
     frozen = {name: parameter.requires_grad for name, parameter in transformer.named_parameters()}
@@ -244,7 +224,8 @@ class Progress:
         if isinstance(new, LinearReplacementBlock):
             copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
         seed = config.seed * 1000 + len(replaced)
-        trained = train_sandwich_(transformer, sandwich, states, before, targets, config.settings, seed=seed)
+        with resident([get_block(transformer, block) for block in sandwich.blocks]):
+            trained = train_sandwich_(transformer, sandwich, states, before, targets, config, seed=seed)
         states.invalidate(sandwich.blocks[0])
         spent = PruningCost(
             block_forwards=states.block_forwards - ran,
