@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -88,13 +87,8 @@ class EvaluatorLine(Data, frozen=True, forbid_unknown_fields=False):
     metadata: str
 
 
-@dataclass(frozen=True)
-class OfficialVerdict:
-    """What the evaluator said of one image; `image.file` is its name there."""
-
-    image: GeneratedImage
-    correct: bool
-    reason: str
+OfficialVerdict = tuple[GeneratedImage, bool]
+"""An image, whose `file` is its name there, and whether the evaluator found it right."""
 
 
 class OfficialGenEval:
@@ -123,8 +117,8 @@ class OfficialGenEval:
         if (failed := incomplete(self.info, images, self._settings)) is not None:
             return failed
         said: dict[tuple[str, int], bool] = {}
-        for verdict in self.verdicts:
-            if said.setdefault(_key(verdict.image), verdict.correct) is not verdict.correct:
+        for image, correct in self.verdicts:
+            if said.setdefault(_key(image), correct) is not correct:
                 return self._failed(f"{self._name} judges one prompt's sample twice, and differently")
         asked = {_key(image): image for image in images.images}
         if absent := [image for key, image in asked.items() if key not in said]:
@@ -148,9 +142,9 @@ def read_official_results(path: Path) -> tuple[OfficialVerdict, ...]:
     verdicts: dict[tuple[str, int], OfficialVerdict] = {}
     for where, line in read_lines(path):
         verdict = _verdict(line, where)
-        key = (verdict.image.prompt_id, verdict.image.sample)
+        key = (verdict[0].prompt_id, verdict[0].sample)
         if verdicts.setdefault(key, verdict) is not verdict:
-            raise FastFluxError(f"{where}: {verdict.image.file} is judged twice; evaluate again.")
+            raise FastFluxError(f"{where}: {verdict[0].file} is judged twice; evaluate again.")
     if not verdicts:
         raise FastFluxError(f"{path} holds no verdicts; give the results of GenEval's evaluator.")
     return tuple(verdicts[key] for key in sorted(verdicts))
@@ -166,7 +160,7 @@ def _verdict(line: str, where: str) -> OfficialVerdict:
         raise FastFluxError(f"{where}: tag and prompt are not those of its metadata; evaluate again.")
     file, sample = Path(data.filename), int(place.group(2))
     image = GeneratedImage(file, prompt.id, sample, UNKNOWN_SEED, "geneval", None, prompt.metadata, prompt.prompt)
-    return OfficialVerdict(image, data.correct, data.reason)
+    return image, data.correct
 
 
 def _key(image: GeneratedImage) -> tuple[str, int]:

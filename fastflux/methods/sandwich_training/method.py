@@ -37,15 +37,6 @@ from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 
 
-@dataclass(frozen=True)
-class SandwichResult:
-    """The loss over all samples before and after training, and what it took."""
-
-    loss_before: float
-    loss_after: float
-    cost: PruningCost
-
-
 def train_sandwich_(
     transformer: nn.Module,
     sandwich: Sandwich,
@@ -55,8 +46,8 @@ def train_sandwich_(
     settings: SandwichTrainingConfig,
     *,
     seed: int,
-) -> SandwichResult:
-    """Train in place and tell the loss over all samples before and after; LoRA ends merged into the weights.
+) -> tuple[float, float, PruningCost]:
+    """Train in place; the loss over all samples before and after, and what it took. LoRA ends merged into the weights.
 
     ``inputs`` enter the sandwich's first block and ``targets`` left its last one before the center was replaced, both
     batched as ``states`` are. The loss is the mean squared error over both streams, text left out behind the model's
@@ -108,7 +99,7 @@ def train_sandwich_(
         training_steps=steps,
         trainable_parameters=trainable,
     )
-    return SandwichResult(before, after, cost)
+    return before, after, cost
 
 
 class _Batches:
@@ -225,7 +216,7 @@ class Progress:
             copy_fit_(new, fit_block(transformer, center, statistics, ridge=config.ridge))
         seed = config.seed * 1000 + len(replaced)
         with resident([get_block(transformer, block) for block in sandwich.blocks]):
-            trained = train_sandwich_(transformer, sandwich, states, before, targets, config, seed=seed)
+            loss, later, cost = train_sandwich_(transformer, sandwich, states, before, targets, config, seed=seed)
         states.invalidate(sandwich.blocks[0])
         spent = PruningCost(
             block_forwards=states.block_forwards - ran,
@@ -233,7 +224,7 @@ class Progress:
             activation_bytes=self.inputs.nbytes + self.store.peak_bytes,
             peak_memory_bytes=memory.read(),
         )
-        figures = {"loss_before": trained.loss_before, "loss_after": trained.loss_after, **asdict(trained.cost + spent)}
+        figures = {"loss_before": loss, "loss_after": later, **asdict(cost + spent)}
         save_change(transformer, sandwich.blocks, path, figures)
 
 
