@@ -42,7 +42,7 @@ class CalibrationRun(ABC, Generic[Datum]):
 
     @abstractmethod
     def contents(self) -> list[object]:
-        """All of the data, as `fastflux.fingerprints.fingerprint` takes them: files as paths."""
+        """All of the data, as `fastflux.calibration.fingerprints.fingerprint` takes them: files as paths."""
 
     @abstractmethod
     def __call__(self, advance: Callable[[int], object] = lambda _done: None) -> None:

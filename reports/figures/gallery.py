@@ -27,7 +27,7 @@ from reports.rows import Row
 
 INDEX = "gallery.json"
 MANIFEST = "manifest.jsonl"
-#: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
+#: Folder, below that of a gallery, of the images without one block each (`bench.run.draw`).
 SINGLE_REMOVALS = "single_removals"
 #: Pixels: no tile is larger, and of tiles up to the second a gallery holds the first number of images, else the second.
 LONGEST_EDGE, SMALL_EDGE = 192, 96
