@@ -17,7 +17,7 @@ from reports.rebuild import NAME, PACKAGE, require_manifest, write_manifest
 Edit = Callable[[dict[str, dict[str, Any]]], object]
 
 COMMITTED = PACKAGE / "data" / "results" / "cpu" / "shapes"
-NAMES = ("dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "seed1-10", "l1-12")
+NAMES = ("dense", "fastflux-10", "fastflux-20", "seed1-10", "l1-12")
 
 
 @cache
@@ -40,9 +40,9 @@ def changed(value: Any) -> Any:
     return f"{value}x"
 
 
-def test_fifty_random_edits_are_all_noticed() -> None:
+def test_twenty_random_edits_are_all_noticed() -> None:
     generator = random.Random(0)  # noqa: S311  # no secret
-    for _ in range(50):
+    for _ in range(20):
         name = generator.choice(NAMES)
         data = json.loads(texts()[name])
         container, key = generator.choice(leaves(data))
