@@ -18,8 +18,8 @@ from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.records.results import Measurement, RunRecord
-from bench.run.base_model import BaseModel
 from bench.run import score
+from bench.run.base_model import BaseModel
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation
 from bench.run.folders import locked
