@@ -191,9 +191,7 @@ def _most(ray: Any, evaluation: Evaluation) -> int:
 def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluation) -> Iterator[None]:
     """Ray, started or joined; in the end all of it that belongs to this run is gone, and signals end it as before."""
     # By itself Ray adds 15 to the niceness of workers, which would let anything else on the machine go first.
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness="0"
-    )
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness="0")
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     temporary = None
