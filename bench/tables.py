@@ -15,6 +15,7 @@ from bench.records.variant_id import (
     EXTERNAL,
     FASTFLUX,
     HALVES,
+    INFLUENCE,
     L1,
     L1_EQUAL,
     L1_LONG,
@@ -263,9 +264,9 @@ TABLES: dict[str, TableSpec] = {
         ),
     ),
     "order_noise": TableSpec(
-        "Orders by two halves of the ranking's prompts",
+        "Orders by two halves of the ranking's prompts, and by block influence",
         SCORES,
-        variants=(DENSE, *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, *HALVES))),
+        variants=(DENSE, *(f"{name}-{ratio}" for ratio in (20, 30) for name in (FASTFLUX, *HALVES, INFLUENCE))),
     ),
     "width": TableSpec(
         "L1-norm pruning, and width pruning with compensation",

@@ -9,6 +9,7 @@ from bench.records.variant_id import (
     DENSE,
     FASTFLUX,
     HALVES,
+    INFLUENCE,
     L1,
     L1_EQUAL,
     L1_LONG,
@@ -46,8 +47,8 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, JSON]]] = {
     "layers5": ("ST of 5 layers", {"layers": 5}),
     "reuse": ("FastFLUX-10%, reused from 20%", {"reuse_from": 0.20}),
 }
-#: FastFLUX of these ratios in the orders by either half of the ranking's prompts: how much the order's noise decides.
-HALVED_RATIOS = (0.20, 0.30)
+#: Of FastFLUX in the orders by either half of the ranking's prompts, which tell how much noise decides, and in another.
+REORDERED_RATIOS = (0.20, 0.30)
 #: What models of narrower blocks that are to be as fast as another are called.
 _WIDTHS = {L1_EQUAL: "FLUX-Pruning", WIDTH_EQUAL: "Width-Pruning"}
 #: What claims compare and chance has a part in is pruned from these seeds too: those are decided over prunings.
@@ -134,9 +135,9 @@ def paper_variants(profile: Profile) -> tuple[Variant, ...]:
         *(fastflux(family, label, settings=settings) for family, (label, settings) in ABLATIONS.items()),
         *(fastflux(family, label, settings={"ranking": ranking}) for family, (label, ranking) in ORDERS.items()),
         *(
-            fastflux(half, f"{fast}-{100 * r:.0f}%, order {half[-1]}", r, {"ranking": order})
-            for half, order in _half_orders(profile)
-            for r in HALVED_RATIOS
+            fastflux(family, f"{fast}-{100 * r:.0f}%, {called}", r, {"ranking": order})
+            for family, called, order in _other_orders(profile)
+            for r in REORDERED_RATIOS
         ),
         *(
             made
@@ -207,11 +208,12 @@ def ranking_file(profile: Profile, method: str) -> Path | None:
     return Path(ranking) if isinstance(ranking, str) and ranking.endswith(".json") else None
 
 
-def _half_orders(profile: Profile) -> Iterable[tuple[str, str]]:
-    """The families of `HALVES` and their orders, where the profile's ranking holds any."""
+def _other_orders(profile: Profile) -> list[tuple[str, str, str]]:
+    """Families, what they are called, and orders, where the profile's ranking holds those of the prompts' halves."""
     path = ranking_file(profile, "sandwich_training")
     orders = read_json(path).get("halves", {}).get("orders", []) if path is not None else []
-    return zip(HALVES, map(",".join, orders), strict=False)
+    halves = [(half, f"order {half[-1]}", ",".join(order)) for half, order in zip(HALVES, orders, strict=False)]
+    return [*halves, (INFLUENCE, "block influence", "block_influence")] if halves else []
 
 
 def require_current_rankings(profile: Profile, revision: str) -> None:

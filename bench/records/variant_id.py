@@ -18,6 +18,8 @@ L1_LONG = "l1_long"
 WIDTH, WIDTH_EQUAL = "width", "width_equal"
 #: FastFLUX in the orders by either half of the ranking's prompts.
 HALVES = ("half1", "half2")
+#: FastFLUX in the order of block influence, which costs one pass.
+INFLUENCE = "influence"
 #: Other models' images, scored beside the profile's own.
 EXTERNAL = "external"
 _SEEDED = re.compile(r"(?:(?P<family>\w+)_)?seed\d+")

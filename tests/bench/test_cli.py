@@ -22,23 +22,3 @@ def test_settings_may_be_given_again_and_hold_signs_of_equality() -> None:
     for faulty in ("x", "=1"):
         with pytest.raises(FastFluxError, match="is no KEY=VALUE"):
             pairs([faulty])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status", "message"),
-    [
-        (["reproduce", "--profile", "shpes"], 1, "did you mean 'shapes'"),
-        (["reproduce", "--limit", "few"], 2, "--limit"),
-        (["rank", "--sampels", "3"], 2, "Did you mean --samples"),
-        (["full_size", "--budget", "nan", "--stages", "flops"], 1, "--budget is nan"),
-        (["full_size", "--set", "random.heads=0", "--set", "random.axes=[1, 2]"], 1, "random.heads is 0"),
-        (["nothing"], 2, "nothing"),
-    ],
-)
-def test_what_cannot_be_is_one_sentence(
-    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(arguments) == status
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") <= 1

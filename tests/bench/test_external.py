@@ -12,7 +12,6 @@ from bench.metrics.quality.geneval import GenEval
 from bench.records.results import RunRecord
 from bench.run.external import score, shown
 from tests.bench.conftest import WriteImages
-from tests.fastflux.tiny_pipeline import write_tiny_pipeline
 
 HPS = [{"id": f"h{index}", "set": "hps", "style": "photo", "prompt": f"{index} stars"} for index in range(3)]
 RED = {"tag": "single_object", "include": [{"class": "star", "count": 1}]}
@@ -100,13 +99,7 @@ def own_prompts(folder: Path, count: int) -> Path:
 
 
 FAULTS: dict[str, tuple[list[str], int, str]] = {
-    "none": (["--metrics", ","], 2, "it names nothing"),
-    "empty": (["--metrics", ""], 2, "it names nothing"),
-    "unknown": (["--metrics", "clip_scor"], 1, "did you mean 'clip_score'"),
-    "other": (["--metrics", "flops"], 1, "flops does not measure images alone"),
     "all failed": (["--metrics", "geneval"], 1, "geneval: failed, the image set holds no images for this metric"),
-    "no such device": (["--device", "cuda:3"], 1, "There is no device 'cuda:3' here"),
-    "prompts as a text": (["--set", "prompts=some.jsonl"], 1, "prompts is 'some.jsonl': expected `array`"),
     "half a character": ([], 1, "line 1 has half a surrogate pair"),
     "no picture": ([], 1, "clip_score: failed, dense/images/h0_0.png is damaged or no picture (of no known format)"),
     "huge": ([], 1, "could be decompression bomb"),
@@ -152,41 +145,3 @@ def test_what_cannot_be_scored_is_one_sentence(
     shown = capsys.readouterr()
     assert message in shown.out + shown.err
     assert "\x1b" not in shown.out
-
-
-@pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny FLUX pipeline."""
-    folder = tmp_path_factory.mktemp("flux") / "pipeline"
-    write_tiny_pipeline(folder)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("extra", "status", "message"),
-    [
-        (["--limit", "0"], 1, "--limit is 0, but it is the number of prompts"),
-        (["--limit", "-3"], 1, "--limit is -3"),
-        (["--size", "63"], 1, "sampling.height is 63"),
-        (["--size", "24"], 1, "24"),
-        (["--steps", "0"], 1, "sampling.steps is 0"),
-        (["--guidance", "nan"], 1, "sampling.guidance is nan"),
-        (["--guidance", "-1"], 1, "sampling.guidance is -1"),
-        (["--device", "cuda:9"], 1, "There is no device 'cuda:9' here"),
-        (["--set", "dtype=int8"], 1, "dtype"),
-        (["--out", "prompts.jsonl"], 1, "prompts.jsonl"),
-        (["--out", "/proc/nothing"], 1, "/proc/nothing"),
-    ],
-)
-def test_what_cannot_be_drawn_is_one_sentence_before_drawing(
-    extra: list[str], status: int, message: str, pipeline: Path, changes: dict[str, str], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    options = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
-    out = [] if "--out" in extra else ["--out", "drawn"]
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["draw", str(pipeline), *options, *out, *extra]) == status
-    shown = capsys.readouterr()
-    assert message in shown.err
-    assert shown.err.count("\n") == 1
-    assert sorted(tmp_path.rglob("*")) == before

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from bench.samples.image_set import ImageSet, ImageSetError
 from tests.bench.conftest import WriteImages
@@ -69,27 +68,6 @@ def test_a_truncated_image_is_an_error_that_names_it(write_images: WriteImages, 
         rewrite(manifest, {"sha256": None})
     with pytest.raises(ImageSetError, match=r"geneval-colors-000_0\.png is"):
         list(ImageSet.read(manifest))
-
-
-@pytest.mark.parametrize(
-    ("picture", "pixel"),
-    [
-        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), [255, 255, 255]),
-        (Image.new("I;16", (8, 8), 32768), [128, 128, 128]),
-        (Image.new("L", (8, 8), 7), [7, 7, 7]),
-        (Image.new("RGB", (8, 8), (1, 2, 3)).convert("P"), [0, 0, 0]),
-    ],
-    ids=["transparent", "16-bit grey", "grey", "palette"],
-)
-def test_other_modes_are_read_as_people_see_them(
-    write_images: WriteImages, picture: Image.Image, pixel: list[int]
-) -> None:
-    manifest = write_images([GENEVAL])
-    picture.save(manifest.parent / "images" / "geneval-colors-000_0.png")
-    rewrite(manifest, {"sha256": None})
-    pixels = ImageSet.read(manifest).images[0].read()
-    assert pixels.shape == (8, 8, 3)
-    assert pixels[0, 0].tolist() == pixel
 
 
 @pytest.mark.parametrize(

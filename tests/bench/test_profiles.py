@@ -31,8 +31,8 @@ def test_the_variants_are_the_papers() -> None:
         "width-12", "width-21", "width-27", "width_equal-10", "width_equal-15", "width_equal-20",
         "l1_long-21", "l1_long-27",
         "brll-10", "removal-10", "removal_st-10", "layers1-10", "layers5-10", "reuse-10", "r2-10", "start2end-10",
-        "end2start-10", "half1-20", "half1-30", "half2-20", "half2-30", "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20",
-        "flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20",
+        "end2start-10", "half1-20", "half1-30", "half2-20", "half2-30", "influence-20", "influence-30",
+        "sd3", "fastsd3-10", "fastsd3-20", "plussd3-20", "flux2", "fastflux2-10", "fastflux2-20", "plusflux2-20",
         *(str(VariantId.parse(name).seeded(seed)) for name in SEEDED for seed in SEEDS),
     ]  # fmt: skip
     assert variants["fastflux-05"].label == "FastFLUX-5%"
@@ -74,10 +74,11 @@ def test_a_ranking_file_decides_the_order_and_must_be_of_the_same_weights(tmp_pa
     path.write_text(json.dumps(ranking | {"halves": {"orders": [order, order[::-1]]}}))
     profile = structs.replace(load_profile("shapes"), methods={"linear_replacement": {"ranking": str(path)}})
     configs = {variant.id: variant.config for variant in paper_variants(profile)}
-    assert "half1-20" not in configs  # they are FastFLUX's, which has no file here
+    assert {"half1-20", "influence-20"}.isdisjoint(configs)  # they are FastFLUX's, which has no file here
     trained = structs.replace(profile, methods={"sandwich_training": {"ranking": str(path)}})
     halves = {variant.id: variant.config for variant in paper_variants(trained)}
     assert halves["half1-30"].ranking == ",".join(order)  # type: ignore[union-attr]
+    assert halves["influence-30"].ranking == "block_influence"  # type: ignore[union-attr]
     assert halves["half2-30"].ranking == ",".join(order[::-1])  # type: ignore[union-attr]
     assert configs["brll-10"].ranking == ",".join(order)  # type: ignore[union-attr]
     assert configs["fastflux-10"].ranking == DEFAULT_RANKING  # type: ignore[union-attr]
@@ -109,7 +110,7 @@ PLUS = ("plus-18", "plus-26", "plus-35")
 def test_a_table_brings_just_the_variants_it_needs(tables: list[str], expected: list[str]) -> None:
     assert [variant.id for variant in chosen_variants(load_profile("shapes"), needed_by(tables))] == expected
     assert len(chosen_variants(load_profile("shapes"), needed_by(MAIN))) == 25
-    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 45 + len(SEEDED) * len(SEEDS)
+    assert len(chosen_variants(load_profile("shapes"), needed_by(TABLES))) == 47 + len(SEEDED) * len(SEEDS)
 
 
 def test_named_variants_bring_the_dense_model_along() -> None:

@@ -18,7 +18,7 @@ from reports.rebuild import PACKAGE
 Edit = Callable[[dict[str, dict[str, Any]]], object]
 
 COMMITTED = PACKAGE / "data" / "results" / "cpu" / "shapes"
-NAMES = ("dense", "fastflux-05", "fastflux-10", "fastflux-15", "fastflux-20", "seed1-10", "l1-12")
+NAMES = ("dense", "fastflux-10", "fastflux-20", "seed1-10", "l1-12")
 
 
 @cache
@@ -41,9 +41,9 @@ def changed(value: Any) -> Any:
     return f"{value}x"
 
 
-def test_fifty_random_edits_are_all_noticed() -> None:
+def test_twenty_random_edits_are_all_noticed() -> None:
     generator = random.Random(0)  # noqa: S311  # no secret
-    for _ in range(50):
+    for _ in range(20):
         name = generator.choice(NAMES)
         data = json.loads(texts()[name])
         container, key = generator.choice(leaves(data))

@@ -73,17 +73,13 @@ def states_of(transformer: Any, drive: Drive, folder: Path | None = None) -> Blo
     return BlockStates(transformer, inputs, SIZE, store=ActivationStore(folder))
 
 
-@pytest.mark.parametrize("activations", ["ram", "disk"])
-def test_an_offloaded_block_comes_once_for_all_batches(
-    drive: Drive, tmp_path: Path, transfers: Transfers, activations: str
-) -> None:
-    folder = tmp_path if activations == "disk" else None
-    plain = states_of(eight_blocks(offloaded=False), drive, folder)
+def test_an_offloaded_block_comes_once_for_all_batches(drive: Drive, tmp_path: Path, transfers: Transfers) -> None:
+    plain = states_of(eight_blocks(offloaded=False), drive, tmp_path)
     transformer = eight_blocks(offloaded=True)
-    states = states_of(transformer, drive, folder)
+    states = states_of(transformer, drive, tmp_path)
     blocks = states.blocks
     transfers.take(transformer)  # of the recording
-    fresh = BlockStates(transformer, states.inputs, SIZE, store=ActivationStore(folder))
+    fresh = BlockStates(transformer, states.inputs, SIZE, store=ActivationStore(tmp_path))
     assert transfers.take(transformer) == [0] * 8, "the embedders need no block"
     assert len(fresh.before(blocks[0])) == BATCHES
     for at, expected in ((5, [1] * 5 + [0] * 3), (7, [0] * 5 + [1, 1, 0]), (5, [0] * 8)):
@@ -219,16 +215,12 @@ def test_statistics_of_recorded_samples_are_those_of_whole_forwards(
     assert not equal_statistics(collect_recorded(transformer, RecordedInputs(other, inputs.shared), SIZE), wanted)
 
 
-@pytest.mark.parametrize("activations", ["ram", "disk"])
-def test_pruning_offloaded_brings_each_block_once_a_place(
-    drive: Drive, tmp_path: Path, transfers: Transfers, activations: str
-) -> None:
+def test_pruning_offloaded_brings_each_block_once_a_place(drive: Drive, tmp_path: Path, transfers: Transfers) -> None:
     models, forwards = [], 0
     for offloaded in (False, True):
         transformer = eight_blocks(offloaded=offloaded)
         config = SandwichTrainingConfig(blocks=2, samples=SAMPLES, rank=2, steps=3, batch=4)  # by residual R2
-        calibration = Calibration(drive(transformer), folder=tmp_path / str(offloaded), batch_size=SIZE,
-                                  activations=activations)  # fmt: skip
+        calibration = Calibration(drive(transformer), folder=tmp_path / str(offloaded), batch_size=SIZE)
         calibration.folder.mkdir()  # type: ignore[union-attr]
         inputs = calibration.inputs(transformer, SAMPLES, 0)
         calibration.inputs = lambda *_, inputs=inputs: inputs  # type: ignore[method-assign, misc]

@@ -63,13 +63,12 @@ def test_costs_add_up_and_are_the_same_after_an_interruption(
     assert lower == read_cost(files[0]) + read_cost(files[1])
 
 
-@pytest.mark.parametrize("ranking", ["start2end", "end2start", "random"])
-def test_going_on_costs_what_one_run_would_have(drive: Drive, tmp_path: Path, ranking: str) -> None:
+def test_going_on_costs_what_one_run_would_have(drive: Drive, tmp_path: Path) -> None:
     def counts(blocks: int, folder: Path | None = None) -> PruningCost:
-        return replace(cost_of(drive, sandwich(blocks, ranking=ranking), folder), seconds=0.0, peak_memory_bytes=None)
+        return replace(cost_of(drive, sandwich(blocks, ranking="random"), folder), seconds=0.0, peak_memory_bytes=None)
 
-    whole = counts(4)
-    for blocks in (1, 3, 4):
+    whole = counts(3)
+    for blocks in (1, 3):
         gone_on = counts(blocks, tmp_path)
     assert gone_on == whole
 

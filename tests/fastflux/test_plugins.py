@@ -1,16 +1,22 @@
 """Another package adds an architecture or a method in one file of its own, found by its entry point."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fastflux.calibration.parts import key_of_run
+from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
+from fastflux.io.pipelines import export_pipeline, load_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig, remove_blocks_
 from fastflux.methods.registry import register_pruning_method
 from fastflux.models.architecture import load_plugins, register_architecture
 from fastflux.models.flux import FLUX
+from tests.fastflux.conftest import make_replaced_flux
 
 ARCHITECTURE = """
 from dataclasses import replace
@@ -60,10 +66,18 @@ def remove_first_block_(transformer, config, calibration):
     return Pruned((replacement,))
 """
 
-WRITE = """
+USE = """
+import fastflux, sys
+from diffusers import FluxPipeline
+
+pruned = FluxPipeline.from_pretrained(sys.argv[1]).transformer
+print(type(pruned).__name__, len(fastflux.plan_of(pruned).replacements))
+elsewhere = fastflux.load_pipeline(sys.argv[2])
+from fastflux.calibration.parts import key_of_run
+print(key_of_run(elsewhere.transformer, fastflux.Trajectories(elsewhere, ["a ring"])))
+
 import torch
 from diffusers import AutoencoderKL, BriaPipeline, BriaTransformer2DModel, FlowMatchEulerDiscreteScheduler
-import fastflux
 from fastflux.methods.registry import make_config
 from fastflux.models.architecture import example_inputs
 
@@ -84,14 +98,6 @@ for method, settings in methods.items():
     plan = fastflux.prune_(transformer, make_config(method, settings), lambda: transformer(**inputs))
     fastflux.export_pipeline("base", transformer, method)
     expected[method] = transformer(**inputs).sample, plan.hash
-torch.save((inputs, expected), "expected.pt")
-"""
-READ = """
-import torch
-import fastflux
-from diffusers import BriaPipeline
-
-inputs, expected = torch.load("expected.pt")
 dense = expected.pop("dense")
 for method, (output, plan) in expected.items():
     none = dict.fromkeys(("text_encoder", "tokenizer"))
@@ -112,22 +118,22 @@ def install(site: Path, module: str, source: str, group: str) -> None:
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{module} = {module}\n")
 
 
-def python(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[2]
-    path = f"{folder / 'site'}:{root}"
-    environment = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-def test_a_family_and_a_method_of_one_file_each_are_pruned_exported_and_loaded(tmp_path: Path) -> None:
+def test_a_fresh_process_loads_an_export_knows_a_run_elsewhere_and_takes_a_family_and_a_method_of_one_file_each(
+    base: Path, tmp_path: Path
+) -> None:
     (tmp_path / "site").mkdir()
+    export_pipeline(base, make_replaced_flux({1, 3}), tmp_path / "pruned")
+    shutil.copytree(base, tmp_path / "elsewhere/tiny")
     install(tmp_path / "site", "bria", ARCHITECTURE, "fastflux.architectures")
     install(tmp_path / "site", "firstblock", METHOD, "fastflux.methods")
-    for code in (WRITE, READ):
-        done = python(tmp_path, code)
-        assert done.returncode == 0, done.stderr
+    path = f"{tmp_path / 'site'}:{Path(__file__).resolve().parents[2]}"
+    environment = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", USE, "pruned", "elsewhere/tiny"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    pipeline: Any = load_pipeline(base)
+    key = key_of_run(pipeline.transformer, Trajectories(pipeline, ["a ring"]))
+    assert done.stdout.split() == ["FastFluxTransformer2DModel", "2", key]
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,11 +28,6 @@ def test_the_example_of_a_docstring_runs(name: str, base: Path, tmp_path: Path) 
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
 
 
-@pytest.mark.parametrize("name", ["Calibration", "LinearReplacementConfig", "PruningPlan", "Trajectories"])
-def test_the_main_classes_have_an_example(name: str) -> None:
-    assert name in EXAMPLES
-
-
 @pytest.mark.parametrize(
     "name", ["prune", "rank_blocks", "prune_", "fold_", "export_pipeline", "load_pipeline", "plan_of"]
 )

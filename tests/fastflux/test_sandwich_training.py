@@ -74,7 +74,7 @@ def test_training_brings_the_model_nearer_to_the_dense_one() -> None:
 def test_each_sandwich_lowers_its_loss(drive: Drive, tmp_path: Path) -> None:
     from safetensors import safe_open
 
-    pruned(drive, tmp_path, blocks=3, steps=60)
+    pruned(drive, tmp_path, blocks=3, steps=40)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert len(files) == 3
     for path in files:

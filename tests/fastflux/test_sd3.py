@@ -17,7 +17,6 @@ from fastflux.cli import main
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import load_pipeline
 from fastflux.methods.l1_norm import L1NormConfig
-from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
 from fastflux.models.architecture import IMAGE_STREAM, STREAMS, architecture_of, example_inputs
@@ -31,7 +30,6 @@ from tests.fastflux.conftest import DiesAtTheThird, Drive, draw, make_replaced, 
 from tests.fastflux.test_sandwich_training import equal
 
 LAST = BlockRef("transformer_blocks", 6)
-DUAL = {"dual_attention_layers": (0, 1)}
 
 
 @pytest.fixture
@@ -144,16 +142,6 @@ def test_slicing_takes_the_same_share_of_every_block(qk_norm: str | None) -> Non
         assert block.ff.net[2].in_features == channels
     assert transformer.transformer_blocks[6].attn.to_add_out is None
     assert torch.isfinite(run(transformer)).all()
-
-
-def test_a_second_attention_is_replaced_but_not_sliced(drive: Drive) -> None:
-    transformer = make_tiny_sd3(**DUAL)
-    with pytest.raises(FastFluxError, match=r"cannot slice transformer_blocks\.0, which has a second attention"):
-        prune_(transformer, L1NormConfig(0.2))
-    assert equal(transformer, make_tiny_sd3(**DUAL))
-    prune_(transformer, LinearReplacementConfig(blocks=2, ranking="start2end"), drive(transformer))
-    assert torch.isfinite(run(transformer)).all()
-    assert parameter_count(transformer) < parameter_count(make_tiny_sd3(**DUAL))
 
 
 @pytest.mark.parametrize(("guidance", "rows"), [(1.0, 2), (5.0, 4)])

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from bench.records.results import RunRecord
 from bench.tables import TABLES
 from fastflux.text import one_line
-from reports.paired_differences import differences_table
 from reports.render.frame import to_frame, write_csv
 from reports.rows import rows_of
 from reports.table import Cell, Group, Header, Table
 from reports.tables import make_table
-from tests.reports.conftest import MakeRecord, Measured, Sampled
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Table(
@@ -75,24 +73,6 @@ def test_a_table_of_records_is_a_frame_at_full_precision(hps_records: tuple[RunR
     assert frame["group"].tolist()[1] == "Latency 0.910 to 0.920 of dense"
     assert frame.attrs["title"] == "Table 1: HPS by style, FLUX-Shapes"
     assert frame["scores"].str.startswith("Scores are of the FLUX-Shapes scorers").all()
-
-
-def test_values_stand_in_the_unit_of_their_heading(make_record: MakeRecord, measured: Measured) -> None:
-    flops = measured("flops", {"forward": 3.2e8, "ratio_to_dense": 1.0}, intervals={"forward": (3e8, 4e8)})
-    table = make_table("table6", TABLES["table6"], rows_of([make_record("dense", "D", flops)]), intervals=True)
-    line = to_frame(table).iloc[0]
-    assert (line["FLOPs (M)"], line["FLOPs (M) low"], line["FLOPs (M) high"]) == (320.0, 300.0, 400.0)
-    assert line["FLOPs (M) suffix"] == "(100.0%)"
-
-
-def test_differences_keep_interval_and_p_value(make_record: MakeRecord, sampled: Sampled) -> None:
-    records = [
-        make_record("dense", "D", sampled("hps.averaged", 30.0)),
-        make_record("fastflux-10", "F", sampled("hps.averaged", 28.0, "x")),
-    ]
-    line = to_frame(differences_table(rows_of(records))).iloc[0]
-    assert line["HPS averaged low"] < line["HPS averaged"] < line["HPS averaged high"]
-    assert line["HPS averaged suffix"].startswith("p")
 
 
 @settings(max_examples=30, deadline=None)

@@ -50,6 +50,9 @@ def test_flux_dev_dense_is_what_the_formulas_say(size: int, config: dict[str, An
     assert table.forward == flux_flops(config, image_tokens=(size // 16) ** 2, text_tokens=TEXT)
     assert 0 < table.rest < 0.01 * table.forward
     assert table.text_tokens == TEXT, "FluxPipeline's own"
+    if config is FLUX_DEV:
+        assert table.forward / 1e12 == pytest.approx(74.385, abs=5e-4), "as it is known to cost"
+    assert by_hand("linear") / by_hand("single") == pytest.approx(1 / 13, rel=0.2)
 
 
 def test_flux_dev_pruned_is_the_sum_of_its_blocks() -> None:

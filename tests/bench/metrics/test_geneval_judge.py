@@ -61,24 +61,10 @@ def test_too_few_are_wrong_and_more_are_only_wrong_if_excluded() -> None:
     )
 
 
-def test_other_classes_do_not_count() -> None:
-    assert not verdict([star(label="ring")], include=ONE_STAR).correct
-    assert verdict([star(), star(label="ring")], include=ONE_STAR).correct
-    assert not verdict([star(), star(label="ring")], include=ONE_STAR, exclude=[{"class": "ring", "count": 1}]).correct
-
-
 def test_all_of_include_must_hold_and_all_faults_are_told() -> None:
     both = [{"class": "star", "count": 1}, {"class": "ring", "count": 1}]
     assert verdict([star(), star(label="ring")], "two_object", include=both).correct
     assert verdict([], "two_object", include=both).reason == "expected 1 star, found 0\nexpected 1 ring, found 0"
-
-
-def test_at_most_16_objects_of_a_class_are_kept() -> None:
-    many = [star()] * 20
-    assert not verdict(many, include=[{"class": "star", "count": 17}]).correct
-    assert verdict(many, include=[{"class": "star", "count": 16}], exclude=[{"class": "star", "count": 17}]).correct
-    assert not verdict(many, include=ONE_STAR, exclude=[{"class": "star", "count": 16}]).correct
-    assert verdict([*many, star(0.4, label="ring")], include=[{"class": "ring", "count": 1}]).correct
 
 
 def test_colors_are_those_of_the_best_objects_only() -> None:
@@ -96,14 +82,6 @@ def test_colors_are_those_of_the_best_objects_only() -> None:
     assert judged([0.5, 0.7, 0.9], 2).correct
     assert judged([0.5, 0.9], 2) == Verdict(correct=False, reason="expected 2 red star, found red, blue")
     assert seen == [([0.9], "star"), ([0.9, 0.7], "star"), ([0.9, 0.5], "star")]
-
-
-def test_of_equal_scores_the_later_one_comes_first() -> None:
-    left, right = star(0.9, (0, 0, 10, 10)), star(0.9, (50, 0, 60, 10))
-    ring = star(0.9, (25, 0, 35, 10), "ring")
-    include = [{"class": "ring", "count": 1}, {"class": "star", "count": 1, "position": ["left of", 0]}]
-    assert verdict([right, left, ring], "position", include=include).correct
-    assert not verdict([left, right, ring], "position", include=include).correct
 
 
 def at(x: float, y: float, width: float = 10, height: float = 10) -> Box:
@@ -138,13 +116,6 @@ def test_relations_of_equal_squares(box: Box, expected: set[str]) -> None:
     assert relations(box, at(0, 0)) == expected
 
 
-def test_elongated_boxes_need_a_wider_offset_along_their_length_only() -> None:
-    # The margin along x is 0.1 x (100 + 10) = 11: of 20 pixels 9 are left, of 24 pixels 13.
-    assert relations(at(20, 0, width=100), at(0, 0)) == set()
-    assert relations(at(24, 0, width=100), at(0, 0)) == {"right of"}
-    assert relations(at(0, 20, width=100), at(0, 0)) == {"below"}
-
-
 COORDINATE = st.floats(-1000, 1000)
 BOXES = st.tuples(COORDINATE, COORDINATE, st.floats(0.1, 200), st.floats(0.1, 200)).map(lambda b: at(*b))
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -172,13 +143,6 @@ def test_positions_are_relative_to_the_earlier_entry() -> None:
 def test_without_its_target_a_position_is_wrong() -> None:
     found = verdict([star(box=at(10, 30))], "position", include=POSITION)
     assert found.reason == "expected 1 ring, found 0\nno target for star to be left of"
-
-
-def test_every_pair_must_lie_as_asked() -> None:
-    include = [{"class": "ring", "count": 2}, {"class": "star", "count": 1, "position": ["left of", 0]}]
-    rings = [star(box=at(40, 30), label="ring"), star(box=at(5, 30), label="ring")]
-    assert not verdict([star(box=at(20, 30)), *rings], "position", include=include).correct
-    assert verdict([star(box=at(-20, 30)), *rings], "position", include=include).correct
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_packing_is_the_pipelines() -> None:
 
 
 def test_normalised_latents_have_unit_deviation_and_decode_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.shapes.vae.sample_scenes", lambda _count, seed: sample_scenes(256, seed))
+    monkeypatch.setattr("bench.shapes.vae.sample_scenes", lambda _count, seed: sample_scenes(96, seed))
     torch.manual_seed(0)
     vae = build_vae().eval()
     images = render(sample_scenes(4, 0))
@@ -206,7 +206,7 @@ def test_normalised_latents_have_unit_deviation_and_decode_as_before(monkeypatch
         normalise_latents_(vae)
         latents = encode(vae, images)
         torch.testing.assert_close(vae.decode(latents).sample, before, rtol=1e-3, atol=1e-4)
-    many = encode(vae, render(sample_scenes(256, 10**6)))
+    many = encode(vae, render(sample_scenes(96, 10**6)))
     assert (many.std(dim=(0, 2, 3)) - 1).abs().max() < 0.1
 
 
