@@ -129,7 +129,12 @@ class Profile(Data, frozen=True):
 
     def scorers_hash(self) -> str:
         """16 hex digits of all that defines the scores: the metrics' settings, and the content of their files."""
-        return digest({name: content_of(settings) for name, settings in self.metrics.items()})
+        return self.scorers_hashes()[""]
+
+    def scorers_hashes(self) -> dict[str, str]:
+        """`scorers_hash` by the name "", and by a metric's name the same of that one alone."""
+        read = {name: content_of(settings) for name, settings in self.metrics.items()}
+        return {name: digest({name: content}) for name, content in read.items()} | {"": digest(read)}
 
 
 def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile:

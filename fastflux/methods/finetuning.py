@@ -192,8 +192,11 @@ def descend(
     ``diverged``, in which ``{step}`` is filled, when the error is not finite.
     """
     groups = [(list(parameters), rate) for parameters, rate in groups if parameters]
+    # By itself only a GPU's parameters go together: on the CPU that is quicker, too, and the same to the bit.
     optimizer = torch.optim.AdamW(
-        [{"params": parameters, "lr": rate, "base": rate} for parameters, rate in groups], weight_decay=0.0
+        [{"params": parameters, "lr": rate, "base": rate} for parameters, rate in groups],
+        weight_decay=0.0,
+        foreach=True,
     )
     generator = torch.Generator().manual_seed(seed)
     first, before = (0, 0.0) if state is None else _take_up_(state, optimizer, generator)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastflux.calibration.fingerprints import key_of_run
 
+from fastflux.calibration.fingerprints import key_of_run
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import export_pipeline, load_pipeline

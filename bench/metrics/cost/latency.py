@@ -3,6 +3,7 @@
 All variants are measured in turn, so that the machine's drift meets them alike.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ def measure_latency(
     rounds: int,
     seed: int,
     precision: float = 0.0,
+    decided: Callable[[float, float], bool] = lambda _low, _high: False,
     baseline: str = "dense",
     device: str = "cpu",
     clock: Clock | None = None,
@@ -60,6 +62,7 @@ def measure_latency(
         seed: of the orders.
         precision: no more rounds than it takes for the 95% interval of every ratio to be narrower than this; 0 takes
             them all.
+        decided: whether a ratio's interval says enough without being as narrow.
         baseline: the variant the ratios refer to.
         device: a CUDA device is waited for before and after each step.
         clock: seconds; without one the device's own: CUDA events, or ``time.perf_counter``. The settings name it.
@@ -90,9 +93,10 @@ def measure_latency(
 
     def enough(times: Mapping[str, list[float]]) -> bool:
         others = [name for name in times if name != baseline]
-        if not precision or not others or baseline not in times:
+        if not others or baseline not in times:
             return False
-        return all(_width(times[name], times[baseline]) < precision for name in others)
+        intervals = [_interval(times[name], times[baseline]) for name in others]
+        return all(high - low < precision or decided(low, high) for low, high in intervals)
 
     times, faults = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed, enough=enough)
     rounds = max(map(len, times.values())) or rounds
@@ -117,10 +121,10 @@ def measure_latency(
     }
 
 
-def _width(times: list[float], reference: list[float]) -> float:
-    """Of the 95% interval of the ratio; infinite where there is none yet."""
-    interval = median_interval([own / dense for own, dense in zip(times, reference, strict=True)] or [1.0]).interval
-    return float("inf") if interval is None else interval[1] - interval[0]
+def _interval(times: list[float], reference: list[float]) -> tuple[float, float]:
+    """The 95% interval of the ratio; infinite where there is none yet."""
+    found = median_interval([own / dense for own, dense in zip(times, reference, strict=True)] or [1.0]).interval
+    return found or (-math.inf, math.inf)
 
 
 def latency_of(
