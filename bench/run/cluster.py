@@ -11,6 +11,7 @@ import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -110,22 +111,22 @@ class Worker:
 
 def execute(
     evaluation: Evaluation,
-    schedule: Schedule,
+    plan: Callable[[], Schedule],
     done: Done,
     workers: int | None,
     address: str | None,
     settler: Callable[[Evaluation], Settler] = settler,
 ) -> None:
-    """Settle a schedule in this process or by workers, each with a settler of its own."""
+    """Settle a schedule in this process or by workers, each with a settler of its own; `plan` makes it meanwhile."""
     if workers == 1 and address is None:
-        run_here(settler(evaluation), schedule, done)
+        run_here(settler(evaluation), plan(), done)
     else:
-        run_on_ray(evaluation, schedule, done, workers, address, settler)
+        run_on_ray(evaluation, plan, done, workers, address, settler)
 
 
 def run_on_ray(
     evaluation: Evaluation,
-    schedule: Schedule,
+    plan: Callable[[], Schedule],
     done: Done,
     workers: int | None,
     address: str | None,
@@ -133,10 +134,11 @@ def run_on_ray(
 ) -> None:
     """Settle a schedule by workers on this machine, or on those of a running cluster.
 
-    A unit whose worker dies is given to another one, `TRIES` times in all.
+    It is planned while Ray starts and the workers import their libraries. A unit whose worker dies is given to another
+    one, `TRIES` times in all.
 
     Raises FastFluxError: Ray is not installed, the address does not answer, there are fewer GPUs or cores than asked
-    for, or a worker cannot take part.
+    for, or a worker cannot take part; and what `plan` raises.
     """
     try:
         import ray
@@ -145,12 +147,13 @@ def run_on_ray(
     token = f".seen-{secrets.token_hex(4)}"
     write_text(evaluation.folder / token, "workers look for it\n")
     try:
+        job = Job.of(evaluation, settler, token)
+        planned = _beside(plan)
         with _connected(ray, address, workers or 1, evaluation):
             count = workers or _most(ray, evaluation)
             if count > (most := _most(ray, evaluation)):
                 what = "cores" if evaluation.on_cpu else "GPUs"
                 raise FastFluxError(f"{count} workers are asked for, but the cluster has {most} {what}: ask for fewer.")
-            console.print(f"{len(schedule.left)} units of work on {count} workers", markup=False)
             options = {
                 "num_cpus": 1,
                 "num_gpus": 0 if evaluation.on_cpu else 1,
@@ -158,10 +161,28 @@ def run_on_ray(
                 "max_task_retries": 0,
             }
             kind = ray.remote(**options)(Worker)
+            ahead = [kind.remote() for _ in range(count)]
+            if (schedule := planned()).ended:
+                return
+            console.print(f"{len(schedule.left)} units of work on {count} workers", markup=False)
             with board_of(schedule, count) as board:
-                Pool(ray, kind, Job.of(evaluation, settler, token), schedule, board, done).run(count)
+                Pool(ray, kind, job, schedule, board, done, ahead).run(count)
     finally:
         (evaluation.folder / token).unlink(missing_ok=True)
+
+
+def _beside(plan: Callable[[], Schedule]) -> Callable[[], Schedule]:
+    """What gives the outcome of a call that has begun in a thread, which a process that ends does not wait for."""
+    outcome: Future[Schedule] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(plan())
+        except BaseException as error:  # noqa: BLE001  # it is raised where the outcome is asked for
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return outcome.result
 
 
 def local_workers(evaluation: Evaluation, workers: int | None) -> int:
@@ -266,7 +287,10 @@ class Pulse:
 
 @dataclass
 class Pool:
-    """Workers of a `kind`, what each of them does, and what is left for them; `job` is what each begins with."""
+    """Workers of a `kind`, what each of them does, and what is left for them; `job` is what each begins with.
+
+    Those `ahead` have been started already.
+    """
 
     ray: Any
     kind: Any
@@ -274,6 +298,7 @@ class Pool:
     schedule: Schedule
     board: Board
     done: Done
+    ahead: list[Any] = field(default_factory=list)
     idle: list[Any] = field(default_factory=list)
     calls: dict[Any, tuple[Any, Node | None]] = field(default_factory=dict)
     """By what is waited for: the worker, and its node, None while it makes ready."""
@@ -298,7 +323,7 @@ class Pool:
                 raise FastFluxError(f"no worker could be started within {PATIENCE:.0f} s: look at the cluster.")
 
     def _hire(self) -> None:
-        worker = self.kind.remote()
+        worker = self.ahead.pop() if self.ahead else self.kind.remote()
         self.calls[worker.begin.remote(self.job)] = (worker, None)
 
     def _take(self, call: Any, worker: Any, node: Node | None) -> None:

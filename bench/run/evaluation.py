@@ -120,7 +120,7 @@ class Evaluation:
     def require_inputs(self, *, here: bool = True) -> None:
         """Read or hash all files that the run will need, before the long work; `here` or by workers of their own."""
         _ = self.prompts, self.scorers_hashes
-        if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
+        if not self.is_recorded:  # else all may be scored already
             _ = self.scorers if here else self._loaded_scorers("cpu")
         for name in self.bases:
             base = self.base(name)
@@ -182,6 +182,11 @@ class Evaluation:
     def record_path(self, variant: Variant) -> Path:
         """File of a variant's record."""
         return self.folder / "results" / f"{variant.id}.json"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether every variant has a record, of whatever inputs."""
+        return all(self.record_path(variant).exists() for variant in self.variants)
 
     def images(self, variant: Variant) -> ImageSet:
         """The variant's images, which must be just those that the prompts ask for."""

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from time import monotonic
 
@@ -130,15 +131,20 @@ def reproduce(
     with locked(models, folder):
         (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
         count = workers if address is not None else local_workers(evaluation, workers)
-        evaluation.require_inputs(here=count == 1 and address is None)
-        nodes = nodes_of(evaluation)
-        if force:
-            forget(evaluation, nodes)
-        left = todo(evaluation, nodes)
         early, late = groups_of(variants)
-        schedule = Schedule(left)
+
+        @cache
+        def planned() -> tuple[list[Node], Schedule, bool]:
+            """All units, those that are left, and whether any were."""
+            evaluation.require_inputs(here=count == 1 and address is None)
+            nodes = nodes_of(evaluation)
+            if force:
+                forget(evaluation, nodes)
+            left = todo(evaluation, nodes)
+            return nodes, Schedule(left), bool(left)
 
         def finish(shown: Sequence[str], chosen: Sequence[Variant]) -> Finished:
+            nodes, schedule, worked = planned()
             meet_latencies(evaluation)
             write_records(evaluation, nodes, schedule.failures, [variant.id for variant in chosen])
             finished = Finished(
@@ -150,7 +156,7 @@ def reproduce(
                 tables=tuple(shown),
                 limit=limit,
                 seeds=seeds,
-                worked=bool(left),
+                worked=worked,
                 seconds={stage: round(seconds, 1) for stage, seconds in evaluation.seconds.items()},
                 left=len(schedule.left),
                 failures={key: why for key, why in schedule.failures.items() if not key.startswith("score:")},
@@ -168,10 +174,11 @@ def reproduce(
             ):
                 told(finish(shown, early))
 
-        if not schedule.ended:
-            execute(evaluation, schedule, settled, count, address)
+        # Where a record is missing, something is left: what, is found out while workers start.
+        if not evaluation.is_recorded or not planned()[1].ended:
+            execute(evaluation, lambda: planned()[1], settled, count, address)
         finished = finish(tables, variants)
-    _show_stages(evaluation, monotonic() - began, worked=bool(left))
+    _show_stages(evaluation, monotonic() - began, worked=finished.worked)
     require_scores(read_records(finished.records))
     return finished
 

@@ -224,7 +224,7 @@ def _remove_each(
     schedule = Schedule([node for node in nodes if evaluation.runner.find(STAGE, made.unit(node.name)) is None])
     if not schedule.ended:
         count = workers if address is not None else local_workers(evaluation, workers)
-        execute(evaluation, schedule, lambda _node, _seconds: None, count, address, Removals)
+        execute(evaluation, lambda: schedule, lambda _node, _seconds: None, count, address, Removals)
     for reason in schedule.failures.values():
         raise FastFluxError(reason)
     removals: dict[BlockRef, Removal] = {}

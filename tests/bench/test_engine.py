@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -269,6 +270,19 @@ def test_a_unit_whose_worker_is_killed_is_made_by_another_one_and_fails_at_last(
             pool._take("call", "worker", node)
             assert kind.remote.call_count == deaths
     assert schedule.failures == {"prune:a": f"its worker died {TRIES} times, as for lack of memory"}
+
+
+def test_what_planning_raises_beside_the_start_of_workers_is_raised_where_the_plan_is_wanted() -> None:
+    begun = threading.Event()
+
+    def plan() -> Schedule:
+        begun.set()
+        raise FastFluxError("no weights there")
+
+    planned = cluster._beside(plan)
+    assert begun.wait(10), "nobody has asked for it"
+    with pytest.raises(FastFluxError, match="no weights there"):
+        planned()
 
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "127.0.0.1:1", "auto", "ray://", "a:b"])
