@@ -21,8 +21,7 @@ from bench.options import (
     Texts,
     pairs,
 )
-from bench.progress import console
-from bench.quiet import quiet_libraries
+from bench.progress import console, quiet_libraries
 from fastflux.command_line import run as run_app
 from fastflux.errors import FastFluxError
 from fastflux.text import printable
@@ -287,9 +286,9 @@ def _regress(
         rounds: timed rounds, up to four times as many where that leaves something open
     """
     quiet_libraries()
-    from bench.regression.check import tolerances
     from bench.regression.inputs import Suite, named_models
     from bench.regression.run import Options, regress
+    from bench.regression.verdicts import tolerances
 
     suite = Suite.of(measured.profile, variants, named_models(model), limit=limit, rounds=rounds)
     given = {**vars(regression), "reason": regression.reason.strip(), "device": measured.device}

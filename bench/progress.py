@@ -1,7 +1,10 @@
-"""Progress bars with remaining time on a terminal; a line now and then where the output is no terminal."""
+"""Progress bars on a terminal, a line now and then elsewhere; and how third-party chatter is kept out of both."""
 
+import logging
+import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Self, TypeVar
 
@@ -9,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from fastflux.command_line import progress_bar
+from fastflux.threads import use_threads
 
 T = TypeVar("T")
 #: All messages to the person at the keyboard go here; results go to stdout.
@@ -116,3 +120,22 @@ def announce(stages: Mapping[str, Callable[[], object]], expected: Mapping[str, 
         about = f", about {max(1, round(left / 60))} min left" if left else ""
         console.print(f"{index + 1}/{len(names)} {name}{about}")
         stages[name]()
+
+
+def quiet_libraries() -> None:
+    """What every command does first: one thread, and no third-party chatter, which would bury our own messages.
+
+    With one thread, results are the same to the bit on any number of cores, and other work on the machine delays a run
+    by its share only.
+    """
+    use_threads(1)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(diffusers|transformers|torch|huggingface_hub|open_clip|timm)")
+    logging.disable(logging.WARNING)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

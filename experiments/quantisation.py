@@ -3,7 +3,6 @@
 `python -m experiments.quantisation DENSE PRUNED --prompts FILE` prints the table of docs/prune.md; needs torchao.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
@@ -12,16 +11,15 @@ from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
+import cyclopts
 import numpy as np
 import torch
-from cyclopts import App, Parameter
 from diffusers import BitsAndBytesConfig, DiffusionPipeline, PipelineQuantizationConfig, TorchAoConfig
 from rich.console import Console
 
 from bench.metrics.cost.timing import interleave, percentiles, step_timer
 from bench.metrics.quality.image_similarity import mean_squared_error, psnr
 from fastflux.calibration.prompts import read_prompts
-from fastflux.command_line import run
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import drawing_sizes, sampling_arguments, sequence_length
@@ -58,12 +56,7 @@ def draw(pipeline: Any, prompts: Sequence[str], steps: int, guidance: float) -> 
 
 
 def table(
-    folders: Mapping[str, Path],
-    prompts: Sequence[str],
-    *,
-    steps: int,
-    guidance: float,
-    rounds: int,
+    folders: Mapping[str, Path], prompts: Sequence[str], *, steps: int, guidance: float, rounds: int
 ) -> list[tuple[str, ...]]:
     """A line for every folder in every format, saved and loaded again, and timed in turn.
 
@@ -97,12 +90,7 @@ def table(
 
 
 def quantisation(
-    *folders: Path,
-    prompts: Path,
-    limit: int = 32,
-    steps: int = 10,
-    guidance: float = 3.0,
-    rounds: int = 20,
+    *folders: Path, prompts: Path, limit: int = 32, steps: int = 10, guidance: float = 3.0, rounds: int = 20
 ) -> None:
     """Print a Markdown table of pipelines, dense or pruned, as they are and quantised.
 
@@ -126,13 +114,5 @@ def quantisation(
         console.print(f"| {' | '.join(cells)} |", markup=False, highlight=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    app = App(name="python -m experiments.quantisation", help_format="plaintext", version_flags=[],
-              default_parameter=Parameter(negative=()))  # fmt: skip
-    app.default(quantisation)
-    return run(app, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    cyclopts.run(quantisation)

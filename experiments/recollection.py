@@ -4,38 +4,32 @@ Algorithm 1 of arXiv 2506.10035 collects activations for every block that it rep
 for the sandwich; taken as it reads, the calibration samples run through the whole model twice for each block.
 `fastflux.calibration.recording.BlockStates` keeps what has not changed and stops at the sandwich's end. Here both prune
 the same model, in one run; the training is one step, the same in both.
+
+`python -m experiments.recollection [PROFILE]` prints the record that reports/data/recollection/ keeps.
 """
 
 import json
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
-from bench.profiles.profile import ROOT, load_profile
+from bench.profiles.profile import load_profile
 from bench.profiles.variants import paper_variants, require_current_rankings
-from bench.progress import console, track
 from bench.records.environment import describe_environment
 from bench.records.results import JSON
 from bench.run.base_model import BaseModel
 from bench.run.folders import RUNS
-from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams, require_bounds
+from fastflux.calibration.activations import ActivationStore, KeptStreams, Streams
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs
 from fastflux.calibration.statistics import Calibration
-from fastflux.command_line import run
 from fastflux.errors import FastFluxError
-from fastflux.files import write_text
 from fastflux.methods.registry import amount
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, require_spans
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM, architecture_of
@@ -43,10 +37,8 @@ from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 
-#: The paper's number of blocks at 20% and of images, with fastflux's own way of keeping activations.
+#: The paper's number of blocks at 20% and of images, and the places that fastflux keeps activations at.
 BLOCKS, SAMPLES, KEEP = 11, 512, 4
-ACTIVATIONS: Literal["ram"] = "ram"
-RECOLLECTION = ROOT / "reports" / "data" / "recollection"
 
 Observe = Callable[[BlockRef, Streams, Streams], None]
 
@@ -116,15 +108,10 @@ class WholeForwards(BlockStates):
 
 @dataclass
 class _Collection(Calibration):
-    """Calibrates on inputs recorded before, by one way of collecting, and remembers what that took."""
+    """Calibrates by one way of collecting, and remembers what that took."""
 
-    recorded: RecordedInputs | None = None
     way: type[BlockStates] = BlockStates
     made: list[BlockStates] = field(default_factory=list)
-
-    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
-        """What was recorded."""
-        return super().inputs(transformer, samples, seed) if self.recorded is None else self.recorded
 
     def block_states(self, transformer: nn.Module, inputs: RecordedInputs, store: ActivationStore) -> BlockStates:
         """The way's own."""
@@ -132,74 +119,36 @@ class _Collection(Calibration):
         return self.made[-1]
 
 
-def recollection(
-    *,
-    profile: str = "shapes",
-    blocks: int = BLOCKS,
-    samples: int = SAMPLES,
-    keep: int = KEEP,
-    activations: Literal["ram", "disk"] = ACTIVATIONS,
-    accept: bool = False,
-    device: str = "cpu",
-    out: Path = RUNS,
-) -> None:
-    """Tell what collecting activations costs, against collecting them afresh for every block.
+def recollection(profile: str = "shapes", *, blocks: int = BLOCKS, samples: int = SAMPLES) -> dict[str, JSON]:
+    """What collecting activations costs, against collecting them afresh for every block.
 
-    Prune the first blocks of the profile's order twice in one run, with one training step each: as fastflux does, which
-    keeps what has not changed, and as Algorithm 1 reads, which runs the whole model twice for every block. Both must
-    give the same weights. The figures go to runs/<profile>/recollection.json.
-
-    Args:
-        profile: name of a profile
-        blocks: blocks to replace
-        samples: samples to calibrate on
-        keep: places that fastflux keeps
-        activations: where it keeps them
-        accept: copy the figures to reports/data/recollection/
-        device: torch device
-        out: folder of all runs
+    Prunes the first blocks of the profile's order twice in one run, with one training step each: as fastflux does, and
+    as Algorithm 1 reads.
 
     Raises:
-        FastFluxError: an unknown profile or settings that cannot be meant, before the long work.
+        FastFluxError: an unknown profile, or one without Sandwich Training.
     """
-    for name, value in (("blocks", blocks), ("samples", samples)):
-        if value < 1:
-            raise FastFluxError(f"--{name} is {value}, but it must be at least 1")
-    require_bounds(activations, keep)
-    if accept and (blocks, samples, keep, activations) != (BLOCKS, SAMPLES, KEEP, ACTIVATIONS):
-        raise FastFluxError("--accept keeps the whole comparison only: leave the other settings at their defaults")
     settings = load_profile(profile)
     configs = (variant.config for variant in paper_variants(settings))
     config = next((config for config in configs if isinstance(config, SandwichTrainingConfig)), None)
     if config is None:
         raise FastFluxError(f"the profile {profile} has no variant with Sandwich Training to collect for")
     config = replace(config, ratio=None, blocks=blocks, samples=samples, steps=1)
-    folder = out / settings.name
-    base = BaseModel(settings, folder, device=device)
+    base = BaseModel(settings, RUNS / settings.name, device="cpu")
     require_current_rankings(settings, base.revision)
 
     def drive_of(transformer: nn.Module) -> Callable[[], None]:
         base.pipeline.transformer = transformer
         return base.drive
 
-    found = compare(
-        base.dense, drive_of, config, batch_size=settings.calibration.batch, keep=keep, activations=activations
-    )
-    path = folder / "recollection.json"
-    record: dict[str, JSON] = {
+    return {
         "profile": settings.name,
         "base_model": settings.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": describe_environment(device),
+        "environment": describe_environment(),
         "inputs": dict(base.calibration_inputs),
-        **found,
+        **compare(base.dense, drive_of, config, batch_size=settings.calibration.batch, keep=KEEP),
     }
-    write_text(path, json.dumps(record, indent=1) + "\n")
-    _show(found)
-    if accept:
-        RECOLLECTION.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, RECOLLECTION / f"{settings.name}.json")
-        console.print(f"accepted: {(RECOLLECTION / f'{settings.name}.json').relative_to(ROOT)}")
 
 
 def compare(
@@ -221,21 +170,13 @@ def compare(
     chain, blocks = architecture_of(dense).chain(dense), architecture_of(dense).blocks(dense)
     count = amount(dense, config.ratio, config.blocks)
     require_spans(config, count=count, blocks=blocks)
-    console.print(f"record {config.samples} samples")
     inputs = record_inputs(dense, drive_of(dense), samples=config.samples, seed=config.seed)
     figures: dict[str, dict[str, Any]] = {}
     weights: list[dict[str, Tensor]] = []
     for name, way in (("ours", BlockStates), ("naive", WholeForwards)):
         transformer = load()
-        ticks = track(range(count), name, total=count)
-        next(ticks, None)
         calibration = _Collection(
-            batch_size=batch_size,
-            advance=lambda _done, _total, ticks=ticks: next(ticks, None),  # type: ignore[misc]  # mypy and defaults
-            activations=activations,
-            keep=keep,
-            recorded=inputs,
-            way=way,
+            batch_size=batch_size, activations=activations, keep=keep, recorded_inputs=inputs, way=way
         )
         plan = prune_(transformer, config, calibration)
         forwards = sum(states.block_forwards for states in calibration.made)
@@ -271,33 +212,5 @@ def _largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
-def _show(found: dict[str, Any]) -> None:
-    table = Table("", "ours", "naive", "naive / ours", box=None)
-    for name, label, spec in (
-        ("block_forwards", "blocks run x samples", ",.0f"),
-        ("full_forwards", "the same in whole forwards", ",.0f"),
-        ("activation_bytes", "bytes held at once", ",.0f"),
-        ("seconds", "seconds of collecting", ",.1f"),
-        ("pruning_seconds", "seconds in all", ",.1f"),
-    ):
-        figures = (format(found[way][name], spec) for way in ("ours", "naive"))
-        table.add_row(label, *figures, f"{found['ratio'][name]:.2f}")
-    Console(soft_wrap=True).print(table)
-    difference = found["largest_difference"]
-    console.print(
-        "both ways gave the same weights, bit for bit"
-        if difference == 0
-        else f"the two ways' weights differ by at most {difference:.3g}"
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
-    app = App(name="python -m experiments.recollection", help_format="plaintext", version_flags=[],
-              default_parameter=Parameter(negative=()))  # fmt: skip
-    app.default(recollection)
-    return run(app, arguments)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.stdout.write(json.dumps(recollection(*sys.argv[1:]), indent=1) + "\n")

@@ -11,21 +11,18 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from fastflux.calibration.fingerprints import fingerprint
+from fastflux.calibration.fingerprints import collect_in_parts, fingerprint
 from fastflux.calibration.images import NoisedImages, read_captioned_images
 from fastflux.calibration.importance import DEFAULT_RANKING, MEASURED_RANKINGS, BlockFit, fit_blocks, rank_blocks
 from fastflux.calibration.least_squares import DEFAULT_RIDGE
-from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.prompts import read_prompts
-from fastflux.calibration.run import CalibrationRun
 from fastflux.calibration.statistics import Calibration, collect_statistics, no_trajectories
-from fastflux.calibration.trajectories import Trajectories
+from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.command_line import progress_bar
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.files import require_new_folder
-from fastflux.io.checkpoint import cast_, revision_of, stored_dtype
-from fastflux.io.hub import local_pipeline
+from fastflux.files import progress_folder, require_new_folder, require_progress_folder
+from fastflux.io.checkpoint import cast_, local_pipeline, revision_of, stored_dtype
 from fastflux.io.pipelines import (
     export_pipeline,
     foreign_to_pipeline,
@@ -34,7 +31,6 @@ from fastflux.io.pipelines import (
     require_output,
     require_pipeline,
 )
-from fastflux.io.progress_folder import progress_folder, require_progress_folder
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.registry import PruningConfig, require_fits
 from fastflux.models.folding import fold_
@@ -230,10 +226,7 @@ def generate(
             loaded, [prompt], guidance=guidance, height=height, width=width, text_tokens=text_tokens
         )
         [pixels] = loaded(
-            **arguments,
-            num_inference_steps=steps,
-            generator=torch.Generator().manual_seed(seed),
-            output_type="pt",
+            **arguments, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed), output_type="pt"
         ).images
         if not torch.isfinite(pixels).all():
             raise FastFluxError(

@@ -14,12 +14,12 @@ from fastflux.files import write_text
 from reports.grouping import DEFAULT_TOLERANCE, device_notes
 from reports.rows import Row, read_rows
 from reports.table import Table, to_markdown
-from reports.tables import SHAPES_PROFILE, make_table, model_name
+from reports.tables import SHAPES_PROFILE, check_keys, make_table, model_name, read_tables
 
 # What makes one format or table is imported where that is asked for: matplotlib and pandas take a second each.
 if TYPE_CHECKING:
     from reports.figures.gallery import Gallery
-    from reports.figures.grids import Shown
+    from reports.figures.image_grid import Shown
     from reports.figures.ranking import Ranking
 
 DOCUMENT_FORMATS = ("md", "tex")
@@ -50,7 +50,7 @@ def build(
     """Write the named tables, their "paper against measured" twins and the figures; the paths written, in order.
 
     Table `table1` becomes table1.md / table1.tex, its twin table1_paper.md / .tex; as csv the twin's second table is
-    table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.declared`). With
+    table1_measured. A name that ends in .toml is the path of a file that declares tables (`reports.tables`). With
     "png", "svg" or "pdf" in `formats` the figures that the records allow are drawn; with `gallery`
     (`reports.figures.gallery`) also the grids of images, as PNG when neither a figure format nor "html" is named. With
     "html" all named tables, the plot, the gallery's images and the records become one file, page.html. Claims about
@@ -64,8 +64,6 @@ def build(
     declared: dict[str, TableSpec] = {}
     for name in tables:
         if name.endswith(".toml"):
-            from reports.declared import check_keys, read_tables
-
             declared |= read_tables(Path(name), taken=_taken(declared))
     tables = [*(name for name in tables if not name.endswith(".toml")), *declared]
     for kind, names, known in (("table", tables, (*TABLES, *declared)), ("format", formats, ALL_FORMATS)):
@@ -98,7 +96,7 @@ def build(
     if kinds:
         written += _build_figures(rows, out_dir, kinds)
     if shown is not None and (kinds or not page):
-        from reports.figures.grids import Shown
+        from reports.figures.image_grid import Shown
 
         evidence = Shown(rows, ranking_of(rows, ranking), tolerance)
         written += _build_grids(evidence, shown, out_dir, kinds or ["png"])
@@ -135,7 +133,7 @@ def build_importance(ranking_file: Path, out_dir: Path, formats: Sequence[str] =
 
     Raises FastFluxError when the file holds no ranking.
     """
-    from reports.figures.importance import importance_figure
+    from reports.figures.quality import importance_figure
     from reports.figures.ranking import Ranking, orders_table
     from reports.figures.style import save_figure
 
@@ -164,8 +162,7 @@ def _document(parts: Iterable[Table], kind: str, rows: Sequence[Row] = (), *, re
 
 def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> list[Path]:
     """The figures for which there are records."""
-    from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
-    from reports.figures.quality import quality_against_latency
+    from reports.figures.quality import linear_layer_figure, quality_against_latency, sandwich_size_figure
     from reports.figures.style import save_figure
 
     drawn = {
@@ -180,8 +177,7 @@ def _build_figures(rows: Sequence[Row], out_dir: Path, kinds: Sequence[str]) -> 
 def _build_grids(shown: Shown, whole: Gallery, out_dir: Path, kinds: Iterable[str]) -> list[Path]:
     """The grids for which the gallery has images of these very records."""
     from reports.figures.gallery import Gallery
-    from reports.figures.grids import GRIDS
-    from reports.figures.image_grid import grid_rows, image_grid
+    from reports.figures.image_grid import GRIDS, grid_rows, image_grid
     from reports.figures.style import save_figure
 
     galleries = {"": whole}

@@ -14,14 +14,13 @@ from fastflux.command_line import names, run
 from fastflux.errors import FastFluxError
 from fastflux.files import write_text
 from fastflux.text import printable
-from reports.build import FORMATS, build, build_importance, make_tables
-from reports.difference import difference
+from reports.build import FORMATS, build, build_importance
 from reports.figures.gallery import LONGEST_EDGE, collect
 from reports.full_size.document import full_size_document
 from reports.grouping import DEFAULT_TOLERANCE
-from reports.manifest import write_manifest
+from reports.paired_differences import difference
 from reports.pdf import build_pdf
-from reports.rebuild import PACKAGE, check, replace_all
+from reports.rebuild import PACKAGE, check, replace_all, write_manifest
 from reports.reproduce import ACCEPT, full_size, reproduce, run_bench
 from reports.rows import read_rows
 from reports.table import to_markdown
@@ -180,28 +179,6 @@ def _manifest() -> None:
     _show([write_manifest(PACKAGE / "data").relative_to(PACKAGE.parent)])
 
 
-@app.command(
-    name="claims",
-    help_epilogue="""examples:
-  python -m reports claims --results reports/data/results/cpu/shapes
-  python -m reports claims --results runs/shapes/selected --ranking bench/profiles/rankings/shapes.json -o claims.md""",
-)
-def _claims(*, results: Path, ranking: Path | None = None, mix_devices: bool = False, out: _OptionalOut = None) -> None:
-    """Hold the paper's claims against records.
-
-    Shows a verdict for each claim of the paper with the figures that decided it, as Markdown.
-
-    Args:
-        results: folder of records
-        ranking: ranking of the blocks for claims about them; default: the committed one of the profile
-        mix_devices: let latency, memory and seconds of several devices stand in one table, with a note
-        out: file to write instead of the terminal
-    """
-    rows = read_rows(results)
-    made = make_tables(rows, ["claims"], TABLES, ranking_file=ranking, mix_devices=mix_devices)
-    _write(to_markdown(*made["claims"]), out)
-
-
 @app.command(name="importance")
 def _importance(ranking: Path, /, *, out: _Out) -> None:
     """Draw the importance of every block.
@@ -273,12 +250,7 @@ def _why(table: str, row: str, column: str, /, *, results: Path = _COMMITTED) ->
   python -m reports history --metric hps
   python -m reports history --metric latency -o latency.svg""",
 )
-def _history(
-    *files: Path,
-    metric: str = "hps",
-    profile: str = "shapes",
-    out: _OptionalOut = None,
-) -> None:
+def _history(*files: Path, metric: str = "hps", profile: str = "shapes", out: _OptionalOut = None) -> None:
     """Show the trend of a metric over commits, as a table and as a drawing.
 
     Args:

@@ -21,11 +21,10 @@ from fastflux.errors import FastFluxError
 from fastflux.files import replace_files, write_text
 from fastflux.text import printable
 from reports.build import build
-from reports.difference import difference_of
 from reports.figures.gallery import collect
 from reports.full_size.document import full_size_document
-from reports.manifest import keep_records, write_manifest
-from reports.rebuild import PACKAGE, replace_all
+from reports.paired_differences import difference_of
+from reports.rebuild import PACKAGE, keep_records, replace_all, write_manifest
 from reports.rows import read_rows
 from reports.table import to_markdown
 

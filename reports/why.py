@@ -8,10 +8,9 @@ from bench.records.results import JSON, Measurement, RunRecord
 from bench.records.variant_id import EXTERNAL, VariantId
 from bench.tables import TABLES, Column
 from fastflux.errors import unknown_name
-from reports.declared import read_tables
 from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
-from reports.tables import model_name, value_cell
+from reports.tables import model_name, read_tables, value_cell
 
 Found = TypeVar("Found")
 #: The tables whose cells are values of a variant.
@@ -25,7 +24,7 @@ _LONGEST = 100
 def why(rows: Sequence[Row], table: str, row: str, column: str) -> str:
     """All that is known of one cell, a line each.
 
-    `table` is a name, or FILE.toml:NAME for a declared one (`reports.declared`), `row` a label or a variant's id,
+    `table` is a name, or FILE.toml:NAME for a declared one (`reports.tables`), `row` a label or a variant's id,
     `column` a heading or a value's key, both without regard to case.
 
     Raises FastFluxError with a suggestion for a table, row or column that is not there.

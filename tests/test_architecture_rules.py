@@ -67,7 +67,7 @@ def test_planted_imports_break_their_contracts(tmp_path: Path) -> None:
         assert (f"{importer} -> {imported} (" if imported != "fastflux.plan" else ".plan -> .errors (") in told
 
 
-RECORDS = "fastflux.plan fastflux.files bench.records.results bench.records.comparison bench.tables"
+RECORDS = "fastflux.plan fastflux.files bench.records.results bench.records.statistics bench.tables"
 RECORDS += " bench.regression.history bench.cli reports.build"
 
 

@@ -74,24 +74,3 @@ def test_a_step_is_left_out_where_too_few_seconds_remain(tmp_path: Path, monkeyp
     first, *_ = plan(tiny=False).steps
     assert calls[0] in [f"{first.run} --budget={seconds} {first.options}" for seconds in (64, 65)]
     assert not any("equal-latency" in line for line in calls)
-
-
-def test_what_is_measured_again_since_settings_changed_is_said_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(driver, "_gpu_answers", lambda: True)
-    present = Driver(tmp_path, tmp_path, 0, plan(tiny=True)).place("quick")
-    device = present.name.rpartition("-")[0]
-    earlier = present.with_name(f"{device}-01234567")
-    for place in (earlier, present.with_name(f"{device}-nvl-01234567"), present.with_name("flops-01234567")):
-        (place / "compiled").mkdir(parents=True)
-        (place / "compiled" / "piece.json").touch()
-    call(tmp_path)
-    said = (tmp_path / "out" / "summary.txt").read_text().splitlines()
-    assert said[0].endswith(f" what quick/flux-dev-random/{earlier.name} holds is measured again")
-    assert not any("changed" in line for line in said[1:])
-    (present / "compiled").mkdir(parents=True)
-    (present / "compiled" / "piece.json").touch()
-    (tmp_path / "summary.txt").unlink()
-    call(tmp_path)
-    assert "changed" not in (tmp_path / "out" / "summary.txt").read_text()

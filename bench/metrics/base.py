@@ -73,9 +73,7 @@ def samples_by_prompt(scored: Iterable[tuple[str, GeneratedImage, float]]) -> di
     return samples
 
 
-def values_and_intervals(
-    estimates: Mapping[str, Estimate],
-) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+def values_and_intervals(estimates: Mapping[str, Estimate]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """`Measurement.values` and `.intervals` of estimates; unknown intervals are left out."""
     known = {key: found.interval for key, found in estimates.items() if found.interval is not None}
     return {key: found.value for key, found in estimates.items()}, known

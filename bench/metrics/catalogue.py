@@ -96,7 +96,7 @@ _OWN = (
     ),
     Metric(
         _info("retrieval", "1", "recall", "higher", "image and text retrieval by clip_benchmark"),
-        f"{_QUALITY}.retrieval:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
+        f"{_QUALITY}.clip_score:Retrieval", "images", "Image retrieval", "image_retrieval_recall@5", spec=".3f",
         bounds=(0.0, 1.0), prompts="hps",
     ),
     Metric(
@@ -113,7 +113,7 @@ _OWN = (
     ),
     Metric(
         _info("flops_by_block", "1", "FLOP", "lower", "2 x MACs of one block, and of a whole forward"),
-        f"{_COST}.flops_by_block:measure_flops_by_block", "transformer", "FLOPs by block", "forward",
+        f"{_COST}.flops:measure_flops_by_block", "transformer", "FLOPs by block", "forward",
     ),
     Metric(
         _info("parameters", "1", "parameters", "", "parameters of the transformer"),
@@ -125,7 +125,7 @@ _OWN = (
     ),
     Metric(
         _info("latency_compiled", "1", "ms", "lower", "wall time of one compiled transformer step"),
-        f"{_COST}.compiled:measure_compiled_latency", "transformer", "Compiled latency (ms)", "median_ms", machine=True,
+        f"{_COST}.latency:measure_compiled_latency", "transformer", "Compiled latency (ms)", "median_ms", machine=True,
     ),
     Metric(
         _info("latency_batches", "1", "ms", "lower", "wall time of one transformer step by the number of images in it"),
@@ -153,7 +153,7 @@ _OWN = (
     Metric(
         _info("pruning_cost", "2", "count, seconds, bytes or MiB", "lower",
               "beyond the calibration's own forwards; peak memory is the device's, on a CPU that of the whole process"),
-        f"{_COST}.pruning_cost:measure_pruning_cost", "transformer", "Pruning (s)", "seconds", spec=".1f",
+        f"{_COST}.flops:measure_pruning_cost", "transformer", "Pruning (s)", "seconds", spec=".1f",
         machine=("seconds", "peak_memory_mib"),
     ),
 )  # fmt: skip

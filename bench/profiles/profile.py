@@ -129,7 +129,12 @@ class Profile(Data, frozen=True):
 
     def scorers_hash(self) -> str:
         """16 hex digits of all that defines the scores: the metrics' settings, and the content of their files."""
-        return digest({name: content_of(settings) for name, settings in self.metrics.items()})
+        return self.scorers_hashes()[""]
+
+    def scorers_hashes(self) -> dict[str, str]:
+        """`scorers_hash` by the name "", and by a metric's name the same of that one alone."""
+        read = {name: content_of(settings) for name, settings in self.metrics.items()}
+        return {name: digest({name: content}) for name, content in read.items()} | {"": digest(read)}
 
 
 def load_profile(name: str, changes: Mapping[str, str] | None = None) -> Profile:
@@ -312,11 +317,11 @@ def _read_prompt_file(text: str) -> tuple[Prompt, ...]:
     if not colon or Path(text).is_absolute():
         return read_prompts(Path(text))
     if kind == "hpdv2":
-        from bench.samples.hps_layout import read_benchmark_prompts
+        from bench.samples.layouts import read_benchmark_prompts
 
         return read_benchmark_prompts(Path(place))
     if kind == "geneval":
-        from bench.samples.geneval_layout import read_metadata
+        from bench.samples.layouts import read_metadata
 
         return read_metadata(Path(place))
     raise unknown_name("kind of prompt file", kind, KINDS)

@@ -139,12 +139,7 @@ class Measurement(Data, frozen=True):
 
     @classmethod
     def failed(
-        cls,
-        info: MetricInfo,
-        reason: str,
-        *,
-        missing: int = 0,
-        settings: Mapping[str, JSON] | None = None,
+        cls, info: MetricInfo, reason: str, *, missing: int = 0, settings: Mapping[str, JSON] | None = None
     ) -> Measurement:
         """A measurement without numbers: the metric was asked for and could not be taken, for `reason`."""
         return cls(info, "failed", reason, missing=missing, settings=settings or {})

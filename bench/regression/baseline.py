@@ -34,7 +34,7 @@ class Snapshot(Data, frozen=True):
         commit: "hash" and "dirty" of the checkout that the command was run in, None outside of one.
         created: ISO 8601 time.
         seconds: by stage.
-        other_work: what else the device did before the run (`bench.metrics.cost.idle`).
+        other_work: what else the device did before the run (`bench.metrics.cost.timing`).
         reason: why it became the baseline; "" for a run that is none.
     """
 

@@ -3,13 +3,17 @@
 Only pruned models are kept between runs, as long as nothing they come from has changed, fastflux's own code included.
 """
 
+import hashlib
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from msgspec.structs import replace
 from torch import nn
@@ -27,15 +31,21 @@ from bench.records.variant_id import DENSE, VariantId
 from bench.regression import yardstick
 from bench.regression.baseline import KINDS, Snapshot
 from bench.regression.inputs import VARIANTS, Suite, one_of_each, reduced, require_base, transformer_folder
-from bench.regression.render import fitted, render_hashes
 from bench.regression.yardstick import Yardstick
 from bench.run import prune, score
+from bench.run.base_model import BaseModel
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation, ModelStep
 from bench.run.score import new_record
+from bench.samples.generate import jobs_of
+from bench.samples.prompts import Prompt
 from bench.tables import needed_by
+from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
+from fastflux.methods.registry import PruningConfig
+from fastflux.models.sizes import drawing_sizes
 from fastflux.models.surgery import hidden_size
+from fastflux.pruning import prune_
 
 #: The pruning in closed form whose pictures are hashed beside the dense model's.
 FITTED = "brll-10"
@@ -263,3 +273,51 @@ class OwnTime:
             return int(self.schedstat.read_text(encoding="ascii").split()[1]) / 1e9
         except (OSError, ValueError, IndexError):
             return None
+
+
+CALIBRATION_PROMPTS = 8
+"""A fit on these costs a second; its bits are what counts, not its quality."""
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads: sums come out the same whatever the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fitted(base: BaseModel, config: PruningConfig) -> nn.Module:
+    """The dense model pruned in closed form on the first calibration prompts: no training, so exact to the bit."""
+    model = base.dense()
+    base.pipeline.transformer = model
+    prune_(model, config, Calibration(base.drive_on(base.calibration_prompts[:CALIBRATION_PROMPTS])))
+    return model.eval()
+
+
+def render_hashes(
+    base: BaseModel, models: Mapping[str, nn.Module], prompts: Sequence[Prompt]
+) -> dict[str, dict[str, str]]:
+    """SHA-256 of the pixels of one picture of each prompt, by model and prompt id, drawn by one thread."""
+    sampling = replace(base.profile.sampling, samples={prompt.set: 1 for prompt in prompts})
+    jobs = jobs_of(tuple(prompts), sampling)
+    found: dict[str, dict[str, str]] = {}
+    for name, model in models.items():
+        base.pipeline.transformer = model
+        with threads(1):
+            drawn: Any = base.pipeline(
+                prompt=[job.prompt.prompt for job in jobs],
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                **drawing_sizes(base.pipeline, sampling.height, sampling.width),
+                generator=[torch.Generator().manual_seed(job.seed) for job in jobs],
+                output_type="pil",
+            )
+        pixels = [np.asarray(image.convert("RGB")) for image in drawn.images]
+        found[name] = {
+            job.prompt.id: hashlib.sha256(array.tobytes()).hexdigest() for job, array in zip(jobs, pixels, strict=True)
+        }
+    return found

@@ -19,12 +19,11 @@ from bench.records.environment import sha256_of
 from bench.records.results import JSON, digest
 from bench.run.units import Results, Runner, Store, Unit
 from bench.samples.prompts import Prompt, prompts_hash, read_prompts
-from fastflux.calibration.parts import collect_in_parts
+from fastflux.calibration.fingerprints import collect_in_parts
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, Statistics, load_statistics, save_statistics
 from fastflux.calibration.trajectories import Trajectories
-from fastflux.io.checkpoint import load_transformer, read_json, revision_of
-from fastflux.io.hub import is_hub_id, local_pipeline
+from fastflux.io.checkpoint import is_hub_id, load_transformer, local_pipeline, read_json, revision_of
 from fastflux.io.pipelines import INDEX, check_pipeline, load_outline, load_pipeline
 from fastflux.models.architecture import example_inputs
 from fastflux.models.sizes import sequence_length

@@ -24,8 +24,7 @@ import psutil
 import torch
 
 import bench
-from bench.progress import Board, console
-from bench.quiet import quiet_libraries
+from bench.progress import Board, console, quiet_libraries
 from bench.records.environment import sha256_of_sources
 from bench.run.evaluate import Done, Settler, attempt, board_of, run_here, settler
 from bench.run.evaluation import Evaluation
@@ -40,7 +39,7 @@ MEMORY_BYTES = 2.5 * 2**30
 """Of a worker on the CPU, at most."""
 TRIES = 3
 """Of a unit whose worker dies."""
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds without any worker before the run gives up."""
 SILENCE = 30.0
 """Seconds without an answer after which Ray counts as gone; after 60 it ends the process without a word of ours."""
@@ -190,10 +189,8 @@ def _most(ray: Any, evaluation: Evaluation) -> int:
 @contextmanager
 def _connected(ray: Any, address: str | None, workers: int, evaluation: Evaluation) -> Iterator[None]:
     """Ray, started or joined; in the end all of it that belongs to this run is gone, and signals end it as before."""
-    # Ray's own niceness of 15 would let anything else on the machine go first.
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness=str(os.nice(0))
-    )
+    # By itself Ray adds 15 to the niceness of workers, which would let anything else on the machine go first.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness="0")
     path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     temporary = None

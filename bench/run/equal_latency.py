@@ -44,8 +44,9 @@ def solve_equal_latency(
         target: runs one step of the model to meet, on the same inputs.
         inputs: keyword arguments of one step of `dense`, on `device`.
         tolerance: a fraction of the target's time.
-        rounds, final_rounds: timed rounds of a candidate, and of the measurement that decides, at most.
-        precision, final_precision: of both, as `measure_latency` takes it; by default all rounds are timed.
+        rounds, final_rounds: timed rounds of a candidate, and of the measurement that decides, at most: they end when
+            the interval lies within the tolerance, or beyond it.
+        precision, final_precision: of both, as `measure_latency` takes it.
         warmup: untimed rounds before each.
         candidates: measure at most so many, and up to three of them once more.
         seed: of the orders within the rounds.
@@ -60,6 +61,10 @@ def solve_equal_latency(
         FastFluxError: a step that fails.
     """
 
+    def decided(low: float, high: float) -> bool:
+        within = 1 - tolerance <= low and high <= 1 + tolerance
+        return within or high < 1 - tolerance or low > 1 + tolerance
+
     def measure(ratio: float, rounds: int) -> Reading:
         candidate = copy.deepcopy(dense).eval()
         kept = prune_(candidate, L1NormConfig(ratio)).config
@@ -73,6 +78,7 @@ def solve_equal_latency(
             warmup=warmup,
             rounds=rounds,
             precision=final_precision if rounds == final_rounds else precision,
+            decided=decided,
             seed=seed,
             baseline=TARGET,
             device=device,
@@ -83,7 +89,7 @@ def solve_equal_latency(
         if progress is not None:
             progress(
                 f"L1-norm ratio {ratio:.3f} ({reading.heads} heads, {reading.mlp_channels} MLP channels): "
-                f"{reading.latency_ratio:.3f} of the target's time in {rounds} rounds"
+                f"{reading.latency_ratio:.3f} of the target's time in {reading.rounds} rounds"
             )
         return reading
 

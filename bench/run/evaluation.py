@@ -16,7 +16,7 @@ from torch import nn
 
 from bench.metrics.base import Metric, load_metric
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.pruning_cost import PRUNING_COST
+from bench.metrics.cost.flops import PRUNING_COST
 from bench.profiles.profile import Profile, read_all_prompts
 from bench.profiles.variants import Variant, dense_of
 from bench.records.environment import describe_environment
@@ -119,7 +119,7 @@ class Evaluation:
 
     def require_inputs(self, *, here: bool = True) -> None:
         """Read or hash all files that the run will need, before the long work; `here` or by workers of their own."""
-        _ = self.prompts, self.scorers_hash
+        _ = self.prompts, self.scorers_hashes
         if not all(self.record_path(variant).exists() for variant in self.variants):  # else all may be scored already
             _ = self.scorers if here else self._loaded_scorers("cpu")
         for name in self.bases:
@@ -202,9 +202,9 @@ class Evaluation:
         return {name: load_metric(name, settings, device) for name, settings in self.profile.metrics.items()}
 
     @cached_property
-    def scorers_hash(self) -> str:
-        """16 hex digits of all that defines the scores."""
-        return self.profile.scorers_hash()
+    def scorers_hashes(self) -> Mapping[str, str]:
+        """What defines the scores, by each metric and, by the name "", by all."""
+        return self.profile.scorers_hashes()
 
     def scorer(self, variant: Variant, name: str) -> Metric:
         """The metric of that name; one of pairs compares with the images of the variant's dense model."""

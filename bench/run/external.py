@@ -27,7 +27,7 @@ from bench.samples.prompts import limited, prompts_hash
 from bench.settings import changed
 from fastflux.errors import FastFluxError, first_sentence, memory_is_full
 from fastflux.files import require_room
-from fastflux.io.hub import local_pipeline
+from fastflux.io.checkpoint import local_pipeline
 from fastflux.models.architecture import is_supported
 from fastflux.models.sizes import require_sizes
 
@@ -201,8 +201,7 @@ def shown(record: RunRecord) -> str:
 
 def read_images(place: Path, prompts: Sequence[Prompt]) -> ImageSet:
     """Images in any layout known here; raises FastFluxError naming what was looked for when there is none."""
-    from bench.samples.geneval_layout import numbered_folders, read_geneval_folder
-    from bench.samples.hps_layout import read_layout
+    from bench.samples.layouts import numbered_folders, read_geneval_folder, read_layout
 
     if place.is_file() or (place / MANIFEST).is_file():
         return ImageSet.read(place if place.is_file() else place / MANIFEST)

@@ -14,7 +14,7 @@ from bench.profiles.variants import Variant, dense_of
 from bench.records.variant_id import L1_EQUAL
 from bench.tables import TABLES
 from fastflux.methods.sandwich_training.config import SandwichTrainingConfig
-from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
+from fastflux.methods.sublayer_replacement.method import SublayerReplacementConfig
 from fastflux.plan import block_count
 
 PART = 512
@@ -25,8 +25,10 @@ FIRST_MEASURED = "measure:"
 """The key of the node that measures the variants of these."""
 #: A training step by the forwards of as many pictures: one forward, a backward pass of twice the work.
 _TRAINING = 3
-#: Scoring a picture by one metric, likewise: from a third (a step of FLUX.1-dev) to twice that (FLUX-Shapes').
-_SCORING = 1.0
+#: Scoring a picture by one metric, likewise: on FLUX-Shapes .1 to .5, on FLUX.1-dev a third.
+_SCORING = 1 / 3
+#: A step of the calibration: with the statistics of all blocks.
+_CALIBRATION = 1.4
 _AMOUNTS = ("ratio", "blocks", "reuse_from", "flops", "latency")
 _SEARCH_STEPS = 2 * (6 * 30 + 100)
 
@@ -110,7 +112,7 @@ def _add_pruning(
         config: Any = variant.config
         needs = [f"calibration:{variant.base}"] if config.needs_statistics else []
         if needs:
-            calibration = float(extent.calibration * profile.calibration.steps)
+            calibration = extent.calibration * profile.calibration.steps * _CALIBRATION
             nodes.setdefault(needs[0], Node("calibration", variant.base, steps=calibration))
         if variant.as_fast_as:
             needs.append(f"equal_latency:{searched(variant)}")

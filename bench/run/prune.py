@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from bench.metrics.cost.flops import measure_pruning_cost
 from bench.metrics.cost.latency_search import EqualLatency
-from bench.metrics.cost.pruning_cost import measure_pruning_cost
 from bench.profiles.variants import Variant, with_ratio
 from bench.progress import console
 from bench.records.environment import device_name

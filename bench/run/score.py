@@ -21,9 +21,9 @@ STAGE = "score"
 
 
 def unit(evaluation: Evaluation, variant: Variant, name: str) -> Unit:
-    """The scoring of a variant's images by a metric; one that fails fails alone."""
+    """The scoring of a variant's images by a metric, known by what that one reads; one that fails fails alone."""
     info = metric_named(name).info
-    inputs = {f"{variant.id},{name}": {"record": new_record(evaluation, variant).key, "version": info.version}}
+    inputs = {f"{variant.id},{name}": {"record": new_record(evaluation, variant, name).key, "version": info.version}}
     return Unit(inputs, partial(_score, evaluation, variant, name), variants=(variant.id,), info=info)
 
 
@@ -36,8 +36,8 @@ def _score(evaluation: Evaluation, variant: Variant, name: str) -> Results:
     return {variant.id: [evaluation.scorer(variant, name)(evaluation.images(variant))]}
 
 
-def new_record(evaluation: Evaluation, variant: Variant) -> RunRecord:
-    """A record of the variant without measurements."""
+def new_record(evaluation: Evaluation, variant: Variant, metric: str = "") -> RunRecord:
+    """A record of the variant without measurements, of the scorers of one `metric` or of all."""
     base = evaluation.base(variant.base)
     return RunRecord(
         profile=evaluation.profile.name,
@@ -52,7 +52,7 @@ def new_record(evaluation: Evaluation, variant: Variant) -> RunRecord:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         inputs={
             "pruning": digest(evaluation.pruning_inputs(variant)),
-            "scorers": evaluation.scorers_hash,
+            "scorers": evaluation.scorers_hashes[metric],
             "device": torch.device(evaluation.device).type,
         },
     )

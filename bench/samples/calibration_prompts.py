@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.samples.geneval_vocabulary import COCO_CLASSES
-from bench.samples.prompts import Prompt, write_prompts
+from bench.samples.prompts import COCO_CLASSES, Prompt, write_prompts
 
 COUNT = 512
 SEED = 2

@@ -1,7 +1,7 @@
 """Writes prompts/geneval/prompts.jsonl, our own prompts in GenEval's scheme: `python -m bench.samples.geneval_prompts`.
 
 The same six tasks over the same 80 classes and 10 colors as GenEval's 553 prompts, as many of each task; none of its
-text. Scores on them are this set's, not GenEval's; `geneval_layout.read_metadata` reads the official file.
+text. Scores on them are this set's, not GenEval's; `layouts.read_metadata` reads the official file.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
-from bench.samples.prompts import Prompt, write_prompts
+from bench.samples.prompts import COCO_CLASSES, COLORS, RELATIONS, TASKS, Prompt, write_prompts
 
 COUNTS: Mapping[str, int] = dict(zip(TASKS, (80, 99, 80, 94, 100, 100), strict=True))
 """Prompts of each task, as many as GenEval has."""

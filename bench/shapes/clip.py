@@ -31,12 +31,7 @@ CONFIG: dict[str, Any] = {
     "vision_cfg": {"image_size": 64, "layers": [2, 2, 2, 2], "width": 16, "head_width": 64},
     "text_cfg": {"context_length": 16, "vocab_size": 0, "width": 64, "heads": 4, "layers": 2, "hf_tokenizer_name": "."},
 }
-PREPROCESS = {
-    "mean": [0.5, 0.5, 0.5],
-    "std": [0.5, 0.5, 0.5],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "shortest"}
 CONTRASTIVE = Schedule(steps=2000, lr=1.5e-3, ema=0.998, weight_decay=0.02)
 CONTRASTIVE_BATCH = 160
 #: From this step on, half of each batch are single objects on grey, as GenEval's judge shows them for their colour.

@@ -48,10 +48,7 @@ def degrade(images: Tensor, kinds: Tensor, levels: Tensor, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     clean = images.float() / 255
     level = levels.to(images.device).float()[:, None, None, None]
-    blurred, noisy = (
-        _blur(clean, level),
-        _noise(clean, level, generator),
-    )  # then the smear draws
+    blurred, noisy = (_blur(clean, level), _noise(clean, level, generator))  # then the smear draws
     spoiled = blurred, noisy, _pixelate(clean, level), _fade(clean, level), _smear(clean, level, generator)
     stacked = torch.stack(spoiled)[kinds.to(images.device), torch.arange(len(images), device=images.device)]
     return (stacked.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -6,8 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.samples.geneval_vocabulary import TASKS
-from bench.samples.prompts import Prompt, write_prompts
+from bench.samples.prompts import TASKS, Prompt, write_prompts
 from bench.shapes.vocabulary import HELD_OUT, STYLE_NAMES
 from bench.shapes.world import TASK_WEIGHTS, sample_scenes
 

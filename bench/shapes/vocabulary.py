@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from bench.samples.geneval_vocabulary import RELATIONS
+from bench.samples.prompts import RELATIONS
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 PLURALS = ("circles", "squares", "triangles", "stars", "rings", "crosses", "hearts", "moons")

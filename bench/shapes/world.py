@@ -14,16 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.samples.geneval_vocabulary import RELATIONS, TASKS
-from bench.shapes.vocabulary import (
-    COLOR_NAMES,
-    COLORS,
-    HELD_OUT,
-    MAX_OBJECTS,
-    SHAPES,
-    STYLE_NAMES,
-    caption,
-)
+from bench.samples.prompts import RELATIONS, TASKS
+from bench.shapes.vocabulary import COLOR_NAMES, COLORS, HELD_OUT, MAX_OBJECTS, SHAPES, STYLE_NAMES, caption
 
 SIZE = 64
 #: Each split has its own stream of seeds, so no scene of one can occur in another.

@@ -1,6 +1,6 @@
 """`python -m bench.studies.families`: sizes of published models of all families, without weights, as Markdown.
 
-Parameters are counted on diffusers' own models on the meta device, FLOPs by `bench.metrics.cost.flops_by_block` in a
+Parameters are counted on diffusers' own models on the meta device, FLOPs by `bench.metrics.cost.flops` in a
 forward for one picture: under classifier-free guidance a step takes two.
 """
 
@@ -16,7 +16,7 @@ import diffusers
 import torch
 from torch import nn
 
-from bench.metrics.cost.flops_by_block import flops_by_block, kind_of_block
+from bench.metrics.cost.flops import flops_by_block, kind_of_block
 from bench.studies.full_size.variants import HALVES
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.pruned import parameter_count

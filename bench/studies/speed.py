@@ -12,10 +12,9 @@ import torch
 from rich.table import Table
 from torch import nn
 
-from bench.metrics.cost.compiled import CompileSettings, measure_compiled_latency
 from bench.metrics.cost.end_to_end import measure_end_to_end
-from bench.metrics.cost.flops_by_block import measure_flops_by_block
-from bench.metrics.cost.latency import measure_latency_batches
+from bench.metrics.cost.flops import measure_flops_by_block
+from bench.metrics.cost.latency import CompileSettings, measure_compiled_latency, measure_latency_batches
 from bench.metrics.cost.memory import measure_stage_memory
 from bench.metrics.cost.plausibility import implausible
 from bench.profiles.profile import load_profile

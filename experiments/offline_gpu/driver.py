@@ -16,7 +16,6 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,39 +119,10 @@ class Driver:
         settings = shlex.split(self.plan.runs[run])
         return main(["full_size", "--allow-busy", f"--out={self.work / 'runs' / run}", *settings, *options])
 
-    def place(self, run: str) -> Path:
-        """The folder of a run on this device by the present settings and program."""
-        from bench.options import pairs
-        from bench.profiles.profile import load_profile
-        from bench.settings import changed
-        from bench.studies.full_size.run import PROFILE, place_of
-        from bench.studies.full_size.sizes import sizes_of
-
-        words = shlex.split(self.plan.runs[run])
-        given = list(pairwise(words))
-        profile = load_profile(PROFILE, pairs([value for option, value in given if option == "--set"]))
-        sizes, of_all = sizes_of(profile), dict(given)
-        profile = changed(profile, "", device=of_all.get("--device"), dtype=of_all.get("--dtype"))
-        place = place_of(profile, sizes, profile.device, offload="--offload" in words)
-        return self.work / "runs" / run / profile.name / place
-
-    def outdated(self) -> list[str]:
-        """Runs with what this device measured by other settings, while nothing is there by the present ones."""
-        found = []
-        for place in map(self.place, self.plan.runs):
-            device = place.name.rpartition("-")[0]
-            others = [other for other in place.parent.glob(f"{device}-*") if other.name.rpartition("-")[0] == device]
-            measured = [other for other in others if any(other.glob("*/*.json"))]
-            if place not in measured:
-                found += [f"{other.relative_to(self.work / 'runs')}" for other in sorted(measured)]
-        return found
-
     def measure(self) -> None:
         """Take each step that was not tried in this call, until one costs the process its GPU."""
         import torch
 
-        if outdated := self.outdated():
-            self.say(f"settings have changed since: what {', '.join(outdated)} holds is measured again")
         gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
         self.say(f"torch {torch.__version__}, {gpu}; imports {self.seconds - self.left:.0f} s")
         signal.signal(signal.SIGALRM, signal.default_int_handler)  # a step's time is over: as if by Ctrl-C

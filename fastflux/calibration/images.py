@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastflux.calibration.prompts import read_json_lines, read_text, text_of
-from fastflux.calibration.run import CalibrationRun
+from fastflux.calibration.trajectories import CalibrationRun
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of
 from fastflux.models.sizes import drawing_sizes

@@ -9,23 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from fastflux.calibration.activations import KEEP, ActivationStore, require_bounds
+from fastflux.calibration.activations import KEEP, ActivationStore, load_sealed, require_bounds, save_sealed
 from fastflux.calibration.block_runs import enter, run_blocks
 from fastflux.calibration.least_squares import LinearStatistics
 from fastflux.calibration.recording import BlockStates, RecordedInputs, record_inputs, samples_at_once
-from fastflux.calibration.run import CalibrationRun
-from fastflux.calibration.sealed_tensors import load_sealed, save_sealed
-from fastflux.calibration.trajectories import Trajectories
+from fastflux.calibration.trajectories import CalibrationRun, Trajectories
 from fastflux.cost import PruningCost
 from fastflux.errors import FastFluxError
-from fastflux.models.architecture import (
-    STREAMS,
-    TEXT_STREAM,
-    BlockStack,
-    Streams,
-    architecture_of,
-    named_arguments,
-)
+from fastflux.models.architecture import STREAMS, TEXT_STREAM, BlockStack, Streams, architecture_of, named_arguments
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 
@@ -39,13 +30,13 @@ class Calibration:
     """What pruning methods may learn of the dense model; each part is computed when a method first asks for it.
 
     ``drive`` runs the transformer's forwards, for example a pipeline on calibration prompts; ``run`` is that pipeline's
-    run where ``drive`` only calls it. ``collected`` may hold the statistics of an earlier pass. Methods that train keep
-    their progress below ``folder``, if there is one, and those that prune block after block tell ``advance`` (blocks
-    done, blocks in all). Recorded samples run ``batch_size`` at once, by default as many as hold 16,384 tokens, at most
-    64 (`samples_at_once`): that changes results by rounding alone. What enters the blocks, for all samples, is kept for
-    ``keep`` places of the model, so that not every block starts at the model's input: with ``activations`` "ram" in
-    memory, with "disk" in files below ``folder``, or the system's temporary folder without one, of which a batch is in
-    memory at a time. Neither changes a bit of the result.
+    run where ``drive`` only calls it. ``collected`` may hold the statistics of an earlier pass, ``recorded_inputs`` the
+    samples. Methods that train keep their progress below ``folder``, if there is one, and those that prune block after
+    block tell ``advance`` (blocks done, blocks in all). Recorded samples run ``batch_size`` at once, by default as many
+    as hold 16,384 tokens, at most 64 (`samples_at_once`): that changes results by rounding alone. What enters the
+    blocks, for all samples, is kept for ``keep`` places of the model, so that not every block starts at the model's
+    input: with ``activations`` "ram" in memory, with "disk" in files below ``folder``, or the system's temporary folder
+    without one, of which a batch is in memory at a time. Neither changes a bit of the result.
 
     Raises:
         FastFluxError: A value that cannot be meant.
@@ -69,6 +60,7 @@ class Calibration:
     activations: str = "ram"
     keep: int = KEEP
     run: CalibrationRun[Any] | None = None
+    recorded_inputs: RecordedInputs | None = None
 
     def __post_init__(self) -> None:
         require_bounds(self.activations, self.keep)
@@ -83,7 +75,7 @@ class Calibration:
 
     def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
         """Recorded inputs of the dense transformer; raises ``FastFluxError`` when nothing can drive it."""
-        return record_inputs(transformer, self._drive(), samples=samples, seed=seed)
+        return self.recorded_inputs or record_inputs(transformer, self._drive(), samples=samples, seed=seed)
 
     def trajectories(self, count: int) -> Trajectories:
         """Of ``count`` of the prompts; raises ``FastFluxError`` for a calibration that samples none."""

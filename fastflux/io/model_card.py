@@ -14,8 +14,8 @@ import yaml  # type: ignore[import-untyped]  # huggingface_hub's own reader of t
 from huggingface_hub import ModelCardData, metadata_load
 from torch import nn
 
-from fastflux.calibration.run import CalibrationRun
-from fastflux.io.hub import is_hub_id
+from fastflux.calibration.trajectories import CalibrationRun
+from fastflux.io.checkpoint import is_hub_id
 from fastflux.methods.registry import pruning_method
 from fastflux.models.architecture import architecture_of, config_of
 from fastflux.models.pruned import parameter_count, pruned_class_of

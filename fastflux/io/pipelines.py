@@ -12,7 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from fastflux.calibration.run import CalibrationRun
+from fastflux.calibration.trajectories import CalibrationRun
 from fastflux.errors import FastFluxError, first_sentence, memory_is_full
 from fastflux.files import new_folder, require_new_folder, write_text
 from fastflux.io.checkpoint import (

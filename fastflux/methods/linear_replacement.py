@@ -17,12 +17,11 @@ from fastflux.calibration.importance import (
 )
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, LinearFit
 from fastflux.calibration.statistics import Calibration
-from fastflux.cost import PruningCost
+from fastflux.cost import PeakMemory, PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import Pruned, amount, register_pruning_method, require_amount
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM
-from fastflux.models.blocks import LinearReplacementBlock
-from fastflux.models.memory import PeakMemory
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.models.surgery import hidden_size, replace_block_
 from fastflux.plan import Replacement, require_ridge
 

@@ -1,8 +1,7 @@
 """Width pruning with closed-form compensation: heads and MLP channels go that the others can best stand in for.
 
-A layer that reads heads or an MLP's channels is fitted anew to what stays, so that it gives what it gave. The error
-that is left when some columns go is known beforehand (optimal brain surgeon, https://doi.org/10.1109/ICNN.1993.298572),
-and decides which. Shapes are those of L1-norm pruning at the same ratio.
+A layer that reads heads or an MLP's channels is fitted anew to what stays. The error that is left when columns go is
+known beforehand (optimal brain surgeon, https://doi.org/10.1109/ICNN.1993.298572), and decides which.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,7 +147,6 @@ class _Reader:
 
     def fill_(self, layer: Any, columns: Tensor) -> None:
         """Give a layer that only these columns are left of the weights and the bias."""
-        weight = self.weight[:, columns.to(self.weight.device)]
-        layer.weight.copy_(weight)
+        layer.weight.copy_(weight := self.weight[:, columns.to(self.weight.device)])
         if layer.bias is not None:
             layer.bias.copy_(self.offset - weight @ self.mean[columns.to(self.mean.device)])

@@ -68,9 +68,8 @@ def noised_inputs(
     sequence, pooled, text_ids = pipeline.encode_prompt(
         prompt=list(captions), prompt_2=None, max_sequence_length=text_tokens
     )
-    embedded = None
-    if transformer.config.guidance_embeds:
-        embedded = torch.full((count,), guidance, device=clean.device)
+    guides = transformer.config.guidance_embeds
+    embedded = torch.full((count,), guidance, device=clean.device) if guides else None
     for sigma in _levels(pipeline.scheduler, clean.shape[1], steps):
         yield {
             "hidden_states": (1 - sigma) * clean + sigma * noise,
@@ -85,8 +84,7 @@ def noised_inputs(
 
 def _levels(scheduler: Any, tokens: int, steps: int) -> list[float]:
     """The scheduler's noise levels in (0, 1] for this many image tokens, as FluxPipeline sets them."""
-    # Loads transformers, and so not at the top.
-    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift  # loads transformers, and so not at the top
 
     names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
     mu = calculate_shift(tokens, *(scheduler.config[name] for name in names))
@@ -106,11 +104,7 @@ FLUX = register_architecture(
         stacks=(
             BlockStack("transformer_blocks", FluxTransformerBlock, "double", halves=True),
             BlockStack(
-                "single_transformer_blocks",
-                FluxSingleTransformerBlock,
-                "single",
-                joint=True,
-                halves=True,
+                "single_transformer_blocks", FluxSingleTransformerBlock, "single", joint=True, halves=True,
                 sliced=SINGLE_LAYERS,
             ),
         ),
@@ -118,7 +112,7 @@ FLUX = register_architecture(
         noised_inputs=noised_inputs,
         tokenizer="tokenizer_2",
     )
-)
+)  # fmt: skip
 
 
 def flux_like(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.pruned import attach_plan_, plan_of
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import PruningPlan, Replacement
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import Architecture, architecture_of, architectures
-from fastflux.models.blocks import LINEAR_BLOCKS, RemovedBlock
-from fastflux.models.sublayers import BLOCK_CLASSES
+from fastflux.models.sublayers import BLOCK_CLASSES, LINEAR_BLOCKS, RemovedBlock
 from fastflux.models.surgery import get_block
 from fastflux.plan import WHOLE_KINDS, PruningPlan
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, config_of
-from fastflux.models.blocks import LINEAR_BLOCKS, REMOVED_BLOCKS
-from fastflux.models.sublayers import replace_sublayers_
+from fastflux.models.sublayers import LINEAR_BLOCKS, REMOVED_BLOCKS, replace_sublayers_
 from fastflux.plan import SUBLAYER_KINDS, BlockRef, Replacement
 
 RUNS_ON = "fastflux_runs_on"

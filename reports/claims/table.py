@@ -1,22 +1,15 @@
 """The claims of the paper, each with the predicate that decides it and the paper's own figures; a table of verdicts.
 
 Adding one is one `Claim` in `CLAIMS`. What the predicates mean stands in `reports.claims.verdicts` and
-`reports.claims.cost_verdicts`.
+`reports.claims.verdicts`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.records.comparison import SIGNIFICANT
-from bench.records.statistics import holm
+from bench.records.statistics import SIGNIFICANT, holm
 from bench.records.variant_id import DENSE
 from bench.tables import CLIP, GENEVAL, HPS, SCORES, TABLES
-from reports.claims.cost_verdicts import (
-    cheaper_training,
-    double_blocks_matter_more,
-    falls_with_ratio,
-    few_blocks_matter,
-)
 from reports.claims.verdicts import (
     MARGIN,
     Check,
@@ -27,12 +20,15 @@ from reports.claims.verdicts import (
     at_least,
     better,
     better_in_every_group,
+    cheaper_training,
+    double_blocks_matter_more,
     every,
+    falls_with_ratio,
+    few_blocks_matter,
     keeps,
 )
-from reports.compare import TEST, chance
 from reports.figures.ranking import Ranking
-from reports.grouping import DEFAULT_TOLERANCE
+from reports.grouping import DEFAULT_TOLERANCE, TEST, chance
 from reports.rows import Row
 from reports.table import Cell, Group, Header, Table
 from reports.tables import model_name, profile_label

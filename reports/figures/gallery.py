@@ -10,11 +10,12 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 from PIL import Image, features
 
 from bench.records.results import Data, RecordError, json_of, read_data
@@ -26,7 +27,7 @@ from reports.rows import Row
 
 INDEX = "gallery.json"
 MANIFEST = "manifest.jsonl"
-#: Folder, below that of a gallery, of the images without one block each (`bench.run.single_removals`).
+#: Folder, below that of a gallery, of the images without one block each (`bench.run.draw`).
 SINGLE_REMOVALS = "single_removals"
 #: Pixels: no tile is larger, and of tiles up to the second a gallery holds the first number of images, else the second.
 LONGEST_EDGE, SMALL_EDGE = 192, 96
@@ -50,19 +51,7 @@ class GalleryShot:
     kind: str
 
 
-class GalleryIndex(Data, frozen=True):
-    """The file beside the sheets; see `Gallery`."""
-
-    schema_version: Literal[1]
-    tile: tuple[int, int]
-    columns: int
-    shots: tuple[GalleryShot, ...]
-    sheets: dict[str, str]
-    records: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(Data, frozen=True):
     """A folder of sheets, one a variant: tile number i of every sheet shows shot i, drawn from the same seed.
 
     `tile` is width and height in pixels, `columns` tiles a line, `sheets` file names by variant, `records` the key of
@@ -75,18 +64,19 @@ class Gallery:
     shots: tuple[GalleryShot, ...]
     sheets: Mapping[str, str]
     records: Mapping[str, str]
+    schema_version: Literal[1] = 1
 
     @classmethod
     def read(cls, folder: Path) -> Gallery:
         """The gallery in a folder; raises FastFluxError when there is none, or of another version, or not whole."""
         path = folder / INDEX
         try:
-            index = read_data(GalleryIndex, json_of(path.read_text(encoding="utf-8"), str(path)), str(path))
-        except (OSError, RecordError) as error:
+            index = json_of(path.read_text(encoding="utf-8"), str(path))
+            found = read_data(cls, {**index, "folder": folder}, str(path))
+        except (OSError, RecordError, TypeError) as error:
             raise FastFluxError(
                 f"{path} is no gallery ({error}); make it again by `python -m reports gallery`."
             ) from error
-        found = cls(folder, index.tile, index.columns, index.shots, index.sheets, index.records)
         for variant, name in found.sheets.items():
             if "/" in name or os.sep in name or not (folder / name).is_file():
                 raise FastFluxError(f"{path} names the sheet {name!r} of {variant}, which is not beside it; "
@@ -221,8 +211,9 @@ def _shared(first: Mapping[Key, GeneratedImage], images: Mapping[Key, GeneratedI
 
 def _write_index(gallery: Gallery) -> None:
     """Last, and whole or not at all: a folder without it is no gallery."""
-    index = GalleryIndex(1, gallery.tile, gallery.columns, gallery.shots, dict(gallery.sheets), dict(gallery.records))
-    text = json.dumps(msgspec.to_builtins(index), indent=1, ensure_ascii=False)
+    index = {"schema_version": 1} | msgspec.to_builtins(gallery, enc_hook=str)
+    del index["folder"]
+    text = json.dumps(index, indent=1, ensure_ascii=False)
     write_text(gallery.folder / INDEX, f"{text}\n")
 
 

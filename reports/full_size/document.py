@@ -5,17 +5,21 @@ from pathlib import Path
 
 from bench.records.results import Measurement, read_records
 from bench.records.variant_id import DENSE
-from reports.full_size.records import (
+from reports.full_size.steps import (
     LABEL,
     Cells,
     Records,
     all_measured,
+    equal_latency,
+    exports,
+    in_all_ways,
+    latencies,
     made,
     measured,
     notes_of,
     paper_ratio,
+    step_profiles,
 )
-from reports.full_size.steps import equal_latency, exports, in_all_ways, latencies, step_profiles
 from reports.table import Cell, Table, to_markdown
 
 CALIBRATION_RATIO = 1.5

@@ -17,9 +17,8 @@ from bench.metrics.detection import Detection
 from bench.metrics.quality.geneval_judge import judge
 from bench.metrics.quality.hps import HPS, HPSSettings
 from bench.profiles.profile import ROOT
-from bench.samples.geneval_vocabulary import COLORS
 from bench.samples.image_set import ImageSet, Pixels
-from bench.samples.prompts import read_prompts
+from bench.samples.prompts import COLORS, read_prompts
 from bench.settings import PlaceOrName
 from bench.shapes import WEIGHTS
 from fastflux.calibration.least_squares import LinearStatistics

@@ -57,7 +57,6 @@ REPORTS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
         "--shots --edge": NO_INTEGERS + BELOW_ONE, "--images --results": ("nowhere", "text.toml"),
     },
     ("rebuild",): {"--format": NO_NAMES},
-    ("claims", "--results", "records"): {"--results --ranking": ("nowhere", "text.toml")},
     ("importance", "text.toml", "-o", "out"): {},
     ("importance", "nowhere", "-o", "out"): {},
     ("diff", "records", "nowhere"): {},

@@ -13,6 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from bench.cli import main
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run import cluster
@@ -311,15 +312,12 @@ sandwich_training = { ranking = "start2end", samples = 8, steps = 1, batch = 4, 
 """
 
 
-def small_run(folder: Path, workers: int) -> subprocess.Popen[bytes]:
-    """A run whose messages go to <folder>/<workers>.log."""
+RUN = ["reproduce", "--profile=small.toml", "--limit=1", "--seeds=1", "--variants=fastflux-20,fastflux-30", "-o=runs"]
+
+
+def prepare(folder: Path) -> None:
     write_tiny_pipeline(folder / "pipeline")
     (folder / "small.toml").write_text(SMALL)
-    options = ("--profile", "small.toml", "--limit", "1", "--seeds", "1", "--variants", "fastflux-20,fastflux-30")
-    command = [sys.executable, "-m", "bench", "reproduce", *options, "--workers", str(workers), "-o", "runs"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (folder / f"{workers}.log").open("w") as log:
-        return subprocess.Popen(command, cwd=folder, env=environ, stderr=log)
 
 
 def figures(folder: Path) -> dict[str, object]:
@@ -351,14 +349,19 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path) -> None:
+def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
     import psutil
 
     folders = {workers: tmp_path / str(workers) for workers in (1, 2)}
     for folder in folders.values():
-        folder.mkdir()
-    two = small_run(folders[2], 2)
+        prepare(folder)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = ["nice", "-n", "1", sys.executable, "-m", "bench", *RUN, "--workers=2"]
+    with (folders[2] / "2.log").open("w") as log:
+        two = subprocess.Popen(command, cwd=folders[2], env=environ, stderr=log)
     run = folders[2] / "runs" / "small-limit1-seeds1"
     while not list(run.glob("draw/*.json")):
         assert two.poll() is None, (folders[2] / "2.log").read_text()
@@ -368,9 +371,11 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path)
     everyone = children(two.pid)
     processes = [psutil.Process(pid) for pid in everyone if psutil.pid_exists(pid)]
     worker = next(process for process in psutil.process_iter() if process.pid in everyone and is_worker(process))
+    assert worker.nice() == psutil.Process(two.pid).nice(), "it yields to others as much as the run does"
     worker.kill()
     assert two.wait() == 0, (folders[2] / "2.log").read_text()
     _, left = psutil.wait_procs(processes, timeout=30)  # those that were told end by themselves
     assert not left, "nothing is left behind"
-    assert small_run(folders[1], 1).wait() == 0
+    monkeypatch.chdir(folders[1])
+    assert main([*RUN, "--workers=1"]) == 0
     assert figures(folders[2]) == figures(folders[1])

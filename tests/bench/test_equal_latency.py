@@ -1,5 +1,6 @@
 """Sliced copies of a tiny model against targets, by a clock that the models themselves move."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,12 +63,19 @@ def test_the_ratio_found_prunes_to_the_targets_latency(bench: Workbench, share: 
     plan = prune_(sliced, L1NormConfig(found.ratio))
     assert (plan.config["heads"], plan.config["mlp_channels"]) == (found.heads, found.mlp_channels)
     assert parameter_count(sliced) == pytest.approx(share * bench.parameters, rel=0.02)
-    assert len(found.candidate_ms) == len(found.target_ms) == found.rounds == 100
+    assert len(found.candidate_ms) == len(found.target_ms) == found.rounds == 6, "which decide where nothing varies"
     assert found.interval is not None
     assert len(bench.lines) == len(found.tried)
-    assert "of the target's time in 100 rounds" in bench.lines[-1]
+    assert "of the target's time in 6 rounds" in bench.lines[-1]
     after = bench.dense.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_an_interval_across_the_tolerance_decides_nothing(bench: Workbench) -> None:
+    paces = itertools.cycle([1.0, 1.05])  # its own pace, or 5% slower
+    found = bench.solve(lambda: bench.spend(0.87 * bench.parameters * next(paces)), rounds=8, final_rounds=12)
+    assert {reading.rounds for reading in found.tried[1:]} >= {8, 12}
+    assert found.tried[0].rounds == 6, "the dense model is slower, whatever the pace"
 
 
 def test_a_target_slower_than_the_dense_model(bench: Workbench) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.metrics.cost.flops_by_block import CLIP_TOKENS
+from bench.metrics.cost.flops import CLIP_TOKENS
 from bench.studies.families import HEADER, PUBLISHED, size_of
 from fastflux.models.architecture import architecture_of, architectures
 from fastflux.models.pruned import parameter_count

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from bench.metrics.quality.geneval_official import read_official_results
+from bench.metrics.quality.geneval import read_official_results
 from bench.records.results import RunRecord, read_data
 from bench.run.units import read_note
-from bench.samples.geneval_layout import read_geneval_folder, read_metadata
-from bench.samples.hps_layout import read_benchmark_prompts
 from bench.samples.image_set import ImageSet
+from bench.samples.layouts import read_benchmark_prompts, read_geneval_folder, read_metadata
 from bench.samples.prompts import read_prompts
 from fastflux.calibration.prompts import read_prompts as read_texts
 from fastflux.errors import FastFluxError

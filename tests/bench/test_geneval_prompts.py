@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.samples.geneval_layout import parse_prompt
 from bench.samples.geneval_prompts import COUNTS, PATH, geneval_prompts, plural
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, RELATIONS, TASKS
-from bench.samples.prompts import Prompt, read_prompts
+from bench.samples.layouts import parse_prompt
+from bench.samples.prompts import COCO_CLASSES, COLORS, RELATIONS, TASKS, Prompt, read_prompts
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = geneval_prompts()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.samples.hps_layout import STYLES, read_benchmark_prompts, read_layout
 from bench.samples.image_set import ImageSet, ImageSetError
+from bench.samples.layouts import STYLES, read_benchmark_prompts, read_layout
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages

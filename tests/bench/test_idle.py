@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from bench.metrics.cost import idle
-from bench.metrics.cost.idle import OtherWork, other_work
+from bench.metrics.cost import timing as idle
+from bench.metrics.cost.timing import OtherWork, other_work
 from fastflux.errors import FastFluxError
 
 

@@ -10,7 +10,7 @@ from bench.metrics.catalogue import metrics
 from bench.profiles.profile import ROOT, load_profile
 from bench.run.external import score
 from bench.run.reproduce import reproduce
-from bench.studies.full_size.sizes import sizes_of
+from bench.studies.full_size.random_weights import sizes_of
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -96,10 +96,7 @@ PLUS = ("plus-18", "plus-26", "plus-35")
     [
         (
             ["table3"],
-            [
-                *("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20"),
-                *("flux2", "fastflux2-10", "fastflux2-20"),
-            ],
+            [*("dense", "fastflux-10", "sd3", "fastsd3-10", "fastsd3-20"), *("flux2", "fastflux2-10", "fastflux2-20")],
         ),
         (["table4"], ["dense", "fastflux-10", "brll-10"]),
         (["table5"], ["dense", "fastflux-10", "r2-10", "start2end-10", "end2start-10"]),

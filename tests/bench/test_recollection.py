@@ -10,7 +10,7 @@ from torch import nn
 
 import experiments.recollection
 from bench.profiles.profile import ROOT
-from experiments.recollection import WholeForwards, compare, main
+from experiments.recollection import WholeForwards, compare
 from fastflux.calibration.activations import ActivationStore
 from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.errors import FastFluxError
@@ -82,28 +82,9 @@ def test_too_many_blocks_are_refused_before_the_work() -> None:
         compare(make_tiny_flux, None, SandwichTrainingConfig(blocks=6), batch_size=8, keep=4)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("option", "message"), [(("--blocks", "0"), "--blocks is 0"), (("--keep", "-1"), "at -1 places")]
-)
-def test_bad_options_are_one_sentence(
-    option: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(option) == 1
-    assert message in capsys.readouterr().err
-
-
-def test_only_the_whole_comparison_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--samples", "4", "--accept"]) == 1
-    assert "--accept keeps the whole comparison only" in capsys.readouterr().err
-
-
 @pytest.mark.slow
-def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments.recollection, "RECOLLECTION", tmp_path / "accepted")
-    monkeypatch.setattr(experiments.recollection, "ROOT", tmp_path)
-    monkeypatch.setattr(experiments.recollection, "track", _silent)
-    monkeypatch.setattr(experiments.recollection, "BLOCKS", 2)
-    monkeypatch.setattr(experiments.recollection, "SAMPLES", 4)
+def test_the_profiles_own_order_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments.recollection, "RUNS", tmp_path / "runs")
     prompts = (ROOT / "prompts/shapes/calibration.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "prompts.jsonl").write_text("".join(prompts[:4]))
     write_tiny_pipeline(tmp_path / "pipeline")
@@ -116,14 +97,8 @@ def test_the_profiles_own_order_is_measured_and_accepted(tmp_path: Path, monkeyp
         '[methods]\nlinear_replacement.ranking = "order.json"\nblock_removal.ranking = "order.json"\n'
         'sandwich_training = { ranking = "order.json", rank = 2 }\n'
     )
-    experiments.recollection.recollection(profile=str(short), blocks=2, samples=4, accept=True, out=tmp_path / "runs")
-    path = tmp_path / "runs" / "shapes" / "recollection.json"
-    record = json.loads(path.read_text())
+    record: Any = experiments.recollection.recollection(str(short), blocks=2, samples=4)
     assert record["largest_difference"] == 0.0
     assert record["naive"]["full_forwards"] == 2 * 4 * 2
     assert record["settings"]["blocks"] == order[:2]
-    assert json.loads((tmp_path / "accepted" / "shapes.json").read_text()) == record
-
-
-def _silent(items: Any, _label: str, *, total: int) -> Any:
-    yield from items
+    json.dumps(record)

@@ -12,8 +12,7 @@ import pytest
 from bench.record_checks import check_records
 from bench.records.results import RecordError, RunRecord, read_data, record_text
 from bench.regression.history import read_history
-from reports.manifest import NAME, require_manifest, write_manifest
-from reports.rebuild import PACKAGE
+from reports.rebuild import NAME, PACKAGE, require_manifest, write_manifest
 
 Edit = Callable[[dict[str, dict[str, Any]]], object]
 

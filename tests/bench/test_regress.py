@@ -14,19 +14,19 @@ from torch import Tensor
 
 import bench.regression.run
 from bench.cli import main
-from bench.metrics.cost.idle import OtherWork
+from bench.metrics.cost.timing import OtherWork
 from bench.profiles.profile import load_profile
 from bench.regression.baseline import NoVerdictError, Snapshot
 from bench.regression.history import read_history
-from bench.regression.render import render_hashes, threads
 from bench.regression.run import Options, _look_around
+from bench.regression.suite import render_hashes, threads
 from bench.run.base_model import BaseModel
 from bench.shapes import WEIGHTS
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.io.checkpoint import load_transformer, read_ranking, save_transformer
 from fastflux.io.pipelines import export_pipeline
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.pruning import prune_
 
 VARIANT = "trained"

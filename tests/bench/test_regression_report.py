@@ -5,8 +5,8 @@ from xml.etree import ElementTree as ET
 
 from rich.console import Console
 
-from bench.regression import report
-from bench.regression.check import Check
+from bench.regression import run as report
+from bench.regression.verdicts import Check
 from tests.bench.made_snapshots import made_snapshot
 
 CHECKS = (

@@ -13,8 +13,7 @@ from bench.metrics.cost.latency import LATENCY, latency_of
 from bench.records.results import Measurement, MetricInfo, RunRecord
 from bench.records.statistics import holm
 from bench.regression.baseline import KINDS, NoVerdictError, Snapshot
-from bench.regression.check import Check, Tolerances, verdict_of
-from bench.regression.verdicts import judge
+from bench.regression.verdicts import Check, Tolerances, judge, verdict_of
 from tests.bench.made_snapshots import made_snapshot, with_scores
 
 RECORDS = Path(__file__).parents[2] / "reports" / "data" / "results" / "cpu" / "shapes"

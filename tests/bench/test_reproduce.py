@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bench.metrics.quality.fid import FID
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.records.results import Measurement, RunRecord
+from bench.run import score
 from bench.run.base_model import BaseModel
 from bench.run.evaluate import settle_here
 from bench.run.evaluation import Evaluation
@@ -274,6 +276,23 @@ def test_a_score_of_another_version_is_made_again(quick: Path, monkeypatch: pyte
     run(quick)
     again = {path.name for path in folder.glob("*.json") if path.stat().st_mtime_ns != before[path.name]}
     assert again == {path for path in before if "clip_score" in path}
+
+
+def test_changed_weights_of_a_metric_ask_for_its_own_scores_alone(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    shutil.copytree(str(load_profile("shapes").metrics["hps"].model), weights)
+
+    def inputs(**changes: str) -> dict[str, Any]:
+        profile = load_profile("shapes", changes)
+        (dense,) = chosen_variants(profile, needed_by(()), ["dense"])
+        evaluation = Evaluation(profile, tmp_path, [dense], limit=1)
+        return {name: given for unit in score.units(evaluation, dense) for name, given in unit.inputs.items()}
+
+    before = inputs()
+    assert inputs(**{"metrics.hps.model": str(weights)}) == before
+    flip(next(weights.glob("*.safetensors")))
+    after = inputs(**{"metrics.hps.model": str(weights)})
+    assert {name for name in before if after[name] != before[name]} == {"dense,hps"}
 
 
 def test_a_cost_is_known_by_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

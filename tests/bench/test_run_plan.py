@@ -32,7 +32,7 @@ def test_the_counts_are_those_of_the_run(tmp_path: Path) -> None:
     assert plan.images == 3 * (4 * 1 + 6 * 4) + 8 * 10
     drawn = sum(node.steps for node in plan.nodes if node.stage.startswith("draw"))
     assert drawn == plan.images * 10
-    assert [node.steps for node in plan.nodes if node.stage == "calibration"] == [128 * 10]
+    assert [node.steps for node in plan.nodes if node.stage == "calibration"] == [128 * 10 * 1.4]
     assert plan.training_steps == 200 * 5, "Sandwich Training of the 5 blocks at 10%"
     assert plan.weights_bytes > 10 * 2**20
     assert 1e8 < plan.flops_per_step < 1e9
@@ -83,10 +83,7 @@ def test_a_dry_run_says_what_it_takes_and_makes_nothing(
     assert "10 ms" in shown
 
 
-@pytest.mark.parametrize(
-    ("options", "variants"),
-    [([], 25), (["--all"], 75), (["--variants", "plus-26"], 2)],
-)
+@pytest.mark.parametrize(("options", "variants"), [([], 25), (["--all"], 75), (["--variants", "plus-26"], 2)])
 def test_without_options_the_papers_tables_are_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], variants: int
 ) -> None:

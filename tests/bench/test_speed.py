@@ -28,7 +28,7 @@ def test_every_way_is_recorded(given: dict[str, str], tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         bench.studies.speed,
         "CompileSettings",
-        lambda _mode: bench.metrics.cost.compiled.CompileSettings(backend="eager"),
+        lambda _mode: bench.metrics.cost.latency.CompileSettings(backend="eager"),
     )
     settings = SpeedSettings((1, 2), "default", end_to_end=True, rounds=6, warmup=1)
     found = speed(profile_name="shapes", variant_names=["l1-12"], settings=settings, changes=given)

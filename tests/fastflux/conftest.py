@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from fastflux.calibration.statistics import Statistics, collect_statistics
-from fastflux.methods.sandwich_training import progress as sandwich_training
+from fastflux.methods.sandwich_training import method as sandwich_training
 from fastflux.models.architecture import architecture_of, example_inputs
 from fastflux.models.pruned import attach_plan_
 from fastflux.models.surgery import replace_block_

@@ -13,7 +13,7 @@ from fastflux.calibration.recording import BlockStates, record_inputs
 from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.methods.sandwich_training import progress as sandwich_training
+from fastflux.methods.sandwich_training import method as sandwich_training
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux

@@ -9,9 +9,8 @@ import torch
 import fastflux
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import architecture_of, example_inputs
-from fastflux.models.blocks import LINEAR_BLOCKS
 from fastflux.models.pruned import pruned_class_of
-from fastflux.models.sublayers import BLOCK_CLASSES
+from fastflux.models.sublayers import BLOCK_CLASSES, LINEAR_BLOCKS
 from fastflux.models.surgery import get_block
 from fastflux.plan import PAPER_BLOCKS, block_count
 from tests.fastflux.conftest import make_tiny_flux

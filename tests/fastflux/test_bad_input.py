@@ -17,9 +17,9 @@ from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sandwich_training import SandwichTrainingConfig
-from fastflux.methods.sandwich_training import progress as sandwich_training
+from fastflux.methods.sandwich_training import method as sandwich_training
 from fastflux.models.architecture import STREAMS, architecture_of
-from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef, PruningPlan, Replacement
 from fastflux.pruning import apply_plan_, prune_
@@ -83,7 +83,7 @@ def test_nan_activations_of_a_block_that_runs_alone_end_the_calibration() -> Non
 def test_nan_activations_end_sandwich_training_before_its_first_step(
     drive: Drive, replacement: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastflux.methods.sandwich_training.train.descend", dies)
+    monkeypatch.setattr("fastflux.methods.sandwich_training.method.descend", dies)
     transformer = poisoned(3e38)  # finite, but what it gives is not
     config = SandwichTrainingConfig(blocks=1, replacement=replacement, **{**ST, "ranking": "end2start"})
     with pytest.raises(FastFluxError, match=r"not finite.*: check the model's weights and dtype"):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fastflux.calibration import parts as calibration_parts
+from fastflux.calibration import fingerprints as calibration_parts
+from fastflux.calibration.fingerprints import collect_in_parts
 from fastflux.calibration.images import NoisedImages, read_captioned_images
-from fastflux.calibration.parts import collect_in_parts
 from fastflux.calibration.statistics import Statistics, collect_statistics
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.cli import main

@@ -27,9 +27,9 @@ from fastflux.io.pipelines import export_pipeline, load_pipeline
 from fastflux.methods.block_removal import BlockRemovalConfig
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import RemovedBlock
 from fastflux.models.folding import fold_
 from fastflux.models.pruned import FastFluxTransformer2DModel, plan_of
+from fastflux.models.sublayers import RemovedBlock
 from fastflux.models.surgery import get_block
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import FAMILIES, Make, make_replaced, make_replaced_flux, make_tiny_flux, run, tiny_inputs

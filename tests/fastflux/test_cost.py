@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from fastflux.calibration.statistics import Calibration
-from fastflux.cost import PruningCost
+from fastflux.cost import PeakMemory, PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
-from fastflux.models.memory import PeakMemory
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import DiesAtTheThird, Drive, make_tiny_flux, tiny_inputs
 
@@ -130,7 +129,7 @@ def test_the_peak_of_a_process_begins_anew() -> None:
 
 
 def test_a_peak_that_cannot_begin_anew_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastflux.models.memory._PROCESS", tmp_path / "absent")
+    monkeypatch.setattr("fastflux.cost._PROCESS", tmp_path / "absent")
     assert PeakMemory("cpu").read() is None
 
 

@@ -23,9 +23,9 @@ from fastflux.methods.l1_norm import largest_ratio
 from fastflux.methods.sublayer_replacement import SublayerReplacementConfig
 from fastflux.models import pruned
 from fastflux.models.architecture import architecture_of, architectures, example_inputs
-from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.folding import fold_
 from fastflux.models.offload import offload_blocks_
+from fastflux.models.sublayers import LinearReplacementBlock
 from fastflux.models.surgery import get_block
 from tests.fastflux.conftest import make_replaced
 from tests.fastflux.families import CONFIGS, make

@@ -9,7 +9,7 @@ import torch
 
 from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
-from fastflux.methods import descent
+from fastflux.methods import finetuning as descent
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.methods.sublayer_replacement import SublayerReplacementConfig
 from fastflux.pruning import prune_

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from fastflux.errors import FastFluxError
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import RemovedBlock
 from fastflux.models.folding import fold_
 from fastflux.models.pruned import parameter_count, plan_of
+from fastflux.models.sublayers import RemovedBlock
 from fastflux.models.surgery import get_block
 from tests.fastflux.conftest import make_replaced_flux, make_tiny_flux, run
 

@@ -7,8 +7,7 @@ from diffusers import DiffusionPipeline
 
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
-from fastflux.io.checkpoint import load_transformer
-from fastflux.io.hub import is_hub_id, local_pipeline
+from fastflux.io.checkpoint import is_hub_id, load_transformer, local_pipeline
 from fastflux.models.pruned import plan_of
 
 

@@ -13,7 +13,7 @@ from fastflux.calibration.statistics import Statistics, collect_statistics, load
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.models.architecture import IMAGE_STREAM, TEXT_STREAM, architecture_of
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
+from fastflux.models.sublayers import LinearReplacementBlock, RemovedBlock
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 from fastflux.pruning import prune_

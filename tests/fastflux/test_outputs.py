@@ -14,9 +14,9 @@ import torch
 from fastflux import workflow
 from fastflux.cli import main
 from fastflux.errors import FastFluxError
+from fastflux.files import MARKER
 from fastflux.io.checkpoint import load_transformer, save_transformer
 from fastflux.io.pipelines import export_pipeline, foreign_to_pipeline, load_pipeline, require_output
-from fastflux.io.progress_folder import MARKER
 from tests.fastflux.conftest import DiesAtTheThird, make_replaced_flux, make_tiny_flux
 
 L1 = ("--method", "l1_norm", "--ratio", "0.2", "--device", "cpu")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastflux.calibration.parts import key_of_run
+from fastflux.calibration.fingerprints import key_of_run
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.io.pipelines import export_pipeline, load_pipeline
@@ -73,7 +73,7 @@ from diffusers import FluxPipeline
 pruned = FluxPipeline.from_pretrained(sys.argv[1]).transformer
 print(type(pruned).__name__, len(fastflux.plan_of(pruned).replacements))
 elsewhere = fastflux.load_pipeline(sys.argv[2])
-from fastflux.calibration.parts import key_of_run
+from fastflux.calibration.fingerprints import key_of_run
 print(key_of_run(elsewhere.transformer, fastflux.Trajectories(elsewhere, ["a ring"])))
 
 import torch

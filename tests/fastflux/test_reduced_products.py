@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
-from fastflux.calibration import bfloat16_sums
+from fastflux.calibration import least_squares as bfloat16_sums
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.least_squares import DEFAULT_RIDGE, LARGEST_RIDGE, LinearStatistics
 from fastflux.calibration.recording import record_inputs

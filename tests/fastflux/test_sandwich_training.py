@@ -14,7 +14,7 @@ from fastflux.calibration.statistics import Calibration
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_change
-from fastflux.methods.sandwich_training import progress as sandwich_training
+from fastflux.methods.sandwich_training import method as sandwich_training
 from fastflux.methods.sandwich_training.config import sandwich_around
 from fastflux.models.architecture import architecture_of
 from fastflux.models.pruned import plan_of

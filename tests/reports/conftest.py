@@ -131,8 +131,7 @@ def results(tmp_path: Path, hps_records: tuple[RunRecord, ...]) -> Path:
 @pytest.fixture(scope="session")
 def pdflatex() -> None:
     """Skip a test where pdflatex or a package is missing; fail it where FASTFLUX_REQUIRE_TOOLS=1 says they are here."""
-    from reports.pdf import check_latex
-    from reports.render.latex.document import PACKAGES
+    from reports.pdf import PACKAGES, check_latex
 
     try:
         check_latex(PACKAGES)

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.records.results import RunRecord
-from reports.figures.ablations import linear_layer_figure, sandwich_size_figure
+from reports.figures.quality import linear_layer_figure, sandwich_size_figure
 from reports.rows import Row, rows_of
 from tests.reports.conftest import MakeRecord, Measured, Sampled
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.records.results import Measurement
-from reports.compare import Comparison, chance, compare
+from reports.grouping import Comparison, chance, compare
 from reports.rows import rows_of
 from tests.reports.conftest import MakeRecord, Measured, Sampled
 

@@ -8,7 +8,7 @@ from bench.tables import TABLES, TableSpec
 from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
-from reports.declared import read_tables
+from reports.tables import read_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\

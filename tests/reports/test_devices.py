@@ -84,8 +84,6 @@ def test_the_command_line_allows_it_when_asked(mixed: Path, tmp_path: Path, caps
     assert main(command) == 1
     assert capsys.readouterr().err.startswith("python -m reports: Table table1 would mix")
     assert main([*command, "--mix-devices"]) == 0
-    assert main(["claims", "--results", str(mixed)]) == 1
-    assert main(["claims", "--results", str(mixed), "--mix-devices"]) == 0
 
 
 @pytest.mark.parametrize(

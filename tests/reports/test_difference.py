@@ -3,7 +3,7 @@
 # Golden documents stand here as they are read: with dashes, and longer than code lines.
 # ruff: noqa: E501, RUF001
 
-from reports.difference import difference_of
+from reports.paired_differences import difference_of
 from reports.rows import rows_of
 from reports.table import to_markdown
 from tests.reports.conftest import MakeRecord, Measured

@@ -9,8 +9,7 @@ from drawn import write_images
 from fastflux.errors import FastFluxError
 from reports.build import MAXIMUM_GRID_BYTES, build
 from reports.figures.gallery import Gallery, GalleryShot, collect, write_gallery
-from reports.figures.grids import GRIDS, Columns, Shown
-from reports.figures.image_grid import grid_rows, image_grid
+from reports.figures.image_grid import GRIDS, Columns, Shown, grid_rows, image_grid
 from reports.figures.ranking import Ranking
 from reports.grouping import DEFAULT_TOLERANCE
 from reports.rows import read_rows, rows_of

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reports.cli import main
-from reports.figures.importance import importance_figure
+from reports.figures.quality import importance_figure
 from reports.figures.ranking import Ranking, orders_table
 from reports.table import to_markdown
 

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from reports.pdf import compile_latex
-from reports.render.latex.tables import anchor, to_latex
-from reports.render.latex.text import escape_latex
+from reports.render.latex.tables import anchor, escape_latex, to_latex
 from reports.table import Cell, Group, Header, Table
 from tests.reports.conftest import overfull
 

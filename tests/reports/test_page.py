@@ -18,8 +18,7 @@ from fastflux.errors import FastFluxError
 from reports.build import build
 from reports.cli import main
 from reports.figures.gallery import Gallery
-from reports.render.html.document import page_html
-from reports.render.html.images import browser_data
+from reports.render.html.document import browser_data, page_html
 from reports.rows import rows_of
 from reports.tables import make_table
 from tests.reports.conftest import MakeRecord, Measured

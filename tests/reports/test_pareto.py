@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports.render.html.pareto import front, pareto_data
+from reports.render.html.document import front, pareto_data
 from reports.rows import rows_of
 from tests.reports.conftest import MakeRecord, Measured
 

@@ -8,8 +8,7 @@ import pytest
 from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.cli import main
-from reports.pdf import build_pdf, check_latex, compile_latex
-from reports.render.latex.document import PACKAGES, report_document
+from reports.pdf import PACKAGES, build_pdf, check_latex, compile_latex, report_document
 from reports.render.latex.tables import anchor
 from reports.rows import read_rows
 from tests.reports.conftest import overfull

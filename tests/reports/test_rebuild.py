@@ -13,8 +13,7 @@ from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.build import DOCUMENT_FORMATS
 from reports.cli import main
-from reports.manifest import write_manifest
-from reports.rebuild import PACKAGE, check, documents, rebuild, replace_all
+from reports.rebuild import PACKAGE, check, documents, rebuild, replace_all, write_manifest
 
 
 @pytest.fixture(scope="module")

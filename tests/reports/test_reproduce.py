@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from bench.records.results import RunRecord, read_records
 from fastflux.errors import FastFluxError
 from reports.cli import main
-from reports.manifest import write_manifest
+from reports.rebuild import write_manifest
 from reports.reproduce import reproduce, run_bench
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,21 +1,24 @@
-"""Latency of one transformer step, at one batch size or several.
+"""Latency of one transformer step, eager at one batch size or several, and compiled (`torch.compile`).
 
 All variants are measured in turn, so that the machine's drift meets them alike.
 """
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Required, TypedDict, Unpack
+from dataclasses import asdict, dataclass
+from typing import Any, Required, TypedDict, Unpack, cast
 
 import torch
 from msgspec import structs
+from torch import Tensor, nn
 
 from bench.metrics.base import measured
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.idle import other_work
-from bench.metrics.cost.timing import Clock, Step, interleave, percentiles, require_rounds, step_timer
+from bench.metrics.cost.timing import Clock, Step, interleave, other_work, percentiles, require_rounds, step_timer
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.records.statistics import median_interval
-from fastflux.errors import FastFluxError
+from fastflux.errors import FastFluxError, unknown_name
 
 LATENCY = metric_named("latency").info
 LATENCY_BATCHES = metric_named("latency_batches").info
@@ -42,6 +45,7 @@ def measure_latency(
     rounds: int,
     seed: int,
     precision: float = 0.0,
+    decided: Callable[[float, float], bool] = lambda _low, _high: False,
     baseline: str = "dense",
     device: str = "cpu",
     clock: Clock | None = None,
@@ -58,6 +62,7 @@ def measure_latency(
         seed: of the orders.
         precision: no more rounds than it takes for the 95% interval of every ratio to be narrower than this; 0 takes
             them all.
+        decided: whether a ratio's interval says enough without being as narrow.
         baseline: the variant the ratios refer to.
         device: a CUDA device is waited for before and after each step.
         clock: seconds; without one the device's own: CUDA events, or ``time.perf_counter``. The settings name it.
@@ -88,9 +93,10 @@ def measure_latency(
 
     def enough(times: Mapping[str, list[float]]) -> bool:
         others = [name for name in times if name != baseline]
-        if not precision or not others or baseline not in times:
+        if not others or baseline not in times:
             return False
-        return all(_width(times[name], times[baseline]) < precision for name in others)
+        intervals = [_interval(times[name], times[baseline]) for name in others]
+        return all(high - low < precision or decided(low, high) for low, high in intervals)
 
     times, faults = interleave(steps, timer, warmup=warmup, rounds=rounds, seed=seed, enough=enough)
     rounds = max(map(len, times.values())) or rounds
@@ -115,10 +121,10 @@ def measure_latency(
     }
 
 
-def _width(times: list[float], reference: list[float]) -> float:
-    """Of the 95% interval of the ratio; infinite where there is none yet."""
-    interval = median_interval([own / dense for own, dense in zip(times, reference, strict=True)] or [1.0]).interval
-    return float("inf") if interval is None else interval[1] - interval[0]
+def _interval(times: list[float], reference: list[float]) -> tuple[float, float]:
+    """The 95% interval of the ratio; infinite where there is none yet."""
+    found = median_interval([own / dense for own, dense in zip(times, reference, strict=True)] or [1.0]).interval
+    return found or (-math.inf, math.inf)
 
 
 def latency_of(
@@ -187,3 +193,106 @@ def _joined(found: Mapping[int, Measurement]) -> Measurement:
         samples={f"batch{batch}/{key}": times for batch, one in ok.items() for key, times in one.samples.items()},
         settings=settings,
     )
+
+
+LATENCY_COMPILED = metric_named("latency_compiled").info
+#: Calls of a mode until it runs as it will: CUDA graphs are warmed up, recorded, and only then replayed.
+MODES = {"default": 1, "reduce-overhead": 3, "max-autotune-no-cudagraphs": 1, "max-autotune": 3}
+
+
+@dataclass(frozen=True)
+class CompileSettings:
+    """How a transformer is compiled: the arguments of `torch.compile`; `mode` is for the backend "inductor" alone.
+
+    Raises:
+        FastFluxError: no such mode or backend, or a mode for another backend.
+    """
+
+    mode: str = "default"
+    backend: str = "inductor"
+    fullgraph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise unknown_name("compile mode", self.mode, list(MODES))
+        known = torch.compiler.list_backends(exclude_tags=())
+        if self.backend not in known:
+            raise unknown_name("compile backend", self.backend, known)
+        if self.backend != "inductor" and self.mode != "default":
+            raise FastFluxError(f"The mode {self.mode!r} is inductor's, but the backend is {self.backend!r}.")
+
+    @property
+    def warmup(self) -> int:
+        """The least untimed rounds."""
+        return MODES[self.mode]
+
+    @property
+    def graphs(self) -> bool:
+        """Whether CUDA graphs are recorded and replayed."""
+        return MODES[self.mode] > 1
+
+    def compile(self, transformer: nn.Module) -> nn.Module:
+        """The transformer compiled at its first call; the given one stays eager, and both share their weights."""
+        mode = self.mode if self.backend == "inductor" else None
+        compiled: Any = torch.compile(transformer, mode=mode, backend=self.backend, fullgraph=self.fullgraph)
+        return cast("nn.Module", compiled)
+
+    def describe(self) -> dict[str, JSON]:
+        """For the settings of a measurement."""
+        return {"compiled": True} | {f"compile_{name}": value for name, value in asdict(self).items()}
+
+
+def measure_compiled_latency(
+    transformers: Mapping[str, nn.Module],
+    inputs: Mapping[str, Tensor],
+    compile_settings: CompileSettings,
+    **timing: Unpack[Timing],
+) -> dict[str, Measurement]:
+    """`measure_latency` of one compiled step of every transformer on the same inputs, without gradients.
+
+    Returns:
+        Its values and "first_call_ms", in which the model was compiled. Failed, with the compiler's reason, for a
+        transformer that cannot be compiled.
+
+    Raises:
+        FastFluxError: fewer warm-up rounds than the mode needs, or as `measure_latency`.
+    """
+    if timing["warmup"] < compile_settings.warmup:
+        raise FastFluxError(
+            f"warmup is {timing['warmup']}, but compiled in mode {compile_settings.mode!r} a model needs at least "
+            f"{compile_settings.warmup} untimed rounds."
+        )
+    steps = {
+        name: _Step(compile_settings.compile(model), inputs, compile_settings.graphs)
+        for name, model in transformers.items()
+    }
+    timing["settings"] = {**(timing.get("settings") or {}), **compile_settings.describe()}
+    with many_compilations(len(steps)):
+        found = measure_latency(steps, info=LATENCY_COMPILED, **timing)
+    return {name: with_value(one, "first_call_ms", steps[name].first_ms) for name, one in found.items()}
+
+
+def many_compilations(models: int) -> Any:
+    """A context in which so many models of one class are each compiled: torch gives up after eight, and runs eager."""
+    torch.compiler.reset()  # what was compiled before counts too
+    dynamo: Any = torch._dynamo  # noqa: SLF001  # its settings have no other place
+    return dynamo.config.patch(recompile_limit=8 * (models + 1))
+
+
+@dataclass
+class _Step:
+    """One step without gradients, which keeps the time of its first call."""
+
+    model: nn.Module
+    inputs: Mapping[str, Any]
+    graphs: bool
+    first_ms: float = 0.0
+
+    def __call__(self) -> None:
+        began = time.perf_counter()
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may go
+        with torch.inference_mode():
+            self.model(**self.inputs)
+        if not self.first_ms:
+            self.first_ms = (time.perf_counter() - began) * 1000

@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.metrics.catalogue import metric_named
 from bench.metrics.cost.end_to_end import PipelineCall
 from bench.records.results import JSON, Measurement
-from fastflux.models.memory import PeakMemory
+from fastflux.cost import PeakMemory
 
 MEMORY = metric_named("memory").info
 MEMORY_END_TO_END = metric_named("memory_end_to_end").info

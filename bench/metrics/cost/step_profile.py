@@ -19,7 +19,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from bench.metrics.catalogue import metric_named
-from bench.metrics.cost.flops_by_block import kind_of_block
+from bench.metrics.cost.flops import kind_of_block
 from bench.metrics.cost.memory import quiet_profiler
 from bench.records.results import JSON, Measurement, MetricInfo
 from fastflux.errors import FastFluxError

@@ -20,8 +20,8 @@ from torch.nn import functional
 from bench.metrics.detection import Detection, DetectorError
 from bench.records.environment import sha256_of
 from bench.records.results import JSON
-from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import COCO_CLASSES
 from fastflux.errors import FastFluxError, first_sentence
 
 PUBLIC_WEIGHTS = "facebook/mask2former-swin-small-coco-instance"
@@ -52,13 +52,7 @@ class Mask2FormerDetector:
 
     classes = COCO_CLASSES
 
-    def __init__(
-        self,
-        model: Any,
-        *,
-        device: str = "cpu",
-        source: Mapping[str, JSON] | None = None,
-    ) -> None:
+    def __init__(self, model: Any, *, device: str = "cpu", source: Mapping[str, JSON] | None = None) -> None:
         if (found := int(model.config.num_labels)) != len(COCO_CLASSES):
             raise FastFluxError(
                 f"The Mask2Former has {found} classes; expected {len(COCO_CLASSES)}: take one for COCO."

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from bench.metrics.base import incomplete
 from bench.metrics.catalogue import load_object, metric_named
-from bench.metrics.models.clip_settings import ClipSettings
 from bench.metrics.models.inception import load_inception
+from bench.metrics.models.open_clip_checkpoint import ClipSettings
 from bench.metrics.models.open_clip_model import FeatureError
-from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
+from bench.records.statistics import SEED
 from bench.samples.image_set import ImageSet, ImageSetError, Pixels
 from bench.settings import PlaceOrName
 from fastflux.errors import FastFluxError

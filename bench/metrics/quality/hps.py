@@ -25,11 +25,10 @@ from bench.metrics.models.open_clip_model import (
     load_open_clip,
     measure_cosines,
 )
-from bench.records.comparison import SEED
 from bench.records.results import JSON, Data, Measurement
-from bench.records.statistics import Estimate, strata_of, stratified_means
-from bench.samples.hps_layout import SET, STYLES
+from bench.records.statistics import SEED, Estimate, strata_of, stratified_means
 from bench.samples.image_set import ImageSet
+from bench.samples.layouts import SET, STYLES
 from bench.settings import Batch, Place, PlaceOrName
 from fastflux.errors import FastFluxError
 
@@ -115,12 +114,7 @@ class HPS:
                 self.info, f"the images have the styles {names}; expected {sorted(STYLES)}", settings=settings
             )
         return measure_cosines(
-            self.info,
-            self.model,
-            images,
-            settings,
-            stratum=lambda image: str(image.style),
-            summary=self._summary,
+            self.info, self.model, images, settings, stratum=lambda image: str(image.style), summary=self._summary
         )
 
     def _summary(self, samples: Samples) -> Mapping[str, Estimate]:
@@ -129,11 +123,7 @@ class HPS:
         return {
             **{style: means.strata[style] for style in STYLES},
             "averaged": means.overall,
-            **{
-                f"{style}_group_std": Estimate(spread, None)
-                for style in STYLES
-                if (spread := spreads[style]) is not None
-            },
+            **{f"{style}_group_std": Estimate(std, None) for style, std in spreads.items() if std is not None},
         }
 
 
@@ -149,10 +139,7 @@ def group_std(scores: Sequence[Sequence[float]]) -> float | None:
     """The spread that hpsv2 prints beside a style's score: the standard deviation of the means of 10 groups of prompts.
 
     Groups are of successive prompts, and the mean of their means is the style's own; the deviation divides by 10.
-    None where the prompts do not come out in ten equal groups.
-
-    Args:
-        scores: of the images of each prompt, in the prompts' order.
+    None where the prompts, whose images' `scores` stand in their order, do not come out in ten equal groups.
     """
     if not scores or len(scores) % GROUPS:
         return None

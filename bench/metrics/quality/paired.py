@@ -13,12 +13,11 @@ from torch import Tensor
 
 from bench.metrics.base import incomplete, measured, samples_by_prompt
 from bench.metrics.catalogue import metric_named
-from bench.metrics.models.clip_settings import ClipSettings
+from bench.metrics.models.open_clip_checkpoint import ClipSettings
 from bench.metrics.models.open_clip_model import SCALE, FeatureError, OpenClipModel
 from bench.metrics.quality.image_similarity import K1, K2, mean_squared_error, psnr, ssim
-from bench.records.comparison import SEED
 from bench.records.results import JSON, Measurement
-from bench.records.statistics import Estimate, mean_interval, strata_of
+from bench.records.statistics import SEED, Estimate, mean_interval, strata_of
 from bench.samples.image_set import UNKNOWN_SEED, GeneratedImage, ImageSet, ImageSetError
 
 _SSIM: Mapping[str, JSON] = {"window": "gaussian 11x11, sigma 1.5", "k1": K1, "k2": K2, "mean_over": "RGB and windows"}
@@ -37,11 +36,7 @@ class Paired:
     Settings = ClipSettings
 
     def __init__(
-        self,
-        model: OpenClipModel,
-        reference: ImageSet | None = None,
-        *,
-        label: str = "paired with the dense model",
+        self, model: OpenClipModel, reference: ImageSet | None = None, *, label: str = "paired with the dense model"
     ) -> None:
         self.info = metric_named("paired").described(label)
         self.reference = reference or ImageSet(())

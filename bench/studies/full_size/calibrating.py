@@ -16,8 +16,8 @@ from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.calibration.block_runs import on_device
 from fastflux.calibration.importance import fit_blocks
 from fastflux.calibration.statistics import Statistics, collect_statistics, save_statistics
+from fastflux.cost import PeakMemory
 from fastflux.models.flux import FLUX
-from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef

@@ -1,7 +1,6 @@
 """Stage of FLOPs and parameters at full size: exact, counted on the meta device, on any machine."""
 
-from bench.metrics.cost.flops import measure_parameters
-from bench.metrics.cost.flops_by_block import FLOPS_BY_BLOCK, measure_flops_by_block
+from bench.metrics.cost.flops import FLOPS_BY_BLOCK, measure_flops_by_block, measure_parameters
 from bench.records.results import Measurement
 from bench.records.variant_id import DENSE
 from bench.studies.full_size.variants import FullSizeVariant, build

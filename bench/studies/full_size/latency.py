@@ -11,9 +11,8 @@ from msgspec.structs import replace
 from torch import nn
 
 from bench.metrics.base import values_and_intervals
-from bench.metrics.cost.compiled import many_compilations
 from bench.metrics.cost.end_to_end import LATENCY_END_TO_END, PipelineCall, measure_end_to_end
-from bench.metrics.cost.latency import LATENCY, measure_latency
+from bench.metrics.cost.latency import LATENCY, many_compilations, measure_latency
 from bench.metrics.cost.memory import MEMORY, measure_memory, measure_stage_memory
 from bench.metrics.cost.step_profile import STEP_PROFILE, measure_step_profile
 from bench.metrics.cost.timing import Step

@@ -5,25 +5,22 @@ is killed, or whose budget is spent, goes on behind it.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 
-from torch import nn
-
-from bench.metrics.cost.pruning_cost import PRUNING_COST, measure_pruning_cost
+from bench.metrics.cost.flops import PRUNING_COST, measure_pruning_cost
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.run.units import Results, Unit
 from bench.studies.full_size import calibrating
 from bench.studies.full_size.workbench import Need, Workbench, piece
 from fastflux.calibration.importance import DEFAULT_RANKING, fit_blocks, rank_blocks
-from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration, load_statistics
+from fastflux.cost import PeakMemory
 from fastflux.errors import FastFluxError
 from fastflux.methods.registry import make_config
 from fastflux.methods.sandwich_training import SandwichTrainingConfig, read_cost
 from fastflux.models.flux import FLUX
-from fastflux.models.memory import PeakMemory
 from fastflux.models.pruned import parameter_count
 from fastflux.models.surgery import get_block
 from fastflux.plan import block_count
@@ -110,17 +107,6 @@ def _order(bench: Workbench) -> str:
     raise FastFluxError(f"The order of the blocks could not be found: run the stage {STAGE} with --retry.")
 
 
-@dataclass
-class _Recorded(Calibration):
-    """Calibrates on samples that are there already."""
-
-    recorded: RecordedInputs | None = None
-
-    def inputs(self, transformer: nn.Module, samples: int, seed: int) -> RecordedInputs:
-        """The samples."""
-        return super().inputs(transformer, samples, seed) if self.recorded is None else self.recorded
-
-
 def _prune(bench: Workbench) -> Results:
     settings = {
         **bench.profile.methods.get("sandwich_training", {}),
@@ -141,11 +127,11 @@ def _prune(bench: Workbench) -> Results:
         if done < total and len(list(folder.rglob(_BLOCK_FILES))) > there:
             bench.budget.require(longest)
 
-    calibration = _Recorded(
+    calibration = Calibration(
         folder=folder,
         batch_size=bench.profile.calibration.batch,
         advance=advance,
-        recorded=bench.recorded(),
+        recorded_inputs=bench.recorded(),
         activations="ram",
         keep=1,
     )

@@ -1,7 +1,7 @@
 """Stage of the replaced block alone: ways to compute x + W x + b on both streams, timed against the dense block.
 
-`fastflux.models.blocks.LinearReplacementBlock` runs "separate". Joining the streams, letting the matrix product add the
-residual and folding the identity into the weight are what else could be done; the last two round differently.
+`LinearReplacementBlock` runs "separate". Joining the streams, letting the matrix product add the residual and folding
+the identity into the weight are what else could be done; the last two round differently.
 """
 
 from collections.abc import Callable, Mapping

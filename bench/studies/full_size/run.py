@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from msgspec.structs import asdict
 
-from bench.metrics.cost.idle import other_work
+from bench.metrics.cost.timing import other_work
 from bench.profiles.profile import Profile, load_profile
 from bench.progress import console
 from bench.records.environment import describe_environment, device_name
@@ -17,17 +17,87 @@ from bench.records.results import JSON, Measurement, RunRecord, digest, read_rec
 from bench.run.folders import RUNS, locked
 from bench.run.units import Budget, BudgetSpentError, Runner, Store, Unit, reason_of
 from bench.settings import changed
-from bench.studies.full_size import calibrating, pruning
+from bench.studies.full_size import calibrating, counting, equal, latency, pruning, replacement, scorers
+from bench.studies.full_size.random_weights import Sizes, sizes_of
 from bench.studies.full_size.replacement import VARIANT as REPLACEMENT
-from bench.studies.full_size.resources import require_resources, show_plan, usable_dtype
 from bench.studies.full_size.scorers import VARIANT as SCORERS
-from bench.studies.full_size.sizes import Sizes, sizes_of
-from bench.studies.full_size.stages import COUNTED, stages_of
 from bench.studies.full_size.variants import BASE, plan_for
-from bench.studies.full_size.workbench import Stage, Workbench, release
+from bench.studies.full_size.workbench import (
+    EQUAL_STAGE,
+    Stage,
+    Workbench,
+    nothing,
+    release,
+    require_resources,
+    show_plan,
+    usable_dtype,
+)
 from fastflux.errors import FastFluxError, unknown_name
 from fastflux.files import replace_files
 from fastflux.settings import require_device
+
+COUNTED = "flops"
+"""The stage that needs no device."""
+
+
+def stages_of(sizes: Sizes) -> dict[str, Stage]:
+    """All stages in the order in which they run."""
+    weights = latency.latency_need
+    eager = [
+        Stage(
+            f"latency-{pixels}",
+            f"eager steps at {pixels}x{pixels}, and their memory",
+            latency.variant_units,
+            latency.eager_pieces(lambda _bench, pixels=pixels: pixels),  # type: ignore[misc]
+            weights,
+        )
+        for pixels in sizes.resolutions
+    ]
+    every = [
+        Stage(COUNTED, "FLOPs and parameters, exact, on no device", counting.units, counting.pieces, nothing),
+        Stage(
+            "replacement", "a replaced block in several ways", replacement.units, replacement.pieces, replacement.need
+        ),
+        # Before the stages that time what it finds.
+        Stage(EQUAL_STAGE, "L1-norm ratios of equal latency", equal.units, equal.pieces, equal.need),
+        *eager,
+        Stage(
+            "compiled",
+            "steps with every block compiled",
+            latency.sized_units,
+            latency.way_pieces(latency.COMPILED),
+            weights,
+        ),
+        Stage(
+            "cuda-graphs",
+            "steps as one CUDA graph, eager and compiled",
+            latency.graph_units,
+            latency.way_pieces(latency.GRAPHS, latency.COMPILED_GRAPHS),
+            weights,
+        ),
+        Stage(
+            "step-profile", "where the time of a step goes, by block and operation", latency.profiled_units,
+            latency.profiled_pieces,
+            weights,
+        ),
+        Stage(
+            "end-to-end", "whole pipeline calls and their memory", latency.call_units, latency.call_pieces,
+            latency.call_need,
+        ),
+        Stage(
+            calibrating.STAGE,
+            "statistics of all blocks in one pass, beside plain forwards",
+            calibrating.units,
+            calibrating.pieces,
+            calibrating.need,
+        ),
+        Stage(
+            pruning.STAGE, "20 % with Sandwich Training", pruning.units, pruning.pieces, pruning.need,
+        ),
+        Stage("scorers", "images a second of every scorer", scorers.units, scorers.pieces, scorers.need),
+    ]  # fmt: skip
+    return {stage.name: stage for stage in every}
+
 
 PROFILE = "flux-dev-random"
 

@@ -14,11 +14,10 @@ from bench.metrics.detection import Detection
 from bench.metrics.models.inception import LAYER, InceptionFeatures
 from bench.metrics.models.mask2former import Mask2FormerDetector
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality.color_classifier import ClipColorClassifier
+from bench.metrics.quality.geneval_judge import ClipColorClassifier
 from bench.records.results import JSON, Measurement, MetricInfo
 from bench.samples.image_set import Pixels
-from bench.studies.full_size.random_weights import fill_, made_on
-from bench.studies.full_size.sizes import Sizes
+from bench.studies.full_size.random_weights import Sizes, fill_, made_on
 from bench.studies.full_size.workbench import Need, Workbench, one_each, release
 
 THROUGHPUT = MetricInfo(

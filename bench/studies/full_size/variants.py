@@ -14,10 +14,10 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraModel
 from torch import nn
 
+from bench.metrics.cost.flops import meta_copy
 from bench.records.results import Measurement, MetricInfo
 from bench.records.variant_id import DENSE, L1_EQUAL, VariantId
-from bench.studies.full_size.random_weights import materialise_
-from bench.studies.full_size.sizes import Sizes
+from bench.studies.full_size.random_weights import Sizes, materialise_
 from fastflux.methods.l1_norm import L1NormConfig, choose_widths
 from fastflux.methods.sandwich_training.config import sandwich_around
 from fastflux.models.flux import FLUX
@@ -177,7 +177,7 @@ def build(variant: FullSizeVariant, dense: Any, sizes: Sizes) -> Any:
         # On the meta device first: slicing a copy of the dense blocks would hold them all a second time.
         for block in FLUX.chain(twin):
             stack = cast("nn.ModuleList", twin.get_submodule(block.stack))
-            stack[block.index] = _without_weights(stack[block.index])
+            stack[block.index] = meta_copy(stack[block.index])
     apply_plan_(twin, plan)
     for replacement in plan.replacements:
         for layer in replaced_layers(get_block(twin, replacement.block)):
@@ -216,15 +216,6 @@ def groups(
         made[-1].append(variant)
         taken += size
     return [tuple(group) for group in made]
-
-
-def _without_weights(module: nn.Module) -> nn.Module:
-    """A copy on the meta device."""
-    memo: dict[int, Any] = {
-        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=False)
-        for parameter in module.parameters()
-    }
-    return copy.deepcopy(module, memo)
 
 
 def _adapt_(twin: Any, variant: FullSizeVariant) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastflux.calibration.recording import RecordedInputs
 from fastflux.calibration.statistics import Calibration
-from fastflux.cost import PruningCost
+from fastflux.cost import PeakMemory, PruningCost
 from fastflux.errors import FastFluxError
 from fastflux.methods.finetuning import finetune_, outputs_of
 from fastflux.methods.l1_norm.config import L1NormConfig
@@ -21,7 +21,6 @@ from fastflux.methods.l1_norm.slicing import SlicedBlock, largest, sliced_blocks
 from fastflux.methods.l1_norm.widths import choose_widths
 from fastflux.methods.registry import Pruned, register_pruning_method
 from fastflux.models.architecture import architecture_of
-from fastflux.models.memory import PeakMemory
 from fastflux.plan import PruningPlan
 
 

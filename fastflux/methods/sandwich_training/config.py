@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from fastflux.errors import FastFluxError, unknown_name
-from fastflux.methods.adapters import require_rank
+from fastflux.methods.finetuning import require_rank
 from fastflux.methods.linear_replacement import LinearReplacementConfig
 from fastflux.methods.registry import amount, later_field, require_targets
 from fastflux.models.architecture import architecture_of
@@ -68,41 +68,18 @@ def sandwich_around(
 
 
 @dataclass(frozen=True)
-class SandwichSettings:
-    """How one sandwich is trained: AdamW, cosine decay to 0 after a linear warm-up over 5 % of the steps.
-
-    ``rank``: of the LoRA in the adapted blocks' linear layers, whose scale is 1 (alpha = rank); ``batch``: samples a
-    step; ``lr``: of LoRA; ``linear_lr``: of the replaced blocks' linear layers, which start at their least-squares fit.
-    The paper names no values.
-    """
-
-    rank: int = 16
-    steps: int = 200
-    batch: int = 8
-    lr: float = 1e-3
-    linear_lr: float = 1e-4
-
-    def require_sensible(self, transformer: nn.Module) -> None:
-        """Raise ``FastFluxError`` for settings that this transformer cannot be trained with."""
-        require_rank(self.rank, transformer)
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
-        for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
-            if not (math.isfinite(rate) and rate >= 0):
-                raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
-
-
-@dataclass(frozen=True)
 class SandwichTrainingConfig(LinearReplacementConfig):
     """Replace the least important blocks one by one, each repaired by Sandwich Training.
 
     ``ratio`` or ``blocks``, ``ranking``, ``seed`` and ``ridge`` as in `LinearReplacementConfig`; ``replacement`` is
     "linear", or "removed" for the ablation of Figure 6; ``layers`` 1, 3 or 5 (Figure 7); ``samples`` images at one time
-    step each calibrate and train (the paper uses 512 and another 512); the rest as in `SandwichSettings`. With
-    ``reuse_from``, a higher ratio, the sandwiches trained up to that ratio serve this one ("inference reuse").
-    ``targets`` are what the "current" model, already pruned, gave at the sandwich's end, or what the "dense" one does:
-    then errors do not add up, for a copy of the model in memory.
+    step each calibrate and train (the paper uses 512 and another 512). A sandwich is trained by AdamW, with cosine
+    decay to 0 after a linear warm-up over 5 % of the ``steps``, on ``batch`` samples each: at ``lr`` LoRA of ``rank``
+    and scale 1 (alpha = rank) in the adapted blocks' linear layers, at ``linear_lr`` the replaced blocks' linear
+    layers, which start at their least-squares fit; the paper names no values. With ``reuse_from``, a higher ratio, the
+    sandwiches trained up to that ratio serve this one ("inference reuse"). ``targets`` are what the "current" model,
+    already pruned, gave at the sandwich's end, or what the "dense" one does: then errors do not add up, for a copy of
+    the model in memory.
     """
 
     method: ClassVar[str] = "sandwich_training"
@@ -133,15 +110,16 @@ class SandwichTrainingConfig(LinearReplacementConfig):
                 f"reuse_from is {self.reuse_from}, but it must be a ratio above the one pruned to, {self.ratio}."
             )
 
-    @property
-    def settings(self) -> SandwichSettings:
-        """How each sandwich is trained."""
-        return SandwichSettings(self.rank, self.steps, self.batch, self.lr, self.linear_lr)
-
     def require_fits(self, transformer: nn.Module) -> None:
         """Raise ``FastFluxError`` where this transformer cannot be pruned by these settings."""
         super().require_fits(transformer)
-        self.settings.require_sensible(transformer)
+        require_rank(self.rank, transformer)
+        for name, value in (("steps", self.steps), ("batch", self.batch)):
+            if value < 1:
+                raise FastFluxError(f"The sandwich's {name} is {value}, but it must be at least 1.")
+        for name, rate in (("lr", self.lr), ("linear_lr", self.linear_lr)):
+            if not (math.isfinite(rate) and rate >= 0):
+                raise FastFluxError(f"The sandwich's {name} is {rate}, but it must be a number that is not negative.")
         ratio = self.ratio if self.reuse_from is None else self.reuse_from
         require_spans(
             self, count=amount(transformer, ratio, self.blocks), blocks=architecture_of(transformer).chain(transformer)

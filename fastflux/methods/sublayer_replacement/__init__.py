@@ -1,6 +1,5 @@
 """Beyond the paper: linear layers for whole blocks or halves of them, chosen by what they do to the output."""
 
-from fastflux.methods.sublayer_replacement.config import SublayerReplacementConfig
-from fastflux.methods.sublayer_replacement.method import replace_chosen_
+from fastflux.methods.sublayer_replacement.method import SublayerReplacementConfig, replace_chosen_
 
 __all__ = ["SublayerReplacementConfig", "replace_chosen_"]

@@ -14,18 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastflux.calibration.activations import KeptStreams
+from fastflux.calibration.activations import KeptStreams, kept_sealed, save_sealed
 from fastflux.calibration.block_runs import leave, on_device
 from fastflux.calibration.importance import fit_block
 from fastflux.calibration.recording import BlockStates
-from fastflux.calibration.sealed_tensors import kept_sealed, save_sealed
 from fastflux.calibration.sublayers import BlockStatistics, run_and_fit
 from fastflux.calibration.trajectories import Trajectories
 from fastflux.errors import FastFluxError
 from fastflux.methods.linear_replacement import copy_fit_
 from fastflux.models.architecture import architecture_of
-from fastflux.models.blocks import LinearReplacementBlock
-from fastflux.models.sublayers import HALVES_OF, add_fits_
+from fastflux.models.sublayers import HALVES_OF, LinearReplacementBlock, add_fits_
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import BlockRef, Replacement
 

@@ -11,17 +11,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import product
+from pathlib import PurePath
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from bench.records.results import JSON
+from bench.records.variant_id import DENSE, EXTERNAL, FASTFLUX, L1, L1_EQUAL, PLUS, WIDTH, WIDTH_EQUAL
+from bench.tables import CLIP, FLOPS_RATIO, GENEVAL, HPS, LATENCY_RATIO, SCORES, Column
+from fastflux.errors import FastFluxError
 from fastflux.text import one_line
-from reports.figures.gallery import Gallery
-from reports.render.html.images import browser_data, sheet_uris
-from reports.render.html.pareto import pareto_data
+from reports.figures.gallery import Gallery, GalleryShot
 from reports.rows import Row
 from reports.table import Header, Table, behind, display, letter
 from reports.tables import model_name, profile_label
@@ -144,3 +149,192 @@ def _conditions(rows: Sequence[Row]) -> list[Fact]:
 
 def _listed(labels: Sequence[str]) -> str:
     return ", ".join(labels) if len(labels) <= 4 else f"{', '.join(labels[:3])} and {len(labels) - 3} more"
+
+
+_MEDIA_TYPES = {".avif": "image/avif", ".png": "image/png", ".webp": "image/webp", ".jpg": "image/jpeg"}
+#: By their name in the data.
+_SCORES = {"hps": HPS, "clip": CLIP}
+
+
+def shown_variants(rows: Sequence[Row], gallery: Gallery) -> list[str]:
+    """The variants with a sheet: in the rows' order, then those without a row."""
+    named = [row.variant for row in rows if row.variant in gallery.sheets]
+    return named + [variant for variant in gallery.sheets if variant not in named]
+
+
+def browser_data(rows: Sequence[Row], gallery: Gallery, records: Mapping[str, str]) -> dict[str, JSON]:
+    """Shots, variants as `shown_variants` has them, and which two are compared at first.
+
+    Of each variant: `verdicts`, a character a shot (1 right, 0 wrong, - none), and a list for each score. A verdict or
+    score is left out where the record does not say which sample it belongs to. `records` is the element id by variant.
+    """
+    by_variant = {row.variant: row for row in rows}
+    names = shown_variants(rows, gallery)
+    kinds = sorted({shot.kind for shot in gallery.shots})
+    pruned = [name for name in names if name in by_variant and by_variant[name].family == FASTFLUX]
+    strongest = max(pruned, key=lambda name: (by_variant[name].number("plan.ratio") or 0.0, name), default=names[-1])
+    return {
+        "tile": list(gallery.tile),
+        "kinds": [one_line(kind) for kind in kinds],
+        "shots": [
+            [
+                one_line(shot.prompt_id), shot.sample, str(shot.seed), one_line(shot.prompt), kinds.index(shot.kind),
+                *gallery.tile_box(index)[:2],
+            ]
+            for index, shot in enumerate(gallery.shots)
+        ],
+        "variants": [_variant(name, by_variant.get(name), gallery.shots, records.get(name, "")) for name in names],
+        "left": names.index(DENSE) if DENSE in names else 0,
+        "right": names.index(strongest),
+    }  # fmt: skip
+
+
+def sheet_uris(rows: Sequence[Row], gallery: Gallery) -> list[str]:
+    """The sheets as data URIs, one for each of `shown_variants`.
+
+    Raises FastFluxError for a sheet of a kind that browsers do not show, or that cannot be read.
+    """
+    return [_data_uri(gallery, variant) for variant in shown_variants(rows, gallery)]
+
+
+def _variant(name: str, row: Row | None, shots: Sequence[GalleryShot], record: str) -> dict[str, JSON]:
+    verdicts = _scores(row, GENEVAL.metric, shots)
+    scores: dict[str, JSON] = {
+        short: [
+            None if score is None else round(score, column.decimals) for score in _scores(row, column.metric, shots)
+        ]
+        for short, column in _SCORES.items()
+    }
+    return {
+        "label": one_line(name if row is None else row.label),
+        "record": record,
+        "verdicts": "".join("-" if verdict is None else str(int(verdict > 0.5)) for verdict in verdicts),
+        **scores,
+    }
+
+
+def _scores(row: Row | None, metric: str, shots: Sequence[GalleryShot]) -> list[float | None]:
+    """The score of each shot's image, None where there is none or where samples are missing before it."""
+    measurement = None if row is None else row.measurements.get(metric)
+    if row is None or row.record is None or measurement is None:
+        return [None] * len(shots)
+    series = {key.rpartition("/")[2]: scores for key, scores in measurement.samples.items()}
+    wanted = row.record.sampling.get("samples")
+    counts = wanted if isinstance(wanted, dict) else {}
+    found: list[float | None] = []
+    for shot in shots:
+        scores = series.get(shot.prompt_id, [])
+        # With a sample missing, the numbers behind it have moved up: which is whose cannot be told.
+        whole = not measurement.missing or len(scores) == counts.get(shot.kind.partition(" ")[0])
+        found.append(scores[shot.sample] if whole and 0 <= shot.sample < len(scores) else None)
+    return found
+
+
+def _data_uri(gallery: Gallery, variant: str) -> str:
+    path = PurePath(gallery.sheets[variant])
+    if path.suffix not in _MEDIA_TYPES:
+        raise FastFluxError(
+            f"The sheet {path.name} of {variant} is of a kind no browser shows; expected {', '.join(_MEDIA_TYPES)}."
+        )
+    try:
+        encoded = base64.b64encode(gallery.sheet_bytes(variant)).decode("ascii")
+    except OSError as error:
+        raise FastFluxError(
+            f"The sheet {path.name} of {variant} cannot be read ({error.strerror}); make the gallery again."
+        ) from error
+    return f"data:{_MEDIA_TYPES[path.suffix]};base64,{encoded}"
+
+
+#: Ratios to the dense model, of which less is better; of the scores more is.
+COSTS = (LATENCY_RATIO, FLOPS_RATIO)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Variants drawn alike: `joined` by a line, with their labels' last part beside them."""
+
+    name: str
+    title: str
+    families: tuple[str, ...]
+    joined: bool = False
+
+
+OTHER = Series("other", "Other variants", ())
+SERIES = (
+    Series("dense", "Dense", (DENSE,)),
+    Series("fastflux", "FastFLUX", (FASTFLUX,), joined=True),
+    Series("plus", "FastFLUX+", (PLUS,), joined=True),
+    Series("l1", "L1-norm pruning", (L1,), joined=True),
+    Series("l1-equal", "L1-norm pruning to equal latency", (L1_EQUAL,), joined=True),
+    Series("width", "Width pruning", (WIDTH,), joined=True),
+    Series("width-equal", "Width pruning to equal latency", (WIDTH_EQUAL,), joined=True),
+    OTHER,
+)
+
+
+def shown_rows(rows: Sequence[Row]) -> list[Row]:
+    """The dense model and its variants: ratios of another base or of other models' images are not to this model."""
+    return [row for row in rows if row.id.repeated is None and row.family != EXTERNAL and row.baseline == DENSE]
+
+
+def series_of(row: Row) -> Series:
+    """The series of a row's family."""
+    return next((series for series in SERIES if row.family in series.families), OTHER)
+
+
+def front(points: Sequence[tuple[float, float] | None]) -> list[int]:
+    """The indices of the (cost, score) points that no other point beats, by rising cost; None are left out.
+
+    A point is beaten by one of no more cost and no less score that is better in one of the two.
+    """
+    found = [
+        (cost, -score, index) for index, point in enumerate(points) if point is not None for cost, score in [point]
+    ]
+    kept: list[int] = []
+    best: tuple[float, float] | None = None
+    for cost, loss, index in sorted(found):
+        if best is None or loss < best[1] or (cost, loss) == best:
+            kept.append(index)
+            best = (cost, loss)
+    return kept
+
+
+def pareto_data(rows: Sequence[Row], records: Mapping[str, str]) -> dict[str, JSON]:
+    """All that the page's plot draws, as JSON: axes, series, points by `records` (element id by variant), fronts.
+
+    Costs and scores that no variant has are left out; without any of either the lists are empty.
+    """
+    chosen = shown_rows(rows)
+    costs = [axis for axis in COSTS if any(row.number(axis.key) is not None for row in chosen)]
+    scores = [axis for axis in SCORES if any(row.number(axis.key) is not None for row in chosen)]
+    fronts: dict[str, JSON] = {}
+    for cost, score in product(costs, scores):
+        pairs = [(row.number(cost.key), row.number(score.key)) for row in chosen]
+        fronts[f"{cost.key} {score.key}"] = front([None if x is None or y is None else (x, y) for x, y in pairs])
+    return {
+        "costs": [_axis(column) for column in costs],
+        "scores": [_axis(column) for column in scores],
+        "series": [
+            {"name": series.name, "title": series.title, "joined": series.joined}
+            for series in SERIES
+            if any(series_of(row) is series for row in chosen)
+        ],
+        "points": [
+            {
+                "record": records[row.variant],
+                "label": one_line(row.label),
+                "series": series_of(row).name,
+                "values": {
+                    column.key: [value.value, *(value.interval or (None, None))]
+                    for column in (*costs, *scores)
+                    if (value := row.value(column.key)).value is not None
+                },
+            }
+            for row in chosen
+        ],
+        "fronts": fronts,
+    }
+
+
+def _axis(column: Column) -> dict[str, JSON]:
+    return {"key": column.key, "name": column.heading, "digits": column.decimals}

@@ -14,7 +14,7 @@ from msgspec import structs
 from bench.cli import main
 from bench.records.results import Measurement, MetricInfo, RunRecord, read_records
 from bench.run import units
-from bench.studies.full_size import calibrating, counting, equal, latency, replacement, resources, run, workbench
+from bench.studies.full_size import calibrating, counting, equal, latency, replacement, run, workbench
 from bench.studies.full_size.run import Ending, full_size
 from bench.studies.full_size.variants import full_size_variants
 from fastflux.errors import FastFluxError
@@ -425,9 +425,9 @@ def test_too_little_is_said_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, word: str
 ) -> None:
     if kind == "device":
-        monkeypatch.setattr(resources, "free_bytes", lambda _device: 1)
+        monkeypatch.setattr(workbench, "free_bytes", lambda _device: 1)
     else:
-        monkeypatch.setattr(resources, "free_disk", lambda _folder: 1)
+        monkeypatch.setattr(workbench, "free_disk", lambda _folder: 1)
     with pytest.raises(FastFluxError, match=rf"calibration needs at least .* GiB of {word}"):
         small(tmp_path, stages=["calibration"])
     assert not list(tmp_path.rglob("*.json"))
@@ -463,7 +463,7 @@ def test_a_busy_gpu_is_refused_unless_allowed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "require_device", lambda device: device)
+    monkeypatch.setattr(workbench, "require_device", lambda device: device)
     monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla V100")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)

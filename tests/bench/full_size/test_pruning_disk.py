@@ -8,7 +8,7 @@ import torch
 from bench.profiles.profile import load_profile
 from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, pruning
-from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.random_weights import Sizes, sizes_of
 from bench.studies.full_size.workbench import Workbench
 from fastflux.models.flux import FLUX
 from tests.bench.full_size.tiny import TINY

@@ -3,7 +3,7 @@
 import torch
 
 from bench.studies.full_size.replacement import WAYS, errors
-from fastflux.models.blocks import LinearReplacementBlock
+from fastflux.models.sublayers import LinearReplacementBlock
 
 
 def problem(dtype: torch.dtype, width: int = 256) -> tuple[torch.Tensor, ...]:

@@ -11,7 +11,7 @@ from bench.profiles.profile import load_profile
 from bench.records.variant_id import DENSE
 from bench.run.units import Budget, Store
 from bench.studies.full_size import latency, scorers
-from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.random_weights import Sizes, sizes_of
 from bench.studies.full_size.workbench import Workbench
 from tests.bench.full_size.tiny import TINY, add_tiny_clip
 

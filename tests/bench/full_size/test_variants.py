@@ -12,8 +12,14 @@ from torch import Tensor
 from bench.profiles.profile import load_profile
 from bench.run.units import Budget, Store
 from bench.studies.full_size import calibrating, counting, equal, latency, pruning
-from bench.studies.full_size.random_weights import random_text_encoders, random_transformer, random_vae, skeleton
-from bench.studies.full_size.sizes import Sizes, sizes_of
+from bench.studies.full_size.random_weights import (
+    Sizes,
+    random_text_encoders,
+    random_transformer,
+    random_vae,
+    sizes_of,
+    skeleton,
+)
 from bench.studies.full_size.variants import (
     HALVES,
     FullSizeVariant,
@@ -29,10 +35,9 @@ from bench.studies.full_size.variants import (
 from bench.studies.full_size.workbench import Workbench
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.architecture import example_inputs
-from fastflux.models.blocks import LinearReplacementBlock, RemovedBlock
 from fastflux.models.flux import FLUX
 from fastflux.models.pruned import parameter_count
-from fastflux.models.sublayers import replaced_layers
+from fastflux.models.sublayers import LinearReplacementBlock, RemovedBlock, replaced_layers
 from fastflux.models.surgery import get_block
 from fastflux.plan import BlockRef
 from fastflux.pruning import prune_

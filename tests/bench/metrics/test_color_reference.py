@@ -11,8 +11,8 @@ from PIL import Image
 
 from bench.metrics.detection import Detection
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality.color_classifier import ClipColorClassifier, object_crop
-from bench.samples.geneval_vocabulary import COLORS
+from bench.metrics.quality.geneval_judge import ClipColorClassifier, object_crop
+from bench.samples.prompts import COLORS
 
 HEIGHT, WIDTH = 40, 50
 

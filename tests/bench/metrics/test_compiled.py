@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._dynamo.backends import registry
 
 from bench.metrics.cost import latency
-from bench.metrics.cost.compiled import CompileSettings, measure_compiled_latency
+from bench.metrics.cost.latency import CompileSettings, measure_compiled_latency
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.surgery import replace_block_

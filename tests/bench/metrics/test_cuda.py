@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.metrics.cost.idle import other_work
 from bench.metrics.cost.latency import measure_latency
 from bench.metrics.cost.memory import measure_memory
+from bench.metrics.cost.timing import other_work
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.records.environment import describe_environment
 

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from bench.metrics.cost.flops_by_block import flops_by_block, has_unmerged_lora, measure_flops_by_block
+from bench.metrics.cost.flops import flops_by_block, has_unmerged_lora, measure_flops_by_block
 from fastflux.errors import FastFluxError
 from fastflux.methods.l1_norm import L1NormConfig
 from fastflux.models.surgery import replace_block_

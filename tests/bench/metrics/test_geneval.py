@@ -10,10 +10,10 @@ import pytest
 
 from bench.metrics.detection import Detection, DetectorError
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality.color_classifier import ClipColorClassifier, object_crop
 from bench.metrics.quality.geneval import GenEval, SelfTest, known_images_test
-from bench.samples.geneval_vocabulary import TASKS
+from bench.metrics.quality.geneval_judge import ClipColorClassifier, object_crop
 from bench.samples.image_set import ImageSet, Pixels
+from bench.samples.prompts import TASKS
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.samples.geneval_layout import read_geneval_folder, read_metadata
 from bench.samples.image_set import UNKNOWN_SEED, ImageSet, ImageSetError
+from bench.samples.layouts import read_geneval_folder, read_metadata
 from bench.samples.prompts import Prompt
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages

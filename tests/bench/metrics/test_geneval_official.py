@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.metrics.quality.geneval_official import OfficialGenEval, read_official_results
-from bench.samples.geneval_vocabulary import TASKS
+from bench.metrics.quality.geneval import OfficialGenEval, read_official_results
 from bench.samples.image_set import ImageSet
+from bench.samples.prompts import TASKS
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages
 
@@ -73,8 +73,8 @@ def test_scores_are_those_of_the_evaluators_summary(results: Path, images: Image
 def test_our_ids_come_back_through_the_metadata(results: Path) -> None:
     data = json.dumps({**metadata(0), "id": "geneval-colors-003"})
     results.write_text(line(0, 0, metadata=data))
-    (verdict,) = read_official_results(results)
-    assert verdict.image.prompt_id == "geneval-colors-003"
+    ((image, _),) = read_official_results(results)
+    assert image.prompt_id == "geneval-colors-003"
 
 
 def test_images_without_a_verdict_and_verdicts_without_an_image_fail(results: Path, images: ImageSet) -> None:

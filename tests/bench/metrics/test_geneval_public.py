@@ -10,13 +10,12 @@ from PIL import Image
 
 from bench.metrics.detection import read_known_images
 from bench.metrics.models import mask2former
-from bench.metrics.models.clip_settings import ClipSettings
-from bench.metrics.quality.color_classifier import GENEVAL_TEMPLATES
-from bench.metrics.quality.geneval import PUBLIC_CLIP, GenEval, GenEvalSettings
-from bench.metrics.quality.geneval_official import OfficialGenEval
-from bench.samples.geneval_layout import read_geneval_folder
-from bench.samples.geneval_vocabulary import COCO_CLASSES, COLORS, TASKS
+from bench.metrics.models.open_clip_checkpoint import ClipSettings
+from bench.metrics.quality.geneval import PUBLIC_CLIP, GenEval, GenEvalSettings, OfficialGenEval
+from bench.metrics.quality.geneval_judge import GENEVAL_TEMPLATES
 from bench.samples.image_set import ImageSet
+from bench.samples.layouts import read_geneval_folder
+from bench.samples.prompts import COCO_CLASSES, COLORS, TASKS
 from bench.settings import Place, PlaceOrName, read_settings
 from fastflux.errors import FastFluxError
 from tests.bench.conftest import WriteImages

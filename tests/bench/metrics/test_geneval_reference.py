@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from bench.metrics.detection import Detection
 from bench.metrics.quality.geneval_judge import judge, relations
-from bench.samples.geneval_vocabulary import COLORS, TASKS
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import COLORS, TASKS
 
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
 NAMES = ("dog", "cat", "kite")

@@ -21,8 +21,8 @@ from PIL import Image
 
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
 from bench.metrics.quality.hps import HPS, HPSSettings
-from bench.samples.hps_layout import read_layout
 from bench.samples.image_set import ImageSet, Pixels
+from bench.samples.layouts import read_layout
 from bench.samples.prompts import Prompt
 from bench.settings import Place, PlaceOrName
 from tests.bench.conftest import WriteImages

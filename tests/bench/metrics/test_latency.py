@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench.metrics.cost import latency
-from bench.metrics.cost.idle import OtherWork
 from bench.metrics.cost.latency import measure_latency
+from bench.metrics.cost.timing import OtherWork
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 
@@ -58,6 +58,19 @@ def test_no_more_rounds_are_timed_than_the_precision_takes() -> None:
     low, high = drifting.intervals["ratio_to_dense"]
     assert 6 < drifting.scored < 100
     assert high - low < 0.02
+
+
+def test_rounds_end_when_the_interval_of_every_ratio_has_decided() -> None:
+    clock = Clock(drift=0.03)
+    steps = {name: clock.step(name, taken) for name, taken in {"dense": 0.1, "fast": 0.08, "faster": 0.07}.items()}
+
+    def decided(_low: float, high: float) -> bool:
+        return high < 0.83
+
+    found = measure_latency(steps, warmup=2, rounds=100, decided=decided, seed=7, clock=clock)
+    (rounds,) = {one.scored for one in found.values()}
+    assert 6 < rounds < 100
+    assert found["fast"].intervals["ratio_to_dense"][1] < 0.83
 
 
 def test_drift_moves_the_times_but_hardly_the_ratios() -> None:

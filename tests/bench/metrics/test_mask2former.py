@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from bench.metrics.detection import DetectorError
 from bench.metrics.models import mask2former
 from bench.metrics.models.mask2former import MEAN, STD, Mask2FormerDetector, instances, model_input, resized_size
-from bench.samples.geneval_vocabulary import COCO_CLASSES
 from bench.samples.image_set import Pixels
+from bench.samples.prompts import COCO_CLASSES
 from fastflux.errors import FastFluxError
 from tests.bench.metrics.tiny_mask2former import DOG, NOTHING, saved, tiny_mask2former
 

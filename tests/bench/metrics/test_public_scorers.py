@@ -14,16 +14,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from bench.metrics.models.clip_settings import ClipSettings, clip_spec
-from bench.metrics.models.open_clip_checkpoint import require_architecture
+from bench.metrics.models.open_clip_checkpoint import ClipSettings, clip_spec, require_architecture
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
-from bench.metrics.quality.clip_score import ClipScore
+from bench.metrics.quality.clip_score import ClipScore, Retrieval
 from bench.metrics.quality.hps import HPS, HPSSettings
 from bench.metrics.quality.paired import Paired
-from bench.metrics.quality.retrieval import Retrieval
 from bench.records.environment import sha256_of
-from bench.samples.hps_layout import read_layout
 from bench.samples.image_set import ImageSet
+from bench.samples.layouts import read_layout
 from bench.samples.prompts import Prompt
 from bench.settings import Place, PlaceOrName
 from fastflux.errors import FastFluxError

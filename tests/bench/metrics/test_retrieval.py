@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.metrics.models.open_clip_model import load_open_clip
-from bench.metrics.quality.retrieval import Retrieval
+from bench.metrics.quality.clip_score import Retrieval
 from bench.samples.image_set import ImageSet
 from tests.bench.conftest import WriteImages, clip_of
 

@@ -14,8 +14,8 @@ from bench.metrics.cost.step_profile import kind_of_operation, measure_step_prof
 from bench.records.results import Measurement
 from fastflux.errors import FastFluxError
 from fastflux.models.architecture import example_inputs
-from fastflux.models.blocks import LinearReplacementBlock
 from fastflux.models.flux import FLUX
+from fastflux.models.sublayers import LinearReplacementBlock
 from tests.fastflux.conftest import make_tiny_flux
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.samples.geneval_vocabulary import TASKS
+from bench.samples.prompts import TASKS
 from bench.shapes.vocabulary import COLOR_NAMES, COLORS, HELD_OUT, SHAPES, STYLE_NAMES, caption, words
 from bench.shapes.world import SIZE, Scenes, object_boxes, object_coverage, object_masks, render, sample_scenes
 
