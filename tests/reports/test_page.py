@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -170,13 +169,13 @@ def test_a_missing_sample_leaves_out_what_cannot_be_told_apart(
 def test_sheets_without_a_record_come_last_and_have_no_scores(
     judged_records: tuple[RunRecord, ...], gallery: Gallery
 ) -> None:
-    named = replace(gallery, sheets={"block-3": "dense.png", **gallery.sheets})
+    named = structs.replace(gallery, sheets={"block-3": "dense.png", **gallery.sheets})
     last = browser_data(rows_of(judged_records), named, {})["variants"][-1]
     assert (last["label"], last["verdicts"], last["record"]) == ("block-3", "-----", "")
 
 
 def test_without_images_the_page_says_how_to_get_them(judged_records: tuple[RunRecord, ...], gallery: Gallery) -> None:
-    for given in (None, replace(gallery, sheets={})):
+    for given in (None, structs.replace(gallery, sheets={})):
         page = Page(made(judged_records, given))
         assert page.data("image-data") is None
         assert any(
@@ -191,7 +190,7 @@ def test_a_sheet_that_cannot_be_shown_is_one_sentence(
     judged_records: tuple[RunRecord, ...], gallery: Gallery, name: str, message: str
 ) -> None:
     with pytest.raises(FastFluxError, match=message):
-        made(judged_records, replace(gallery, sheets={"dense": name}))
+        made(judged_records, structs.replace(gallery, sheets={"dense": name}))
 
 
 def test_records_that_do_not_share_a_commit_are_told_apart(make_record: MakeRecord, measured: Measured) -> None:
