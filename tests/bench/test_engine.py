@@ -13,7 +13,6 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from bench.cli import main
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.run import cluster
@@ -312,12 +311,16 @@ sandwich_training = { ranking = "start2end", samples = 8, steps = 1, batch = 4, 
 """
 
 
-RUN = ["reproduce", "--profile=small.toml", "--limit=1", "--seeds=1", "--variants=fastflux-20,fastflux-30", "-o=runs"]
-
-
-def prepare(folder: Path) -> None:
+def small_run(folder: Path, workers: int) -> subprocess.Popen[bytes]:
+    """A run whose messages go to <folder>/<workers>.log."""
     write_tiny_pipeline(folder / "pipeline")
     (folder / "small.toml").write_text(SMALL)
+    options = ("--profile", "small.toml", "--limit", "1", "--seeds", "1", "--variants", "fastflux-20,fastflux-30")
+    bench = ("nice", "-n", "1", sys.executable, "-m", "bench")
+    command = [*bench, "reproduce", *options, "--workers", str(workers), "-o", "runs"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / f"{workers}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=folder, env=environ, stderr=log)
 
 
 def figures(folder: Path) -> dict[str, object]:
@@ -349,19 +352,14 @@ def children(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     import psutil
 
     folders = {workers: tmp_path / str(workers) for workers in (1, 2)}
     for folder in folders.values():
-        prepare(folder)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = ["nice", "-n", "1", sys.executable, "-m", "bench", *RUN, "--workers=2"]
-    with (folders[2] / "2.log").open("w") as log:
-        two = subprocess.Popen(command, cwd=folders[2], env=environ, stderr=log)
+        folder.mkdir()
+    two = small_run(folders[2], 2)
     run = folders[2] / "runs" / "small-limit1-seeds1"
     while not list(run.glob("draw/*.json")):
         assert two.poll() is None, (folders[2] / "2.log").read_text()
@@ -376,6 +374,5 @@ def test_two_workers_of_which_one_is_killed_give_the_bits_of_one(
     assert two.wait() == 0, (folders[2] / "2.log").read_text()
     _, left = psutil.wait_procs(processes, timeout=30)  # those that were told end by themselves
     assert not left, "nothing is left behind"
-    monkeypatch.chdir(folders[1])
-    assert main([*RUN, "--workers=1"]) == 0
+    assert small_run(folders[1], 1).wait() == 0
     assert figures(folders[2]) == figures(folders[1])
