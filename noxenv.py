@@ -31,6 +31,7 @@ EXTRAS = "bench,cluster,reports,dev"
 # The reference that parity is tested against, without what it pins (protobuf<4, pytest==7.2.0) and does not need here.
 BARE = ("--no-deps", "hpsv2==1.2.0")
 STAMP = "fastflux-environment.sha256"
+REQUIRED_GIB = 8  # the installed packages, and room for pip to unpack the largest wheel
 
 
 class EnvironmentSetupError(Exception):
@@ -42,7 +43,8 @@ def environment_python(root: Path, environ: Mapping[str, str] | None = None, run
 
     FASTFLUX_VENV names an existing environment folder (relative to the repository) to use as it is: nothing is checked
     or installed there. Of two calls at once the second waits. An installation that was killed is redone.
-    Raises EnvironmentSetupError when the named folder is no environment or the installation fails.
+    Raises EnvironmentSetupError when the named folder is no environment, the disk is too full or the installation
+    fails.
     """
     environ = os.environ if environ is None else environ
     if named := environ.get(ENVIRONMENT_VARIABLE):
@@ -92,6 +94,12 @@ def _install(root: Path, run: Run) -> None:
         _say(f"{FOLDER} is made anew: {why}.")
         stamp.unlink(missing_ok=True)  # first, so that being killed now leaves no folder that looks complete
         shutil.rmtree(folder)
+    if (free := shutil.disk_usage(root).free / 2**30) < REQUIRED_GIB:
+        message = (
+            f"{free:.1f} GiB are free at {root}, the environment needs {REQUIRED_GIB} GiB: free some, or set "
+            f"{ENVIRONMENT_VARIABLE} to the folder of an environment elsewhere."
+        )
+        raise EnvironmentSetupError(message)
     uv = shutil.which("uv")
     _say(
         f"{FOLDER} is being installed with {'uv' if uv else 'pip'}: once, over 6 GB, 2 to 5 minutes on an idle machine."

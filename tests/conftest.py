@@ -17,8 +17,9 @@ use_threads(1)  # a test a core, and no waiting for another thread where other w
 # No deadline and no complaint of slow inputs: other work on the machine must not fail a test. CI draws the same
 # examples on every run, so that a red run is about the change; elsewhere they differ from run to run.
 settings.register_profile(
-    "fastflux", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="CI" in os.environ
-)
+    "fastflux", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)  # fmt: skip
 settings.load_profile("fastflux")
 
 

@@ -1,11 +1,13 @@
 """The shared environment of the nox sessions: when it is made, when it is kept, what a killed installation leaves."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +118,14 @@ def test_a_named_environment_is_used_as_it_is(root: Path) -> None:
 def test_a_named_folder_that_is_no_environment_is_refused(root: Path) -> None:
     with pytest.raises(EnvironmentSetupError, match="FASTFLUX_VENV=nowhere has no bin/python"):
         environment_python(root, {"FASTFLUX_VENV": "nowhere"}, Installer(root))
+
+
+def test_a_full_disk_is_told_before_the_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 2**30))
+    installer = Installer(root)
+    with pytest.raises(EnvironmentSetupError, match=r"3\.0 GiB are free"):
+        environment_python(root, {}, installer)
+    assert not installer.commands
 
 
 def test_a_failed_command_is_told_with_its_status(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

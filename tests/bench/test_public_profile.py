@@ -113,13 +113,13 @@ def test_few_step_models_are_pruned_and_evaluated_at_their_steps(
 ) -> None:
     few_steps(name).save_pretrained(tmp_path / "few")
     settings = {f"{part}.{name}": value for part in ("sampling", "calibration") for name, value in FEW.items()}
-    options = [
-        f"--set={key}={value}" for key, value in {**given, **settings, "pipeline": f"{tmp_path / 'few'}"}.items()
-    ]
+    settings["pipeline"], settings["prompts"] = str(tmp_path / "few"), json.dumps(json.loads(given["prompts"])[:1])
+    settings["without"] = json.dumps([f"metrics.{name}" for name in ("geneval", "clip_score", "retrieval", "paired")])
+    options = [f"--set={key}={value}" for key, value in (given | settings).items()]
     where = [f"--out={tmp_path / 'runs'}", "--variants=fastflux-20", "--workers=1"]
     assert main(["reproduce", "--profile=flux-dev", *options, *where]) == 0
     record = RunRecord.read(tmp_path / "runs" / "flux-dev" / "results" / "fastflux-20.json")
-    for measured in ("hps", "geneval", "clip_score", "retrieval", "paired", "latency_end_to_end"):
+    for measured in ("hps", "latency_end_to_end"):
         assert record.measurement(measured).status == "ok", measured
 
 

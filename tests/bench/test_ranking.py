@@ -51,10 +51,10 @@ def shorten(tmp_path_factory: pytest.TempPathFactory) -> Shorten:
 
 @pytest.fixture(scope="module")
 def ranked(shorten: Shorten, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The order that was found."""
+    """The order that two workers found."""
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
-        return rank(profile_name="shapes", samples=1, workers=1, runs=tmp_path_factory.mktemp("runs"))
+        return rank(profile_name="shapes", samples=1, workers=2, runs=tmp_path_factory.mktemp("runs"))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_at_its_block_and_is_accepted_where_the_profi
     monkeypatch.setattr(bench.studies.ranking, "RANKINGS", tmp_path)
     assert rank(profile_name="shapes", samples=1, accept=True, workers=1, runs=ranked.parents[3]) == ranked
     assert sorted(drawn) == sorted(names)
-    assert [read(path)["results"] for path in lost] == expected
+    assert [read(path)["results"] for path in lost] == expected, "one worker finds what two found"
     assert [entry["block"] for entry in read(ranked)["blocks"]] == [entry["block"] for entry in before["blocks"]]
     assert read(committed_ranking(load_profile("shapes")))["blocks"] == read(ranked)["blocks"]
 

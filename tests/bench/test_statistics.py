@@ -27,7 +27,6 @@ def noisy(prompts: int, seed: int, shift: float = 0.0, samples: int = 2) -> dict
     }
 
 
-@settings(max_examples=25, deadline=None)
 @given(strata=STRATA, seed=st.integers(0, 2**31))
 def test_means_lie_in_their_intervals_range_and_do_not_depend_on_order(
     strata: dict[str, dict[str, list[float]]], seed: int

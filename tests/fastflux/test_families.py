@@ -68,8 +68,15 @@ def test_every_family_has_a_tiny_model() -> None:
     assert {architecture_of(make(name)).name for name in CONFIGS} == {family.name for family in architectures()}
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_pruned_saved_and_loaded_it_gives_the_same_bits(name: str, method: str, tmp_path: Any) -> None:
+#: The first of each class; what differs in the others differs in no method, but for the second attention of medium.
+FIRST = {*{kind: name for name, (kind, _) in reversed(CONFIGS.items())}.values(), "SD3.5-medium"}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [(name, method) for name in CONFIGS for method in METHODS if name in FIRST or method == "linear_replacement"],
+)
+def test_pruned_saved_and_loaded_it_gives_the_same_bits(name: str, method: str, tmp_path: Path) -> None:
     model = make(name)
     inputs = inputs_of(model)
     dense = output(model, inputs)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -25,7 +25,6 @@ def statistics_of(x: Tensor, y: Tensor, pieces: int = 1) -> LinearStatistics:
     return statistics
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10_000), features=st.integers(1, 8), outputs=st.integers(1, 8), spare=st.integers(2, 40),
     pieces=st.integers(1, 5), offset=st.sampled_from([0.0, 1.0, 1e4]),
@@ -45,7 +44,6 @@ def test_agrees_with_lstsq(seed: int, features: int, outputs: int, spare: int, p
     assert statistics.r2(fit) == pytest.approx(1 - error / total, abs=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), split=st.integers(0, 30), offset=st.sampled_from([0.0, 1e3]))
 def test_merging_equals_seeing_all_samples(seed: int, split: int, offset: float) -> None:
     x, y = samples(seed, 30, 4, 3, offset)
@@ -103,7 +101,6 @@ def test_fewer_samples_than_features_needs_the_ridge() -> None:
         statistics_of(x, y).solve(ridge=0.0)
 
 
-@settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10_000), features=st.integers(2, 8), scale=st.sampled_from([1e-2, 1.0, 3.0]))
 def test_features_that_depend_on_each_other_need_the_ridge(seed: int, features: int, scale: float) -> None:
     x, y = samples(seed, 50, features, 2)

@@ -22,6 +22,7 @@ from fastflux.methods.registry import make_config
 from fastflux.plan import PruningPlan
 from fastflux.pruning import prune_
 from tests.fastflux.conftest import make_tiny_flux
+from tests.fastflux.test_sandwich_training import equal
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
@@ -100,8 +101,7 @@ def test_a_lora_that_was_unloaded_and_projections_that_were_unfused_are_no_fault
     transformer.fuse_qkv_projections()
     transformer.unfuse_qkv_projections()
     save_transformer(transformer, tmp_path / "out")
-    for name, value in make_tiny_flux().state_dict().items():
-        assert torch.equal(load_transformer(tmp_path / "out").state_dict()[name], value)
+    assert equal(load_transformer(tmp_path / "out"), make_tiny_flux())
 
 
 @pytest.fixture
@@ -152,6 +152,10 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "unknown model": (config(INDEX, vae=["diffusers", "NoVae"]), "no class for .*vae"),
     "unknown scheduler": (config(INDEX, scheduler=["diffusers", "NoScheduler"]), "Cannot load the pipel"),
     "unknown pipeline": (config(INDEX, _class_name="NoPipeline"), "Cannot load the pipeline"),
+    "no VAE": (lambda f: shutil.rmtree(f / "vae"), "component .*vae is missing"),
+    "truncated": (lambda f: (f / VAE).write_bytes((f / VAE).read_bytes()[:-100]), "truncated or corrupt"),
+    "no weights": (lambda f: (f / "text_encoder_2/model.safetensors").unlink(), "holds no .safetensors"),
+    "no scheduler": (lambda f: (f / "scheduler/scheduler_config.json").unlink(), "Cannot load the pipeline"),
     "nested": (lambda f: (f / INDEX).write_text("[" * 100_000), "Cannot read .* as JSON"),
     "no config": (lambda f: (f / "text_encoder/config.json").unlink(), "There is no .*text_encoder/config.json"),
     "replacement": (config(_class_name="FastFluxTransformer2DModel", pruning_plan=REPLACED), "is a JSON object"),
@@ -161,8 +165,9 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("spoil", SPOILED)
 def test_weights_that_do_not_fit_are_an_error(spoil: str, copy: Path) -> None:
     SPOILED[spoil][0](copy)
-    with pytest.raises(FastFluxError, match=SPOILED[spoil][1]):
+    with pytest.raises(FastFluxError, match=SPOILED[spoil][1]) as caught:
         load_pipeline(copy)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [FluxFillPipeline, FluxImg2ImgPipeline])
@@ -208,25 +213,14 @@ REFUSED = {
     f"{PRUNE} --blocks 2 --ranking transformer_blocks.0,transformer_blocks.1": "The ranking lists 2 blocks",
     f"{PRUNE} --blocks 2 --height 33": "height is 33 pixels",
     f"{PRUNE} --blocks 2 --text-tokens 600": "600 text tokens",
-    f"{PRUNE} --blocks 2 --guidance nan": "The guidance is nan",
-    f"{PRUNE} --blocks 2 --limit 0": "--limit is 0",
     f"{PRUNE} --blocks 2 --method block_removal --fold": "--fold is for linear replacements",
     f"{PRUNE} --ratio 0.2 --method l1_norm --fold": "--fold is for linear replacements",
     f"{PRUNE} --ratio 0.999 --method l1_norm": "Cannot remove 99.9%",
     f"{PRUNE} --blocks 2 --method sandwich_training": "512 samples are asked for, but 2 prompts",
-    f"{PRUNE} --blocks 6 --method sandwich_training --samples 8": "none is left to adapt",
-    f"{PRUNE} --blocks 1 --method sandwich_training --samples 8 --rank 99": "rank is 99",
-    f"{PRUNE} --ratio 1.5": "pruning ratio is 1.5, but it must lie between 0 and 1",
-    f"{PRUNE} --ratio 0.2 --method liner_replacement": "did you mean 'linear_replacement'?",
-    f"{PRUNE} --ratio 0.2 --ranking start2ned": "did you mean 'start2end'?",
-    f"{PRUNE} --ratio 0.2 --method l1_norm --ridge 0.1": "Unknown setting of l1_norm 'ridge'",
-    f"{PRUNE} --ratio 0.2 --method l1_norm --steps 0": "--steps is 0, but it must be at least 1",
-    f"{PRUNE} --ratio 0.2 --method l1_norm --keep -1": "kept at -1 places, but it must not be negative",
     PRUNE: "exactly one of the two",
     "prune BASE --prompts p.txt --blocks 2 -o /": "Cannot write /",
     "prune BASE --prompts p.txt --blocks 2 -o .": "the folder this runs in",
     f"prune BASE --prompts p.txt --blocks 2 -o {'x' * 300}": "File name too long",
-    "prune BASE -o out --prompts p.txt --blocks 2 --device meta": "There is no device 'meta' here",
     "prune BASE -o out --ratio 0.2": "give a file with --prompts",
     "prune BASE -o out --ratio 0.2 --prompts nowhere.txt": "Cannot read nowhere.txt: No such file",
     "prune PRUNED -o out --prompts p.txt --blocks 1": "is pruned already, by plan",
@@ -237,8 +231,6 @@ REFUSED = {
     "generate BASE star -o a.jpg": "written as PNG, not as .jpg",
     "generate BASE -o a.png": "nothing to draw",
     "generate BASE star -o a.png --height 33": "height is 33 pixels",
-    "generate BASE star -o a.png --guidance nan": "The guidance is nan",
-    "generate BASE star -o a.png --steps 0": "--steps is 0",
     "inspect nowhere": "There is no nowhere",
     "inspect p.txt": "p.txt",
 }
@@ -288,7 +280,7 @@ def test_nothing_is_drawn_of_values_that_are_not_finite(copy: Path, tmp_path: Pa
 
 def test_the_plan_tells_calibrations_apart(base: Path, tmp_path: Path) -> None:
     def hash_of(name: str, **settings: Any) -> str:
-        data = fastflux.CalibrationSettings(**{"prompts": ["a red star"], "steps": 16, **settings})
+        data = fastflux.CalibrationSettings(**{"prompts": ["a red star"], "steps": 2, **settings})
         config = fastflux.LinearReplacementConfig(blocks=1, ranking="start2end")
         place = fastflux.Resources(device="cpu")
         return fastflux.prune(base, config, data, output=tmp_path / name, resources=place).plan.hash

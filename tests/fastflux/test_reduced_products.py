@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
@@ -66,7 +66,6 @@ def test_rounding_of_the_sums_raises_the_ridge_instead_of_an_error(
     assert found.ridge == max(each.ridge for each in found.fits.values()) >= fit.ridge
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10_000), features=st.integers(2, 8), scale=st.sampled_from([1e-2, 1.0, 3.0]),
     ridge=st.sampled_from([0.0, 1e-9, DEFAULT_RIDGE, 1e-2]),
@@ -114,7 +113,6 @@ def test_what_no_rounding_explains_stays_an_error() -> None:
     assert statistics.solve(0.1).ridge == 0.1
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 10_000), features=st.integers(1, 40), zeros=st.sampled_from(["", "x", "output", "both"]),
     size=st.sampled_from([1e-12, 1e-3, 1.0, 1e4]), dtype=st.sampled_from([torch.bfloat16, torch.float32]),

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from peft.utils import get_peft_model_state_dict
 from torch import Tensor
 
 from fastflux.calibration.sublayers import BlockStatistics, SublayerObserver
@@ -17,8 +16,7 @@ from fastflux.models.sublayers import HALVES, HALVES_OF, add_fits_, mlps_of, sub
 from fastflux.models.surgery import get_block, replace_block_
 from fastflux.plan import SUBLAYER_KINDS, BlockRef, PruningPlan, Replacement
 from tests.fastflux import families
-from tests.fastflux.conftest import Make, make_tiny_flux, run, tiny_inputs
-from tests.fastflux.test_compatibility import lora_of_the_dense_model
+from tests.fastflux.conftest import Make, run, tiny_inputs
 
 KINDS = ("linear_attention", "linear_mlp", "linear_attention", "linear_mlp", "linear_halves")
 
@@ -150,30 +148,3 @@ def test_it_runs_at_other_sizes_with_controlnet_and_a_gradient(make: Make) -> No
     halved(**inputs, return_dict=False)[0].square().sum().backward()
     grown = [name for name, parameter in halved.named_parameters() if "linear" in name and parameter.grad is None]
     assert grown == []
-
-
-def test_group_offload_moves_what_is_left(tmp_path: Path) -> None:
-    halved = make_halved(make_tiny_flux)
-    expected = run(halved)
-    cpu = torch.device("cpu")
-    halved.enable_group_offload(
-        onload_device=cpu, offload_device=cpu, offload_to_disk_path=str(tmp_path), offload_type="leaf_level"
-    )
-    assert torch.equal(run(halved), expected)
-
-
-def test_a_lora_of_the_base_model_reaches_the_halves_that_are_left() -> None:
-    halved = make_halved(make_tiny_flux)
-    before = run(halved)
-    lora = lora_of_the_dense_model("to_q", "to_out.0", "proj_mlp", "proj_out", "ff.net.0.proj", "norm.linear")
-    halved.load_lora_adapter(lora, adapter_name="style")
-    loaded = {name.removesuffix("_A.weight") for name in get_peft_model_state_dict(halved, adapter_name="style")}
-    assert {"transformer_blocks.0.ff.net.0.proj.lora", "transformer_blocks.1.attn.to_q.lora"} <= loaded
-    assert {"single_transformer_blocks.0.proj_mlp.lora", "single_transformer_blocks.1.attn.to_q.lora"} <= loaded
-    assert not any(
-        name.startswith(
-            ("transformer_blocks.0.attn", "transformer_blocks.1.ff", "single_transformer_blocks.0.proj_out")
-        )
-        for name in loaded
-    )
-    assert not torch.equal(run(halved), before)

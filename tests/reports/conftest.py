@@ -42,7 +42,7 @@ def overfull(log: str, more_than: float = 1.0) -> list[str]:
     return [found[0] for found in re.finditer(pattern, log, re.MULTILINE) if float(found[1]) > more_than]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def measured() -> Measured:
     """An ok measurement of a metric by name; a text in place of values makes it a failed one with that reason."""
 
@@ -57,7 +57,7 @@ def measured() -> Measured:
     return measure
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sampled(measured: Measured) -> Sampled:
     """A measurement of one score with single images': `level` for 12 prompts in 2 strata, each a bit off by `variant`.
 
@@ -78,7 +78,7 @@ def sampled(measured: Measured) -> Sampled:
     return measure
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_record() -> MakeRecord:
     """A record of a variant; `blocks` replaced blocks, `config` the pruning method's settings."""
 
@@ -100,7 +100,7 @@ def make_record() -> MakeRecord:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def hps_records(make_record: MakeRecord, measured: Measured) -> tuple[RunRecord, ...]:
     """Dense, one pair of similar latency with a tie, one FastFLUX variant alone, one L1 variant whose HPS failed."""
 

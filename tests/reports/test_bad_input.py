@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from drawn import with_digest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
@@ -42,7 +42,6 @@ def shown(token: Token) -> str:
     return "".join(parts)
 
 
-@settings(max_examples=30)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 @example(list(HOSTILE))
 @example(["- item", "1. item", "+ item", "# head", "---", "===", "    code", "> quote", "![x](y)", "a  \nb", "12) x"])

@@ -15,11 +15,11 @@ FORMATS = "csv, html, md, pdf, png, svg, tex"
 
 
 def test_the_same_records_give_the_same_bytes(results: Path, tmp_path: Path) -> None:
-    first = build(results, tmp_path / "a", formats=("md", "tex", "svg", "png"))
-    second = build(results, tmp_path / "b", formats=("md", "tex", "svg", "png"))
+    first = build(results, tmp_path / "a", formats=("md", "tex", "svg", "png", "html"))
+    second = build(results, tmp_path / "b", formats=("md", "tex", "svg", "png", "html"))
     names = [path.name for path in first]
     assert names[:4] == ["table1.md", "table1.tex", "table1_paper.md", "table1_paper.tex"]
-    assert names[-2:] == ["quality_against_latency.png", "quality_against_latency.svg"]
+    assert names[-3:] == ["quality_against_latency.png", "quality_against_latency.svg", "page.html"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(names)
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.records.results import RunRecord
@@ -75,7 +75,6 @@ def test_a_table_of_records_is_a_frame_at_full_precision(hps_records: tuple[RunR
     assert frame["scores"].str.startswith("Scores are of the FLUX-Shapes scorers").all()
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(), st.floats(allow_nan=False, allow_infinity=False)), min_size=1, max_size=5))
 def test_any_text_and_number_comes_back(
     tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, float]]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_page import Page
 
@@ -118,7 +118,6 @@ def test_escaped_text_reads_back_as_the_same_words(text: str) -> None:
     assert Page(f"<p>{rendered('{{ value }}', text)}</p>").all("p") == [({}, one_line(text))]
 
 
-@settings(max_examples=30)
 @given(
     st.recursive(
         st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from bench.tables import TABLES
@@ -386,7 +387,7 @@ def test_thousands_of_pictures_open_and_can_be_gone_through(
     sheets = {"dense": "large.png", "fastflux-30": "large.png"}
     Image.new("RGB", (800, 400), (10, 200, 30)).save(gallery.folder / "large.png")
     shots = tuple(replace(gallery.shots[index % 5], prompt_id=f"p{index}") for index in range(5000))
-    text = page_html(rows_of(judged_records), {}, replace(gallery, columns=100, shots=shots, sheets=sheets))
+    text = page_html(rows_of(judged_records), {}, structs.replace(gallery, columns=100, shots=shots, sheets=sheets))
     page, seen = opened(browser, tmp_path / "page.html", text)
     show_images(page)
     assert page.locator(".list canvas").count() == 60

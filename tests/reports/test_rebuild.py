@@ -9,32 +9,36 @@ import pytest
 from PIL import Image
 
 import reports.cli as command_line
+from bench.records.results import RunRecord
 from fastflux.errors import FastFluxError
 from reports.build import DOCUMENT_FORMATS
 from reports.cli import main
 from reports.rebuild import PACKAGE, check, documents, rebuild, replace_all, write_manifest
 
 
+@pytest.fixture(scope="module")
+def built(hps_records: tuple[RunRecord, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small repository: records of one profile, its documents, a README that shows one; to be read, not changed."""
+    root = tmp_path_factory.mktemp("built")
+    for record in hps_records:
+        record.write(root / "reports" / "data" / "results" / "cpu" / "shapes" / f"{record.variant}.json")
+    (root / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
+    (root / "reports" / "generated").mkdir()
+    write_manifest(root / "reports" / "data")
+    replace_all(root / "reports")
+    return root
+
+
 @pytest.fixture
-def package(tmp_path: Path, results: Path) -> Path:
-    """A small repository: records of one profile, its documents, a README that shows one."""
-    folder = tmp_path / "reports"
-    shutil.copytree(results, folder / "data" / "results" / "cpu" / "shapes")
-    (tmp_path / "README.md").write_text("<!-- generated: table6.md -->\n<!-- end -->\n", encoding="utf-8")
-    (folder / "generated").mkdir()
-    write_manifest(folder / "data")
-    replace_all(folder)
-    return folder
-
-
-def test_what_was_just_rebuilt_does_not_differ(package: Path) -> None:
-    assert (package / "generated" / "table1.md").is_file()
-    assert "| Model" in (package.parent / "README.md").read_text(encoding="utf-8")
-    assert check(package) == []
+def package(built: Path, tmp_path: Path) -> Path:
+    """The folder reports/ of a copy."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "reports"
 
 
 def test_every_kind_of_difference_is_told(package: Path) -> None:
     generated, readme = package / "generated", package.parent / "README.md"
+    assert "| Model" in readme.read_text(encoding="utf-8")
     (generated / "table1.md").unlink()
     (generated / "table2.md").write_text("a better number", encoding="utf-8")
     (generated / "stale.md").write_text("of a table that is gone", encoding="utf-8")
@@ -72,12 +76,11 @@ def test_command_line_ends_with_1_when_something_differs(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command_line, "PACKAGE", package)
-    assert main(["rebuild", "--check"]) == 0
     (package / "generated" / "table1.md").unlink()
     assert main(["rebuild", "--check"]) == 1
     assert "table1.md is missing" in capsys.readouterr().err
     assert main(["rebuild"]) == 0
-    assert main(["rebuild", "--check"]) == 0
+    assert (package / "generated" / "table1.md").is_file()
 
 
 @pytest.mark.slow

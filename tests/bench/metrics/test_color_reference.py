@@ -68,3 +68,4 @@ def test_colors_are_those_of_the_references_classifier(tiny_clip: Path, name: st
     assert torch.allclose(ours, similarity, atol=1e-6)
     assert similarity.std(dim=0).min() > 1e-4, "objects must differ for the comparison to mean anything"
     assert classify(image, objects, name) == [COLORS[index] for index in similarity.argmax(dim=1).tolist()]
+    assert classify(image, [], name) == []

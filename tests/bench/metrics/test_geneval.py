@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from bench.metrics.detection import Detection, DetectorError
 from bench.metrics.models.open_clip_model import OpenClipModel, OpenClipSpec
@@ -175,59 +174,10 @@ def model(tiny_clip: Path) -> OpenClipModel:
     return OpenClipModel(OpenClipSpec(f"local-dir:{tiny_clip}"))
 
 
-def test_the_nearest_color_text_names_the_object(model: OpenClipModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    axes = {"red": 0, "green": 1, "blue": 2}
-    asked: list[str] = []
-
-    def text_features(texts: Sequence[str]) -> torch.Tensor:
-        asked.extend(texts)
-        words = [next(color for color in axes if color in text) for text in texts]
-        return torch.nn.functional.one_hot(torch.tensor([axes[word] for word in words]), 16).float()
-
-    def image_features(crops: Any) -> torch.Tensor:
-        means = torch.stack([torch.from_numpy(crop.reshape(-1, 3).mean(axis=0)) for crop in crops]).float()
-        return torch.nn.functional.pad(means / means.norm(dim=-1, keepdim=True), (0, 13))
-
-    monkeypatch.setattr(model, "text_features", text_features)
-    monkeypatch.setattr(model, "image_features", image_features)
-    classify = ClipColorClassifier(model, colors=tuple(axes))
-    image = np.zeros((20, 20, 3), dtype=np.uint8)
-    image[:10, :, 2] = 255
-    image[10:, :, 0] = 255
-    found = [Detection("star", 1.0, (0.0, 0.0, 20.0, 10.0)), Detection("star", 1.0, (0.0, 10.0, 20.0, 20.0))]
-    assert classify(image, found, "star") == ["blue", "red"]
-    assert classify(image, found, "star") == ["blue", "red"]
-    assert classify(image, [], "star") == []
-    assert asked[:3] == ["a photo of a red star", "a photo of a red-colored star", "a photo of a red object"]
-    assert len(asked) == 9, "the texts of a class are encoded once"
-
-
-def test_real_features_give_one_of_the_colors(model: OpenClipModel) -> None:
-    classify = ClipColorClassifier(model, ("a {color} {name}",))
-    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    colors = classify(image, [Detection("star", 1.0, (3.0, 5.0, 30.0, 20.0))] * 2, "star")
-    assert len(colors) == 2
-    assert set(colors) <= set(classify.colors)
-    assert classify.settings["templates"] == ["a {color} {name}"]
-
-
 @pytest.mark.parametrize("templates", [(), ("a photo of a {name}",)])
 def test_templates_must_name_the_color(model: OpenClipModel, templates: tuple[str, ...]) -> None:
     with pytest.raises(FastFluxError, match=r"expected texts with \{color\}"):
         ClipColorClassifier(model, templates)
-
-
-def test_crops_show_the_object_on_grey() -> None:
-    image = np.full((10, 10, 3), 7, dtype=np.uint8)
-    mask = np.zeros((10, 10), dtype=np.bool_)
-    mask[2:4, 2:4] = True
-    crop = object_crop(image, Detection("star", 1.0, (1.6, 2.4, 4.0, 4.0), mask))
-    assert crop.shape == (2, 2, 3)
-    assert (crop == 7).all()
-    wide = object_crop(image, Detection("star", 1.0, (0.0, 0.0, 4.0, 4.0), mask))
-    assert (wide == 0x99).sum() == 3 * 12
-    assert (object_crop(image, Detection("star", 1.0, (0.0, 0.0, 4.0, 4.0))) == 7).all()
-    assert (image == 7).all(), "the image itself stays as it is"
 
 
 @pytest.mark.parametrize("box", [(3.0, 3.0, 3.1, 3.1), (-5.0, -5.0, -1.0, -1.0), (9.9, 9.9, 30.0, 30.0)])

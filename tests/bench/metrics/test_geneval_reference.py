@@ -108,7 +108,7 @@ def metadatas(draw: st.DrawFn) -> dict[str, Any]:
     return {"tag": draw(st.sampled_from(TASKS)), "include": include, **({"exclude": exclude} if exclude else {})}
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(scene=scenes(), metadata=metadatas())
 def test_the_judge_agrees_with_the_reference(scene: list[tuple[Detection, str]], metadata: dict[str, Any]) -> None:
     colors = {id(found): color for found, color in scene}
@@ -129,7 +129,7 @@ def test_the_judge_agrees_with_the_reference(scene: list[tuple[Detection, str]],
     assert set(asked) <= {(entry["count"], entry["class"]) for entry in metadata["include"] if "color" in entry}
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(box=boxes(), target=boxes())
 @example(box=(8, 0, 28, 20), target=(0, 0, 20, 20))  # the margin is half of the offset: not more than half is left
 @example(box=(6, 8, 11, 13), target=(0, 0, 5, 5))  # 3-4-5: half of the length along x

@@ -66,8 +66,3 @@ def test_failing_at_every_size_is_a_failure() -> None:
 def test_sizes_that_cannot_be_are_refused(batches: list[int]) -> None:
     with pytest.raises(FastFluxError, match="The batch sizes are"):
         measured(batches)
-
-
-def test_no_rounds_are_refused() -> None:
-    with pytest.raises(FastFluxError, match="rounds is 0"):
-        measured([1], rounds=0)

