@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from cyclopts import App
+from typing import Annotated
+
+from cyclopts import App, Parameter
 from rich.table import Table
 
 from bench.profiles.profile import load_profile
 from bench.profiles.variants import chosen_variants
 from bench.progress import console
 from bench.run.graph import Extent, graph_of, simulate
-from bench.tables import TABLES, needed_by
+from bench.tables import MAIN, TABLES, needed_by
 from fastflux.command_line import run
 
 app = App(name="python -m bench.run.scaling", help_format="plaintext")
@@ -18,6 +20,7 @@ app = App(name="python -m bench.run.scaling", help_format="plaintext")
 @app.default
 def main(
     *,
+    every: Annotated[bool, Parameter(name="--all", negative=())] = False,
     profile: str = "flux-dev",
     pictures: int = 5412,
     calibration: int = 512,
@@ -25,9 +28,10 @@ def main(
     step: float = 0.106,
     start: float = 20.0,
 ) -> None:
-    """Simulate a run of all tables.
+    """Simulate a run of the paper's tables.
 
     Args:
+        every: all tables, as `reproduce --all` makes them
         profile: a profile's name or file
         pictures: of each variant
         calibration: prompts of the calibration
@@ -36,9 +40,15 @@ def main(
         start: seconds that each unit takes besides, such as to load a model
     """
     chosen = load_profile(profile)
-    variants = chosen_variants(chosen, needed_by(TABLES))
+    variants = chosen_variants(chosen, needed_by(TABLES if every else MAIN))
     nodes = graph_of(chosen, variants, Extent(pictures, calibration, blocks), shared=chosen.device == "cpu")
-    table = Table("workers", "hours", "worker-hours", "speed-up", title=f"{len(nodes)} units of {chosen.title}")
+    table = Table(
+        "workers",
+        "hours",
+        "worker-hours",
+        "speed-up",
+        title=f"{len(variants)} models, {len(nodes)} units of {chosen.title}",
+    )
     alone = simulate(nodes, 1, step, start)
     for workers in (1, 2, 4, 8, 16, 32, 64):
         seconds = simulate(nodes, workers, step, start)
