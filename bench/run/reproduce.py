@@ -131,12 +131,12 @@ def reproduce(
     with locked(models, folder):
         (folder / NOTE).unlink(missing_ok=True)  # it speaks of the run before
         count = workers if address is not None else local_workers(evaluation, workers)
+        evaluation.require_inputs(here=count == 1 and address is None)
         early, late = groups_of(variants)
 
         @cache
         def planned() -> tuple[list[Node], Schedule, bool]:
             """All units, those that are left, and whether any were."""
-            evaluation.require_inputs(here=count == 1 and address is None)
             nodes = nodes_of(evaluation)
             if force:
                 forget(evaluation, nodes)

@@ -69,7 +69,7 @@ def test_a_copy_that_nothing_needs_is_seen(flux: Any) -> None:
 
     def copied(module: nn.Module, arguments: tuple[Any, ...], kwargs: dict[str, Tensor]) -> Any:
         del module
-        return arguments, {**kwargs, "hidden_states": torch.cat([kwargs["hidden_states"]] * 20_000, 1)[:, :16].clone()}
+        return arguments, {**kwargs, "hidden_states": torch.cat([kwargs["hidden_states"]] * 60_000, 1)[:, :16].clone()}
 
     flux.single_transformer_blocks[0].register_forward_pre_hook(copied, with_kwargs=True)
     after = measured(flux)
