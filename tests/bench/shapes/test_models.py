@@ -16,6 +16,7 @@ from bench.shapes.detector import DetectorNetwork, ShapesDetector, _targets, det
 from bench.shapes.growth import (
     copies_of,
     cosines,
+    disturb_,
     group_ends,
     run_with_streams,
     scale_gates_,
@@ -109,6 +110,18 @@ def test_copies_are_alike_and_strangers_are_not() -> None:
     assert [len(group) for group in groups] == [*shares_of(19, 5), *shares_of(38, 10)]
     assert min(float(cosines(weights_of(group)).min()) for group in groups) > 0.999
     assert abs(float(cosines(weights_of([group[0] for group in groups[:5]])).max())) < 0.1
+
+
+@torch.no_grad()
+def test_noise_between_copies_parts_them_and_leaves_their_sum() -> None:
+    torch.manual_seed(0)
+    deep = split_(build_transformer(SHALLOW), FULL)
+    before = [weights_of(group) for group in copies_of(deep)]
+    disturb_(deep, 0.3)
+    for old, group in zip(before, copies_of(deep), strict=True):
+        new = weights_of(group)
+        torch.testing.assert_close(new.sum(dim=0), old.sum(dim=0), rtol=0, atol=1e-5)
+        assert 0.85 < float(cosines(new).mean()) < 0.95
 
 
 def test_running_with_streams_is_the_models_own_forward() -> None:
