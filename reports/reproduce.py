@@ -43,8 +43,8 @@ _LOOK = 1.0
 def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     """Measure with these options of `bench reproduce`; show the tables, and what differs from the committed records.
 
-    With "--accept" among the options the run, of all tables, becomes the committed one. Returns the
-    suite's exit status.
+    With "--accept" among the options the run, of all tables, becomes the committed one.
+    Returns the suite's exit status.
 
     Raises:
         FastFluxError: before the work for a run that may not be accepted; after it for documents that cannot be made.
@@ -53,7 +53,7 @@ def reproduce(options: Sequence[str], data: Path = PACKAGE / "data") -> int:
     options = [option for option in options if option != ACCEPT]
     if accept:
         _require_whole(options)
-        options = [*(option for option in options if option != ALL), ALL]
+        options += [] if ALL in options else [ALL]
     status, last = run_bench("reproduce", *options, seen=_show_first)
     if (where := _there(last)) is None or (status and not _ended(where)):  # nothing to show: a dry run, the help
         return status
