@@ -1,7 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
 Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
-export, contrast, faults, flux2; and part, when asked for.
+export, contrast, faults, flux2; and part, when asked for. flux2 merges copies, so it comes before part.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STAGES = (
     *("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "contrast", "faults"),
     "flux2",
 )
-#: Only when it is asked for: a long training that needs a GPU, or days.
+#: Only when it is asked for: minutes of a GPU, or weeks of a core.
 EXTRA = ("part",)
 TRAINING_SCENES = 147_456
 RUNS = Path("runs/train_shapes")
@@ -158,7 +158,7 @@ def _from_finished(stage: str, folder: Path, device: str) -> None:
     curves: tuple[str, ...]
     if stage == "part":
         pipeline.transformer = part(pipeline, folder, device)
-        made, model, curves = pipeline, "pipeline", ("part",)
+        made, model, curves = pipeline, "pipeline", ("part", "part_guide")
     else:
         text, transformer = train_text(pipeline, folder, device), train_flux2(pipeline, folder, device)
         made, model, curves = flux2_pipeline(pipeline, transformer, text), "flux2", ("flux2_text", "flux2")
