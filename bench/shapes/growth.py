@@ -58,6 +58,16 @@ def _scales(step: int, device: str, batch: int = BATCH) -> Tensor:
     return (low + (high - low) * torch.rand(batch, generator=torch.Generator().manual_seed(step))).to(device)
 
 
+@torch.no_grad()
+def _guided(
+    teacher: FluxTransformer2DModel, noisy: Tensor, time: Tensor, scale: Tensor, text: tuple[Tensor, Tensor]
+) -> Tensor:
+    """An unguided teacher's velocity at guidance scales (n,); text: that of the captions, then as many empty ones'."""
+    ones = torch.ones(2 * len(noisy), device=noisy.device)
+    guided, unguided = velocity_of(teacher, (noisy.repeat(2, 1, 1), time.repeat(2), ones), text).chunk(2)
+    return unguided + scale[:, None, None] * (guided - unguided)
+
+
 def guide(shallow: Conditioned, latents: Latents, folder: Path) -> Conditioned:
     """A shallow student learns the guided velocity of the shallow teacher at every guidance scale.
 
@@ -69,16 +79,14 @@ def guide(shallow: Conditioned, latents: Latents, folder: Path) -> Conditioned:
     student = copy.deepcopy(teacher)
     student.transformer.requires_grad_()
     compile_blocks_(student.transformer)
-    ones = torch.ones(2 * BATCH, device=latents.device)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         # Another range of seeds than the teacher's training saw.
         noisy, time, _, rows = latents.batch(10**6 + step)
         scale = _scales(step, latents.device)
         with torch.no_grad():
-            ids = latents.ids(torch.cat([rows, torch.full_like(rows, -1)]))
-            guided, unguided = teacher(noisy.repeat(2, 1, 1), time.repeat(2), ones, *ids).chunk(2)
-            target = unguided + scale[:, None, None] * (guided - unguided)
+            text = teacher.text(*latents.ids(torch.cat([rows, torch.full_like(rows, -1)])))
+            target = _guided(teacher.transformer, noisy, time, scale, text)
         velocity = student(noisy, time, scale, *latents.ids(rows))
         return (velocity - target).square().mean(), {}
 
@@ -326,11 +334,8 @@ def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DM
     compile_blocks_(teacher)
 
     def follow(noisy: Tensor, time: Tensor, scale: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            both = known.text(torch.cat([rows, torch.full_like(rows, empty)]))
-            inputs = noisy.repeat(2, 1, 1), time.repeat(2), ones.repeat(2)
-            guided, unguided = velocity_of(teacher, inputs, both).chunk(2)
-            wanted = unguided + scale[:, None, None] * (guided - unguided)
+        both = known.text(torch.cat([rows, torch.full_like(rows, empty)]))
+        wanted = _guided(teacher, noisy, time, scale, both)
         velocity = velocity_of(student, (noisy, time, scale), known.text(rows))
         error, (penalty, likeness) = (velocity - wanted).square().mean(), _likeness(student)
         return error + penalty, {"velocity": error, "likeness": likeness}
