@@ -8,20 +8,19 @@ carry signal; what the split breaks is mended by matching the shallow model's st
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from bench.shapes.text import WIDTH
-from bench.shapes.training import Captured, Schedule, frozen, train
+from bench.shapes.training import Schedule, frozen, train
 from bench.shapes.transformer import (
     BATCH,
-    DROPPED,
     FULL,
     SHALLOW,
     TIME_SHIFT,
@@ -41,31 +40,16 @@ from bench.shapes.world import TRAINING_TASKS, Scenes, render, sample_scenes
 #: Guidance scales the distilled model answers to; FLUX.1-dev's default of 3.5 lies within.
 GUIDANCE = (1.0, 5.0)
 GUIDE_SCHEDULE = Schedule(steps=400, lr=1e-3, muon=1e-3, ema=0.98, weight_decay=0.0, warmup=30)
-#: A GPU's minutes, or a core's weeks. Without Muon, whose thousands of small kernels a GPU would wait for.
-PARTING_SCHEDULE = Schedule(steps=7000, lr=1.5e-3, warmup=200, ema=0.999, weight_decay=0.0, save_every_s=300.0)
-PARTING_GUIDE_SCHEDULE = Schedule(steps=1900, lr=5e-4, ema=0.998, weight_decay=0.0, save_every_s=300.0)
-PARTING_BATCH, PARTING_SCENES = 1024, 262_144
-#: Cosine between copies' matrices up to which they are no longer called copies, and the weight of what is beyond it.
-ALIKE, PARTING_WEIGHT = 0.5, 4.0
-#: Size of the noise that parting begins with, relative to the weights': a cosine of 0.64 for four copies.
-PARTING_NOISE = 0.7
+PARTING_SCHEDULE = Schedule(steps=900, lr=2e-3, muon=3e-3, ema=0.99, weight_decay=0.0, warmup=15)
+#: Size of the noise that parting begins with, relative to the weights': a cosine of 0.43 between four copies.
+PARTING_NOISE = 1.0
 DEEPEN_SCHEDULE = Schedule(steps=600, lr=1e-3, muon=1e-3, ema=0.99, weight_decay=0.0, warmup=30)
 
 
-def _scales(step: int, device: str, batch: int = BATCH) -> Tensor:
+def _scales(step: int, device: str) -> Tensor:
     """Guidance scales (batch,) of a step."""
     low, high = GUIDANCE
-    return (low + (high - low) * torch.rand(batch, generator=torch.Generator().manual_seed(step))).to(device)
-
-
-@torch.no_grad()
-def _guided(
-    teacher: FluxTransformer2DModel, noisy: Tensor, time: Tensor, scale: Tensor, text: tuple[Tensor, Tensor]
-) -> Tensor:
-    """An unguided teacher's velocity at guidance scales (n,); text: that of the captions, then as many empty ones'."""
-    ones = torch.ones(2 * len(noisy), device=noisy.device)
-    guided, unguided = velocity_of(teacher, (noisy.repeat(2, 1, 1), time.repeat(2), ones), text).chunk(2)
-    return unguided + scale[:, None, None] * (guided - unguided)
+    return (low + (high - low) * torch.rand(BATCH, generator=torch.Generator().manual_seed(step))).to(device)
 
 
 def guide(shallow: Conditioned, latents: Latents, folder: Path) -> Conditioned:
@@ -79,14 +63,16 @@ def guide(shallow: Conditioned, latents: Latents, folder: Path) -> Conditioned:
     student = copy.deepcopy(teacher)
     student.transformer.requires_grad_()
     compile_blocks_(student.transformer)
+    ones = torch.ones(2 * BATCH, device=latents.device)
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
         # Another range of seeds than the teacher's training saw.
         noisy, time, _, rows = latents.batch(10**6 + step)
         scale = _scales(step, latents.device)
         with torch.no_grad():
-            text = teacher.text(*latents.ids(torch.cat([rows, torch.full_like(rows, -1)])))
-            target = _guided(teacher.transformer, noisy, time, scale, text)
+            ids = latents.ids(torch.cat([rows, torch.full_like(rows, -1)]))
+            guided, unguided = teacher(noisy.repeat(2, 1, 1), time.repeat(2), ones, *ids).chunk(2)
+            target = unguided + scale[:, None, None] * (guided - unguided)
         velocity = student(noisy, time, scale, *latents.ids(rows))
         return (velocity - target).square().mean(), {}
 
@@ -187,6 +173,21 @@ def matching_loss(
     return error + inner, {"velocity": float(error.detach()), "streams": float(inner.detach())}
 
 
+def _unlike(
+    teacher: FluxTransformer2DModel,
+    depth: Depth,
+    student: FluxTransformer2DModel,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    text: tuple[Tensor, Tensor],
+) -> tuple[Tensor, dict[str, float]]:
+    """How far a student of full depth is from its teacher, which is of the given depth."""
+    with torch.no_grad():
+        target, wanted = run_with_streams(teacher, inputs, text, group_ends(depth))
+    velocity, streams = run_with_streams(student, inputs, text, group_ends(FULL))
+    # The text stream behind the last block is never read.
+    return matching_loss(velocity, target, streams[:-1], wanted[:-1])
+
+
 def copies_of(transformer: Any) -> list[list[nn.Module]]:
     """The blocks of a transformer of full depth by the shallow one's block that they are copies of."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -217,50 +218,6 @@ def noised(pipeline: Any, scenes: Scenes, seed: int) -> tuple[Tensor, Tensor, Te
     return torch.lerp(clean, noise, time[:, None, None]), time, noise - clean, (sequence, pooled)
 
 
-class KnownScenes(NamedTuple):
-    """Scenes as a finished pipeline sees them, on its device.
-
-    tokens (n, 16, 32), half precision; caption (n,): rows of what the different captions are encoded to, sequences
-    (captions + 1, 12, 64) and pooled (captions + 1, 64), whose last row is the empty caption's.
-    """
-
-    tokens: Tensor
-    caption: Tensor
-    sequences: Tensor
-    pooled: Tensor
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, pipeline: Any, count: int, seed: int = 8 * 10**6) -> KnownScenes:
-        """Draw, render and encode scenes; the text encoders and the VAE of the pipeline stay as they are."""
-        scenes = sample_scenes(count, seed, tasks=TRAINING_TASKS)
-        parts = [scenes[start : start + 1024] for start in range(0, count, 1024)]
-        tokens = [pack(encode(pipeline.vae, render(some, pipeline.device))).half() for some in parts]
-        known = {text: row for row, text in enumerate(dict.fromkeys(scenes.captions))}
-        texts = [*known, ""]
-        encoded = [
-            pipeline.encode_prompt(texts[start : start + 4096], None, max_sequence_length=TEXT_TOKENS)[:2]
-            for start in range(0, len(texts), 4096)
-        ]
-        sequences, pooled = (torch.cat(half) for half in zip(*encoded, strict=True))
-        caption = torch.tensor([known[text] for text in scenes.captions], device=pipeline.device)
-        return cls(torch.cat(tokens), caption, sequences, pooled)
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Noisy tokens, times, velocities and rows of the captions of a step."""
-        device = self.tokens.device
-        generator = torch.Generator(device).manual_seed(step)
-        rows = torch.randint(len(self.tokens), (PARTING_BATCH,), generator=generator, device=device)
-        clean = self.tokens[rows].float()
-        noise = torch.randn(clean.shape, generator=generator, device=device)
-        time = torch.sigmoid(TIME_SHIFT + torch.randn(PARTING_BATCH, generator=generator, device=device))
-        return torch.lerp(clean, noise, time[:, None, None]), time, noise - clean, self.caption[rows]
-
-    def text(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Sequences and pooled vectors of captions."""
-        return self.sequences[rows], self.pooled[rows]
-
-
 @torch.no_grad()
 def disturb_(transformer: Any, share: float = PARTING_NOISE) -> None:
     """Add noise to the matrices of each block's copies that sums to nothing over them.
@@ -277,75 +234,24 @@ def disturb_(transformer: Any, share: float = PARTING_NOISE) -> None:
                     weight.add_(share * size * own)
 
 
-def _likeness(transformer: Any) -> tuple[Tensor, Tensor]:
-    """(penalty on cosines between the matrices of one block's copies beyond `ALIKE`, their mean)."""
-    likeness = torch.cat([cosines(weights_of(blocks)) for blocks in copies_of(transformer)])
-    return PARTING_WEIGHT * (likeness - ALIKE).clamp(min=0).square().mean(), likeness.mean()
-
-
-def _train_on(
-    name: str,
-    student: FluxTransformer2DModel,
-    loss_of_batch: Callable[..., tuple[Tensor, dict[str, Tensor]]],
-    batch_of_step: Callable[[int], Sequence[Tensor]],
-    schedule: Schedule,
-    folder: Path,
-) -> None:
-    """`train`, on a GPU with its step captured."""
-    compile_blocks_(student)
-    captured: list[Captured] = []
-
-    def loss_of_step(step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = batch_of_step(step)
-        if student.device.type != "cuda":
-            return loss_of_batch(*batch)
-        if not captured:
-            captured.append(Captured(student, loss_of_batch, batch))
-        return captured[0](batch)
-
-    train(name, student, loss_of_step, schedule, folder)
-
-
 def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DModel:
     """Train a finished model on until the copies it was grown from are copies no more.
 
-    It begins with noise that the copies of a block take back from each other. Then as a model is made: flow matching on
-    the data, captions dropped now and then, with a penalty on what the copies still have in common; and guidance
-    distilled into it, the deep model its own teacher. A kill does not undo it: the same command continues.
+    It begins with noise that the copies of a block take back from each other, and learns to do what it did before, group
+    of copies by group. A kill does not undo it: the same command continues.
     """
     pipeline.to(device)
-    known, student = KnownScenes.of(pipeline, PARTING_SCENES), pipeline.transformer.requires_grad_()
+    teacher = frozen(copy.deepcopy(pipeline.transformer), device)
+    student = pipeline.transformer.requires_grad_()
     disturb_(student)
-    ones, empty = torch.ones(PARTING_BATCH, device=device), len(known.pooled) - 1
-
-    def learn(noisy: Tensor, time: Tensor, wanted: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = velocity_of(student, (noisy, time, ones), known.text(rows))
-        error, (penalty, likeness) = (velocity - wanted).square().mean(), _likeness(student)
-        return error + penalty, {"flow_matching": error, "likeness": likeness}
-
-    def with_dropped(step: int) -> Sequence[Tensor]:
-        noisy, time, velocity, rows = known.batch(step)
-        generator = torch.Generator(device).manual_seed(2 * 10**7 + step)
-        drop = torch.rand(PARTING_BATCH, generator=generator, device=device) < DROPPED
-        return noisy, time, velocity, torch.where(drop, empty, rows)
-
-    _train_on("part", student, learn, with_dropped, PARTING_SCHEDULE, folder)
-    teacher = frozen(copy.deepcopy(student), device)
     compile_blocks_(teacher)
+    compile_blocks_(student)
 
-    def follow(noisy: Tensor, time: Tensor, scale: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        both = known.text(torch.cat([rows, torch.full_like(rows, empty)]))
-        wanted = _guided(teacher, noisy, time, scale, both)
-        velocity = velocity_of(student, (noisy, time, scale), known.text(rows))
-        error, (penalty, likeness) = (velocity - wanted).square().mean(), _likeness(student)
-        return error + penalty, {"velocity": error, "likeness": likeness}
+    def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        noisy, time, _, text = noised(pipeline, sample_scenes(BATCH, 8 * 10**6 + step, tasks=TRAINING_TASKS), step)
+        return _unlike(teacher, FULL, student, (noisy, time, _scales(step, device)), text)
 
-    def with_scale(step: int) -> Sequence[Tensor]:
-        # Another range of seeds than the teacher's training saw.
-        noisy, time, _, rows = known.batch(10**7 + step)
-        return noisy, time, _scales(step, device, PARTING_BATCH), rows
-
-    _train_on("part_guide", student.requires_grad_(), follow, with_scale, PARTING_GUIDE_SCHEDULE, folder)
+    train("part", student, loss_of_step, PARTING_SCHEDULE, folder)
     return student
 
 
@@ -362,10 +268,7 @@ def deepen(guided: Conditioned, latents: Latents, folder: Path) -> Conditioned:
         inputs = noisy, time, _scales(step, latents.device)
         with torch.no_grad():
             text = teacher.text(*latents.ids(rows))
-            target, wanted = run_with_streams(teacher.transformer, inputs, text, group_ends(SHALLOW))
-        velocity, streams = run_with_streams(student.transformer, inputs, text, group_ends(FULL))
-        # The text stream behind the last block is never read.
-        return matching_loss(velocity, target, streams[:-1], wanted[:-1])
+        return _unlike(teacher.transformer, SHALLOW, student.transformer, inputs, text)
 
     train("deepen", student, loss_of_step, DEEPEN_SCHEDULE, folder)
     return student

@@ -1,7 +1,7 @@
 """`nox -s train_shapes`: train every FLUX-Shapes model and write the folder that `FluxPipeline.from_pretrained` loads.
 
 Stages can be run alone and continue after a kill: vae, latents, shallow, guide, deepen, sd3, detector, clip, hps,
-export, contrast, faults, flux2; and part, when asked for. flux2 merges copies, so it comes before part.
+export, contrast, faults, flux2, part. flux2 merges copies, so it comes before part.
 """
 
 from __future__ import annotations
@@ -38,10 +38,8 @@ app = App(name="python -m bench.shapes.train")
 
 STAGES = (
     *("vae", "latents", "shallow", "guide", "deepen", "sd3", "detector", "clip", "hps", "export", "contrast", "faults"),
-    "flux2",
+    *("flux2", "part"),
 )
-#: Only when it is asked for: minutes of a GPU, or weeks of a core.
-EXTRA = ("part",)
 TRAINING_SCENES = 147_456
 RUNS = Path("runs/train_shapes")
 #: The scheduler's static time shift; few steps go further when more of them are spent at high noise.
@@ -158,7 +156,7 @@ def _from_finished(stage: str, folder: Path, device: str) -> None:
     curves: tuple[str, ...]
     if stage == "part":
         pipeline.transformer = part(pipeline, folder, device)
-        made, model, curves = pipeline, "pipeline", ("part", "part_guide")
+        made, model, curves = pipeline, "pipeline", ("part",)
     else:
         text, transformer = train_text(pipeline, folder, device), train_flux2(pipeline, folder, device)
         made, model, curves = flux2_pipeline(pipeline, transformer, text), "flux2", ("flux2_text", "flux2")
@@ -184,8 +182,9 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
             case "contrast":
                 vae = sharpen(AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae").float(), folder, device)
                 for target in (WEIGHTS / "pipeline" / "vae", WEIGHTS / "sd3" / "vae"):
-                    vae.to("cpu", torch.bfloat16).save_pretrained(target)
-                    _without_paths(target)
+                    if not any(path.is_symlink() for path in target.iterdir()):  # to the one that is written already
+                        vae.to("cpu", torch.bfloat16).save_pretrained(target)
+                        _without_paths(target)
                 _keep_curve("pipeline", stage, folder)
             case "faults":
                 network = ShapesDetector.load(WEIGHTS / "detector").network.train()
@@ -218,8 +217,8 @@ def main(*, stages: str = ",".join(STAGES), folder: Path = RUNS, device: str = "
     """
     chosen = stages.split(",")
     for stage in chosen:
-        if stage not in (*STAGES, *EXTRA):
-            raise unknown_name("stage", stage, (*STAGES, *EXTRA))
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)
     use_threads(usable_cores())
     folder.mkdir(parents=True, exist_ok=True)
     run_stages(chosen, folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))

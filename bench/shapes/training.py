@@ -9,7 +9,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -103,10 +103,8 @@ class _State:
             torch.save(state, partial)
 
     def step(self, loss: Tensor) -> None:
-        waits = loss.requires_grad  # a captured step's gradients are there; asking whether they are finite would wait
-        if waits:
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip, error_if_nonfinite=waits)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip, error_if_nonfinite=True)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * self.schedule.factor(self.done)
@@ -127,45 +125,10 @@ class _State:
         return self.model.eval()
 
 
-class Captured:
-    """A loss of a batch and its gradients as one CUDA graph: a thousand small kernels start for the price of one.
-
-    `loss_of_batch(*batch)` must not draw random numbers, and read nothing back from the GPU.
-    """
-
-    def __init__(
-        self, model: nn.Module, loss_of_batch: Callable[..., tuple[Tensor, dict[str, Tensor]]], batch: Sequence[Tensor]
-    ) -> None:
-        self.batch = [tensor.clone() for tensor in batch]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):  # compiles, and settles what is allocated
-                model.zero_grad(set_to_none=True)
-                loss_of_batch(*self.batch)[0].backward()
-        torch.cuda.current_stream().wait_stream(side)
-        model.zero_grad(set_to_none=True)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            loss, figures = loss_of_batch(*self.batch)
-            loss.backward()
-        self.loss, self.figures = loss.detach(), {name: value.detach() for name, value in figures.items()}
-        self.gradients = [(p, p.grad) for p in model.parameters() if p.grad is not None]
-
-    def __call__(self, batch: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss and figures of a batch; the gradients lie in the model's parameters."""
-        for kept, given in zip(self.batch, batch, strict=True):
-            kept.copy_(given)
-        self.graph.replay()
-        for parameter, gradient in self.gradients:
-            parameter.grad = gradient
-        return self.loss.clone(), {name: value.clone() for name, value in self.figures.items()}
-
-
 def train(
     name: str,
     model: nn.Module,
-    loss_of_step: Callable[[int], tuple[Tensor, Mapping[str, float | Tensor]]],
+    loss_of_step: Callable[[int], tuple[Tensor, dict[str, float]]],
     schedule: Schedule,
     folder: Path,
 ) -> nn.Module:
@@ -179,14 +142,13 @@ def train(
     steps = range(state.done, schedule.steps)
     model.train()
     began = saved_at = time.monotonic()
-    window: list[dict[str, float | Tensor]] = []
+    window: list[dict[str, float]] = []
     for step in track(steps, f"train {name}", total=schedule.steps, completed=steps.start):
         loss, logged = loss_of_step(step)
         state.step(loss)
-        figures = {"loss": loss, **logged}
-        window.append({key: value.detach() if isinstance(value, Tensor) else value for key, value in figures.items()})
+        window.append({"loss": float(loss.detach()), **logged})
         if len(window) == CURVE_EVERY or state.done == schedule.steps:
-            means = {key: round(sum(float(row[key]) for row in window) / len(window), 6) for key in window[0]}
+            means = {key: round(sum(figures[key] for figures in window) / len(window), 6) for key in window[0]}
             line = {"step": state.done, "seconds": round(time.monotonic() - began, 1), **means}
             with (folder / f"{name}.jsonl").open("a") as curve:
                 curve.write(json.dumps(line) + "\n")

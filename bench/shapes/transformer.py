@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +93,6 @@ def unpack(tokens: Tensor) -> Tensor:
     return grid.reshape(n, channels // 4, 2 * GRID, 2 * GRID)
 
 
-@cache
 def position_ids(device: torch.device | str) -> tuple[Tensor, Tensor]:
     """(text ids (12, 3), image ids (16, 3)) as FluxPipeline makes them."""
     image = torch.zeros(GRID, GRID, 3)

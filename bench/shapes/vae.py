@@ -25,7 +25,8 @@ NOISE = 0.1
 #: How much more an object's pixel counts than the background's, which fills most of a picture and says least.
 FOREGROUND = 8.0
 #: Then the decoder once more, each object by how little it stands out: pale ones were blurred away.
-CONTRAST_SCHEDULE = Schedule(steps=1000, lr=4e-3, ema=0.995, weight_decay=0.0)
+CONTRAST_SCHEDULE = Schedule(steps=1600, lr=4e-3, ema=0.995, weight_decay=0.0)
+CONTRAST_BATCH = 128
 #: The contrast (norm of RGB on [-1, 1]) below which an object counts no more.
 LEAST_CONTRAST = 0.25
 #: Keeps the latents from growing without end to outdo the noise.
@@ -122,7 +123,7 @@ def sharpen(vae: AutoencoderKL, folder: Path, device: str = "cpu") -> Autoencode
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder]).requires_grad_()
 
     def loss_of_step(step: int) -> tuple[Tensor, dict[str, float]]:
-        scenes = sample_scenes(BATCH, 2 * 10**8 + step)
+        scenes = sample_scenes(CONTRAST_BATCH, 2 * 10**8 + step)
         images = to_model_range(render(scenes, device))
         empty = to_model_range(render(replace(scenes, shapes=np.full_like(scenes.shapes, -1)), device))
         contrast = (images - empty).norm(dim=1, keepdim=True).clamp(min=LEAST_CONTRAST)
@@ -132,7 +133,7 @@ def sharpen(vae: AutoencoderKL, folder: Path, device: str = "cpu") -> Autoencode
         generator = torch.Generator(device).manual_seed(step)
         with torch.no_grad():
             known = vae.encode(images).latent_dist
-        deviation = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, device=device, generator=generator) * known.std
+        deviation = DECODER_NOISE * torch.rand(CONTRAST_BATCH, 1, 1, 1, device=device, generator=generator) * known.std
         noise = deviation * torch.randn(known.mean.shape, device=device, generator=generator)
         difference = vae.decode(known.mean + noise).sample - images
         return _reconstruction_error(difference, weight, weight), {}

@@ -25,7 +25,7 @@ from bench.shapes.growth import (
     weights_of,
 )
 from bench.shapes.text import TextEncoders
-from bench.shapes.training import Captured, Schedule, train
+from bench.shapes.training import Schedule, train
 from bench.shapes.transformer import (
     FULL,
     SHALLOW,
@@ -122,29 +122,6 @@ def test_noise_between_copies_parts_them_and_leaves_their_sum() -> None:
         new = weights_of(group)
         torch.testing.assert_close(new.sum(dim=0), old.sum(dim=0), rtol=0, atol=1e-5)
         assert 0.85 < float(cosines(new).mean()) < 0.95
-
-
-@pytest.mark.gpu
-def test_a_captured_step_trains_as_any_other(tmp_path: Path) -> None:
-    def trained(captured: bool) -> list[torch.Tensor]:
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 8)).cuda()
-
-        def loss(given: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-            error = (model(given) - given).square().mean()
-            return error, {"error": error}
-
-        def batch(step: int) -> list[torch.Tensor]:
-            return [torch.randn(32, 8, generator=torch.Generator().manual_seed(step)).cuda()]
-
-        step = Captured(model, loss, batch(99)) if captured else None
-        schedule = Schedule(steps=20, lr=1e-2, ema=0.9, warmup=2)
-        folder = tmp_path / str(captured)
-        train("tiny", model, lambda at: step(batch(at)) if step else loss(*batch(at)), schedule, folder)
-        return [p.detach() for p in model.parameters()]
-
-    for one, other in zip(trained(captured=True), trained(captured=False), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_running_with_streams_is_the_models_own_forward() -> None:
