@@ -31,7 +31,6 @@ from bench.shapes.transformer import (
     compile_blocks_,
     pack,
     position_ids,
-    velocity_of,
 )
 from bench.shapes.vae import encode
 from bench.shapes.vocabulary import TEXT_TOKENS
@@ -237,8 +236,8 @@ def disturb_(transformer: Any, share: float = PARTING_NOISE) -> None:
 def part(pipeline: Any, folder: Path, device: str = "cpu") -> FluxTransformer2DModel:
     """Train a finished model on until the copies it was grown from are copies no more.
 
-    It begins with noise that the copies of a block take back from each other, and learns to do what it did before, group
-    of copies by group. A kill does not undo it: the same command continues.
+    It begins with noise that the copies of a block take back from each other, and learns to do what it did before,
+    group of copies by group. A kill does not undo it: the same command continues.
     """
     pipeline.to(device)
     teacher = frozen(copy.deepcopy(pipeline.transformer), device)

@@ -150,22 +150,28 @@ def _without_paths(folder: Path) -> None:
             write_text(config, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def _save_part(module: Any, target: Path) -> None:
+    """Write one model of a pipeline's folder as `_export` does; a link, to what is written already, stays."""
+    if not any(path.is_symlink() for path in target.iterdir()):
+        module.to("cpu", torch.bfloat16).save_pretrained(target)
+        _without_paths(target)
+
+
 def _from_finished(stage: str, folder: Path, device: str) -> None:
-    """Part the copies in FLUX-Shapes, or teach FLUX.2-Shapes, and write the pipeline."""
+    """Part the copies in FLUX-Shapes, or teach FLUX.2-Shapes, and write what was made."""
     pipeline: Any = load_pipeline(WEIGHTS / "pipeline")
-    curves: tuple[str, ...]
     if stage == "part":
-        pipeline.transformer = part(pipeline, folder, device)
-        made, model, curves = pipeline, "pipeline", ("part",)
-    else:
-        text, transformer = train_text(pipeline, folder, device), train_flux2(pipeline, folder, device)
-        made, model, curves = flux2_pipeline(pipeline, transformer, text), "flux2", ("flux2_text", "flux2")
+        _save_part(part(pipeline, folder, device), WEIGHTS / "pipeline" / "transformer")
+        _keep_curve("pipeline", stage, folder)
+        return
+    text, transformer = train_text(pipeline, folder, device), train_flux2(pipeline, folder, device)
+    made = flux2_pipeline(pipeline, transformer, text)
     made.to("cpu")
     made.transformer.to(torch.bfloat16)
     made.vae.to(torch.bfloat16)
-    _save_pipeline(made, WEIGHTS / model)
-    for curve in curves:
-        _keep_curve(model, curve, folder)
+    _save_pipeline(made, WEIGHTS / "flux2")
+    for curve in ("flux2_text", "flux2"):
+        _keep_curve("flux2", curve, folder)
 
 
 def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
@@ -182,9 +188,7 @@ def run_stages(stages: Sequence[str], folder: Path, device: str) -> None:
             case "contrast":
                 vae = sharpen(AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae").float(), folder, device)
                 for target in (WEIGHTS / "pipeline" / "vae", WEIGHTS / "sd3" / "vae"):
-                    if not any(path.is_symlink() for path in target.iterdir()):  # to the one that is written already
-                        vae.to("cpu", torch.bfloat16).save_pretrained(target)
-                        _without_paths(target)
+                    _save_part(vae, target)
                 _keep_curve("pipeline", stage, folder)
             case "faults":
                 network = ShapesDetector.load(WEIGHTS / "detector").network.train()

@@ -27,7 +27,7 @@ from bench.shapes.flux2 import (
     train_flux2,
     train_text,
 )
-from bench.shapes.growth import run_with_streams
+from bench.shapes.growth import copies_of, run_with_streams
 from bench.shapes.training import Schedule
 from bench.shapes.world import sample_scenes
 from fastflux.io.pipelines import load_pipeline
@@ -38,7 +38,15 @@ CAPTIONS = ["a photo of a red circle", "concept art of an orange star above a wh
 
 @pytest.fixture(scope="module")
 def shapes() -> Any:
-    return load_pipeline(WEIGHTS / "pipeline")
+    """With copies that are alike, as they are where FLUX.2-Shapes is grown: before they are parted."""
+    pipeline = load_pipeline(WEIGHTS / "pipeline")
+    with torch.no_grad():
+        for group in copies_of(pipeline.transformer):
+            for own in zip(*(block.parameters() for block in group), strict=True):
+                mean = torch.stack(own).mean(dim=0)
+                for parameter in own:
+                    parameter.copy_(mean)
+    return pipeline
 
 
 @pytest.fixture(scope="module")
