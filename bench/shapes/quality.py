@@ -172,7 +172,7 @@ def _geneval(pipeline: Any, prompts: tuple[Prompt, ...], profile: Profile, score
 
 
 @torch.no_grad()
-def validation_losses(pipeline: Any, count: int = 4096) -> Tensor:
+def validation_losses(pipeline: Any, count: int = 1024) -> Tensor:
     """Flow-matching loss (count,) on evaluation scenes at guidance 1, of fixed noise and times: paired."""
     scenes = sample_scenes(count, 101, "evaluation")
     clean = pack(encode(pipeline.vae, render(scenes)))
